@@ -1,0 +1,3 @@
+"""Shared memory that cannot leak: leased numpy arrays between processes."""
+
+__version__ = "0.1.0"

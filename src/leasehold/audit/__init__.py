@@ -1,0 +1,1 @@
+"""The leak auditor: evidence in, findings out."""

@@ -1,0 +1,1 @@
+"""Text files to shared arrays to one HDF5 file."""

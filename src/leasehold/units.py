@@ -1,0 +1,75 @@
+"""Bytes and durations, parsed and printed with the same words."""
+
+from __future__ import annotations
+
+import math
+import re
+
+__all__ = ["format_bytes", "format_duration", "parse_bytes", "parse_duration"]
+
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_BYTE_UNITS = {"": 1, "b": 1}
+for _power, _letter in enumerate("kmgtp", start=1):
+    _BYTE_UNITS[_letter] = _BYTE_UNITS[f"{_letter}ib"] = 1024**_power
+    _BYTE_UNITS[f"{_letter}b"] = 1000**_power
+_SECOND_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "m": 60.0, "h": 3600.0}
+_QUANTITY = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*")
+
+
+def _parse(text: str, units: dict[str, int] | dict[str, float], kind: str, example: str) -> float:
+    match = _QUANTITY.fullmatch(text)
+    unit = None if match is None else units.get(match[2].lower())
+    if match is None or unit is None:
+        raise ValueError(f"{text!r} is not a {kind}; write a number and a unit, such as {example}")
+    return float(match[1]) * unit
+
+
+def parse_bytes(size: int | str) -> int:
+    """Bytes meant by `size`: a number, or words such as ``"2GiB"``, ``"64 MB"``, ``"512K"``.
+
+    KiB, MiB, GiB, TiB, PiB and the bare letters are powers of 1024; kB, MB, GB, TB, PB powers of 1000.
+
+    Raises
+    ------
+    ValueError
+        The text is no size, or the size is negative.
+    """
+    if isinstance(size, str):
+        return math.floor(_parse(size, _BYTE_UNITS, "size", '"2GiB"'))
+    if size < 0:
+        raise ValueError(f"a size of {size} bytes is negative")
+    return int(size)
+
+
+def parse_duration(duration: float | str) -> float:
+    """Seconds meant by `duration`: a number, or words such as ``"500ms"``, ``"1.5 s"``, ``"2min"``.
+
+    Raises
+    ------
+    ValueError
+        The text is no duration, or the duration is negative or not a number.
+    """
+    if isinstance(duration, str):
+        return _parse(duration, _SECOND_UNITS, "duration", '"500ms"')
+    if not duration >= 0:
+        raise ValueError(f"a duration of {duration} s is negative or not a number")
+    return float(duration)
+
+
+def format_bytes(size_bytes: int) -> str:
+    """`size_bytes` in the largest binary unit that keeps it at one or more: ``"1.5 MiB"``, ``"17 B"``."""
+    power = min(max(size_bytes.bit_length() - 1, 0) // 10, len(_BINARY) - 1)
+    value = size_bytes / 1024**power
+    return f"{value:.4g} {_BINARY[power]}" if value < 1000 else f"{value:.0f} {_BINARY[power]}"
+
+
+def format_duration(seconds: float) -> str:
+    """`seconds` with a unit that fits: ``"250 us"``, ``"12.5 ms"``, ``"3.2 s"``, ``"2 min 5 s"``."""
+    if seconds >= 60:
+        minutes, rest = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
