@@ -1,0 +1,346 @@
+"""What clients and the registry say to each other.
+
+Client messages carry `seq`, which a client counts up for each command, so that one that arrives twice (sent again after a
+takeover) is applied once. *Requests* are answered by the reply with the same `seq`. *Notices* get no answer: they cannot be
+refused for a reason that their sender could mend, so nobody waits for them. A notice is written to the client's journal
+before it is sent; a registry that was killed with notices unread is succeeded by one that reads them there.
+
+Every field is bounded here, and a decoder that meets anything else refuses the packet.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+
+__all__ = [
+    "MAX_MESSAGES",
+    "MAX_PACKET_BYTES",
+    "NOTICES",
+    "PROTOCOL",
+    "Attach",
+    "Attached",
+    "Bye",
+    "Claim",
+    "ClientMessage",
+    "Close",
+    "Closed",
+    "Decline",
+    "Done",
+    "Expose",
+    "Exposed",
+    "Figures",
+    "Granted",
+    "Hello",
+    "Inherit",
+    "Lease",
+    "Linger",
+    "Mint",
+    "Notice",
+    "Ping",
+    "Publish",
+    "Redeem",
+    "Redeemed",
+    "RefusalCode",
+    "Refused",
+    "RegistryMessage",
+    "Release",
+    "Spare",
+    "Statistics",
+    "Trim",
+    "Welcome",
+]
+
+PROTOCOL: Final = 1
+# One SEQPACKET datagram; far below the default socket buffer (212,992 bytes), so that a reply never splits.
+MAX_PACKET_BYTES: Final = 64 * 1024
+MAX_MESSAGES: Final = 64
+
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Seq = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+ClientId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Name = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"\A[^\x00-\x1f\x7f]+\Z")]
+Site = Annotated[str, Meta(max_length=512)]
+# A structured dtype of some hundred fields takes about 8 KiB.
+LayoutBytes = Annotated[bytes, Meta(max_length=32 * 1024)]
+
+
+# --- from the client: requests -----------------------------------------------------------------------------------
+
+
+class Hello(Struct, frozen=True, array_like=True, tag=1):
+    """First message of a connection; `resume` is the id of an earlier one of the same process, or 0."""
+
+    seq: Seq
+    protocol: Count
+    secret: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    resume: ClientId
+    command: Annotated[str, Meta(max_length=256)]
+
+
+class Lease(Struct, frozen=True, array_like=True, tag=2):
+    """A new segment of `size_bytes` (whole pages) to write; waits up to `timeout_ns` for room."""
+
+    seq: Seq
+    lease: Count
+    name: Name | None
+    size_bytes: Count
+    nbytes: Count
+    layout: LayoutBytes
+    site: Site
+    due_ns: Count
+    timeout_ns: Count
+
+
+class Attach(Struct, frozen=True, array_like=True, tag=3):
+    """Read the published segment `name`; waits up to `timeout_ns` for it."""
+
+    seq: Seq
+    lease: Count
+    name: Name
+    site: Site
+    due_ns: Count
+    timeout_ns: Count
+
+
+class Inherit(Struct, frozen=True, array_like=True, tag=4):
+    """A lease of its own on what `parent_lease` holds: what a forked child asks for."""
+
+    seq: Seq
+    lease: Count
+    parent_lease: Count
+    site: Site
+
+
+class Redeem(Struct, frozen=True, array_like=True, tag=5):
+    """Why can `ticket` not be redeemed? Asked when its token is gone; the answer is always a refusal."""
+
+    seq: Seq
+    ticket: Count
+
+
+class Decline(Struct, frozen=True, array_like=True, tag=6):
+    """The pages of a grant could not be reserved: put the request back, first in line; answered by a new grant."""
+
+    seq: Seq
+    lease: Count
+    timeout_ns: Count
+
+
+class Expose(Struct, frozen=True, array_like=True, tag=7):
+    """Give the leased segment a name in /dev/shm itself, for users of plain shm_open."""
+
+    seq: Seq
+    lease: Count
+
+
+class Statistics(Struct, frozen=True, array_like=True, tag=8):
+    """The figures of the registry."""
+
+    seq: Seq
+
+
+class Trim(Struct, frozen=True, array_like=True, tag=9):
+    """Give all warm segments back to the system."""
+
+    seq: Seq
+
+
+class Ping(Struct, frozen=True, array_like=True, tag=10):
+    """Answered when everything sent before has been applied."""
+
+    seq: Seq
+
+
+class Close(Struct, frozen=True, array_like=True, tag=11):
+    """End the registry."""
+
+    seq: Seq
+
+
+# --- from the client: notices ------------------------------------------------------------------------------------
+
+
+class Claim(Struct, frozen=True, array_like=True, tag=32):
+    """The segment granted ahead under `lease` is in use now, for an unnamed array."""
+
+    seq: Seq
+    lease: Count
+    nbytes: Count
+    layout: LayoutBytes
+    site: Site
+    due_ns: Count
+
+
+class Publish(Struct, frozen=True, array_like=True, tag=33):
+    """The array is finished; it also stays for `readers` to come, until `ttl_ns` from now."""
+
+    seq: Seq
+    lease: Count
+    readers: Annotated[int, Meta(ge=0, le=1_000_000)]
+    deadline_ns: Count
+
+
+class Mint(Struct, frozen=True, array_like=True, tag=34):
+    """A ticket was made; its token file exists already."""
+
+    seq: Seq
+    lease: Count
+    ticket: Count
+    deadline_ns: Count
+    site: Site
+
+
+class Redeemed(Struct, frozen=True, array_like=True, tag=35):
+    """`ticket` was redeemed: this client renamed its token, which only one can."""
+
+    seq: Seq
+    lease: Count
+    ticket: Count
+    site: Site
+    due_ns: Count
+
+
+class Linger(Struct, frozen=True, array_like=True, tag=36):
+    """The lease was released, but numpy views of it are alive."""
+
+    seq: Seq
+    lease: Count
+
+
+class Release(Struct, frozen=True, array_like=True, tag=37):
+    """The lease has ended. `tainted`: something outside the table may still map the segment."""
+
+    seq: Seq
+    lease: Count
+    tainted: bool
+
+
+class Bye(Struct, frozen=True, array_like=True, tag=38):
+    """The client leaves in order."""
+
+    seq: Seq
+
+
+# --- from the registry -------------------------------------------------------------------------------------------
+
+
+class RefusalCode(enum.StrEnum):
+    """Why a request was refused; the client turns each into its exception."""
+
+    CAPACITY = "capacity"
+    NOT_FOUND = "not found"
+    EXISTS = "exists"
+    NOT_HELD = "not held"
+    TICKET = "ticket"
+    CLOSING = "closing"
+    PROTOCOL = "protocol"
+    PERMISSION = "permission"
+    RESUME = "resume"
+
+
+class Welcome(Struct, frozen=True, array_like=True, tag=64):
+    """Answer to Hello: who you are here, and how much of what you sent has been applied."""
+
+    seq: int
+    client: int
+    applied: int
+    registry: str
+    epoch: int
+    pid: int
+    capacity_bytes: int
+
+
+class Granted(Struct, frozen=True, array_like=True, tag=65):
+    """Answer to Lease and Decline. `fresh`: the pages are not reserved yet."""
+
+    seq: int
+    lease: int
+    segment: int
+    generation: int
+    size_bytes: int
+    fresh: bool
+
+
+class Attached(Struct, frozen=True, array_like=True, tag=66):
+    """Answer to Attach and Inherit."""
+
+    seq: int
+    lease: int
+    segment: int
+    generation: int
+    size_bytes: int
+    nbytes: int
+    layout: bytes
+    name: str | None
+    writable: bool
+
+
+class Exposed(Struct, frozen=True, array_like=True, tag=67):
+    """Answer to Expose."""
+
+    seq: int
+    alias: str
+
+
+class Figures(Struct, frozen=True, array_like=True, tag=68):
+    """Answer to Statistics; counts by state and by name."""
+
+    seq: int
+    capacity_bytes: int
+    shm_free_bytes: int
+    epoch: int
+    uptime_ns: int
+    clients: int
+    tickets: int
+    waiting: int
+    segments: dict[str, int]
+    segment_bytes: dict[str, int]
+    leases: dict[str, int]
+    counters: dict[str, int]
+    peaks: dict[str, int]
+
+
+class Done(Struct, frozen=True, array_like=True, tag=69):
+    """Answer to Ping and Trim; `freed_bytes` were given back."""
+
+    seq: int
+    freed_bytes: int = 0
+
+
+class Closed(Struct, frozen=True, array_like=True, tag=70):
+    """Answer to Close: who still holds what."""
+
+    seq: int
+    holders: list[str]
+
+
+class Refused(Struct, frozen=True, array_like=True, tag=71):
+    """A request that was not granted, with the facts; for a notice, `seq` is that of the notice."""
+
+    seq: int
+    code: RefusalCode
+    message: str
+    fields: dict[str, int | str | None] = {}
+
+
+class Spare(Struct, frozen=True, array_like=True, tag=72):
+    """Pushed: the next segment, granted ahead under `lease`."""
+
+    lease: int
+    segment: int
+    generation: int
+    size_bytes: int
+    fresh: bool
+
+
+Request = Hello | Lease | Attach | Inherit | Redeem | Decline | Expose | Statistics | Trim | Ping | Close
+Notice = Claim | Publish | Mint | Redeemed | Linger | Release | Bye
+ClientMessage = (
+    Hello | Lease | Attach | Inherit | Redeem | Decline | Expose | Statistics | Trim | Ping | Close
+    | Claim | Publish | Mint | Redeemed | Linger | Release | Bye
+)  # fmt: skip
+RegistryMessage = Welcome | Granted | Attached | Exposed | Figures | Done | Closed | Refused | Spare
+NOTICES: Final = (Claim, Publish, Mint, Redeemed, Linger, Release, Bye)
