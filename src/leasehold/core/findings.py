@@ -29,9 +29,9 @@ __all__ = [
     "Environment",
     "Event",
     "Fact",
+    "FileIdentity",
     "Finding",
     "Gap",
-    "Identity",
     "Place",
     "Process",
     "Report",
@@ -55,7 +55,7 @@ class Confidence(Enum):
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Identity:
+class FileIdentity:
     """A file for as long as it lives: a name can be reused, these three together cannot."""
 
     device: int
@@ -122,7 +122,7 @@ class Finding:
     name: str
     path: str = ""
     label: str = ""
-    identity: Identity | None = None
+    identity: FileIdentity | None = None
     size_bytes: int = 0
     resident_bytes: int = 0
     creator: Creator | None = None
@@ -159,7 +159,7 @@ _RUN_OF_RANDOM = re.compile(r"\*(?:[-_.]*\*)+")
 
 
 def stable_name(name: str) -> str:
-    """`name` with its random parts and numbers replaced by ``*``, the same in every run: ``psm_4f2a`` gives ``psm_*``."""
+    """`name` with its random parts and numbers as ``*``, the same in every run: ``psm_4f2a`` gives ``psm_*``."""
     name = _TEMPFILE.sub(r"\g<prefix>*", name)
     tokens = re.split(r"([-_./])", name)
     starred = "".join("*" if _RANDOM_TOKEN.fullmatch(token) else token for token in tokens)
