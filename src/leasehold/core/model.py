@@ -19,6 +19,7 @@ __all__ = [
     "EVENTS_KEPT",
     "LEASE_TRANSITIONS",
     "SEGMENT_TRANSITIONS",
+    "AppliedRow",
     "Change",
     "ClientRow",
     "ClientState",
@@ -39,6 +40,7 @@ __all__ = [
     "TicketRow",
     "after",
     "client_of",
+    "key_of",
 ]
 
 # The event log is bounded: a registry that runs for months must not grow, and an auditor wants the recent past.
@@ -116,10 +118,11 @@ LEASE_TRANSITIONS: Final[dict[tuple[LeaseState, LeaseEvent], LeaseState | None]]
 
 
 class ClientState(enum.StrEnum):
-    """Whether a client has a connection; a dead one has no row."""
+    """Whether a client has a connection."""
 
     CONNECTED = "connected"
     DETACHED = "detached"  # no connection, its process not proved dead: it may come back and resume
+    ENDED = "ended"  # dead or gone; its row stays while a segment that it created does, to say who that was
 
 
 class EventKind(enum.StrEnum):

@@ -1,0 +1,333 @@
+"""How segments are granted and how they end: the part of the lease table that every message leads to.
+
+`Lifetimes` keeps the rows, the queue of those who wait for room, and the spares; `leasehold.core.table.Table` adds what
+clients may say and what the shell reports. Nothing outside the two calls these methods.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from typing import Final
+
+from msgspec.structs import replace
+
+from leasehold.core import messages as m
+from leasehold.core.effects import CreateSegment, DropClient, Effect, RetireSegment, RevokeSpare, Send, Stop
+from leasehold.core.model import (
+    ClientState,
+    EventKind,
+    LeaseMode,
+    LeaseRow,
+    LeaseState,
+    RegistryRow,
+    SegmentEvent,
+    SegmentRow,
+    SegmentState,
+    Snapshot,
+    after,
+    client_of,
+)
+from leasehold.core.refusals import Refusal, capacity_refusal, exists_refusal, not_held_refusal
+from leasehold.core.room import evictions, reusable
+from leasehold.core.rows import Rows
+from leasehold.core.waiting import AttachQueue, LeaseQueue, Waiter
+
+__all__ = ["Lifetimes"]
+
+# Lease ids from here on (in the lower 32 bits) are the registry's to give: those of spares.
+SPARE_IDS: Final = 0x8000_0000
+# A fresh segment is granted ahead only up to this size: its pages are not reserved, but its client may fill it at once.
+FRESH_SPARE_BYTES: Final = 1024 * 1024
+# A tombstone answers "who redeemed this"; there are as many as the event log has entries.
+TOMBSTONES_KEPT: Final = 1024
+
+
+class Lifetimes:
+    """The rows, and what may happen to them."""
+
+    def __init__(self, registry: RegistryRow, snapshot: Snapshot | None) -> None:
+        self.rows = Rows(registry) if snapshot is None else Rows.of(registry, snapshot)
+        self.effects: deque[Effect] = deque()
+        self.counters: Counter[str] = Counter()
+        self.peaks: Counter[str] = Counter()
+        self.shm_free_bytes = 0
+        self._lease_queue = LeaseQueue()
+        self._attach_queue = AttachQueue()
+        self._creating: dict[int, Waiter[m.Lease] | int] = {}  # segment -> the request, or the client of a spare
+        self._spares: dict[int, int] = {}  # client -> lease of its spare, 0 while that is being made
+        self._retiring: dict[int, int] = {}  # segment -> bytes that its unlinking will free
+        self._revoking: dict[int, int] = {}  # the same for spares that are being taken back
+        self._deadlines: list[tuple[int, str, int]] = []
+        self._tombstones: dict[int, str] = {}
+        self._owner_ended = registry.owner is None
+        rows = self.rows
+        self._next_segment = max(rows.segments, default=0) + 1
+        self._next_client = max((*rows.clients, *rows.applied, *map(client_of, rows.leases)), default=0) + 1
+        self._next_spare = SPARE_IDS + 1 + max((lease & (SPARE_IDS - 1) for lease in rows.leases), default=0)
+
+    # --- granting ------------------------------------------------------------------------------------------------
+
+    def _serve_leases(self, now_ns: int) -> None:
+        """Grant what can be granted, in order of arrival; refuse what has waited long enough."""
+        queue = self._lease_queue
+        while queue and queue.first().not_before_ns <= now_ns and self._place(queue.first(), now_ns):
+            pass
+        for waiter in queue.overdue(now_ns):
+            if waiter is queue.first() and self._room_is_coming(waiter):
+                continue
+            queue.remove(waiter)
+            refusal = capacity_refusal(self.rows, waiter, self.shm_free_bytes, now_ns)
+            self._refuse(waiter.client, waiter.request.seq, refusal, now_ns)
+
+    def _place(self, waiter: Waiter[m.Lease], now_ns: int) -> bool:
+        """Serve the first in line: True if it left the queue, False if room must be made, or come, first."""
+        rows, request = self.rows, waiter.request
+        if request.name is not None and request.name in rows.by_name:
+            self._lease_queue.remove(waiter)
+            self._refuse(waiter.client, request.seq, exists_refusal(rows, request.name), now_ns)
+            return True
+        warm = reusable(rows.warm, request.size_bytes)
+        if warm is not None:
+            self._lease_queue.remove(waiter)
+            self.counters["recycled"] += 1
+            self._grant_writer(waiter, rows.segments[warm], SegmentEvent.REUSED, now_ns)
+            return True
+        missing = rows.used_bytes + request.size_bytes - rows.registry.capacity_bytes
+        if missing <= 0:
+            self._lease_queue.remove(waiter)
+            self._create(request.size_bytes, waiter)
+            return True
+        missing -= self._bytes_coming()
+        for victim in list(evictions(rows.warm, missing)):
+            missing -= rows.segments[victim].size_bytes
+            self._retire(rows.segments[victim])
+        for lease_id in list(self._spares.values()):
+            if missing > 0 and lease_id:
+                spare = rows.segments[rows.leases[lease_id].segment]
+                missing -= spare.size_bytes
+                self._revoke(spare)
+        return False
+
+    def _bytes_coming(self) -> int:
+        """Bytes that effects under way will free."""
+        return sum(self._retiring.values()) + sum(self._revoking.values())
+
+    def _room_is_coming(self, waiter: Waiter[m.Lease]) -> bool:
+        missing = self.rows.used_bytes + waiter.request.size_bytes - self.rows.registry.capacity_bytes
+        coming = self._bytes_coming()
+        return coming > 0 and missing <= coming
+
+    def _create(self, size_bytes: int, wanted_by: Waiter[m.Lease] | int) -> None:
+        number = self._next_segment
+        self._next_segment += 1
+        name = wanted_by.request.name if isinstance(wanted_by, Waiter) else None
+        self.rows.put(SegmentRow(number, 0, size_bytes, SegmentState.CREATING, name))
+        self._creating[number] = wanted_by
+        self.effects.append(CreateSegment(number, size_bytes))
+
+    def _grant_writer(self, waiter: Waiter[m.Lease], segment: SegmentRow, event: SegmentEvent, now_ns: int) -> None:
+        request = waiter.request
+        if waiter.cancelled:
+            self._retire(segment)
+            return
+        segment = replace(
+            segment, generation=segment.generation + 1, state=after(segment, event), name=request.name,
+            nbytes=request.nbytes, layout=request.layout, creator=waiter.client, created_ns=now_ns, published_ns=0,
+            site=request.site,
+        )  # fmt: skip
+        self.rows.put(segment)
+        lease = self._add_lease(
+            request.lease, segment, LeaseMode.WRITE, request.seq, request.site, request.due_ns, now_ns
+        )
+        self._note_peaks()
+        self._send(waiter.client, granted(request.seq, lease, segment, fresh=event is SegmentEvent.CREATED))
+        if request.name is None:
+            self._grant_ahead(waiter.client, segment.size_bytes, now_ns)
+
+    def _grant_ahead(self, client: int, size_bytes: int, now_ns: int) -> None:
+        """Set the next segment aside for a client that just took one, when that costs nobody anything."""
+        rows = self.rows
+        connected = rows.clients[client].state is ClientState.CONNECTED
+        if client in self._spares or self._lease_queue or rows.registry.closing or not connected:
+            return
+        warm = reusable(rows.warm, size_bytes)
+        if warm is not None:
+            self._spares[client] = 0
+            self._set_aside(client, rows.segments[warm], now_ns)
+        elif size_bytes <= FRESH_SPARE_BYTES and rows.used_bytes + size_bytes <= rows.registry.capacity_bytes:
+            self._spares[client] = 0
+            self._create(size_bytes, client)
+
+    def _set_aside(self, client: int, segment: SegmentRow, now_ns: int) -> None:
+        fresh = segment.state is SegmentState.CREATING
+        row = self.rows.clients.get(client)
+        if row is None or row.state is ClientState.ENDED:
+            self._spares.pop(client, None)
+            self._retire(segment)
+            return
+        lease_id = client << 32 | self._next_spare
+        self._next_spare += 1
+        segment = replace(
+            segment, generation=segment.generation + 1, state=after(segment, SegmentEvent.SET_ASIDE), creator=client,
+            created_ns=now_ns,
+        )  # fmt: skip
+        self.rows.put(segment)
+        lease = self._add_lease(lease_id, segment, LeaseMode.SPARE, 0, "", 0, now_ns)
+        self._spares[client] = lease.id
+        self._at(now_ns + self.rows.registry.warm_idle_ns, "warm", segment.number)
+        self._note_peaks()
+        self._send(client, m.Spare(lease.id, segment.number, segment.generation, segment.size_bytes, fresh))
+
+    def _add_lease(
+        self, lease_id: int, segment: SegmentRow, mode: LeaseMode, seq: int, site: str, due_ns: int, now_ns: int
+    ) -> LeaseRow:
+        lease = LeaseRow(lease_id, segment.number, mode, LeaseState.HELD, now_ns, seq, site, due_ns)
+        self.rows.put(lease)
+        if mode is not LeaseMode.SPARE:
+            self.counters["leases"] += 1
+        self.peaks["leases"] = max(self.peaks["leases"], len(self.rows.leases))
+        return lease
+
+    # --- ending --------------------------------------------------------------------------------------------------
+
+    def _end_lease(self, lease: LeaseRow, now_ns: int, *, tainted: bool) -> None:
+        segment = self.rows.segments[lease.segment]
+        self.rows.drop_lease(lease)
+        if lease.mode is LeaseMode.SPARE:
+            self._spares.pop(client_of(lease.id), None)
+        elif segment.state is SegmentState.FILLING and not self.rows.leases_on.get(segment.number):
+            self.counters["abandoned"] += 1
+            self.rows.record(
+                now_ns, EventKind.WRITER_ABANDONED, segment.number, lease.id, client_of(lease.id), lease.site
+            )
+        if tainted and not segment.tainted:
+            self.rows.put(replace(segment, tainted=True))
+        self._end_if_unused(lease.segment, now_ns)
+
+    def _end_if_unused(self, number: int, now_ns: int) -> None:
+        rows = self.rows
+        segment = rows.segments[number]
+        if (
+            rows.leases_on.get(number)
+            or rows.tickets_on.get(number)
+            or segment.readers_expected
+            or segment.state is SegmentState.RETIRING
+        ):
+            return
+        registry = rows.registry
+        if (
+            segment.tainted
+            or registry.closing
+            or registry.warm_idle_ns == 0
+            or segment.size_bytes > registry.warm_limit_bytes
+        ):
+            self._retire(segment)
+            return
+        rows.put(
+            replace(
+                segment, state=after(segment, SegmentEvent.POOLED), name=None, nbytes=0, layout=b"", site="",
+                created_ns=now_ns, published_ns=0,
+            )
+        )  # fmt: skip
+        for victim in list(evictions(rows.warm, rows.warm_bytes - registry.warm_limit_bytes)):
+            self._retire(rows.segments[victim])
+        self._at(now_ns + registry.warm_idle_ns, "warm", number)
+        self.peaks["warm bytes"] = max(self.peaks["warm bytes"], rows.warm_bytes)
+        self._serve_leases(now_ns)
+
+    def _retire(self, segment: SegmentRow) -> None:
+        state = after(segment, SegmentEvent.RETIRED)
+        self.rows.put(replace(segment, state=state, name=None))
+        self._retiring[segment.number] = segment.size_bytes
+        self.effects.append(RetireSegment(segment.number, segment.alias, punch=not segment.tainted))
+
+    def _revoke(self, segment: SegmentRow) -> None:
+        if segment.number not in self._revoking:
+            self._revoking[segment.number] = segment.size_bytes
+            (lease,) = self.rows.leases_on[segment.number]
+            self.effects.append(RevokeSpare(segment.number, lease))
+
+    def _trim_warm(self, now_ns: int) -> int:
+        del now_ns
+        freed = self.rows.warm_bytes
+        for number in list(self.rows.warm):
+            self._retire(self.rows.segments[number])
+        for lease_id in list(self._spares.values()):
+            if lease_id:
+                self._revoke(self.rows.segments[self.rows.leases[lease_id].segment])
+        return freed
+
+    def _client_ended(self, client: int, now_ns: int) -> None:
+        del now_ns
+        rows = self.rows
+        row = rows.clients[client]
+        self._forget_waiters(client)
+        self._spares.pop(client, None)
+        rows.put(replace(row, state=ClientState.ENDED))
+        rows.drop_client_if_unneeded(client)
+        self.effects.append(DropClient(client))
+        owner = rows.registry.owner
+        if owner is not None and (owner.pid, owner.start_ticks) == (row.identity.pid, row.identity.start_ticks):
+            self._owner_ended = not any(
+                other.state is not ClientState.ENDED and other.identity == row.identity
+                for other in rows.clients.values()
+            )
+        self._stop_if_unneeded()
+
+    def _stop_if_unneeded(self) -> None:
+        rows = self.rows
+        if rows.registry.owner is None or not self._owner_ended or rows.tickets:
+            return
+        if all(client.state is ClientState.ENDED for client in rows.clients.values()):
+            self.effects.append(Stop())
+
+    def _forget_waiters(self, client: int) -> None:
+        self._lease_queue.forget(client)
+        self._attach_queue.forget(client)
+        for wanted_by in self._creating.values():
+            if isinstance(wanted_by, Waiter) and wanted_by.client == client:
+                wanted_by.cancelled = True
+
+    # --- small parts ---------------------------------------------------------------------------------------------
+
+    def _send(self, client: int, message: m.RegistryMessage) -> None:
+        self.effects.append(Send(client, message))
+
+    def _refuse(self, client: int, seq: int, refusal: Refusal, now_ns: int) -> None:
+        self.counters[f"refused: {refusal.code}"] += 1
+        if refusal.recorded:
+            self.rows.record(now_ns, EventKind.REQUEST_REFUSED, client=client, detail=refusal.message[:512])
+        self._send(client, m.Refused(seq, refusal.code, refusal.message, refusal.facts))
+
+    def _at(self, deadline_ns: int, kind: str, key: int) -> None:
+        heapq.heappush(self._deadlines, (deadline_ns, kind, key))
+
+    def _bury(self, ticket: int, epitaph: str) -> None:
+        self._tombstones[ticket] = epitaph
+        if len(self._tombstones) > TOMBSTONES_KEPT:
+            del self._tombstones[next(iter(self._tombstones))]
+
+    def _held_by(self, client: int, lease_id: int) -> LeaseRow:
+        lease = self.rows.leases.get(lease_id)
+        if lease is None or client_of(lease_id) != client:
+            raise not_held_refusal(lease_id, "this client does not hold it")
+        return lease
+
+    def _require_own_id(self, client: int, identifier: int) -> None:
+        if client_of(identifier) != client or identifier & SPARE_IDS:
+            raise Refusal(
+                m.RefusalCode.PROTOCOL, f"id {identifier:#x} is not for client {client} to choose", recorded=True
+            )
+
+    def _require_free_name(self, name: str | None) -> None:
+        if name is not None and name in self.rows.by_name:
+            raise exists_refusal(self.rows, name)
+
+    def _note_peaks(self) -> None:
+        self.peaks["bytes"] = max(self.peaks["bytes"], self.rows.used_bytes)
+        self.peaks["segments"] = max(self.peaks["segments"], len(self.rows.segments))
+
+
+def granted(seq: int, lease: LeaseRow, segment: SegmentRow, *, fresh: bool) -> m.Granted:
+    return m.Granted(seq, lease.id, segment.number, segment.generation, segment.size_bytes, fresh)
