@@ -137,9 +137,7 @@ class Lifetimes:
             site=request.site,
         )  # fmt: skip
         self.rows.put(segment)
-        lease = self._add_lease(
-            request.lease, segment, LeaseMode.WRITE, request.seq, request.site, request.due_ns, now_ns
-        )
+        lease = self._add_lease(request.lease, segment, LeaseMode.WRITE, request.seq, request.site, request.due_ns, now_ns)
         self._note_peaks()
         self._send(waiter.client, granted(request.seq, lease, segment, fresh=event is SegmentEvent.CREATED))
         if request.name is None:
@@ -191,16 +189,14 @@ class Lifetimes:
 
     # --- ending --------------------------------------------------------------------------------------------------
 
-    def _end_lease(self, lease: LeaseRow, now_ns: int, *, tainted: bool) -> None:
+    def _end_lease(self, lease: LeaseRow, now_ns: int, *, tainted: bool = False) -> None:
         segment = self.rows.segments[lease.segment]
         self.rows.drop_lease(lease)
         if lease.mode is LeaseMode.SPARE:
             self._spares.pop(client_of(lease.id), None)
         elif segment.state is SegmentState.FILLING and not self.rows.leases_on.get(segment.number):
             self.counters["abandoned"] += 1
-            self.rows.record(
-                now_ns, EventKind.WRITER_ABANDONED, segment.number, lease.id, client_of(lease.id), lease.site
-            )
+            self.rows.record(now_ns, EventKind.WRITER_ABANDONED, segment.number, lease.id, client_of(lease.id), lease.site)
         if tainted and not segment.tainted:
             self.rows.put(replace(segment, tainted=True))
         self._end_if_unused(lease.segment, now_ns)
@@ -218,6 +214,7 @@ class Lifetimes:
         registry = rows.registry
         if (
             segment.tainted
+            or segment.exposed
             or registry.closing
             or registry.warm_idle_ns == 0
             or segment.size_bytes > registry.warm_limit_bytes
@@ -240,7 +237,7 @@ class Lifetimes:
         state = after(segment, SegmentEvent.RETIRED)
         self.rows.put(replace(segment, state=state, name=None))
         self._retiring[segment.number] = segment.size_bytes
-        self.effects.append(RetireSegment(segment.number, segment.alias, punch=not segment.tainted))
+        self.effects.append(RetireSegment(segment.number, segment.alias, punch=not segment.exposed))
 
     def _revoke(self, segment: SegmentRow) -> None:
         if segment.number not in self._revoking:
@@ -270,8 +267,7 @@ class Lifetimes:
         owner = rows.registry.owner
         if owner is not None and (owner.pid, owner.start_ticks) == (row.identity.pid, row.identity.start_ticks):
             self._owner_ended = not any(
-                other.state is not ClientState.ENDED and other.identity == row.identity
-                for other in rows.clients.values()
+                other.state is not ClientState.ENDED and other.identity == row.identity for other in rows.clients.values()
             )
         self._stop_if_unneeded()
 
@@ -316,9 +312,7 @@ class Lifetimes:
 
     def _require_own_id(self, client: int, identifier: int) -> None:
         if client_of(identifier) != client or identifier & SPARE_IDS:
-            raise Refusal(
-                m.RefusalCode.PROTOCOL, f"id {identifier:#x} is not for client {client} to choose", recorded=True
-            )
+            raise Refusal(m.RefusalCode.PROTOCOL, f"id {identifier:#x} is not for client {client} to choose", recorded=True)
 
     def _require_free_name(self, name: str | None) -> None:
         if name is not None and name in self.rows.by_name:

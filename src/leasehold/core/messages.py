@@ -47,6 +47,7 @@ __all__ = [
     "Refused",
     "RegistryMessage",
     "Release",
+    "Share",
     "Spare",
     "Statistics",
     "Trim",
@@ -211,11 +212,17 @@ class Linger(Struct, frozen=True, array_like=True, tag=36):
 
 
 class Release(Struct, frozen=True, array_like=True, tag=37):
-    """The lease has ended. `tainted`: something outside the table may still map the segment."""
+    """The lease has ended, and nothing of its holder maps the segment for it any more."""
 
     seq: Seq
     lease: Count
-    tainted: bool
+
+
+class Share(Struct, frozen=True, array_like=True, tag=39):
+    """From now on something outside the table may map the segment: a process that the holder forked."""
+
+    seq: Seq
+    lease: Count
 
 
 class Bye(Struct, frozen=True, array_like=True, tag=38):
@@ -337,10 +344,10 @@ class Spare(Struct, frozen=True, array_like=True, tag=72):
 
 
 Request = Hello | Lease | Attach | Inherit | Redeem | Decline | Expose | Statistics | Trim | Ping | Close
-Notice = Claim | Publish | Mint | Redeemed | Linger | Release | Bye
+Notice = Claim | Publish | Mint | Redeemed | Linger | Release | Share | Bye
 ClientMessage = (
     Hello | Lease | Attach | Inherit | Redeem | Decline | Expose | Statistics | Trim | Ping | Close
-    | Claim | Publish | Mint | Redeemed | Linger | Release | Bye
+    | Claim | Publish | Mint | Redeemed | Linger | Release | Share | Bye
 )  # fmt: skip
 RegistryMessage = Welcome | Granted | Attached | Exposed | Figures | Done | Closed | Refused | Spare
-NOTICES: Final = (Claim, Publish, Mint, Redeemed, Linger, Release, Bye)
+NOTICES: Final = (Claim, Publish, Mint, Redeemed, Linger, Release, Share, Bye)

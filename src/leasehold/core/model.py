@@ -204,7 +204,8 @@ class SegmentRow(msgspec.Struct, frozen=True, array_like=True, tag="S"):
     site: str = ""  # where in the creator's code
     readers_expected: int = 0
     readers_deadline_ns: int = 0
-    tainted: bool = False  # something may still map it that the table does not know: never recycled
+    tainted: bool = False  # a use of it ended otherwise than in order: never recycled
+    exposed: bool = False  # something that the table does not know may map it: never recycled, and its pages never freed
     alias: str = ""  # the OS name it was given in /dev/shm itself, if any
 
 

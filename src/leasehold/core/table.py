@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from msgspec.structs import replace
@@ -111,9 +112,7 @@ class Table(Lifetimes):
                 or row.secret != message.secret
                 or (row.identity.pid, row.identity.start_ticks) != (identity.pid, identity.start_ticks)
             ):
-                raise Refusal(
-                    m.RefusalCode.RESUME, f"there is no client {message.resume} that this process could resume"
-                )
+                raise Refusal(m.RefusalCode.RESUME, f"there is no client {message.resume} that this process could resume")
             client = row.id
             self.rows.put(replace(row, state=ClientState.CONNECTED, since_ns=now_ns))
         else:
@@ -165,6 +164,15 @@ class Table(Lifetimes):
         del now_ns
         self._owner_ended = True
         self._stop_if_unneeded()
+
+    def is_ended(self, client: int) -> bool:
+        """Whether `client` is dead or gone."""
+        row = self.rows.clients.get(client)
+        return row is None or row.state is ClientState.ENDED
+
+    def has_detached(self) -> bool:
+        """Whether a client lives that has no connection."""
+        return any(row.state is ClientState.DETACHED for row in self.rows.clients.values())
 
     # --- what clients say ----------------------------------------------------------------------------------------
 
@@ -245,9 +253,7 @@ class Table(Lifetimes):
         if segment.readers_expected:
             segment = replace(segment, readers_expected=segment.readers_expected - 1)
             self.rows.put(segment)
-        lease = self._add_lease(
-            message.lease, segment, LeaseMode.READ, message.seq, message.site, message.due_ns, now_ns
-        )
+        lease = self._add_lease(message.lease, segment, LeaseMode.READ, message.seq, message.site, message.due_ns, now_ns)
         self._send(client, _attached(message.seq, lease, segment))
 
     def _inherit(self, client: int, message: m.Inherit, now_ns: int) -> None:
@@ -278,12 +284,10 @@ class Table(Lifetimes):
         """The segment has its name in /dev/shm, or could not get it."""
         segment = self.rows.segments.get(effect.segment)
         if failure or segment is None:
-            refusal = Refusal(
-                m.RefusalCode.NOT_HELD, f"segment {effect.segment} cannot be named in /dev/shm: {failure}"
-            )
+            refusal = Refusal(m.RefusalCode.NOT_HELD, f"segment {effect.segment} cannot be named in /dev/shm: {failure}")
             self._refuse(effect.client, effect.seq, refusal, now_ns)
             return
-        self.rows.put(replace(segment, alias=effect.alias, tainted=True))
+        self.rows.put(replace(segment, alias=effect.alias, exposed=True))
         self._send(effect.client, m.Exposed(effect.seq, effect.alias))
 
     def _statistics(self, client: int, message: m.Statistics, now_ns: int) -> None:
@@ -329,20 +333,21 @@ class Table(Lifetimes):
         holders = [
             _holder_in_words(rows, lease)
             for lease in rows.leases.values()
-            if lease.mode is not LeaseMode.SPARE
-            and (client_of(lease.id) != leaving or lease.state is LeaseState.LINGERING)
+            if lease.mode is not LeaseMode.SPARE and (client_of(lease.id) != leaving or lease.state is LeaseState.LINGERING)
         ]
         rows.put(replace(rows.registry, closing=True))
         if holders:
             rows.record(now_ns, EventKind.CLOSED_WITH_HOLDERS, detail="; ".join(holders)[:512])
-        for waiter in (*self._lease_queue.drain(), *self._attach_queue.drain()):
-            self._refuse(waiter.client, waiter.request.seq, closing_refusal(rows.registry), now_ns)
+        waiting = [(w.client, w.request.seq) for w in self._lease_queue.drain()]
+        waiting += [(w.client, w.request.seq) for w in self._attach_queue.drain()]
+        for client, seq in waiting:
+            self._refuse(client, seq, closing_refusal(rows.registry), now_ns)
         for segment in list(rows.segments.values()):
             if segment.state is not SegmentState.RETIRING:
                 held = any(
                     rows.leases[lease].mode is not LeaseMode.SPARE for lease in rows.leases_on.get(segment.number, ())
                 )
-                self._retire(replace(segment, tainted=segment.tainted or held))
+                self._retire(replace(segment, exposed=segment.exposed or held))
         return holders
 
     # --- notices -------------------------------------------------------------------------------------------------
@@ -412,14 +417,22 @@ class Table(Lifetimes):
         lease = self._held_by(client, message.lease)
         if lease.state is LeaseState.LINGERING:
             self.rows.record(now_ns, EventKind.VIEW_DIED, lease.segment, lease.id, client, lease.site)
-        self._end_lease(lease, now_ns, tainted=message.tainted)
+        self._end_lease(lease, now_ns)
+
+    def _share(self, client: int, message: m.Share, now_ns: int) -> None:
+        del now_ns
+        segment = self.rows.segments[self._held_by(client, message.lease).segment]
+        if not segment.exposed:
+            self.rows.put(replace(segment, exposed=True))
 
     def _bye(self, client: int, message: m.Bye, now_ns: int) -> None:
         del message
         self._forget_waiters(client)
         for lease_id in sorted(self.rows.leases_of.get(client, ())):
             lease = self.rows.leases[lease_id]
-            self._end_lease(lease, now_ns, tainted=lease.mode is not LeaseMode.SPARE)
+            if lease.mode is not LeaseMode.SPARE:  # the process lives, and may keep what it has mapped
+                self.rows.put(replace(self.rows.segments[lease.segment], exposed=True))
+            self._end_lease(lease, now_ns)
         self._client_ended(client, now_ns)
 
     # --- what the shell found out --------------------------------------------------------------------------------
@@ -499,9 +512,7 @@ class Table(Lifetimes):
         """Somebody removed the file of a live segment; whoever maps it keeps it."""
         segment = self.rows.segments.get(number)
         if segment is not None and segment.state is not SegmentState.RETIRING:
-            self.rows.record(
-                now_ns, EventKind.SEGMENT_MISSING, number, client=segment.creator, detail=segment.name or ""
-            )
+            self.rows.record(now_ns, EventKind.SEGMENT_MISSING, number, client=segment.creator, detail=segment.name or "")
             if segment.state is SegmentState.WARM:
                 self._retire(segment)
             elif not segment.tainted:
@@ -566,7 +577,7 @@ class Table(Lifetimes):
         segment = self.rows.segments.get(key)
         if segment is not None and segment.state is SegmentState.RETIRING:
             self._retiring[key] = segment.size_bytes
-            self.effects.append(RetireSegment(key, segment.alias, punch=not segment.tainted))
+            self.effects.append(RetireSegment(key, segment.alias, punch=not segment.exposed))
 
     def _restore(self, now_ns: int) -> None:
         rows = self.rows
@@ -608,7 +619,7 @@ def _holder_in_words(rows: Rows, lease: LeaseRow) -> str:
     return f"{who} holds {what}" + (f" (lease taken at {lease.site})" if lease.site else "")
 
 
-_HANDLERS: Final = {
+_HANDLERS: Final[dict[type, Callable[..., None]]] = {
     m.Lease: Table._lease,
     m.Decline: Table._decline,
     m.Attach: Table._attach,
@@ -625,9 +636,10 @@ _HANDLERS: Final = {
     m.Redeemed: Table._redeemed,
     m.Linger: Table._linger,
     m.Release: Table._release,
+    m.Share: Table._share,
     m.Bye: Table._bye,
 }
-_TIMERS: Final = {
+_TIMERS: Final[dict[str, Callable[[Table, int, int], None]]] = {
     "lease": Table._lease_time,
     "attach": Table._attach_time,
     "ticket": Table._ticket_time,

@@ -25,7 +25,7 @@ _client: Final = msgspec.msgpack.Decoder(
     Annotated[list[ClientMessage], msgspec.Meta(min_length=1, max_length=MAX_MESSAGES)]
 )
 _registry: Final = msgspec.msgpack.Decoder(list[RegistryMessage])
-_notice: Final = msgspec.msgpack.Decoder(Notice)
+_notice: Final[msgspec.msgpack.Decoder[Notice]] = msgspec.msgpack.Decoder(Notice)
 
 
 def encode(messages: Sequence[ClientMessage | RegistryMessage]) -> bytes:

@@ -1,0 +1,157 @@
+"""The registry process: takes the lock, restores or begins the table, serves, and leaves nothing behind.
+
+It is started by `leasehold.system.launch`, in a session of its own, without numpy; or runs in the foreground for
+`leasehold serve`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+import msgspec
+
+from leasehold.core.messages import Notice
+from leasehold.core.model import ClientState, Identity, RegistryRow, Snapshot
+from leasehold.core.table import Table
+from leasehold.errors import RegistryUnavailableError
+from leasehold.registry.loop import Loop
+from leasehold.registry.server import Server
+from leasehold.system.clock import SystemClock
+from leasehold.system.directory import SHM_ROOT, RegistryDirectory
+from leasehold.system.identity import own_identity
+from leasehold.system.journal import read_journal
+from leasehold.system.ledger import Ledger, read_ledger
+
+__all__ = ["Settings", "main", "serve"]
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """How a registry is to run.
+
+    `capacity_bytes` bounds all segments together; `warm_limit_bytes` those kept for reuse, each for at most `warm_idle_s`
+    idle seconds. `owner` is the process whose end closes the registry. A successor takes all but `id` and `root` from the
+    ledger.
+    """
+
+    id: str
+    capacity_bytes: int
+    warm_limit_bytes: int
+    warm_idle_s: float
+    owner: Identity | None = None
+    root: str = SHM_ROOT
+
+
+class _FileStore(RegistryDirectory):
+    """The registry's directory, as the server asks for it."""
+
+    def read_journal(self, client: int, applied: int) -> list[Notice]:
+        """What `client` wrote after notice number `applied`."""
+        return read_journal(self.journal_path(client), applied)
+
+
+def serve(settings: Settings, lock_fd: int, ready: Callable[[], None]) -> None:
+    """Serve the registry `settings.id` until it is closed, stopped by a signal, or no longer needed.
+
+    Parameters
+    ----------
+    settings : Settings
+        How to run.
+    lock_fd : int
+        The registry's lock, held.
+    ready : callable
+        Called when clients can connect.
+
+    Raises
+    ------
+    OSError
+        The directory, socket or ledger could not be made.
+    """
+    store = _FileStore(settings.id, settings.root)
+    clock = SystemClock()
+    snapshot = _inheritance(store)
+    previous = None if snapshot is None else snapshot.registry
+    if previous is not None and previous.closing:
+        store.remove()
+        raise RegistryUnavailableError(f"registry {settings.id} was closed; what it had left is removed now")
+    row = RegistryRow(
+        settings.id,
+        own_identity(),
+        settings.capacity_bytes if previous is None else previous.capacity_bytes,
+        settings.warm_limit_bytes if previous is None else previous.warm_limit_bytes,
+        int(settings.warm_idle_s * 1e9) if previous is None else previous.warm_idle_ns,
+        1 if previous is None else previous.epoch + 1,
+        clock.now_ns(),
+        settings.owner if previous is None else previous.owner,
+    )
+    table = Table(row, snapshot, clock.now_ns())
+    loop = Loop(_listen(store), clock)
+    loop.stop_on(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    ledger = Ledger(store.ledger_path, table.rows.all_rows())
+    server = Server(table, store, ledger, loop, clock)
+    loop.server = server
+    table.rows.take_changes()
+    clients = [c for c in table.rows.clients.values() if c.state is not ClientState.ENDED]
+    server.recover([c.id for c in clients if not loop.watch_client(c.id, c.identity)])
+    if row.owner is not None:
+        loop.watch_owner(row.owner)
+    ready()
+    loop.run()
+    if not table.rows.registry.closing:
+        table.close(clock.now_ns())
+    server.settle()
+    loop.close()
+    store.remove()
+    ledger.close()
+    os.close(lock_fd)
+
+
+def _inheritance(store: RegistryDirectory) -> Snapshot | None:
+    """What a predecessor left; None if there is nothing to go on from."""
+    try:
+        snapshot = read_ledger(store.ledger_path)
+    except FileNotFoundError:
+        return None
+    return snapshot if snapshot.registry is not None else None
+
+
+def _listen(store: RegistryDirectory) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    beside = f"{store.socket_path}.new"
+    try:
+        os.unlink(beside)  # of a predecessor that was killed here
+    except FileNotFoundError:
+        pass
+    listener.bind(beside)
+    os.chmod(beside, 0o600)
+    listener.listen(512)
+    os.rename(beside, store.socket_path)  # whoever finds the socket finds it listening
+    return listener
+
+
+def main(arguments: list[str]) -> None:
+    """Run as the process that `leasehold.system.launch` starts: settings as JSON, lock and report descriptors."""
+    settings = msgspec.json.decode(arguments[0], type=Settings)
+    lock_fd, report_fd = int(arguments[1]), int(arguments[2])
+    os.umask(0o077)
+    os.chdir("/")
+
+    def ready() -> None:
+        os.write(report_fd, b"ready")
+        os.close(report_fd)
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(null, stream)
+        os.close(null)
+
+    try:
+        serve(settings, lock_fd, ready)
+    except Exception as error:
+        try:
+            os.write(report_fd, f"{type(error).__name__}: {error}".encode())
+        except OSError:
+            pass  # it was ready, and nobody listens any more
+        sys.exit(1)

@@ -1,0 +1,338 @@
+"""Between packets and the lease table: decode, apply, commit, carry out.
+
+The server owns no socket, file or clock; it is given them (`Transport`, `Store`, `Log`, `Clock`), so that the same code
+runs in the registry process, in one process for tests, and in a simulation that crashes it between any two effects.
+
+The order within `settle` is the safety of the whole: what the next decision needs is found out first, then all changes go
+into the ledger as one commit, and only then is the world told. Whatever a client or the file system sees has been
+committed; whatever was not committed has not happened.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from typing import Final, Protocol
+
+from leasehold.core import messages as m
+from leasehold.core.effects import (
+    BEFORE_COMMIT,
+    CreateSegment,
+    DropClient,
+    DropToken,
+    Effect,
+    LinkAlias,
+    RetireSegment,
+    RevokeSpare,
+    Send,
+    Stop,
+    VoidToken,
+)
+from leasehold.core.model import Change, ClientState, Identity, Row, SegmentState, client_of
+from leasehold.core.refusals import Refusal
+from leasehold.core.table import Table
+from leasehold.core.wire import decode_client_packet, encode
+from leasehold.errors import ProtocolError
+from leasehold.system.clock import Clock
+
+__all__ = ["Log", "Server", "Store", "Transport"]
+
+# What makes the table grow is refused when the ledger has no room; what shrinks it is always written.
+_GROWING: Final = (m.Lease, m.Attach, m.Inherit)
+# Some replies carry a layout of up to 32 KiB: two such and the rest stay within one packet.
+_REPLIES_IN_PACKET: Final = 16
+
+
+class Transport(Protocol):
+    """Carries packets to and from clients."""
+
+    def send(self, client: int, packet: bytes) -> None:
+        """Send, or drop the client if it does not read what it is sent; never block."""
+        ...
+
+    def pending(self, client: int) -> list[bytes]:
+        """Packets of `client` that have arrived and were not handed to the server yet."""
+        ...
+
+    def drop(self, client: int) -> None:
+        """Close the connection of `client`, if it has one."""
+        ...
+
+    def stop(self) -> None:
+        """End the loop that serves this server."""
+        ...
+
+
+class Store(Protocol):
+    """The files of the registry: see `leasehold.system.directory.RegistryDirectory`."""
+
+    def create_segment(self, number: int, size_bytes: int) -> None: ...
+    def unreserved_bytes(self, number: int) -> int: ...
+    def retire_segment(self, number: int, alias: str, *, punch: bool) -> None: ...
+    def link_alias(self, number: int, alias: str) -> None: ...
+    def free_bytes(self) -> int: ...
+    def revoke_spare(self, number: int) -> bool: ...
+    def void_token(self, ticket: int) -> int | None: ...
+    def drop_token(self, ticket: int, client: int) -> None: ...
+    def create_journal(self, client: int) -> None: ...
+    def read_journal(self, client: int, applied: int) -> list[m.Notice]: ...
+    def drop_journal(self, client: int) -> None: ...
+    def entries(self) -> Iterator[tuple[str, int, int | None]]: ...
+    def remove_entry(self, kind: str, number: int, client: int | None) -> None: ...
+
+
+class Log(Protocol):
+    """The ledger: see `leasehold.system.ledger.Ledger`."""
+
+    def wants_compaction(self) -> bool: ...
+    def has_room(self) -> bool: ...
+    def commit(self, changes: Sequence[Change]) -> None: ...
+    def compact(self, rows: Iterable[Row]) -> None: ...
+
+
+class Server:
+    """Serves one lease table."""
+
+    def __init__(self, table: Table, store: Store, log: Log, transport: Transport, clock: Clock) -> None:
+        self.table = table
+        self._store = store
+        self._log = log
+        self._transport = transport
+        self._clock = clock
+        self._unreserved: set[int] = set()  # fresh grants whose pages their clients are reserving
+        self._draining: set[int] = set()
+
+    # --- what happens --------------------------------------------------------------------------------------------
+
+    def hello(self, packet: bytes, identity: Identity) -> int | bytes:
+        """Admit the process that sent `packet` as its first: its client id, or the packet that refuses it."""
+        now_ns = self._clock.now_ns()
+        seq = 0
+        try:
+            message = decode_client_packet(packet)[0]
+            if not isinstance(message, m.Hello):
+                raise ProtocolError(f"a connection begins with Hello, not {type(message).__name__}")
+            seq = message.seq
+            if not self._log.has_room():
+                raise Refusal(m.RefusalCode.CAPACITY, "/dev/shm has no room for the lease table to grow")
+            client = self.table.hello(message, identity, now_ns)
+            if not message.resume:
+                self._store.create_journal(client)
+        except Refusal as refusal:
+            return encode([m.Refused(seq, refusal.code, refusal.message, refusal.facts)])
+        except ProtocolError as error:
+            return encode([m.Refused(seq, m.RefusalCode.PROTOCOL, str(error))])
+        except OSError as error:
+            self.table.detached(client, now_ns)
+            self.table.holder_died(client, now_ns)
+            return encode([m.Refused(seq, m.RefusalCode.CAPACITY, f"no room for a journal: {error.strerror}")])
+        return client
+
+    def received(self, client: int, packet: bytes) -> None:
+        """Apply one packet of an admitted client; one that breaks the protocol ends its connection."""
+        now_ns = self._clock.now_ns()
+        try:
+            received = decode_client_packet(packet)
+        except ProtocolError as error:
+            self.disconnected(client, f"protocol violation: {error}")
+            self._transport.drop(client)
+            return
+        for message in received:
+            self._apply(client, message, now_ns)
+
+    def disconnected(self, client: int, reason: str = "") -> None:
+        """The connection of `client` ended."""
+        self.table.detached(client, self._clock.now_ns(), reason)
+
+    def died(self, client: int) -> None:
+        """The process of `client` is proved dead; what it sent before counts."""
+        self._drain(client)
+        self.table.holder_died(client, self._clock.now_ns())
+
+    def tick(self) -> None:
+        """Do what has come due, and read the journals of those who cannot be heard."""
+        now_ns = self._clock.now_ns()
+        for client in list(self.table.rows.clients.values()):
+            if client.state is ClientState.DETACHED:
+                self._read_journal(client.id)
+        self.table.tick(now_ns)
+
+    def recover(self, dead: Iterable[int]) -> None:
+        """After a takeover: catch up with the journals, reclaim from the dead, and remove what no row speaks of."""
+        table, now_ns = self.table, self._clock.now_ns()
+        for client in list(table.rows.clients.values()):
+            if client.state is not ClientState.ENDED:
+                self._read_journal(client.id)
+        for client_id in dead:
+            table.holder_died(client_id, now_ns)
+        self.settle()
+        present = set()
+        for kind, number, redeemer in list(self._store.entries()):
+            rows = table.rows
+            by_kind: dict[str, Container[int]] = {"s": rows.segments, "t": rows.tickets, "j": rows.clients}
+            known = by_kind[kind]
+            if kind == "s":
+                present.add(number)
+            if number not in known and not (kind == "t" and self._may_still_come(number)):
+                self._store.remove_entry(kind, number, redeemer)
+        for number, segment in list(table.rows.segments.items()):
+            if number not in present and segment.state is not SegmentState.RETIRING:
+                table.segment_missing(number, now_ns)
+        self.settle()
+
+    def settle(self) -> None:
+        """Carry out everything that was decided, in the order that a crash at any point survives."""
+        table = self.table
+        while True:
+            told: list[Effect] = []
+            while table.effects:
+                effect = table.effects.popleft()
+                if isinstance(effect, BEFORE_COMMIT):
+                    _BEFORE[type(effect)](self, effect)
+                else:
+                    told.append(effect)
+            changes = table.rows.take_changes()
+            if changes:
+                self._commit(changes, told)
+            if not told:
+                return
+            replies: defaultdict[int, list[m.RegistryMessage]] = defaultdict(list)
+            for effect in told:
+                if isinstance(effect, Send):
+                    replies[effect.client].append(effect.message)
+                else:
+                    if isinstance(effect, DropClient | Stop):
+                        self._send_all(replies)
+                    _AFTER[type(effect)](self, effect)
+            self._send_all(replies)
+
+    # --- the parts -----------------------------------------------------------------------------------------------
+
+    def _apply(self, client: int, message: m.ClientMessage, now_ns: int) -> None:
+        table = self.table
+        if isinstance(message, m.Redeemed) and not table.knows_ticket(message.ticket):
+            self._hear(client_of(message.ticket))  # its sender's notice is on its way on another connection
+        elif isinstance(message, m.Inherit) and message.parent_lease not in table.rows.leases:
+            self._hear(client_of(message.parent_lease))
+        elif isinstance(message, _GROWING) and not self._log.has_room():
+            self._log.compact(table.rows.all_rows())
+            if not self._log.has_room():
+                refused = m.Refused(
+                    message.seq,
+                    m.RefusalCode.CAPACITY,
+                    "/dev/shm has no room for the lease table to grow; free some of it or enlarge the mount",
+                    {"shm_free_bytes": self._store.free_bytes()},
+                )
+                table.effects.append(Send(client, refused))
+                return
+        table.apply(client, message, now_ns)
+
+    def _hear(self, client: int) -> None:
+        """Read what `client` has said so far."""
+        row = self.table.rows.clients.get(client)
+        if row is not None and row.state is ClientState.CONNECTED:
+            self._drain(client)
+        elif row is not None and row.state is ClientState.DETACHED:
+            self._read_journal(client)
+
+    def _drain(self, client: int) -> None:
+        if client in self._draining:  # two clients that wait for each other's mail
+            return
+        self._draining.add(client)
+        for packet in self._transport.pending(client):
+            self.received(client, packet)
+        self._draining.discard(client)
+
+    def _read_journal(self, client: int) -> None:
+        now_ns = self._clock.now_ns()
+        for notice in self._store.read_journal(client, self.table.rows.applied.get(client, 0)):
+            self._apply(client, notice, now_ns)
+
+    def _may_still_come(self, ticket: int) -> bool:
+        """Whether the notice of a ticket's making may yet come from its sender."""
+        row = self.table.rows.clients.get(client_of(ticket))
+        return row is not None and row.state is not ClientState.ENDED
+
+    def _commit(self, changes: list[Change], told: list[Effect]) -> None:
+        try:
+            self._log.commit(changes)
+        except OSError:
+            # no room even for this: let what was to be unlinked go first, and write the table anew
+            for effect in [effect for effect in told if isinstance(effect, RetireSegment)]:
+                told.remove(effect)
+                self._retire(effect)
+            self._log.compact(self.table.rows.all_rows())
+            self._log.commit(changes)
+        if self._log.wants_compaction():
+            self._log.compact(self.table.rows.all_rows())
+
+    def _send_all(self, replies: defaultdict[int, list[m.RegistryMessage]]) -> None:
+        for client, pending in replies.items():
+            for start in range(0, len(pending), _REPLIES_IN_PACKET):
+                self._transport.send(client, encode(pending[start : start + _REPLIES_IN_PACKET]))
+        replies.clear()
+
+    def _create(self, effect: CreateSegment) -> None:
+        store, table, now_ns = self._store, self.table, self._clock.now_ns()
+        free = store.free_bytes()
+        self._unreserved = {number for number in self._unreserved if store.unreserved_bytes(number)}
+        spoken_for = sum(map(store.unreserved_bytes, self._unreserved))
+        table.shm_free_bytes = max(free - spoken_for, 0)
+        if effect.size_bytes > table.shm_free_bytes:
+            table.segment_failed(effect.segment, "/dev/shm is full", table.shm_free_bytes, now_ns)
+            return
+        try:
+            store.create_segment(effect.segment, effect.size_bytes)
+        except OSError as error:
+            table.segment_failed(effect.segment, f"/dev/shm refused a file ({error.strerror})", free, now_ns)
+            return
+        self._unreserved.add(effect.segment)
+        table.segment_created(effect.segment, now_ns)
+
+    def _revoke(self, effect: RevokeSpare) -> None:
+        self.table.spare_revoked(effect, self._store.revoke_spare(effect.segment), self._clock.now_ns())
+
+    def _void(self, effect: VoidToken) -> None:
+        self.table.token_voided(effect.ticket, self._store.void_token(effect.ticket), self._clock.now_ns())
+
+    def _link(self, effect: LinkAlias) -> None:
+        failure = ""
+        try:
+            self._store.link_alias(effect.segment, effect.alias)
+        except OSError as error:
+            failure = str(error)
+        self.table.alias_linked(effect, failure, self._clock.now_ns())
+
+    def _retire(self, effect: RetireSegment) -> None:
+        failure = ""
+        try:
+            self._store.retire_segment(effect.segment, effect.alias, punch=effect.punch)
+        except OSError as error:
+            failure = str(error)
+        self._unreserved.discard(effect.segment)
+        self.table.segment_retired(effect.segment, failure, self._clock.now_ns())
+
+    def _drop_token(self, effect: DropToken) -> None:
+        self._store.drop_token(effect.ticket, effect.client)
+
+    def _drop_client(self, effect: DropClient) -> None:
+        self._transport.drop(effect.client)
+        self._store.drop_journal(effect.client)
+
+    def _stop(self, effect: Stop) -> None:
+        del effect
+        self._transport.stop()
+
+
+_BEFORE: Final[dict[type, Callable[..., None]]] = {
+    CreateSegment: Server._create,
+    RevokeSpare: Server._revoke,
+    VoidToken: Server._void,
+    LinkAlias: Server._link,
+}
+_AFTER: Final[dict[type, Callable[..., None]]] = {
+    RetireSegment: Server._retire,
+    DropToken: Server._drop_token,
+    DropClient: Server._drop_client,
+    Stop: Server._stop,
+}
