@@ -112,7 +112,8 @@ class Finding:
     """One leak, or one thing worth telling: what, how big, whose, how sure, why, and how to mend it.
 
     `name` is the operating system's name (``psm_4f2a``, ``lh-ab12/s3``), `label` the one that users gave it, if any.
-    `resident_bytes` is the memory it costs now, `size_bytes` the size it claims.
+    `resident_bytes` is the memory it costs now, `size_bytes` the size it claims. `subject` tells within one boot whether
+    two findings are about the same thing.
     """
 
     rule: str
@@ -120,6 +121,7 @@ class Finding:
     severity: Severity
     confidence: Confidence
     name: str
+    subject: str = ""
     path: str = ""
     label: str = ""
     identity: FileIdentity | None = None
@@ -131,10 +133,24 @@ class Finding:
     evidence: tuple[Fact, ...] = ()
     remedy: str = ""
 
+    @classmethod
+    def of(
+        cls, rule: str, message: str, *, name: str, confidence: Confidence = Confidence.PROVED, **fields: Any
+    ) -> Finding:
+        """A finding of `rule`, with the severity and remedy of the rule unless `fields` say otherwise."""
+        definition = RULES[rule]
+        defaults = {"severity": definition.severity, "remedy": definition.remedy, "subject": name}
+        return cls(rule=rule, message=message, confidence=confidence, name=name, **{**defaults, **fields})
+
     @property
     def definition(self) -> Rule:
         """The rule that this is a finding of."""
         return RULES[self.rule]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Rule and subject: what stays the same from one look at the system to the next."""
+        return self.rule, self.subject
 
     @property
     def is_leak(self) -> bool:
@@ -297,9 +313,7 @@ class Report:
         try:
             report = msgspec.json.decode(text, type=cls)
         except msgspec.DecodeError as error:
-            raise ProtocolError(
-                f"not an audit report: {error}; expected the output of `leasehold audit --json`"
-            ) from error
+            raise ProtocolError(f"not an audit report: {error}; expected the output of `leasehold audit --json`") from error
         if report.format != REPORT_FORMAT:
             raise ProtocolError(
                 f"an audit report of format {report.format}; this version reads format {REPORT_FORMAT}: "

@@ -1,0 +1,223 @@
+"""Who holds what: the processes of the system, and the shared-memory files that they map or have open.
+
+Read for each process, and for each thread that has a descriptor table of its own or outlives the leader of its process.
+The processes that could not be read are counted: what they hold is not known.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import stat
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from leasehold.core.evidence import Hold, Key, ProcessFacts
+from leasehold.core.findings import Fact
+from leasehold.system.namespaces import mount_namespace
+from leasehold.system.procfs import (
+    MapEntry,
+    parse_descriptor_info,
+    parse_maps,
+    parse_smaps_resident,
+    parse_stat,
+)
+from leasehold.system.statx import statx
+
+__all__ = ["ProcessScan", "command_line", "descriptors_in_transit", "scan_processes"]
+
+_KTHREAD: Final = 0x00200000  # PF_KTHREAD of linux/sched.h: a kernel thread holds no segment
+_KCMP_FILES: Final = 2
+_KCMP: Final = {"x86_64": 312, "aarch64": 272, "riscv64": 272}.get(platform.machine())
+_COMMAND_BYTES: Final = 512  # enough to recognize a command by
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(slots=True)
+class ProcessScan:
+    """The live processes, what each holds on the devices asked for, and those whose holdings could not be read."""
+
+    processes: dict[int, ProcessFacts] = field(default_factory=dict)
+    holds: dict[Key, list[Hold]] = field(default_factory=dict)
+    unreadable: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Held:
+    """What one process holds of one file, gathered from its maps and descriptors."""
+
+    how: list[str]
+    source: str
+    path: str
+    unlinked: bool
+    size_bytes: int
+    resident_bytes: int | None = None
+    is_exact: bool = False
+    born_ns: int | None = None
+
+
+def scan_processes(devices: Collection[int], proc: str = "/proc") -> ProcessScan:
+    """Every live process, with its holds on files of `devices`."""
+    scan = ProcessScan()
+    numbers = b"|".join(b"%02x:%02x" % (os.major(device), os.minor(device)) for device in devices)
+    wanted = re.compile(rb"^.* (?:" + numbers + rb") .*$", re.MULTILINE)
+    for name in os.listdir(proc):
+        if not name.isdigit():
+            continue
+        try:
+            _scan_process(scan, proc, int(name), devices, wanted)
+        except (FileNotFoundError, ProcessLookupError):
+            scan.processes.pop(int(name), None)  # it ended while it was read
+    return scan
+
+
+def _scan_process(scan: ProcessScan, proc: str, pid: int, devices: Collection[int], wanted: re.Pattern[bytes]) -> None:
+    base = f"{proc}/{pid}"
+    facts = parse_stat(_read(f"{base}/stat").decode("utf-8", "replace"))
+    is_zombie = facts.state in {"Z", "X"}
+    if facts.flags & _KTHREAD or (is_zombie and facts.threads <= 1):
+        return
+    command, namespace = facts.command, mount_namespace(proc, pid)
+    held: dict[Key, _Held] = {}
+    try:
+        tasks = list(_tasks(proc, pid, is_zombie)) if facts.threads > 1 else [base]
+        for position, task in enumerate(tasks):
+            _read_descriptors(task, held, devices, thread="" if task == base else task.rpartition("/")[2])
+            if position == 0:  # threads share their mappings
+                _read_maps(task, held, devices, wanted)
+    except PermissionError:
+        scan.unreadable.append(pid)
+    if held:
+        command = command_line(proc, pid) or command
+    owner = os.stat(base).st_uid
+    scan.processes[pid] = ProcessFacts(pid, facts.start_ticks, facts.parent, owner, command, namespace)
+    for key, one in held.items():
+        hold = Hold(
+            pid, ", ".join(one.how), one.source, one.path, one.unlinked, one.size_bytes, one.resident_bytes,
+            one.is_exact, one.born_ns,
+        )  # fmt: skip
+        scan.holds.setdefault(key, []).append(hold)
+
+
+def _tasks(proc: str, pid: int, is_zombie: bool) -> Iterator[str]:
+    """The process itself, and each thread with descriptors of its own; a dead leader is represented by its threads."""
+    base = f"{proc}/{pid}"
+    can_compare = _KCMP is not None and proc == "/proc"  # a copy of a /proc has no kernel to ask
+    tables: list[int] = []
+    if not is_zombie:
+        tables.append(pid)
+        yield base
+    for name in os.listdir(f"{base}/task"):
+        thread = int(name)
+        if thread != pid and not (can_compare and any(_share_descriptors(known, thread) for known in tables)):
+            tables.append(thread)
+            yield f"{base}/task/{thread}"
+
+
+def _share_descriptors(one: int, other: int) -> bool:
+    """Whether two threads have one descriptor table; no where the kernel will not tell: reading twice does no harm."""
+    return bool(_libc.syscall(_KCMP, one, other, _KCMP_FILES, 0, 0) == 0)
+
+
+def _read_descriptors(task: str, held: dict[Key, _Held], devices: Collection[int], thread: str) -> None:
+    for number in os.listdir(f"{task}/fd"):
+        link = f"{task}/fd/{number}"
+        try:
+            path = os.readlink(link)
+            if not path.startswith("/"):
+                continue  # a pipe, a socket, an anonymous inode
+            status = os.stat(link)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # closed meanwhile
+        if status.st_dev not in devices or not stat.S_ISREG(status.st_mode):
+            continue
+        how = f"descriptor {number} of thread {thread}" if thread else f"descriptor {number}"
+        known = held.get((status.st_dev, status.st_ino))
+        if known is not None:
+            known.how.append(how)
+            continue
+        unlinked = status.st_nlink == 0
+        born_ns = statx(link, flags=0).born_ns if unlinked else None
+        held[status.st_dev, status.st_ino] = _Held(
+            [how], f"{task}/fd", path.removesuffix(" (deleted)") if unlinked else path, unlinked,
+            status.st_size, status.st_blocks * 512, True, born_ns,
+        )  # fmt: skip
+
+
+def _read_maps(task: str, held: dict[Key, _Held], devices: Collection[int], wanted: re.Pattern[bytes]) -> None:
+    lines = wanted.findall(_read(f"{task}/maps"))
+    if not lines:
+        return
+    entries: dict[Key, list[MapEntry]] = {}
+    for entry in parse_maps(b"\n".join(lines).decode("utf-8", "surrogateescape"), devices):
+        entries.setdefault((entry.device, entry.inode), []).append(entry)
+    for key, mapped in entries.items():
+        known = held.get(key)
+        if known is not None:
+            known.how.insert(0, "mapped")
+            continue
+        size_bytes = sum(entry.end - entry.start for entry in mapped)
+        one = _Held(["mapped"], f"{task}/maps", mapped[0].path, mapped[0].unlinked, size_bytes)
+        if one.unlinked:
+            _measure(one, task, mapped)
+        held[key] = one
+
+
+def _measure(one: _Held, task: str, mapped: list[MapEntry]) -> None:
+    """Find out how much memory a file takes that has neither a name nor a descriptor.
+
+    /proc/PID/map_files leads to the file itself, but only for CAP_CHECKPOINT_RESTORE. smaps tells what of it this process
+    has touched, which is all of it for a single user, and never more.
+    """
+    base = task.partition("/task/")[0]
+    try:
+        status = statx(f"{base}/map_files/{mapped[0].start:x}-{mapped[0].end:x}", flags=0)
+        one.resident_bytes, one.is_exact, one.born_ns = status.resident_bytes, True, status.born_ns
+    except OSError:
+        try:
+            resident = parse_smaps_resident(_read(f"{task}/smaps").decode("utf-8", "replace"))
+            one.resident_bytes = sum(resident.get(entry.start, 0) for entry in mapped)
+        except OSError:
+            pass  # it ended, or will not be read: the memory stays unknown
+
+
+def descriptors_in_transit(pids: Iterable[int], proc: str = "/proc") -> tuple[Fact, ...]:
+    """Descriptors that are in no table: in a message that nobody has taken yet, or registered in an io_uring."""
+    facts: list[Fact] = []
+    for pid in pids:
+        try:
+            facts.extend(_in_transit(proc, pid))
+        except OSError:
+            continue  # it ended, or is not ours to read: counted as unreadable before
+    return tuple(facts)
+
+
+def _in_transit(proc: str, pid: int) -> Iterator[Fact]:
+    for number in os.listdir(f"{proc}/{pid}/fd"):
+        kind = os.readlink(f"{proc}/{pid}/fd/{number}")
+        if not kind.startswith(("socket:", "anon_inode:[io_uring]")):
+            continue
+        source = f"{proc}/{pid}/fdinfo/{number}"
+        info = parse_descriptor_info(_read(source).decode("utf-8", "surrogateescape"))
+        who = f"pid {pid} ({command_line(proc, pid)})"
+        if info.in_flight:
+            yield Fact(f"{who} has {info.in_flight} descriptors in messages that it has not received yet", source)
+        if info.registered:
+            yield Fact(f"{who} has registered in an io_uring: {', '.join(info.registered[:8])}", source)
+
+
+def command_line(proc: str, pid: int) -> str:
+    """The command line of a process, its arguments joined by blanks; empty if it is gone."""
+    try:
+        line = _read(f"{proc}/{pid}/cmdline")
+    except OSError:
+        return ""
+    return line[:_COMMAND_BYTES].rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()
