@@ -219,7 +219,7 @@ class Evidence:
         """Whether that process has certainly ended; a process of another pid namespace cannot be judged."""
         if identity.boot_id != self.boot_id:
             return True
-        if identity.pid_namespace != self.pid_namespace:
+        if identity.pid_namespace not in {0, self.pid_namespace}:
             return False
         process = self.processes.get(identity.pid)
         if process is None:
