@@ -1,3 +1,96 @@
-"""Shared memory that cannot leak: leased numpy arrays between processes."""
+"""Shared memory that cannot leak: leased numpy arrays between processes.
+
+A registry process owns every segment and hands out leases; a segment lives exactly as long as its last lease or ticket. What
+is named here is the public interface. It is imported when first used: the registry process, which imports this package too,
+runs without numpy, and nothing here imports h5py or pytest.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Final
 
 __version__ = "0.1.0"
+
+if sys.platform != "linux" or not os.path.isdir("/dev/shm"):
+    from leasehold.errors import UnsupportedPlatformError
+
+    raise UnsupportedPlatformError(
+        f"leasehold needs Linux with /dev/shm; this is {sys.platform}"
+        + ("" if sys.platform != "linux" else " without it: mount a tmpfs there")
+    )
+
+if TYPE_CHECKING:
+    from leasehold.client.lease import Lease
+    from leasehold.client.registry import Registry, RegistryHandle, connect
+    from leasehold.client.statistics import Statistics
+    from leasehold.client.ticket import Ticket
+    from leasehold.errors import (
+        CapacityError,
+        DTypeError,
+        IngestError,
+        LeaseClosedError,
+        LeaseholdError,
+        LeaseholdWarning,
+        LeaseNotHeldWarning,
+        LingeringViewError,
+        LingeringViewWarning,
+        PermissionDeniedError,
+        ProtocolError,
+        RegistryUnavailableError,
+        SegmentExistsError,
+        SegmentNotFoundError,
+        SinkError,
+        TicketError,
+        UnsupportedPlatformError,
+    )
+
+__all__ = [
+    "CapacityError",
+    "DTypeError",
+    "IngestError",
+    "Lease",
+    "LeaseClosedError",
+    "LeaseNotHeldWarning",
+    "LeaseholdError",
+    "LeaseholdWarning",
+    "LingeringViewError",
+    "LingeringViewWarning",
+    "PermissionDeniedError",
+    "ProtocolError",
+    "Registry",
+    "RegistryHandle",
+    "RegistryUnavailableError",
+    "SegmentExistsError",
+    "SegmentNotFoundError",
+    "SinkError",
+    "Statistics",
+    "Ticket",
+    "TicketError",
+    "UnsupportedPlatformError",
+    "__version__",
+    "connect",
+]
+
+_HOMES: Final = {
+    "Lease": "leasehold.client.lease",
+    "Registry": "leasehold.client.registry",
+    "RegistryHandle": "leasehold.client.registry",
+    "Statistics": "leasehold.client.statistics",
+    "Ticket": "leasehold.client.ticket",
+    "connect": "leasehold.client.registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'leasehold' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES.get(name, "leasehold.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -37,7 +37,7 @@ class Anchor:
 
 def array_on(anchor: Anchor, layout: Layout) -> np.ndarray[Any, Any]:
     """The array that `layout` describes, on the memory of `anchor`; writable if the mapping is."""
-    return np.ndarray(layout.shape, layout.dtype, buffer=np.asarray(anchor), order=layout.order)  # type: ignore[call-overload, no-any-return]
+    return np.ndarray(layout.shape, layout.dtype, buffer=np.asarray(anchor), order=layout.order)
 
 
 def seal(array: np.ndarray[Any, Any]) -> None:

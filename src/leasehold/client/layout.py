@@ -143,5 +143,5 @@ def _dtype(described: Any) -> np.dtype[Any]:
     if not any(spec["titles"]):
         del spec["titles"]
     spec["formats"] = [_dtype(field) for field in described["formats"]]
-    structured: np.dtype[Any] = np.dtype(spec, align=bool(described["aligned"]))
+    structured: np.dtype[Any] = np.dtype(spec, align=bool(described["aligned"]))  # type: ignore[call-overload]
     return structured

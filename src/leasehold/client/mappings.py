@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
-from leasehold.system.directory import RegistryDirectory
-from leasehold.system.mapping import Mapping, map_segment
+from leasehold.client.endpoint import Endpoint
+from leasehold.system.mapping import Mapping
 
 __all__ = ["MappingCache"]
 
@@ -18,44 +17,34 @@ _KEPT: Final = 64
 class MappingCache:
     """Idle mappings of one registry's segments, least recently used first."""
 
-    def __init__(self, directory: RegistryDirectory) -> None:
-        self._directory = directory
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
         self._idle: dict[tuple[int, bool], Mapping] = {}
 
-    def take(self, segment: int, size_bytes: int, *, writable: bool, fd: int | None = None) -> Mapping:
-        """A mapping of `segment`, kept or new.
-
-        Parameters
-        ----------
-        fd : int, optional
-            The segment's file, if the caller has it open; it stays open.
+    def take(self, segment: int, size_bytes: int, *, writable: bool, reserve: bool = False) -> Mapping:
+        """A mapping of `segment`, kept or new; with `reserve`, all its pages get memory first.
 
         Raises
         ------
         FileNotFoundError
             The segment is gone.
         OSError
-            It cannot be mapped.
+            It cannot be mapped, or (ENOSPC) its pages cannot be reserved.
         """
         kept = self._idle.pop((segment, writable), None)
-        if kept is not None:
+        if kept is not None and not reserve:
             return kept
-        if fd is not None:
-            return map_segment(fd, size_bytes, writable=writable)
-        opened = os.open(self._directory.segment_path(segment), (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
-        try:
-            return map_segment(opened, size_bytes, writable=writable)
-        finally:
-            os.close(opened)
+        return self._endpoint.map(segment, size_bytes, writable=writable, reserve=reserve)
 
     def give_back(self, segment: int, mapping: Mapping) -> None:
         """Keep `mapping`, which nothing uses any more, for the next `take`."""
         self._idle[segment, mapping.writable] = mapping
         if len(self._idle) > _KEPT:
-            self._idle.pop(next(iter(self._idle))).close()
+            oldest = self._idle.pop(next(iter(self._idle), (segment, mapping.writable)), None)
+            if oldest is not None:
+                oldest.close()
 
     def clear(self) -> None:
         """Unmap all that is idle."""
-        for mapping in self._idle.values():
-            mapping.close()
-        self._idle.clear()
+        while self._idle:
+            self._idle.popitem()[1].close()

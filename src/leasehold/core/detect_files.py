@@ -42,7 +42,7 @@ def foreign_namespace(picture: Picture) -> Iterator[Finding]:
 
 
 def _free(picture: Picture) -> Iterator[File]:
-    return (file for file in picture.suspects if picture.probe(file) is Probe.FREE)
+    return (file for file in picture.suspects if picture.verdict(file) is Probe.FREE)
 
 
 def _is_half_created(file: File) -> bool:

@@ -113,8 +113,8 @@ def dead_registry(picture: Picture) -> Iterator[Finding]:
         if registry.problem:
             facts.append(Fact(registry.problem, f"{registry.path}/ledger"))
         facts.extend(Fact(f"{process} is still a client", f"{registry.path}/ledger") for process in living)
-        resident_bytes = sum(file.resident_bytes for file in files)
-        segments = sum(number is not None for number in files.values())
+        resident_bytes = sum(file.resident_bytes for file, _ in files)
+        segments = sum(number is not None for _, number in files)
         yield Finding.of(
             "LH007",
             f"registry {registry.id} is dead and has left {segments} segments ({format_bytes(resident_bytes)})",
@@ -123,7 +123,7 @@ def dead_registry(picture: Picture) -> Iterator[Finding]:
             path=registry.path,
             confidence=Confidence.LIKELY if living else Confidence.PROVED,
             identity=registry.directory,
-            size_bytes=sum(file.size_bytes for file in files),
+            size_bytes=sum(file.size_bytes for file, _ in files),
             resident_bytes=resident_bytes,
             holders=living,
             registry=registry.id,

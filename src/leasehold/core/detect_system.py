@@ -104,11 +104,12 @@ def coverage_of(picture: Picture) -> Coverage:
 
 def _unprobed(picture: Picture) -> Iterator[Gap]:
     """Files that nobody visible holds, and about which the kernel would not answer."""
-    owners = Counter(file.uid for file in picture.suspects if picture.probe(file) is Probe.UNKNOWN)
-    for uid, count in sorted(owners.items()):
+    answers = ((file, picture.evidence.probes.get(file.key)) for file in picture.suspects)
+    unknown = Counter((file.uid, answer[1]) for file, answer in answers if answer and answer[0] is Probe.UNKNOWN)
+    for (uid, reason), count in sorted(unknown.items()):
         yield Gap(
             f"whether {count} files of uid {uid} are in use",
-            "only their owner, or root, is told by the lease probe",
+            f"{reason}; the lease probe answers only their owner, or root",
             source="fcntl F_SETLEASE",
         )
 

@@ -206,7 +206,7 @@ class Evidence:
     processes: Mapping[int, ProcessFacts] = field(default_factory=dict)
     unreadable_processes: int = 0
     hides_processes: bool = False  # /proc is mounted with hidepid: processes of others are not even listed
-    probes: Mapping[Key, Probe] = field(default_factory=dict)
+    probes: Mapping[Key, tuple[Probe, str]] = field(default_factory=dict)
     usage: tuple[Usage, ...] = ()
     registries: tuple[RegistryFacts, ...] = ()
     sysv: tuple[SysVSegment, ...] = ()

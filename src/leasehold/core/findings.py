@@ -158,12 +158,17 @@ class Finding:
         return self.severity is not Severity.NOTE and self.confidence is not Confidence.UNKNOWN
 
     @property
-    def fingerprint(self) -> str:
-        """The same for the same leak in every run: a hash of rule, creation file and function, or the name without
-        its random part where the place is unknown."""
+    def stable_subject(self) -> str:
+        """The creation file and function, or, where they are unknown, the label or the name without its random part."""
         place = self.creator.place if self.creator else None
-        subject = (place.file, place.function) if place else ("", self.label or stable_name(self.name))
-        return hashlib.sha256("\0".join((self.rule, *subject)).encode()).hexdigest()[:32]
+        if place is not None:
+            return f"{place.file} {place.function}"
+        return self.label or stable_name(self.name)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the rule and what is stable of the subject: the same for the same leak in every run."""
+        return hashlib.sha256(f"{self.rule}\0{self.stable_subject}".encode()).hexdigest()[:32]
 
 
 # tempfile draws eight of [a-z0-9_], often without a digit: known by the prefix of its callers (multiprocessing's
@@ -232,8 +237,8 @@ class SuppressionUse:
 class Event:
     """One moment in the life of a segment, for the timeline; `at_ns` counts from the epoch.
 
-    `kind` is one of create, grant, publish, attach, release, retire, unlink, exit, expire, reap. Events of one lease
-    share `lease`, so that a bar can be drawn from its first to its last.
+    `kind` is one of create, grant, publish, attach, linger, release, retire, unlink, exit, expire, refuse, takeover, reap.
+    Events of one lease share `lease`, so that a bar can be drawn from its first to its last.
     """
 
     at_ns: int

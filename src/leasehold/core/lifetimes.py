@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from leasehold.core import messages as m
 from leasehold.core.effects import CreateSegment, DropClient, Effect, RetireSegment, RevokeSpare, Send, Stop
 from leasehold.core.model import (
+    NUMBER_BITS,
     ClientState,
     EventKind,
     LeaseMode,
@@ -35,8 +36,8 @@ from leasehold.core.waiting import AttachQueue, LeaseQueue, Waiter
 
 __all__ = ["Lifetimes"]
 
-# Lease ids from here on (in the lower 32 bits) are the registry's to give: those of spares.
-SPARE_IDS: Final = 0x8000_0000
+# Lease ids with this bit are the registry's to give: those of spares.
+SPARE_IDS: Final = 1 << (NUMBER_BITS - 1)
 # A fresh segment is granted ahead only up to this size: its pages are not reserved, but its client may fill it at once.
 FRESH_SPARE_BYTES: Final = 1024 * 1024
 # A tombstone answers "who redeemed this"; there are as many as the event log has entries.
@@ -164,7 +165,7 @@ class Lifetimes:
             self._spares.pop(client, None)
             self._retire(segment)
             return
-        lease_id = client << 32 | self._next_spare
+        lease_id = client << NUMBER_BITS | self._next_spare
         self._next_spare += 1
         segment = replace(
             segment, generation=segment.generation + 1, state=after(segment, SegmentEvent.SET_ASIDE), creator=client,

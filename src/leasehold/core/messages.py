@@ -61,7 +61,7 @@ MAX_MESSAGES: Final = 64
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Seq = Annotated[int, Meta(ge=1, le=2**63 - 1)]
-ClientId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+ClientId = Annotated[int, Meta(ge=0, le=2**23 - 1)]
 Name = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"\A[^\x00-\x1f\x7f]+\Z")]
 Site = Annotated[str, Meta(max_length=512)]
 # A structured dtype of some hundred fields takes about 8 KiB.
@@ -78,7 +78,6 @@ class Hello(Struct, frozen=True, array_like=True, tag=1):
     protocol: Count
     secret: Annotated[bytes, Meta(min_length=16, max_length=16)]
     resume: ClientId
-    command: Annotated[str, Meta(max_length=256)]
 
 
 class Lease(Struct, frozen=True, array_like=True, tag=2):

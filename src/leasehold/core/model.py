@@ -17,6 +17,7 @@ import msgspec
 
 __all__ = [
     "EVENTS_KEPT",
+    "NUMBER_BITS",
     "LEASE_TRANSITIONS",
     "SEGMENT_TRANSITIONS",
     "AppliedRow",
@@ -45,6 +46,8 @@ __all__ = [
 
 # The event log is bounded: a registry that runs for months must not grow, and an auditor wants the recent past.
 EVENTS_KEPT: Final = 1024
+# Lower bits of a lease's or ticket's id: a number its client chose; 2**40 of them last 1.7 years at 20,000 a second.
+NUMBER_BITS: Final = 40
 
 
 class SegmentState(enum.StrEnum):
@@ -210,7 +213,7 @@ class SegmentRow(msgspec.Struct, frozen=True, array_like=True, tag="S"):
 
 
 class LeaseRow(msgspec.Struct, frozen=True, array_like=True, tag="L"):
-    """One lease. `id` is chosen by the client: its own id in the upper 32 bits, a number in the lower."""
+    """One lease. `id` is chosen by the client: its own id in the upper bits, a number in the lower 40."""
 
     id: int
     segment: int
@@ -331,4 +334,4 @@ def after(segment: SegmentRow, event: SegmentEvent) -> SegmentState:
 
 def client_of(identifier: int) -> int:
     """The client that chose a lease's or ticket's id."""
-    return identifier >> 32
+    return identifier >> NUMBER_BITS

@@ -6,8 +6,8 @@ A detector asks the picture; it never searches the evidence itself. Nothing here
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from functools import cached_property
@@ -70,6 +70,10 @@ class Picture:
         self._by_directory = {(r.root.device, f"lh-{r.id}"): r for r in evidence.registries}
         self._members: dict[str, frozenset[tuple[int, int]] | None] = {}
 
+    def answer(self, probes: Mapping[Key, tuple[Probe, str]], in_transit: tuple[Fact, ...]) -> None:
+        """Add what was asked because of what this picture shows: about its suspects, and where it is dark."""
+        self.evidence = replace(self.evidence, probes=probes, in_transit=in_transit)
+
     # --- registries ----------------------------------------------------------------------------------------------
 
     def registry_of(self, file: File) -> tuple[RegistryFacts, int | None] | None:
@@ -110,9 +114,9 @@ class Picture:
             if segment is not None and client is not None:
                 yield lease, segment, client
 
-    def files_of(self, registry: RegistryFacts) -> dict[File, int | None]:
+    def files_of(self, registry: RegistryFacts) -> list[tuple[File, int | None]]:
         """The files in a registry's directory, each with its number if it is a segment."""
-        return self._files.get(registry.id, {})
+        return self._files.get(registry.id, [])
 
     def segment_file(self, registry: RegistryFacts, number: int) -> File | None:
         """The file of a registry's segment, if it is there."""
@@ -125,12 +129,12 @@ class Picture:
         return self._members[registry.id]
 
     @cached_property
-    def _files(self) -> dict[str, dict[File, int | None]]:
-        files: dict[str, dict[File, int | None]] = {}
+    def _files(self) -> dict[str, list[tuple[File, int | None]]]:
+        files: dict[str, list[tuple[File, int | None]]] = {}
         for file in self.evidence.files.values():
             owned = self.registry_of(file)
             if owned is not None:
-                files.setdefault(owned[0].id, {})[file] = owned[1]
+                files.setdefault(owned[0].id, []).append((file, owned[1]))
         return files
 
     @cached_property
@@ -138,7 +142,7 @@ class Picture:
         return {
             (registry, number): file
             for registry, files in self._files.items()
-            for file, number in files.items()
+            for file, number in files
             if number is not None
         }
 
@@ -219,9 +223,9 @@ class Picture:
         identity = client.identity
         return Creator(identity.pid, identity.start_ticks, identity.command, place_of(segment.site))
 
-    def probe(self, file: File) -> Probe | None:
-        """What the lease probe said; None if it was not asked."""
-        return self.evidence.probes.get(file.key)
+    def verdict(self, file: File) -> Probe:
+        """What the lease probe said; unknown as well if it was not asked."""
+        return self.evidence.probes.get(file.key, (Probe.UNKNOWN, ""))[0]
 
     def age_fact(self, file: File) -> Fact:
         """When `file` was born and last used, and whose it is."""

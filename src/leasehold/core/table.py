@@ -135,6 +135,10 @@ class Table(Lifetimes):
                 registry.capacity_bytes,
             ),
         )
+        spare = self.rows.leases.get(self._spares.get(client, 0))
+        if spare is not None:  # told again: the first telling may not have been heard
+            segment = self.rows.segments[spare.segment]
+            self._send(client, m.Spare(spare.id, segment.number, segment.generation, segment.size_bytes, fresh=True))
         return client
 
     def detached(self, client: int, now_ns: int, reason: str = "") -> None:
@@ -323,17 +327,17 @@ class Table(Lifetimes):
                 m.RefusalCode.PERMISSION,
                 f"registry {self.rows.registry.id} belongs to pid {owner.pid}; pid {asking.pid} cannot close it",
             )
-        holders = self.close(now_ns, leaving=client)
+        holders = self.close(now_ns)
         self._send(client, m.Closed(message.seq, holders))
         self.effects.append(Stop())
 
-    def close(self, now_ns: int, leaving: int = 0) -> list[str]:
+    def close(self, now_ns: int) -> list[str]:
         """Refuse everything new and give all names and memory back; who still holds a lease, in words."""
         rows = self.rows
         holders = [
             _holder_in_words(rows, lease)
             for lease in rows.leases.values()
-            if lease.mode is not LeaseMode.SPARE and (client_of(lease.id) != leaving or lease.state is LeaseState.LINGERING)
+            if lease.mode is not LeaseMode.SPARE
         ]
         rows.put(replace(rows.registry, closing=True))
         if holders:

@@ -15,34 +15,19 @@ from collections.abc import Callable
 import msgspec
 
 from leasehold.core.messages import Notice
-from leasehold.core.model import ClientState, Identity, RegistryRow, Snapshot
+from leasehold.core.model import ClientState, RegistryRow, Snapshot
+from leasehold.core.settings import Settings
 from leasehold.core.table import Table
 from leasehold.errors import RegistryUnavailableError
 from leasehold.registry.loop import Loop
 from leasehold.registry.server import Server
 from leasehold.system.clock import SystemClock
-from leasehold.system.directory import SHM_ROOT, RegistryDirectory
+from leasehold.system.directory import RegistryDirectory
 from leasehold.system.identity import own_identity
 from leasehold.system.journal import read_journal
 from leasehold.system.ledger import Ledger, read_ledger
 
-__all__ = ["Settings", "main", "serve"]
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """How a registry is to run.
-
-    `capacity_bytes` bounds all segments together; `warm_limit_bytes` those kept for reuse, each for at most `warm_idle_s`
-    idle seconds. `owner` is the process whose end closes the registry. A successor takes all but `id` and `root` from the
-    ledger.
-    """
-
-    id: str
-    capacity_bytes: int
-    warm_limit_bytes: int
-    warm_idle_s: float
-    owner: Identity | None = None
-    root: str = SHM_ROOT
+__all__ = ["main", "serve"]
 
 
 class _FileStore(RegistryDirectory):
@@ -103,8 +88,8 @@ def serve(settings: Settings, lock_fd: int, ready: Callable[[], None]) -> None:
     if not table.rows.registry.closing:
         table.close(clock.now_ns())
     server.settle()
+    store.remove()  # before the connections: a client that sees its connection end finds nothing left
     loop.close()
-    store.remove()
     ledger.close()
     os.close(lock_fd)
 

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from leasehold.core.settings import Settings
 from leasehold.errors import RegistryUnavailableError
 
 __all__ = ["launch"]
@@ -24,12 +25,12 @@ _BOOT: Final = (
 START_WITHIN_S: Final = 30.0
 
 
-def launch(settings: msgspec.Struct, lock_fd: int) -> None:
+def launch(settings: Settings, lock_fd: int) -> None:
     """Start a registry process that goes on holding `lock_fd`, and wait until clients can connect.
 
     Parameters
     ----------
-    settings : leasehold.registry.process.Settings
+    settings : Settings
         How it is to run.
     lock_fd : int
         The registry's lock, held by this process; the caller closes its descriptor afterwards.

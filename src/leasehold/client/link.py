@@ -1,0 +1,432 @@
+"""A process's link to its registry: requests, notices, and what happens when the registry dies.
+
+Rules:
+
+* One link serves all threads of a process. Whoever waits for a reply and finds nobody reading reads for all; there is no
+  background thread.
+* A notice is written to the journal, then sent. Replies confirm the notices sent before them. After a takeover the link
+  resumes as the same client, says again what was not confirmed, and asks again what was not answered.
+* The garbage collector may release leases at any moment, also while this very thread holds the lock. What it has to say goes
+  to a queue that the next holder of the lock empties.
+* A fork leaves the child without a link: its first use makes a new one, as a client of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
+
+from leasehold.client.endpoint import Connection, Endpoint, NoticeLog
+from leasehold.client.mappings import MappingCache
+from leasehold.client.refusals import error_of
+from leasehold.core import messages as m
+from leasehold.core.model import NUMBER_BITS
+from leasehold.core.wire import decode_registry_packet, encode
+from leasehold.errors import LeaseholdError, ProtocolError, RegistryUnavailableError
+
+__all__ = ["Link"]
+
+Reply = TypeVar("Reply", bound=m.RegistryMessage)
+
+# How long a call bears with a registry that died and is not succeeded: a takeover takes some 50 ms, 500 on a bad day.
+RECOVER_WITHIN_S: Final = 10.0
+# A packet holds the notices that were deferred and one request.
+_MAX_NOTICES_IN_PACKET: Final = m.MAX_MESSAGES - 1
+
+
+class Link:
+    """One process's link to the registry at `endpoint`, made when it is first needed."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._begin()
+
+    def _begin(self) -> None:
+        """As after a fork: no connection, no client."""
+        self.pid = os.getpid()
+        self.client = 0
+        self.epoch = 0
+        self.mappings = MappingCache(self.endpoint)
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._connection: Connection | None = None
+        self._reading = False
+        self._secret = secrets.token_bytes(16)
+        self._journal: NoticeLog | None = None
+        self._seq = 0
+        self._spare: m.Spare | None = None
+        self._claims: deque[tuple[int, int, int]] = deque()  # (seq, lease, claim) of spares taken and not confirmed
+        self._deferred: list[m.Notice] = []
+        self._unconfirmed: deque[m.Notice] = deque()
+        self._outstanding: dict[int, m.Request] = {}
+        self._replies: dict[int, m.RegistryMessage] = {}
+        self._abandoned: set[int] = set()  # requests that nobody waits for any more
+        self._late: deque[Callable[[int], m.Notice]] = deque()
+        self._ended: LeaseholdError | None = None
+
+    # --- what the client does with it ------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Connect now, so that a missing registry shows here.
+
+        Raises
+        ------
+        RegistryUnavailableError
+            There is none, or it has ended.
+        """
+        with self._locked():
+            self._make_ready()
+
+    def id_of(self, seq: int) -> int:
+        """The id of the lease or ticket that message number `seq` is about; no other client can choose it."""
+        return self.client << NUMBER_BITS | seq
+
+    def request(self, reply_type: type[Reply], build: Callable[[int], m.Request], timeout_s: float = 0.0) -> Reply:
+        """Ask, and wait for the answer.
+
+        Parameters
+        ----------
+        reply_type : type
+            What the answer is.
+        build : callable
+            Makes the request from its sequence number.
+        timeout_s : float
+            How long the registry itself may wait before it answers.
+
+        Raises
+        ------
+        LeaseholdError
+            The registry refused, is gone, or does not answer.
+        """
+        with self._locked():
+            self._make_ready()
+            self._seq += 1
+            seq = self._seq
+            message = build(seq)
+            reply = self._ask(message, timeout_s)
+        if isinstance(reply, m.Refused):
+            raise error_of(reply)
+        if not isinstance(reply, reply_type):
+            raise ProtocolError(f"the registry answered {type(reply).__name__} where {reply_type.__name__} was expected")
+        return reply
+
+    def notify(self, build: Callable[[int], m.Notice], *, defer: bool = False) -> int:
+        """Say something that needs no answer; its sequence number.
+
+        Parameters
+        ----------
+        defer : bool
+            It interests nobody yet: send it together with what comes next.
+        """
+        with self._locked():
+            return self._say(build, defer=defer)
+
+    def notify_from_collector(self, build: Callable[[int], m.Notice]) -> None:
+        """Say something from a finalizer: now if nobody holds the lock, else as soon as it is let go."""
+        if self._ended is None and self.pid == os.getpid():
+            self._late.append(build)
+            self._say_late()
+
+    def claim_spare(self, size_bytes: int, most_bytes: int, build: Callable[[int, int], m.Claim]) -> m.Spare | None:
+        """Take the segment granted ahead, if there is one that fits; `build` makes the claim from its seq and lease."""
+        with self._locked():
+            self._make_ready()
+            if self._spare is None:
+                self._poll()
+            spare = self._spare
+            if spare is None or not size_bytes <= spare.size_bytes <= most_bytes:
+                return None
+            self._spare = None
+            claim = self.endpoint.claim_spare(spare.segment)
+            if claim is None:
+                return None
+            # held until the registry has read the claim: till then only the lock on the file says that it is taken
+            try:
+                seq = self._say(lambda seq: build(seq, spare.lease), defer=True)
+            except BaseException:
+                self.endpoint.let_go(claim)
+                raise
+            self._claims.append((seq, spare.lease, claim))
+            return spare
+
+    def close(self) -> None:
+        """Leave in order; whatever is said to this link afterwards is dropped."""
+        if self.pid != os.getpid():
+            return
+        with self._locked():
+            if self._connection is not None and self._ended is None:
+                with contextlib.suppress(LeaseholdError, OSError):
+                    self._say(m.Bye)
+            self._drop_everything("this process has left it")
+
+    def end(self) -> None:
+        """This process has closed the registry: wait until it has removed everything, and forget it."""
+        with self._locked():
+            deadline_ns = self.endpoint.clock.now_ns() + int(RECOVER_WITHIN_S * 1e9)
+            while self._connection is not None and self._connection.receive(wait=True) != b"":
+                if self.endpoint.clock.now_ns() > deadline_ns:
+                    break
+            self._drop_everything("it was closed")
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the registry is known to have ended, or was left."""
+        return self._ended is not None
+
+    def _drop_everything(self, why: str) -> None:
+        self._hang_up()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        self.mappings.clear()
+        self._spare = None
+        while self._claims:
+            self.endpoint.let_go(self._claims.popleft()[2])
+        self._late.clear()
+        self._ended = RegistryUnavailableError(
+            f"registry {self.endpoint.id} cannot be used: {why}", registry=self.endpoint.id
+        )
+        self._changed.notify_all()
+
+    # --- forks -----------------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Send what was deferred: the child's first request may refer to it."""
+        if self._lock.acquire(timeout=0.1):
+            try:
+                if self._connection is not None and self._deferred:
+                    with contextlib.suppress(LeaseholdError):
+                        self._send(None)
+            finally:
+                self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Close what belongs to the parent and begin anew."""
+        self._hang_up()
+        if self._journal is not None:
+            self._journal.close()
+        for _, _, claim in self._claims:
+            self.endpoint.let_go(claim)
+        self.mappings.clear()
+        ended = self._ended
+        self._begin()
+        self._ended = ended
+
+    # --- the lock --------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._lock:
+            yield
+        if self._late:
+            self._say_late()
+
+    def _say_late(self) -> None:
+        while self._late and self._lock.acquire(blocking=False):
+            try:
+                while self._late:
+                    with contextlib.suppress(LeaseholdError, OSError):
+                        self._say(self._late.popleft())
+            finally:
+                self._lock.release()
+
+    # --- sending; the lock is held -----------------------------------------------------------------------------------
+
+    def _say(self, build: Callable[[int], m.Notice], *, defer: bool = False) -> int:
+        self._make_ready()
+        while True:
+            self._seq += 1
+            notice = build(self._seq)
+            if self._journal is None or self._journal.append(notice):
+                break
+            self._confirm()
+        self._unconfirmed.append(notice)
+        self._deferred.append(notice)
+        if not defer or len(self._deferred) >= _MAX_NOTICES_IN_PACKET:
+            self._send(None)
+        return notice.seq
+
+    def _confirm(self) -> None:
+        """Wait until all notices so far have been applied; the journal then has room again."""
+        self._seq += 1
+        self._ask(m.Ping(self._seq), 0.0)
+
+    def _ask(self, message: m.Request, timeout_s: float) -> m.RegistryMessage:
+        seq = message.seq
+        deadline_ns = self.endpoint.clock.now_ns() + int((timeout_s + RECOVER_WITHIN_S) * 1e9)
+        self._outstanding[seq] = message
+        try:
+            self._send(message)
+            while seq not in self._replies:
+                if not self._await_more() and self.endpoint.clock.now_ns() > deadline_ns:
+                    raise RegistryUnavailableError(
+                        f"registry {self.endpoint.id} has not answered for {RECOVER_WITHIN_S:.0f} s; is it stopped?",
+                        registry=self.endpoint.id,
+                    )
+            return self._replies.pop(seq)
+        except BaseException:
+            self._abandoned.add(seq)
+            raise
+        finally:
+            del self._outstanding[seq]
+
+    def _send(self, message: m.Request | None) -> None:
+        packet: list[m.ClientMessage] = [*self._deferred]
+        self._deferred.clear()
+        if message is not None:
+            packet.append(message)
+        try:
+            self._transmit(packet)
+        except OSError:
+            self._recover()
+
+    def _transmit(self, packet: list[m.ClientMessage]) -> None:
+        encoded = encode(packet)
+        if len(encoded) > m.MAX_PACKET_BYTES and len(packet) > 1:  # layouts may be long
+            half = len(packet) // 2
+            self._transmit(packet[:half])
+            self._transmit(packet[half:])
+        elif self._connection is not None:
+            self._connection.send(encoded)
+
+    # --- receiving; the lock is held ---------------------------------------------------------------------------------
+
+    def _await_more(self) -> bool:
+        """Let the next packet come in, or whoever is reading read it; False if nothing came for a while."""
+        self._make_ready()
+        if self._reading:
+            return self._changed.wait(timeout=1.0)
+        connection = self._connection
+        assert connection is not None
+        self._reading = True
+        self._lock.release()
+        try:
+            packet = connection.receive(wait=True)
+        finally:
+            self._lock.acquire()
+            self._reading = False
+            self._changed.notify_all()
+        self._receive(connection, packet)
+        return packet is not None
+
+    def _poll(self) -> None:
+        """Take in what has come, without waiting."""
+        while not self._reading and self._connection is not None:
+            connection = self._connection
+            packet = connection.receive(wait=False)
+            self._receive(connection, packet)
+            if not packet:
+                return
+
+    def _receive(self, connection: Connection, packet: bytes | None) -> None:
+        if packet:
+            for message in decode_registry_packet(packet):
+                self._take(message)
+        elif packet is not None and connection is self._connection:
+            self._recover()
+
+    def _take(self, message: m.RegistryMessage) -> None:
+        if isinstance(message, m.Spare):
+            if all(message.lease != lease for _, lease, _ in self._claims):
+                self._spare = message
+                self._confirmed(self._claims[-1][0] + 1 if self._claims else 0)  # it gives a new one for a claimed one
+            return
+        self._confirmed(message.seq)
+        if message.seq in self._outstanding:
+            self._replies[message.seq] = message
+        elif message.seq in self._abandoned:
+            self._abandoned.discard(message.seq)
+            if isinstance(message, m.Granted | m.Attached):
+                lease = message.lease
+                self._late.append(lambda seq: m.Release(seq, lease))
+        elif isinstance(message, m.Refused):  # of a notice: its sender has gone on, so that only this is left to do
+            sys.stderr.write(f"leasehold: {message.message}\n")
+
+    def _confirmed(self, seq: int) -> None:
+        """Everything before number `seq` has been applied."""
+        unconfirmed = self._unconfirmed
+        while unconfirmed and unconfirmed[0].seq < seq:
+            unconfirmed.popleft()
+        if not unconfirmed and self._journal is not None:
+            self._journal.restart()
+        while self._claims and self._claims[0][0] < seq:
+            self.endpoint.let_go(self._claims.popleft()[2])
+
+    # --- connecting, and connecting again; the lock is held ------------------------------------------------------------
+
+    def _make_ready(self) -> None:
+        if self._ended is not None:
+            raise self._ended
+        if self._connection is None:
+            self._recover()
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _recover(self) -> None:
+        """Connect; see to a successor first if the registry is dead."""
+        clock = self.endpoint.clock
+        deadline_ns = clock.now_ns() + int(RECOVER_WITHIN_S * 1e9)
+        patience_s = 0.001
+        self._hang_up()
+        while True:
+            if not self.endpoint.exists():
+                self._drop_everything(
+                    "it does not exist or has ended; start one with `leasehold serve`, or with leasehold.Registry() in a "
+                    "process that outlives the others"
+                )
+                raise self._ended or AssertionError
+            try:
+                self._shake_hands()
+                return
+            except (ConnectionError, FileNotFoundError, TimeoutError):
+                self._hang_up()
+            self.endpoint.succeed()
+            if clock.now_ns() > deadline_ns:
+                raise RegistryUnavailableError(
+                    f"registry {self.endpoint.id} did not answer within {RECOVER_WITHIN_S:.0f} s; see `leasehold status`",
+                    registry=self.endpoint.id,
+                )
+            clock.wait_s(patience_s)
+            patience_s = min(patience_s * 1.5, 0.05)
+
+    def _shake_hands(self) -> None:
+        """Connect, say who this is, and go on where the last connection ended."""
+        connection = self._connection = self.endpoint.connect()
+        self._seq += 1
+        connection.send(encode([m.Hello(self._seq, m.PROTOCOL, self._secret, self.client)]))
+        deadline_ns = self.endpoint.clock.now_ns() + int(RECOVER_WITHIN_S * 1e9)
+        packet = connection.receive(wait=True)
+        while packet is None and self.endpoint.clock.now_ns() < deadline_ns:
+            packet = connection.receive(wait=True)
+        if not packet:
+            raise ConnectionResetError("the registry hung up")
+        welcome, *rest = decode_registry_packet(packet)
+        if isinstance(welcome, m.Refused):
+            self._hang_up()
+            if welcome.code in (m.RefusalCode.CLOSING, m.RefusalCode.RESUME):
+                self._drop_everything(welcome.message)
+            raise error_of(welcome)
+        if not isinstance(welcome, m.Welcome):
+            raise ProtocolError(f"the registry greeted with {type(welcome).__name__}")
+        self.epoch = welcome.epoch
+        self._spare = None
+        if self.client == 0:
+            self.client = welcome.client
+            self._journal = self.endpoint.open_journal(self.client)
+            return
+        self._deferred.clear()
+        self._confirmed(welcome.applied + 1)
+        for message in rest:
+            self._take(message)
+        again: list[m.ClientMessage] = sorted([*self._unconfirmed, *self._outstanding.values()], key=lambda said: said.seq)
+        for start in range(0, len(again), m.MAX_MESSAGES):
+            self._transmit(again[start : start + m.MAX_MESSAGES])
