@@ -137,10 +137,16 @@ class Finding:
     def of(
         cls, rule: str, message: str, *, name: str, confidence: Confidence = Confidence.PROVED, **fields: Any
     ) -> Finding:
-        """A finding of `rule`, with the severity and remedy of the rule unless `fields` say otherwise."""
+        """A finding of `rule`, with the severity and remedy of the rule unless `fields` say otherwise.
+
+        Names of files may be any bytes; they are made legible here, once, for all forms of report.
+        """
         definition = RULES[rule]
         defaults = {"severity": definition.severity, "remedy": definition.remedy, "subject": name}
-        return cls(rule=rule, message=message, confidence=confidence, name=name, **{**defaults, **fields})
+        told = {**defaults, **fields}
+        told["path"] = _legible(told.get("path", ""))
+        told["evidence"] = tuple(Fact(_legible(f.text), _legible(f.source)) for f in told.get("evidence", ()))
+        return cls(rule=rule, message=_legible(message), confidence=confidence, name=_legible(name), **told)
 
     @property
     def definition(self) -> Rule:
@@ -185,6 +191,11 @@ def stable_name(name: str) -> str:
     tokens = re.split(r"([-_./])", name)
     starred = "".join("*" if _RANDOM_TOKEN.fullmatch(token) else token for token in tokens)
     return _RUN_OF_RANDOM.sub("*", starred)
+
+
+def _legible(text: str) -> str:
+    """`text` with the bytes that were no UTF-8, which Python carries as lone surrogates, written as ``\\udcff``."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)

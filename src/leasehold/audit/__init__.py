@@ -1,1 +1,0 @@
-"""The leak auditor: evidence in, findings out."""
