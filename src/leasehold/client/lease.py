@@ -185,12 +185,10 @@ class Lease:
             raise ValueError(f"readers={readers} is not between 0 and 1,000,000")
         ttl_s = DEFAULT_TTL_S if ttl is None else parse_duration(ttl)
         lease, deadline_ns = self._id, self._link.endpoint.clock.now_ns() + int(ttl_s * 1e9)
-        # nobody can wait for a segment that has neither name nor readers, so that saying so can wait for the ticket
-        defer = self._name is None and readers == 0
-        self._link.notify(lambda seq: m.Publish(seq, lease, readers, deadline_ns if readers else 0), defer=defer)
-        self._writable = False
-        if self._array is not None:
-            seal(self._array)
+        self._link.notify(
+            lambda seq: m.Publish(seq, lease, readers, deadline_ns if readers else 0), urgent=self._name is not None
+        )
+        self._seal()
 
     def ticket(self, *, ttl: float | str = DEFAULT_TTL_S) -> Ticket:
         """A single-use ticket for one reader, which keeps the segment alive until it is redeemed or `ttl` has passed.
@@ -275,6 +273,11 @@ class Lease:
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
+    def _seal(self) -> None:
+        self._writable = False
+        if self._array is not None:
+            seal(self._array)
+
     def _require_held(self) -> Anchor:
         if self._anchor is None:
             raise LeaseClosedError(f"{self!r} was released; it was taken at {self._site}", name=self._name, site=self._site)
@@ -345,7 +348,7 @@ def _tell_of_fork() -> None:
             lease._shared = True
             identifier = lease._id
             with contextlib.suppress(LeaseholdError):
-                lease._link.notify(lambda seq, identifier=identifier: m.Share(seq, identifier), defer=True)  # type: ignore[misc]
+                lease._link.notify(lambda seq, identifier=identifier: m.Share(seq, identifier))  # type: ignore[misc]
 
 
 os.register_at_fork(before=_tell_of_fork)

@@ -4,8 +4,9 @@ Rules:
 
 * One link serves all threads of a process. Whoever waits for a reply and finds nobody reading reads for all; there is no
   background thread.
-* A notice is written to the journal, then sent. Replies confirm the notices sent before them. After a takeover the link
-  resumes as the same client, says again what was not confirmed, and asks again what was not answered.
+* A notice is written to the journal, where the registry finds it, also one that succeeds the one of now. The registry is rung
+  for it unless it was rung lately: then it looks again by itself. A reply confirms the notices written before its request.
+* After a takeover the link resumes as the same client and asks again what was not answered.
 * The garbage collector may release leases at any moment, also while this very thread holds the lock. What it has to say goes
   to a queue that the next holder of the lock empties.
 * A fork leaves the child without a link: its first use makes a new one, as a client of its own.
@@ -19,7 +20,7 @@ import secrets
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 from leasehold.client.endpoint import Connection, Endpoint, NoticeLog
@@ -36,8 +37,10 @@ Reply = TypeVar("Reply", bound=m.RegistryMessage)
 
 # How long a call bears with a registry that died and is not succeeded: a takeover takes some 50 ms, 500 on a bad day.
 RECOVER_WITHIN_S: Final = 10.0
-# A packet holds the notices that were deferred and one request.
-_MAX_NOTICES_IN_PACKET: Final = m.MAX_MESSAGES - 1
+# Number of a claim that is yet to be said.
+_NOT_SAID: Final = 2**62
+# With fewer spares than this left, a claim rings for more.
+_FEW_SPARES: Final = 2
 
 
 class Link:
@@ -60,10 +63,12 @@ class Link:
         self._secret = secrets.token_bytes(16)
         self._journal: NoticeLog | None = None
         self._seq = 0
-        self._spare: m.Spare | None = None
-        self._claims: deque[tuple[int, int, int]] = deque()  # (seq, lease, claim) of spares taken and not confirmed
-        self._deferred: list[m.Notice] = []
-        self._unconfirmed: deque[m.Notice] = deque()
+        self._spares: deque[m.Spare] = deque()
+        self._rung_ns = -m.QUIET_NS
+        self._said = 0  # number of the last notice
+        self._claims: dict[
+            int, tuple[int, int]
+        ] = {}  # lease of a spare taken and not confirmed -> number of its claim, lock
         self._outstanding: dict[int, m.Request] = {}
         self._replies: dict[int, m.RegistryMessage] = {}
         self._abandoned: set[int] = set()  # requests that nobody waits for any more
@@ -80,7 +85,7 @@ class Link:
         RegistryUnavailableError
             There is none, or it has ended.
         """
-        with self._locked():
+        with self._lock:
             self._make_ready()
 
     def id_of(self, seq: int) -> int:
@@ -104,28 +109,33 @@ class Link:
         LeaseholdError
             The registry refused, is gone, or does not answer.
         """
-        with self._locked():
+        with self._lock:
             self._make_ready()
             self._seq += 1
             seq = self._seq
             message = build(seq)
             reply = self._ask(message, timeout_s)
+        if self._late:
+            self._say_late()
         if isinstance(reply, m.Refused):
             raise error_of(reply)
         if not isinstance(reply, reply_type):
             raise ProtocolError(f"the registry answered {type(reply).__name__} where {reply_type.__name__} was expected")
         return reply
 
-    def notify(self, build: Callable[[int], m.Notice], *, defer: bool = False) -> int:
+    def notify(self, build: Callable[[int], m.Notice], *, urgent: bool = False) -> int:
         """Say something that needs no answer; its sequence number.
 
         Parameters
         ----------
-        defer : bool
-            It interests nobody yet: send it together with what comes next.
+        urgent : bool
+            Somebody may be waiting for it: ring in any case.
         """
-        with self._locked():
-            return self._say(build, defer=defer)
+        with self._lock:
+            seq = self._say(build, urgent=urgent)
+        if self._late:
+            self._say_late()
+        return seq
 
     def notify_from_collector(self, build: Callable[[int], m.Notice]) -> None:
         """Say something from a finalizer: now if nobody holds the lock, else as soon as it is let go."""
@@ -133,41 +143,48 @@ class Link:
             self._late.append(build)
             self._say_late()
 
-    def claim_spare(self, size_bytes: int, most_bytes: int, build: Callable[[int, int], m.Claim]) -> m.Spare | None:
-        """Take the segment granted ahead, if there is one that fits; `build` makes the claim from its seq and lease."""
-        with self._locked():
+    def take_spare(self, size_bytes: int, most_bytes: int) -> m.Spare | None:
+        """A segment granted ahead, if there is one that fits: to be claimed, or its lease released.
+
+        From here on it cannot be revoked: a lock on its file says that it is taken, until the registry has read the claim.
+        """
+        with self._lock:
             self._make_ready()
-            if self._spare is None:
+            if not self._spares:
                 self._poll()
-            spare = self._spare
-            if spare is None or not size_bytes <= spare.size_bytes <= most_bytes:
+            for spare in self._spares:
+                if size_bytes <= spare.size_bytes <= most_bytes:
+                    break
+            else:
                 return None
-            self._spare = None
+            self._spares.remove(spare)
             claim = self.endpoint.claim_spare(spare.segment)
             if claim is None:
                 return None
-            # held until the registry has read the claim: till then only the lock on the file says that it is taken
-            try:
-                seq = self._say(lambda seq: build(seq, spare.lease), defer=True)
-            except BaseException:
-                self.endpoint.let_go(claim)
-                raise
-            self._claims.append((seq, spare.lease, claim))
+            self._claims[spare.lease] = (_NOT_SAID, claim)
             return spare
+
+    def claim(self, lease: int, build: Callable[[int], m.Claim]) -> None:
+        """Say that a spare was taken."""
+        with self._lock:
+            seq = self._say(build, urgent=len(self._spares) < _FEW_SPARES)
+            if lease in self._claims:
+                self._claims[lease] = (seq, self._claims[lease][1])
+        self._say_late()
 
     def close(self) -> None:
         """Leave in order; whatever is said to this link afterwards is dropped."""
         if self.pid != os.getpid():
             return
-        with self._locked():
+        with self._lock:
             if self._connection is not None and self._ended is None:
                 with contextlib.suppress(LeaseholdError, OSError):
-                    self._say(m.Bye)
+                    self._say(m.Bye, urgent=True)
             self._drop_everything("this process has left it")
 
     def end(self) -> None:
         """This process has closed the registry: wait until it has removed everything, and forget it."""
-        with self._locked():
+        with self._lock:
             deadline_ns = self.endpoint.clock.now_ns() + int(RECOVER_WITHIN_S * 1e9)
             while self._connection is not None and self._connection.receive(wait=True) != b"":
                 if self.endpoint.clock.now_ns() > deadline_ns:
@@ -185,9 +202,8 @@ class Link:
             self._journal.close()
             self._journal = None
         self.mappings.clear()
-        self._spare = None
-        while self._claims:
-            self.endpoint.let_go(self._claims.popleft()[2])
+        self._spares.clear()
+        self._let_go_of_claims(_NOT_SAID + 1)
         self._late.clear()
         self._ended = RegistryUnavailableError(
             f"registry {self.endpoint.id} cannot be used: {why}", registry=self.endpoint.id
@@ -196,36 +212,18 @@ class Link:
 
     # --- forks -----------------------------------------------------------------------------------------------------
 
-    def before_fork(self) -> None:
-        """Send what was deferred: the child's first request may refer to it."""
-        if self._lock.acquire(timeout=0.1):
-            try:
-                if self._connection is not None and self._deferred:
-                    with contextlib.suppress(LeaseholdError):
-                        self._send(None)
-            finally:
-                self._lock.release()
-
     def after_fork_in_child(self) -> None:
         """Close what belongs to the parent and begin anew."""
         self._hang_up()
         if self._journal is not None:
             self._journal.close()
-        for _, _, claim in self._claims:
-            self.endpoint.let_go(claim)
+        self._let_go_of_claims(_NOT_SAID + 1)
         self.mappings.clear()
         ended = self._ended
         self._begin()
         self._ended = ended
 
     # --- the lock --------------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        with self._lock:
-            yield
-        if self._late:
-            self._say_late()
 
     def _say_late(self) -> None:
         while self._late and self._lock.acquire(blocking=False):
@@ -238,7 +236,7 @@ class Link:
 
     # --- sending; the lock is held -----------------------------------------------------------------------------------
 
-    def _say(self, build: Callable[[int], m.Notice], *, defer: bool = False) -> int:
+    def _say(self, build: Callable[[int], m.Notice], *, urgent: bool = False) -> int:
         self._make_ready()
         while True:
             self._seq += 1
@@ -246,10 +244,11 @@ class Link:
             if self._journal is None or self._journal.append(notice):
                 break
             self._confirm()
-        self._unconfirmed.append(notice)
-        self._deferred.append(notice)
-        if not defer or len(self._deferred) >= _MAX_NOTICES_IN_PACKET:
-            self._send(None)
+        self._said = notice.seq
+        # the clock is read after the journal is written: what is not rung for was there before the registry looks again
+        if urgent or self.endpoint.clock.now_ns() - self._rung_ns >= m.QUIET_NS:
+            self._seq += 1
+            self._send(m.Ring(self._seq))
         return notice.seq
 
     def _confirm(self) -> None:
@@ -276,24 +275,13 @@ class Link:
         finally:
             del self._outstanding[seq]
 
-    def _send(self, message: m.Request | None) -> None:
-        packet: list[m.ClientMessage] = [*self._deferred]
-        self._deferred.clear()
-        if message is not None:
-            packet.append(message)
+    def _send(self, message: m.ClientMessage) -> None:
+        assert self._connection is not None
         try:
-            self._transmit(packet)
+            self._rung_ns = self.endpoint.clock.now_ns()
+            self._connection.send(encode([message]))
         except OSError:
             self._recover()
-
-    def _transmit(self, packet: list[m.ClientMessage]) -> None:
-        encoded = encode(packet)
-        if len(encoded) > m.MAX_PACKET_BYTES and len(packet) > 1:  # layouts may be long
-            half = len(packet) // 2
-            self._transmit(packet[:half])
-            self._transmit(packet[half:])
-        elif self._connection is not None:
-            self._connection.send(encoded)
 
     # --- receiving; the lock is held ---------------------------------------------------------------------------------
 
@@ -333,9 +321,9 @@ class Link:
 
     def _take(self, message: m.RegistryMessage) -> None:
         if isinstance(message, m.Spare):
-            if all(message.lease != lease for _, lease, _ in self._claims):
-                self._spare = message
-                self._confirmed(self._claims[-1][0] + 1 if self._claims else 0)  # it gives a new one for a claimed one
+            self._confirmed(message.applied + 1)
+            if message.lease not in self._claims:
+                self._spares.append(message)
             return
         self._confirmed(message.seq)
         if message.seq in self._outstanding:
@@ -350,13 +338,16 @@ class Link:
 
     def _confirmed(self, seq: int) -> None:
         """Everything before number `seq` has been applied."""
-        unconfirmed = self._unconfirmed
-        while unconfirmed and unconfirmed[0].seq < seq:
-            unconfirmed.popleft()
-        if not unconfirmed and self._journal is not None:
+        if self._said < seq and self._journal is not None:
             self._journal.restart()
-        while self._claims and self._claims[0][0] < seq:
-            self.endpoint.let_go(self._claims.popleft()[2])
+        if self._claims:
+            self._let_go_of_claims(seq)
+
+    def _let_go_of_claims(self, seq: int) -> None:
+        for lease, (said, claim) in list(self._claims.items()):
+            if said < seq:
+                del self._claims[lease]
+                self.endpoint.let_go(claim)
 
     # --- connecting, and connecting again; the lock is held ------------------------------------------------------------
 
@@ -418,15 +409,14 @@ class Link:
         if not isinstance(welcome, m.Welcome):
             raise ProtocolError(f"the registry greeted with {type(welcome).__name__}")
         self.epoch = welcome.epoch
-        self._spare = None
+        self._spares.clear()
+        self._rung_ns = -m.QUIET_NS
         if self.client == 0:
             self.client = welcome.client
             self._journal = self.endpoint.open_journal(self.client)
             return
-        self._deferred.clear()
         self._confirmed(welcome.applied + 1)
         for message in rest:
             self._take(message)
-        again: list[m.ClientMessage] = sorted([*self._unconfirmed, *self._outstanding.values()], key=lambda said: said.seq)
-        for start in range(0, len(again), m.MAX_MESSAGES):
-            self._transmit(again[start : start + m.MAX_MESSAGES])
+        for request in list(self._outstanding.values()):
+            connection.send(encode([request]))

@@ -178,10 +178,18 @@ class RegistryHandle:
         values = np.asanyarray(array)
         order = "F" if values.flags.f_contiguous and not values.flags.c_contiguous else "C"
         layout = layout_of(values.shape, values.dtype, order)
-        lease = self._acquire(name, layout, parse_duration(timeout), _seconds(due), calling_site())
+        timeout_s, due_s, site = parse_duration(timeout), _seconds(due), calling_site()
+        lease = None if name is not None else self._take_spare(layout, site)
+        claimed = lease is not None
+        if lease is None:
+            lease = self._acquire(name, layout, timeout_s, due_s, site)
         try:
             lease.array[...] = values
-            lease.publish()
+            if claimed:
+                self._claim(lease, layout, site, self._due_ns(due_s), published=True)
+                lease._seal()
+            else:
+                lease.publish()
         except BaseException:
             lease._let_go()
             raise
@@ -218,20 +226,11 @@ class RegistryHandle:
     def _acquire(self, name: str | None, layout: Layout, timeout_s: float, due_s: float, site: str) -> Lease:
         link = self._link
         size_bytes, due_ns = file_size(layout.nbytes), self._due_ns(due_s)
-        if name is None:
-            spare = link.claim_spare(
-                size_bytes,
-                int(size_bytes * WASTE_LIMIT),
-                lambda seq, lease: m.Claim(seq, lease, layout.nbytes, layout.encoded, site, due_ns),
-            )
-            if spare is not None:
-                try:
-                    return self._open_writer(spare, layout, None, site)
-                except OSError:  # /dev/shm filled up since: wait in line like everybody
-                    lease = spare.lease
-                    link.notify(lambda seq: m.Release(seq, lease))
-        else:
+        if name is not None:
             name = _checked_name(name)
+        elif (spare := self._take_spare(layout, site)) is not None:
+            self._claim(spare, layout, site, due_ns, published=False)
+            return spare
         timeout_ns, clock = int(timeout_s * 1e9), link.endpoint.clock
         deadline_ns = clock.now_ns() + timeout_ns
         granted = link.request(
@@ -258,6 +257,24 @@ class RegistryHandle:
                 lambda seq: m.Decline(seq, lease, left_ns),  # noqa: B023 - called at once
                 left_ns / 1e9,
             )
+
+    def _take_spare(self, layout: Layout, site: str) -> Lease | None:
+        """A lease on a segment granted ahead, to be claimed."""
+        size_bytes = file_size(layout.nbytes)
+        spare = self._link.take_spare(size_bytes, int(size_bytes * WASTE_LIMIT))
+        if spare is None:
+            return None
+        try:
+            return self._open_writer(spare, layout, None, site)
+        except OSError:  # /dev/shm filled up since: wait in line like everybody
+            lease = spare.lease
+            self._link.notify(lambda seq: m.Release(seq, lease))
+            return None
+
+    def _claim(self, lease: Lease, layout: Layout, site: str, due_ns: int, *, published: bool) -> None:
+        self._link.claim(
+            lease._id, lambda seq: m.Claim(seq, lease._id, layout.nbytes, layout.encoded, site, due_ns, published)
+        )
 
     def _open_writer(self, granted: m.Granted | m.Spare, layout: Layout, name: str | None, site: str) -> Lease:
         mapping = self._link.mappings.take(granted.segment, granted.size_bytes, writable=True, reserve=granted.fresh)
@@ -451,11 +468,6 @@ _links: Final[dict[str, Link]] = {}
 _open_registries: Final[weakref.WeakSet[Registry]] = weakref.WeakSet()
 
 
-def _before_fork() -> None:
-    for link in list(_links.values()):
-        link.before_fork()
-
-
 def _after_fork_in_child() -> None:
     for link in list(_links.values()):
         link.after_fork_in_child()
@@ -475,5 +487,5 @@ def _leave() -> None:
         link.close()
 
 
-os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(_leave)

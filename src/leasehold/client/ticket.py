@@ -74,4 +74,4 @@ class Ticket:
         return cls(*msgspec.structs.astuple(wire))
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return Ticket, dataclasses.astuple(self)
+        return Ticket.parse, (str(self),)

@@ -7,7 +7,7 @@ clients may say and what the shell reports. Nothing outside the two calls these 
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from typing import Final
 
 from msgspec.structs import replace
@@ -30,7 +30,6 @@ from leasehold.core.model import (
     client_of,
 )
 from leasehold.core.refusals import Refusal, capacity_refusal, exists_refusal, not_held_refusal
-from leasehold.core.room import evictions, reusable
 from leasehold.core.rows import Rows
 from leasehold.core.waiting import AttachQueue, LeaseQueue, Waiter
 
@@ -40,6 +39,10 @@ __all__ = ["Lifetimes"]
 SPARE_IDS: Final = 1 << (NUMBER_BITS - 1)
 # A fresh segment is granted ahead only up to this size: its pages are not reserved, but its client may fill it at once.
 FRESH_SPARE_BYTES: Final = 1024 * 1024
+# How much is granted ahead to a client that takes one small segment after another. Each message that asks for more wakes the
+# registry, which on a virtual machine costs as much as all the rest of handing over 4 KiB.
+AHEAD_BYTES: Final = 256 * 1024
+MOST_AHEAD: Final = 8
 # A tombstone answers "who redeemed this"; there are as many as the event log has entries.
 TOMBSTONES_KEPT: Final = 1024
 
@@ -56,7 +59,10 @@ class Lifetimes:
         self._lease_queue = LeaseQueue()
         self._attach_queue = AttachQueue()
         self._creating: dict[int, Waiter[m.Lease] | int] = {}  # segment -> the request, or the client of a spare
-        self._spares: dict[int, int] = {}  # client -> lease of its spare, 0 while that is being made
+        self._spares: defaultdict[int, set[int]] = defaultdict(set)  # client -> leases of its spares
+        self._making: Counter[int] = Counter()  # client -> spares that are being made for it
+        self._appetite: Counter[int] = Counter()  # client -> unnamed segments it has taken so far
+        self._took_bytes: dict[int, int] = {}  # client -> size of what it took since `grant_ahead` was called
         self._retiring: dict[int, int] = {}  # segment -> bytes that its unlinking will free
         self._revoking: dict[int, int] = {}  # the same for spares that are being taken back
         self._deadlines: list[tuple[int, str, int]] = []
@@ -88,7 +94,7 @@ class Lifetimes:
             self._lease_queue.remove(waiter)
             self._refuse(waiter.client, request.seq, exists_refusal(rows, request.name), now_ns)
             return True
-        warm = reusable(rows.warm, request.size_bytes)
+        warm = rows.warm.best_fit(request.size_bytes)
         if warm is not None:
             self._lease_queue.remove(waiter)
             self.counters["recycled"] += 1
@@ -100,12 +106,11 @@ class Lifetimes:
             self._create(request.size_bytes, waiter)
             return True
         missing -= self._bytes_coming()
-        for victim in list(evictions(rows.warm, missing)):
+        for victim in rows.warm.evictions(missing):
             missing -= rows.segments[victim].size_bytes
             self._retire(rows.segments[victim])
-        for lease_id in list(self._spares.values()):
-            if missing > 0 and lease_id:
-                spare = rows.segments[rows.leases[lease_id].segment]
+        for spare in self._all_spares():
+            if missing > 0 and spare.number not in self._revoking:
                 missing -= spare.size_bytes
                 self._revoke(spare)
         return False
@@ -140,29 +145,42 @@ class Lifetimes:
         self.rows.put(segment)
         lease = self._add_lease(request.lease, segment, LeaseMode.WRITE, request.seq, request.site, request.due_ns, now_ns)
         self._note_peaks()
-        self._send(waiter.client, granted(request.seq, lease, segment, fresh=event is SegmentEvent.CREATED))
+        self._send(waiter.client, granted(request.seq, lease, segment))
         if request.name is None:
-            self._grant_ahead(waiter.client, segment.size_bytes, now_ns)
+            self._took(waiter.client, segment.size_bytes)
+
+    def wants_to_grant_ahead(self) -> bool:
+        """Whether a client took an unnamed segment since `grant_ahead` was last called."""
+        return bool(self._took_bytes)
+
+    def grant_ahead(self, now_ns: int) -> None:
+        """Set the next segments aside for clients that have just taken one, when that costs nobody anything."""
+        took, self._took_bytes = self._took_bytes, {}
+        for client, size_bytes in took.items():
+            self._grant_ahead(client, size_bytes, now_ns)
+
+    def _took(self, client: int, size_bytes: int) -> None:
+        self._appetite[client] += 1
+        self._took_bytes[client] = size_bytes
 
     def _grant_ahead(self, client: int, size_bytes: int, now_ns: int) -> None:
-        """Set the next segment aside for a client that just took one, when that costs nobody anything."""
+        """One at first, more for a client that goes on taking small ones."""
         rows = self.rows
-        connected = rows.clients[client].state is ClientState.CONNECTED
-        if client in self._spares or self._lease_queue or rows.registry.closing or not connected:
+        row = rows.clients.get(client)
+        if self._lease_queue or rows.registry.closing or row is None or row.state is not ClientState.CONNECTED:
             return
-        warm = reusable(rows.warm, size_bytes)
-        if warm is not None:
-            self._spares[client] = 0
-            self._set_aside(client, rows.segments[warm], now_ns)
-        elif size_bytes <= FRESH_SPARE_BYTES and rows.used_bytes + size_bytes <= rows.registry.capacity_bytes:
-            self._spares[client] = 0
-            self._create(size_bytes, client)
+        wanted = min(max(AHEAD_BYTES // size_bytes, 1), MOST_AHEAD, self._appetite[client])
+        for _ in range(wanted - len(self._spares[client]) - self._making[client]):
+            warm = rows.warm.best_fit(size_bytes)
+            if warm is not None:
+                self._set_aside(client, rows.segments[warm], now_ns)
+            elif size_bytes <= FRESH_SPARE_BYTES and rows.used_bytes + size_bytes <= rows.registry.capacity_bytes:
+                self._making[client] += 1
+                self._create(size_bytes, client)
 
     def _set_aside(self, client: int, segment: SegmentRow, now_ns: int) -> None:
-        fresh = segment.state is SegmentState.CREATING
         row = self.rows.clients.get(client)
         if row is None or row.state is ClientState.ENDED:
-            self._spares.pop(client, None)
             self._retire(segment)
             return
         lease_id = client << NUMBER_BITS | self._next_spare
@@ -173,10 +191,10 @@ class Lifetimes:
         )  # fmt: skip
         self.rows.put(segment)
         lease = self._add_lease(lease_id, segment, LeaseMode.SPARE, 0, "", 0, now_ns)
-        self._spares[client] = lease.id
+        self._spares[client].add(lease.id)
         self._at(now_ns + self.rows.registry.warm_idle_ns, "warm", segment.number)
         self._note_peaks()
-        self._send(client, m.Spare(lease.id, segment.number, segment.generation, segment.size_bytes, fresh))
+        self._send(client, spare_message(self.rows.applied.get(client, 0), lease, segment))
 
     def _add_lease(
         self, lease_id: int, segment: SegmentRow, mode: LeaseMode, seq: int, site: str, due_ns: int, now_ns: int
@@ -194,7 +212,7 @@ class Lifetimes:
         segment = self.rows.segments[lease.segment]
         self.rows.drop_lease(lease)
         if lease.mode is LeaseMode.SPARE:
-            self._spares.pop(client_of(lease.id), None)
+            self._spares[client_of(lease.id)].discard(lease.id)
         elif segment.state is SegmentState.FILLING and not self.rows.leases_on.get(segment.number):
             self.counters["abandoned"] += 1
             self.rows.record(now_ns, EventKind.WRITER_ABANDONED, segment.number, lease.id, client_of(lease.id), lease.site)
@@ -216,6 +234,7 @@ class Lifetimes:
         if (
             segment.tainted
             or segment.exposed
+            or not segment.reserved
             or registry.closing
             or registry.warm_idle_ns == 0
             or segment.size_bytes > registry.warm_limit_bytes
@@ -228,10 +247,10 @@ class Lifetimes:
                 created_ns=now_ns, published_ns=0,
             )
         )  # fmt: skip
-        for victim in list(evictions(rows.warm, rows.warm_bytes - registry.warm_limit_bytes)):
+        for victim in rows.warm.evictions(rows.warm.total_bytes - registry.warm_limit_bytes):
             self._retire(rows.segments[victim])
         self._at(now_ns + registry.warm_idle_ns, "warm", number)
-        self.peaks["warm bytes"] = max(self.peaks["warm bytes"], rows.warm_bytes)
+        self.peaks["warm bytes"] = max(self.peaks["warm bytes"], rows.warm.total_bytes)
         self._serve_leases(now_ns)
 
     def _retire(self, segment: SegmentRow) -> None:
@@ -248,13 +267,16 @@ class Lifetimes:
 
     def _trim_warm(self, now_ns: int) -> int:
         del now_ns
-        freed = self.rows.warm_bytes
+        freed = self.rows.warm.total_bytes
         for number in list(self.rows.warm):
             self._retire(self.rows.segments[number])
-        for lease_id in list(self._spares.values()):
-            if lease_id:
-                self._revoke(self.rows.segments[self.rows.leases[lease_id].segment])
+        for spare in self._all_spares():
+            self._revoke(spare)
         return freed
+
+    def _all_spares(self) -> list[SegmentRow]:
+        leases = self.rows.leases
+        return [self.rows.segments[leases[spare].segment] for spares in self._spares.values() for spare in spares]
 
     def _client_ended(self, client: int, now_ns: int) -> None:
         del now_ns
@@ -262,6 +284,8 @@ class Lifetimes:
         row = rows.clients[client]
         self._forget_waiters(client)
         self._spares.pop(client, None)
+        self._making.pop(client, None)
+        self._appetite.pop(client, None)
         rows.put(replace(row, state=ClientState.ENDED))
         rows.drop_client_if_unneeded(client)
         self.effects.append(DropClient(client))
@@ -324,5 +348,11 @@ class Lifetimes:
         self.peaks["segments"] = max(self.peaks["segments"], len(self.rows.segments))
 
 
-def granted(seq: int, lease: LeaseRow, segment: SegmentRow, *, fresh: bool) -> m.Granted:
-    return m.Granted(seq, lease.id, segment.number, segment.generation, segment.size_bytes, fresh)
+def granted(seq: int, lease: LeaseRow, segment: SegmentRow) -> m.Granted:
+    """The answer that grants `lease`."""
+    return m.Granted(seq, lease.id, segment.number, segment.generation, segment.size_bytes, not segment.reserved)
+
+
+def spare_message(applied: int, lease: LeaseRow, segment: SegmentRow) -> m.Spare:
+    """The message that grants `segment` ahead."""
+    return m.Spare(applied, lease.id, segment.number, segment.generation, segment.size_bytes, not segment.reserved)

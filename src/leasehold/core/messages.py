@@ -2,8 +2,8 @@
 
 Client messages carry `seq`, which a client counts up for each command, so that one that arrives twice (sent again after a
 takeover) is applied once. *Requests* are answered by the reply with the same `seq`. *Notices* get no answer: they cannot be
-refused for a reason that their sender could mend, so nobody waits for them. A notice is written to the client's journal
-before it is sent; a registry that was killed with notices unread is succeeded by one that reads them there.
+refused for a reason that their sender could mend, so nobody waits for them. Notices are not sent at all: a client writes
+them to its journal in shared memory, where the registry, or its successor, reads them; a `Ring` says when to look.
 
 Every field is bounded here, and a decoder that meets anything else refuses the packet.
 """
@@ -16,10 +16,12 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 __all__ = [
+    "LOOK_AGAIN_NS",
     "MAX_MESSAGES",
     "MAX_PACKET_BYTES",
     "NOTICES",
     "PROTOCOL",
+    "QUIET_NS",
     "Attach",
     "Attached",
     "Bye",
@@ -47,6 +49,8 @@ __all__ = [
     "Refused",
     "RegistryMessage",
     "Release",
+    "Request",
+    "Ring",
     "Share",
     "Spare",
     "Statistics",
@@ -136,6 +140,12 @@ class Expose(Struct, frozen=True, array_like=True, tag=7):
     lease: Count
 
 
+class Ring(Struct, frozen=True, array_like=True, tag=12):
+    """Look at my journal, now and once more `QUIET_NS` later: until then I write without ringing again."""
+
+    seq: Seq
+
+
 class Statistics(Struct, frozen=True, array_like=True, tag=8):
     """The figures of the registry."""
 
@@ -164,7 +174,7 @@ class Close(Struct, frozen=True, array_like=True, tag=11):
 
 
 class Claim(Struct, frozen=True, array_like=True, tag=32):
-    """The segment granted ahead under `lease` is in use now, for an unnamed array."""
+    """The segment granted ahead under `lease` is in use now, for an unnamed array; `published` if that is finished."""
 
     seq: Seq
     lease: Count
@@ -172,6 +182,7 @@ class Claim(Struct, frozen=True, array_like=True, tag=32):
     layout: LayoutBytes
     site: Site
     due_ns: Count
+    published: bool
 
 
 class Publish(Struct, frozen=True, array_like=True, tag=33):
@@ -333,8 +344,9 @@ class Refused(Struct, frozen=True, array_like=True, tag=71):
 
 
 class Spare(Struct, frozen=True, array_like=True, tag=72):
-    """Pushed: the next segment, granted ahead under `lease`."""
+    """Pushed: the next segment, granted ahead under `lease`; notices up to `applied` have been applied."""
 
+    applied: int
     lease: int
     segment: int
     generation: int
@@ -342,11 +354,15 @@ class Spare(Struct, frozen=True, array_like=True, tag=72):
     fresh: bool
 
 
+# A client that has rung writes to its journal for this long without ringing again, and the registry looks again after the
+# longer time. A wake-up costs 3-90 us, a look 2 us; 10 ms is how late the table may learn of a release.
+QUIET_NS: Final = 8_000_000
+LOOK_AGAIN_NS: Final = 10_000_000
+
 Request = Hello | Lease | Attach | Inherit | Redeem | Decline | Expose | Statistics | Trim | Ping | Close
 Notice = Claim | Publish | Mint | Redeemed | Linger | Release | Share | Bye
 ClientMessage = (
-    Hello | Lease | Attach | Inherit | Redeem | Decline | Expose | Statistics | Trim | Ping | Close
-    | Claim | Publish | Mint | Redeemed | Linger | Release | Share | Bye
+    Hello | Lease | Attach | Inherit | Redeem | Decline | Expose | Statistics | Trim | Ping | Close | Ring
 )  # fmt: skip
 RegistryMessage = Welcome | Granted | Attached | Exposed | Figures | Done | Closed | Refused | Spare
 NOTICES: Final = (Claim, Publish, Mint, Redeemed, Linger, Release, Share, Bye)

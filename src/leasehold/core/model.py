@@ -17,8 +17,8 @@ import msgspec
 
 __all__ = [
     "EVENTS_KEPT",
-    "NUMBER_BITS",
     "LEASE_TRANSITIONS",
+    "NUMBER_BITS",
     "SEGMENT_TRANSITIONS",
     "AppliedRow",
     "Change",
@@ -207,6 +207,7 @@ class SegmentRow(msgspec.Struct, frozen=True, array_like=True, tag="S"):
     site: str = ""  # where in the creator's code
     readers_expected: int = 0
     readers_deadline_ns: int = 0
+    reserved: bool = False  # every page has memory: its first writer has seen to that before it published
     tainted: bool = False  # a use of it ended otherwise than in order: never recycled
     exposed: bool = False  # something that the table does not know may map it: never recycled, and its pages never freed
     alias: str = ""  # the OS name it was given in /dev/shm itself, if any

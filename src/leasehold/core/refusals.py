@@ -40,7 +40,7 @@ def capacity_refusal(rows: Rows, waiter: Waiter[Lease], shm_free_bytes: int, now
         "requested_bytes": wanted,
         "capacity_bytes": capacity,
         "used_bytes": rows.used_bytes,
-        "warm_bytes": rows.warm_bytes,
+        "warm_bytes": rows.warm.total_bytes,
         "shm_free_bytes": shm_free_bytes,
         "waited_ns": now_ns - waiter.since_ns,
     }

@@ -22,6 +22,7 @@ from leasehold.core.model import (
     client_of,
     key_of,
 )
+from leasehold.core.room import WarmPool
 
 __all__ = ["Rows"]
 
@@ -47,8 +48,7 @@ class Rows:
         self.leases_of: defaultdict[int, set[int]] = defaultdict(set)
         self.created_by: defaultdict[int, set[int]] = defaultdict(set)
         self.used_bytes = 0
-        self.warm: dict[int, int] = {}  # segment -> size, least recently used first
-        self.warm_bytes = 0
+        self.warm = WarmPool()
         self._changes: dict[tuple[str, int], Change] = {}
         self._note(registry)
 
@@ -156,8 +156,7 @@ class Rows:
         if row.name is not None:
             self.by_name[row.name] = row.number
         if row.state is SegmentState.WARM:
-            self.warm[row.number] = row.size_bytes
-            self.warm_bytes += row.size_bytes
+            self.warm.add(row.number, row.size_bytes)
 
     def _unindex_segment(self, number: int) -> None:
         row = self.segments.pop(number, None)
@@ -168,8 +167,7 @@ class Rows:
         if row.name is not None:
             del self.by_name[row.name]
         if row.state is SegmentState.WARM:
-            del self.warm[number]
-            self.warm_bytes -= row.size_bytes
+            self.warm.remove(number)
 
 
 def _discard(index: defaultdict[int, set[int]], key: int, member: int) -> None:

@@ -31,7 +31,7 @@ from leasehold.core.effects import (
     Stop,
     VoidToken,
 )
-from leasehold.core.lifetimes import Lifetimes, granted
+from leasehold.core.lifetimes import Lifetimes, granted, spare_message
 from leasehold.core.model import (
     AppliedRow,
     ClientRow,
@@ -58,7 +58,7 @@ from leasehold.core.refusals import (
     not_held_refusal,
     ticket_refusal,
 )
-from leasehold.core.room import evictions, file_size
+from leasehold.core.room import file_size
 from leasehold.core.rows import Rows
 from leasehold.core.waiting import Waiter
 
@@ -135,10 +135,9 @@ class Table(Lifetimes):
                 registry.capacity_bytes,
             ),
         )
-        spare = self.rows.leases.get(self._spares.get(client, 0))
-        if spare is not None:  # told again: the first telling may not have been heard
-            segment = self.rows.segments[spare.segment]
-            self._send(client, m.Spare(spare.id, segment.number, segment.generation, segment.size_bytes, fresh=True))
+        for lease_id in sorted(self._spares.get(client, ())):  # told again: the first telling may not have been heard
+            lease = self.rows.leases[lease_id]
+            self._send(client, spare_message(applied, lease, self.rows.segments[lease.segment]))
         return client
 
     def detached(self, client: int, now_ns: int, reason: str = "") -> None:
@@ -174,17 +173,13 @@ class Table(Lifetimes):
         row = self.rows.clients.get(client)
         return row is None or row.state is ClientState.ENDED
 
-    def has_detached(self) -> bool:
-        """Whether a client lives that has no connection."""
-        return any(row.state is ClientState.DETACHED for row in self.rows.clients.values())
-
     # --- what clients say ----------------------------------------------------------------------------------------
 
     def knows_ticket(self, ticket: int) -> bool:
         """Whether `ticket` is live; if not, its sender's mail may not have been read yet."""
         return ticket in self.rows.tickets
 
-    def apply(self, client: int, message: m.ClientMessage, now_ns: int) -> None:
+    def apply(self, client: int, message: m.ClientMessage | m.Notice, now_ns: int) -> None:
         """Carry out one message of an admitted client, or refuse it."""
         if isinstance(message, m.NOTICES):
             if message.seq <= self.rows.applied.get(client, 0):
@@ -202,7 +197,7 @@ class Table(Lifetimes):
         held = rows.leases.get(message.lease)
         if held is not None:  # asked again after a takeover
             segment = rows.segments[held.segment]
-            self._send(client, granted(message.seq, held, segment, fresh=True))
+            self._send(client, granted(message.seq, held, segment))
             return
         if rows.registry.closing:
             raise closing_refusal(rows.registry)
@@ -334,11 +329,7 @@ class Table(Lifetimes):
     def close(self, now_ns: int) -> list[str]:
         """Refuse everything new and give all names and memory back; who still holds a lease, in words."""
         rows = self.rows
-        holders = [
-            _holder_in_words(rows, lease)
-            for lease in rows.leases.values()
-            if lease.mode is not LeaseMode.SPARE
-        ]
+        holders = [_holder_in_words(rows, lease) for lease in rows.leases.values() if lease.mode is not LeaseMode.SPARE]
         rows.put(replace(rows.registry, closing=True))
         if holders:
             rows.record(now_ns, EventKind.CLOSED_WITH_HOLDERS, detail="; ".join(holders)[:512])
@@ -361,7 +352,7 @@ class Table(Lifetimes):
         if lease.mode is not LeaseMode.SPARE:
             raise not_held_refusal(lease.id, "it is not a spare")
         segment = self.rows.segments[lease.segment]
-        self._spares.pop(client, None)
+        self._spares[client].discard(lease.id)
         self.rows.put(
             replace(
                 segment, state=after(segment, SegmentEvent.CLAIMED), nbytes=message.nbytes, layout=message.layout,
@@ -370,21 +361,28 @@ class Table(Lifetimes):
         )  # fmt: skip
         self.rows.put(replace(lease, mode=LeaseMode.WRITE, granted_ns=now_ns, site=message.site, due_ns=message.due_ns))
         self.counters["leases"] += 1
-        self._grant_ahead(client, segment.size_bytes, now_ns)
+        if message.published:
+            self._publish_segment(segment.number, now_ns)
+        self._took(client, segment.size_bytes)
 
     def _publish(self, client: int, message: m.Publish, now_ns: int) -> None:
         lease = self._held_by(client, message.lease)
-        segment = self.rows.segments[lease.segment]
-        if segment.state is SegmentState.FILLING:
-            segment = replace(segment, state=after(segment, SegmentEvent.PUBLISHED), published_ns=now_ns)
-            self.counters["published"] += 1
+        segment = self._publish_segment(lease.segment, now_ns)
         if message.readers:
             segment = replace(segment, readers_expected=message.readers, readers_deadline_ns=message.deadline_ns)
             self._at(message.deadline_ns, "readers", segment.number)
-        self.rows.put(segment)
+            self.rows.put(segment)
         if segment.name is not None:
             for waiter in self._attach_queue.take(segment.name):
                 self._grant_reader(waiter.client, waiter.request, self.rows.segments[segment.number], now_ns)
+
+    def _publish_segment(self, number: int, now_ns: int) -> SegmentRow:
+        segment = self.rows.segments[number]
+        if segment.state is SegmentState.FILLING:
+            segment = replace(segment, state=after(segment, SegmentEvent.PUBLISHED), published_ns=now_ns, reserved=True)
+            self.rows.put(segment)
+            self.counters["published"] += 1
+        return segment
 
     def _mint(self, client: int, message: m.Mint, now_ns: int) -> None:
         del now_ns
@@ -448,6 +446,7 @@ class Table(Lifetimes):
         if isinstance(wanted_by, Waiter):
             self._grant_writer(wanted_by, segment, SegmentEvent.CREATED, now_ns)
         else:
+            self._making[wanted_by] -= 1
             self._set_aside(wanted_by, segment, now_ns)
         self.counters["created"] += 1
 
@@ -457,14 +456,14 @@ class Table(Lifetimes):
         wanted_by = self._creating.pop(number)
         self.rows.drop_segment(self.rows.segments[number])
         if not isinstance(wanted_by, Waiter):
-            self._spares.pop(wanted_by, None)
+            self._making[wanted_by] -= 1
             return
         if wanted_by.cancelled:
             return
         wanted_by.shortage = reason
         self._lease_queue.put_back(wanted_by)
         if self.rows.warm:
-            for warm in list(evictions(self.rows.warm, wanted_by.request.size_bytes)):
+            for warm in self.rows.warm.evictions(wanted_by.request.size_bytes):
                 self._retire(self.rows.segments[warm])
         else:
             wanted_by.not_before_ns = now_ns + SHORTAGE_RETRY_NS
@@ -476,7 +475,7 @@ class Table(Lifetimes):
         self._revoking.pop(effect.segment, None)
         lease = self.rows.leases.get(effect.lease)
         if revoked and lease is not None:
-            self._spares.pop(client_of(lease.id), None)
+            self._spares[client_of(lease.id)].discard(lease.id)
             self.rows.drop_lease(lease)
             self._retire(self.rows.segments[lease.segment])
         self._serve_leases(now_ns)
@@ -590,7 +589,7 @@ class Table(Lifetimes):
                 rows.put(replace(client, state=ClientState.DETACHED, since_ns=now_ns))
         for lease in rows.leases.values():
             if lease.mode is LeaseMode.SPARE:
-                self._spares[client_of(lease.id)] = lease.id
+                self._spares[client_of(lease.id)].add(lease.id)
         for ticket in rows.tickets.values():
             self._at(ticket.deadline_ns, "ticket", ticket.id)
         for segment in list(rows.segments.values()):

@@ -27,8 +27,6 @@ _TURN: Final = 32
 _BACKLOG: Final = 256
 _HELLO_WITHIN_NS: Final = 5_000_000_000
 _MAX_STRANGERS: Final = 256
-# While somebody cannot be heard (stopped, or idle since a takeover) its journal is looked at this often.
-_LOOK_AROUND_S: Final = 0.05
 
 
 @dataclasses.dataclass(slots=True)
@@ -54,7 +52,6 @@ class Loop:
         self._pidfds: dict[int, int] = {}  # pidfd -> client
         self._pidfd_of: dict[int, int] = {}
         self._owner_pidfd = -1
-        self._detached = False
         self._running = True
         self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._epoll.register(listener.fileno(), select.EPOLLIN)
@@ -86,7 +83,6 @@ class Loop:
         if pidfd is None:
             return False
         self._watch(client, pidfd)
-        self._detached = True
         return True
 
     # --- running -------------------------------------------------------------------------------------------------
@@ -120,10 +116,8 @@ class Loop:
         self._epoll.close()
 
     def _patience_s(self) -> float:
-        deadline_ns = self.server.table.next_deadline_ns()
+        deadline_ns = self.server.next_deadline_ns()
         patience = 3600.0 if deadline_ns is None else max((deadline_ns - self._clock.now_ns()) / 1e9, 0.0)
-        if self._detached:
-            patience = min(patience, _LOOK_AROUND_S)
         if len(self._connections) > len(self._by_client):
             patience = min(patience, 1.0)
             self._turn_away_the_silent()
@@ -219,7 +213,6 @@ class Loop:
         del self._connections[fd]
         if self._by_client.get(connection.client) is connection:
             del self._by_client[connection.client]
-            self._detached = True
         if connection.pidfd >= 0:
             os.close(connection.pidfd)
         connection.socket.close()
@@ -261,17 +254,6 @@ class Loop:
             self._hang_up(connection)
             self.server.disconnected(client, f"{_BACKLOG} packets unread: the client was dropped and may resume")
 
-    def pending(self, client: int) -> list[bytes]:
-        """What `client` has sent and nobody has read."""
-        packets: list[bytes] = []
-        connection = self._by_client.get(client)
-        while connection is not None and connection.socket.fileno() >= 0:
-            packet = self._receive(connection)
-            if packet is None:
-                break
-            packets.append(packet)
-        return packets
-
     def drop(self, client: int) -> None:
         """Forget a client that has ended, or hang up on one that broke the protocol."""
         connection = self._by_client.get(client)
@@ -283,7 +265,6 @@ class Loop:
                 self._epoll.unregister(pidfd)
                 del self._pidfds[pidfd]
                 os.close(pidfd)
-            self._detached = self.server.table.has_detached()
 
     def stop(self) -> None:
         """End `run` after this turn."""

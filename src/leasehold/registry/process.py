@@ -24,7 +24,7 @@ from leasehold.registry.server import Server
 from leasehold.system.clock import SystemClock
 from leasehold.system.directory import RegistryDirectory
 from leasehold.system.identity import own_identity
-from leasehold.system.journal import read_journal
+from leasehold.system.journal import JournalReader
 from leasehold.system.ledger import Ledger, read_ledger
 
 __all__ = ["main", "serve"]
@@ -33,9 +33,26 @@ __all__ = ["main", "serve"]
 class _FileStore(RegistryDirectory):
     """The registry's directory, as the server asks for it."""
 
+    def __init__(self, id: str, root: str) -> None:
+        super().__init__(id, root)
+        self._journals: dict[int, JournalReader] = {}
+
     def read_journal(self, client: int, applied: int) -> list[Notice]:
-        """What `client` wrote after notice number `applied`."""
-        return read_journal(self.journal_path(client), applied)
+        """What `client` wrote after notice number `applied` and was not read before."""
+        reader = self._journals.get(client)
+        if reader is None:
+            try:
+                reader = self._journals[client] = JournalReader(self.journal_path(client))
+            except FileNotFoundError:
+                return []
+        return reader.read(applied)
+
+    def drop_journal(self, client: int) -> None:
+        """Remove the journal of a client that has ended."""
+        reader = self._journals.pop(client, None)
+        if reader is not None:
+            reader.close()
+        super().drop_journal(client)
 
 
 def serve(settings: Settings, lock_fd: int, ready: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ committed; whatever was not committed has not happened.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
@@ -48,10 +48,6 @@ class Transport(Protocol):
 
     def send(self, client: int, packet: bytes) -> None:
         """Send, or drop the client if it does not read what it is sent; never block."""
-        ...
-
-    def pending(self, client: int) -> list[bytes]:
-        """Packets of `client` that have arrived and were not handed to the server yet."""
         ...
 
     def drop(self, client: int) -> None:
@@ -100,7 +96,9 @@ class Server:
         self._transport = transport
         self._clock = clock
         self._unreserved: set[int] = set()  # fresh grants whose pages their clients are reserving
-        self._draining: set[int] = set()
+        self._look_again_ns: dict[int, int] = {}  # clients that have rung lately, and when to look at their journals again
+        self._heard: defaultdict[int, deque[m.Notice]] = defaultdict(deque)  # read from journals, not applied yet
+        self._applying: set[int] = set()
 
     # --- what happens --------------------------------------------------------------------------------------------
 
@@ -115,6 +113,8 @@ class Server:
             seq = message.seq
             if not self._log.has_room():
                 raise Refusal(m.RefusalCode.CAPACITY, "/dev/shm has no room for the lease table to grow")
+            if message.resume:
+                self._read_journal(message.resume)
             client = self.table.hello(message, identity, now_ns)
             if not message.resume:
                 self._store.create_journal(client)
@@ -129,7 +129,11 @@ class Server:
         return client
 
     def received(self, client: int, packet: bytes) -> None:
-        """Apply one packet of an admitted client; one that breaks the protocol ends its connection."""
+        """Apply one packet of an admitted client; one that breaks the protocol ends its connection.
+
+        What the client, or anybody else who has rung lately, wrote to its journal before comes first: a request is answered
+        by a registry that knows everything that was said before it was asked.
+        """
         now_ns = self._clock.now_ns()
         try:
             received = decode_client_packet(packet)
@@ -137,25 +141,37 @@ class Server:
             self.disconnected(client, f"protocol violation: {error}")
             self._transport.drop(client)
             return
+        self._look_again_ns[client] = now_ns + m.LOOK_AGAIN_NS
+        self._read_journal(client)
         for message in received:
-            self._apply(client, message, now_ns)
+            if not isinstance(message, m.Ring):
+                self._hear_all()
+                self._apply(client, message, now_ns)
 
     def disconnected(self, client: int, reason: str = "") -> None:
         """The connection of `client` ended."""
         self.table.detached(client, self._clock.now_ns(), reason)
 
     def died(self, client: int) -> None:
-        """The process of `client` is proved dead; what it sent before counts."""
-        self._drain(client)
+        """The process of `client` is proved dead; what it said before counts."""
+        self._read_journal(client)
         self.table.holder_died(client, self._clock.now_ns())
 
     def tick(self) -> None:
         """Do what has come due, and read the journals of those who cannot be heard."""
         now_ns = self._clock.now_ns()
-        for client in list(self.table.rows.clients.values()):
-            if client.state is ClientState.DETACHED:
-                self._read_journal(client.id)
+        for client in [client for client, look_ns in self._look_again_ns.items() if look_ns <= now_ns]:
+            del self._look_again_ns[client]
+            self._read_journal(client)
         self.table.tick(now_ns)
+
+    def next_deadline_ns(self) -> int | None:
+        """When `tick` has something to do next; None if nothing is pending."""
+        deadlines = [*self._look_again_ns.values()]
+        due_ns = self.table.next_deadline_ns()
+        if due_ns is not None:
+            deadlines.append(due_ns)
+        return min(deadlines, default=None)
 
     def recover(self, dead: Iterable[int]) -> None:
         """After a takeover: catch up with the journals, reclaim from the dead, and remove what no row speaks of."""
@@ -163,6 +179,8 @@ class Server:
         for client in list(table.rows.clients.values()):
             if client.state is not ClientState.ENDED:
                 self._read_journal(client.id)
+                # it may go on writing without ringing until it finds that its registry has died
+                self._look_again_ns[client.id] = now_ns + m.LOOK_AGAIN_NS
         for client_id in dead:
             table.holder_died(client_id, now_ns)
         self.settle()
@@ -183,6 +201,9 @@ class Server:
     def settle(self) -> None:
         """Carry out everything that was decided, in the order that a crash at any point survives."""
         table = self.table
+        if table.wants_to_grant_ahead():
+            self._hear_all()  # what others have released can be granted ahead in place of something fresh
+            table.grant_ahead(self._clock.now_ns())
         while True:
             told: list[Effect] = []
             while table.effects:
@@ -208,13 +229,9 @@ class Server:
 
     # --- the parts -----------------------------------------------------------------------------------------------
 
-    def _apply(self, client: int, message: m.ClientMessage, now_ns: int) -> None:
+    def _apply(self, client: int, message: m.ClientMessage | m.Notice, now_ns: int) -> None:
         table = self.table
-        if isinstance(message, m.Redeemed) and not table.knows_ticket(message.ticket):
-            self._hear(client_of(message.ticket))  # its sender's notice is on its way on another connection
-        elif isinstance(message, m.Inherit) and message.parent_lease not in table.rows.leases:
-            self._hear(client_of(message.parent_lease))
-        elif isinstance(message, _GROWING) and not self._log.has_room():
+        if isinstance(message, _GROWING) and not self._log.has_room():
             self._log.compact(table.rows.all_rows())
             if not self._log.has_room():
                 refused = m.Refused(
@@ -227,26 +244,39 @@ class Server:
                 return
         table.apply(client, message, now_ns)
 
-    def _hear(self, client: int) -> None:
-        """Read what `client` has said so far."""
-        row = self.table.rows.clients.get(client)
-        if row is not None and row.state is ClientState.CONNECTED:
-            self._drain(client)
-        elif row is not None and row.state is ClientState.DETACHED:
+    def _hear_all(self) -> None:
+        """Read the journals of all who may have written without ringing."""
+        for client in list(self._look_again_ns):
             self._read_journal(client)
 
-    def _drain(self, client: int) -> None:
-        if client in self._draining:  # two clients that wait for each other's mail
-            return
-        self._draining.add(client)
-        for packet in self._transport.pending(client):
-            self.received(client, packet)
-        self._draining.discard(client)
-
     def _read_journal(self, client: int) -> None:
-        now_ns = self._clock.now_ns()
-        for notice in self._store.read_journal(client, self.table.rows.applied.get(client, 0)):
-            self._apply(client, notice, now_ns)
+        """Apply what `client` has written, and of others what that depends on."""
+        self._go_on_with(client)
+        while waiting := [other for other, heard in self._heard.items() if heard]:
+            before = sum(len(self._heard[other]) for other in waiting)
+            for other in waiting:
+                self._go_on_with(other)
+            if sum(len(heard) for heard in self._heard.values()) >= before:
+                # a ring of tickets that wait for each other cannot come about in good faith
+                self._apply(waiting[0], self._heard[waiting[0]].popleft(), self._clock.now_ns())
+
+    def _go_on_with(self, client: int) -> None:
+        """Apply the notices of `client` up to one that depends on what another, being read just now, is yet to say."""
+        table, heard = self.table, self._heard[client]
+        if client in self._applying or table.is_ended(client):
+            return
+        self._applying.add(client)
+        heard.extend(self._store.read_journal(client, table.rows.applied.get(client, 0)))
+        while heard:
+            notice = heard[0]
+            if isinstance(notice, m.Redeemed) and not table.knows_ticket(notice.ticket):
+                sender = client_of(notice.ticket)
+                self._go_on_with(sender)
+                if not table.knows_ticket(notice.ticket) and (sender in self._applying or self._heard[sender]):
+                    break
+            heard.popleft()
+            self._apply(client, notice, self._clock.now_ns())
+        self._applying.discard(client)
 
     def _may_still_come(self, ticket: int) -> bool:
         """Whether the notice of a ticket's making may yet come from its sender."""
@@ -316,6 +346,8 @@ class Server:
         self._store.drop_token(effect.ticket, effect.client)
 
     def _drop_client(self, effect: DropClient) -> None:
+        self._look_again_ns.pop(effect.client, None)
+        self._heard.pop(effect.client, None)
         self._transport.drop(effect.client)
         self._store.drop_journal(effect.client)
 

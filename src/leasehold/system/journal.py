@@ -1,4 +1,4 @@
-"""A client's journal: the notices it sent, where a successor of the registry finds those that were never read.
+"""A client's journal: where it writes its notices, and the registry, or its successor, reads them.
 
 One writer, the client. Entries are ``length, crc, sequence number, notice``; the journal is a run of them from the start of
 the file, and begins again at the start when the registry has confirmed all. What was there before ends the run: its
@@ -16,7 +16,7 @@ from leasehold.core.messages import Notice
 from leasehold.core.wire import decode_notice, encode_notice
 from leasehold.errors import ProtocolError
 
-__all__ = ["JOURNAL_BYTES", "Journal", "read_journal"]
+__all__ = ["JOURNAL_BYTES", "Journal", "JournalReader"]
 
 # A notice takes about 40 bytes, a claim as much again as its layout: some hundred hand-overs between two confirmations.
 JOURNAL_BYTES: Final = 16 * 1024
@@ -49,28 +49,49 @@ class Journal:
         os.close(self._fd)
 
 
-def read_journal(path: str, applied: int) -> list[Notice]:
-    """The notices after number `applied` in the journal at `path`, in order; none if there is no journal."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return []
-    try:
-        content = os.pread(fd, JOURNAL_BYTES, 0)
-    finally:
-        os.close(fd)
-    notices: list[Notice] = []
-    position, last = 0, 0
-    while position + _HEADER.size <= len(content):
-        length, crc, seq = _HEADER.unpack_from(content, position)
-        payload = content[position + _HEADER.size : position + _HEADER.size + length]
-        if length == 0 or seq <= last or len(payload) < length or zlib.crc32(payload) != crc:
-            break
-        last = seq
-        if seq > applied:
+class JournalReader:
+    """The reader's side, which remembers how far it has read.
+
+    The file is read, never mapped: a client that cuts its journal short harms only itself.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._position = 0
+        self._first = 0  # number of the notice that the run being read began with
+        self._last = 0
+
+    def read(self, applied: int) -> list[Notice]:
+        """The notices after number `applied` that were not read before, in order."""
+        header = os.pread(self._fd, _HEADER.size, 0)
+        if len(header) == _HEADER.size and _HEADER.unpack(header)[2] != self._first:
+            self._position = 0  # another run has begun
+        return self._read_on(applied)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._fd)
+
+    def _read_on(self, applied: int) -> list[Notice]:
+        start = self._position
+        content = os.pread(self._fd, JOURNAL_BYTES - start, start)
+        notices: list[Notice] = []
+        at = 0
+        while at + _HEADER.size <= len(content):
+            length, crc, seq = _HEADER.unpack_from(content, at)
+            payload = content[at + _HEADER.size : at + _HEADER.size + length]
+            if length == 0 or seq <= self._last or len(payload) < length or zlib.crc32(payload) != crc:
+                break
             try:
-                notices.append(decode_notice(payload))
+                notice = decode_notice(payload)
             except ProtocolError:  # of the client's own making: it harms only itself
                 break
-        position += _HEADER.size + length
-    return notices
+            if notice.seq != seq:
+                break
+            if start + at == 0:
+                self._first = seq
+            at += _HEADER.size + length
+            self._position, self._last = start + at, seq
+            if seq > applied:
+                notices.append(notice)
+        return notices
