@@ -1,7 +1,8 @@
 """Looks at the system until it is sure: `audit`, and the beginning of a scope.
 
 A finding is reported if every look has it. The first look is all there is when it finds nothing; otherwise two more follow,
-with pauses that give a program that is just letting go the time to do so.
+with pauses that give a program that is just letting go the time to do so. Where all that was found are files that nobody
+holds, looking again is asking the kernel about them again: its answer covers the name, the identity and all holders.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from leasehold.core.detect_system import coverage_of
 from leasehold.core.evidence import Scope
 from leasehold.core.findings import Creator, Environment, FileIdentity, Finding, Report
 from leasehold.core.picture import Limits, Picture
-from leasehold.core.reconcile import confirmed, reconcile, scope_of
+from leasehold.core.reconcile import PROBED, confirmed, reconcile, scope_of, still_free
 from leasehold.core.rules import RULES, Severity, rule_of
-from leasehold.core.suppression import DEFAULT_SUPPRESSIONS, Suppression, set_aside
+from leasehold.core.suppression import DEFAULT_SUPPRESSIONS, Suppression, Suppressions
 from leasehold.core.timeline import events_of
 from leasehold.errors import LeaseholdError
 from leasehold.system.clock import Clock, SystemClock
@@ -31,8 +32,8 @@ from leasehold.units import parse_duration
 
 __all__ = ["audit", "begin_scope"]
 
-# A process that is about to unlink, or about to map, is done within a scheduling delay: some milliseconds on a machine that
-# is not overloaded, and tens on one that is.
+# The time between two questions about the same file. A process that is about to unlink, or about to map, is done within a
+# scheduling delay: some milliseconds on a machine that is not overloaded, and tens on one that is.
 _PAUSES_S: Final = (0.02, 0.08)
 _SEVERITY_ORDER: Final = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 
@@ -97,26 +98,31 @@ def audit(
     observer = Observer(tuple(paths) if paths is not None else None, limits, creators or {})
     chosen = _rule_ids(rules) if rules is not None else frozenset(RULES)
     chosen -= _rule_ids(ignore)
-    words = (*suppressions, *(DEFAULT_SUPPRESSIONS if default_suppressions else ()))
-    today = date.today()
+    words = Suppressions((*suppressions, *(DEFAULT_SUPPRESSIONS if default_suppressions else ())), date.today())
 
     picture = observer.look()
-    findings = reconcile(picture, chosen)
+    findings, aside, used = words.set_aside(reconcile(picture, chosen))
     for pause_s in _PAUSES_S:
-        if not any(finding.severity is not Severity.NOTE for finding in set_aside(findings, words, today)[0]):
+        doubtful = {finding.rule for finding in findings if finding.severity is not Severity.NOTE}
+        if not doubtful:
             break
-        waiter.wait_s(pause_s)
-        picture = observer.look()
-        findings = confirmed(findings, reconcile(picture, chosen))
-    kept, aside, used = set_aside(findings, words, today)
+        since_asked_s = (time.monotonic_ns() - picture.evidence.asked_monotonic_ns) / 1e9
+        if since_asked_s < pause_s:
+            waiter.wait_s(pause_s - since_asked_s)
+        if doubtful <= PROBED:
+            observer.probe_again(picture)
+            findings = still_free(picture, findings)
+        else:
+            picture = observer.look()
+            findings = confirmed(findings, reconcile(picture, chosen))
     elapsed_ns = time.monotonic_ns() - started_ns
     return Report(
-        findings=tuple(sorted(kept, key=_rank)),
+        findings=tuple(sorted(findings, key=_rank)),
         coverage=coverage_of(picture),
         suppressed=aside,
         suppressions=used,
         environment=_environment(picture, began_ns, elapsed_ns),
-        events=events_of(picture, kept),
+        events=events_of(picture, findings),
     )
 
 

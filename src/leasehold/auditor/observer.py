@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from leasehold.core.evidence import Evidence, RegistryFacts, Root
+from leasehold.core.evidence import Evidence, Probe, RegistryFacts, Root
 from leasehold.core.findings import Creator, Fact, FileIdentity, Gap
 from leasehold.core.picture import Limits, Picture
 from leasehold.system.cgroups import list_charges
@@ -114,8 +114,17 @@ class Observer:
         in_transit: tuple[Fact, ...] = ()
         if any(darkness.dark_bytes for darkness in picture.darkness()):
             in_transit = descriptors_in_transit(picture.evidence.processes, self.proc)
-        picture.answer({file.key: probe(file.path, file.key) for file in picture.suspects}, in_transit)
+        asked_ns = time.monotonic_ns()
+        picture.answer({file.key: probe(file.path, file.key) for file in picture.suspects}, in_transit, asked_ns)
         return picture
+
+    def probe_again(self, picture: Picture) -> None:
+        """Ask the kernel again about the suspects that it called free."""
+        probes, asked_ns = dict(picture.evidence.probes), time.monotonic_ns()
+        for file in picture.suspects:
+            if picture.verdict(file) is Probe.FREE:
+                probes[file.key] = probe(file.path, file.key)
+        picture.answer(probes, picture.evidence.in_transit, asked_ns)
 
 
 def _list(root: Root, gaps: list[Gap]) -> Listing:

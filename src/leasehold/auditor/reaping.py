@@ -21,13 +21,14 @@ from typing import Final
 
 from leasehold.auditor.observer import Observer
 from leasehold.core.evidence import File, Probe, RegistryFacts
-from leasehold.core.findings import Confidence, Finding
+from leasehold.core.findings import Finding
 from leasehold.core.picture import Picture
 from leasehold.core.reconcile import confirmed, reconcile
-from leasehold.core.suppression import DEFAULT_SUPPRESSIONS, Suppression, set_aside
+from leasehold.core.suppression import DEFAULT_SUPPRESSIONS, Suppression, Suppressions
 from leasehold.system.clock import Clock, SystemClock
 from leasehold.system.directory import RegistryDirectory
 from leasehold.system.lease_probe import holding_lease, probe
+from leasehold.system.reclaim import remove_if_abandoned
 from leasehold.system.statx import statx
 from leasehold.units import format_duration, parse_duration
 
@@ -128,7 +129,7 @@ def reap(
         picture = observer.look()
         findings = confirmed(findings, reconcile(picture, rules))
     words = (*suppressions, *(DEFAULT_SUPPRESSIONS if default_suppressions else ()))
-    kept, aside, _ = set_aside(findings, words, date.today())
+    kept, aside, _ = Suppressions(words, date.today()).set_aside(findings)
     removed: list[Removed] = []
     declined = [_declined(one.finding, f"set aside: {one.reason} ({one.source})") for one in aside]
     for finding in kept:
@@ -199,24 +200,19 @@ def _unlink(file: File, *, yes: bool) -> None:
 
 
 def _remove_registry(picture: Picture, registry: RegistryFacts, finding: Finding, *, yes: bool) -> None:
-    """Remove a dead registry's directory while holding its lock, so that no successor begins meanwhile."""
-    if finding.confidence is not Confidence.PROVED:
-        raise _LeftAlone(f"{finding.holders[0]} is a client of it, lives, and may start a successor")
+    """Remove a dead registry's directory, if nobody has a segment of it open and nobody is left to succeed it."""
     directory = RegistryDirectory(registry.id, registry.root.path)
-    lock = directory.lock()
-    if lock is None:
-        raise _LeftAlone("its lock is held: a successor has begun")
-    try:
-        if statx(registry.path).identity != registry.directory:
-            raise _LeftAlone("another directory has taken its name")
-        segments = [file for file, number in picture.files_of(registry) if number is not None]
-        for file in segments:
+    if statx(registry.path).identity != registry.directory:
+        raise _LeftAlone("another directory has taken its name")
+    for file, number in picture.files_of(registry):
+        if number is not None:
             verdict, _ = probe(file.path, file.key)
             if verdict is not Probe.FREE:
                 raise _LeftAlone(f"{file.name}: {_VERDICTS[verdict]}")
-        if yes:
-            for file in segments:
-                _unlink(file, yes=True)
-            directory.remove()
-    finally:
-        os.close(lock)
+    reason = remove_if_abandoned(directory) if yes else _client_left(finding)
+    if reason:
+        raise _LeftAlone(reason)
+
+
+def _client_left(finding: Finding) -> str:
+    return f"its client is alive: {finding.holders[0]}" if finding.holders else ""

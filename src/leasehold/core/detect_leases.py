@@ -9,7 +9,17 @@ from collections.abc import Iterator
 
 from leasehold.core.evidence import LockState, RegistryFacts
 from leasehold.core.findings import Confidence, Fact, Finding, Process
-from leasehold.core.model import ClientRow, EventKind, LeaseMode, LeaseRow, LeaseState, SegmentRow, SegmentState
+from leasehold.core.model import (
+    ClientRow,
+    ClientState,
+    EventKind,
+    Identity,
+    LeaseMode,
+    LeaseRow,
+    LeaseState,
+    SegmentRow,
+    SegmentState,
+)
 from leasehold.core.picture import Picture, RegistryHealth, place_of, subject_of_file
 from leasehold.core.rules import Severity
 from leasehold.units import format_bytes, format_duration
@@ -105,8 +115,11 @@ def dead_registry(picture: Picture) -> Iterator[Finding]:
             continue
         files = picture.files_of(registry)
         row = registry.snapshot.registry if registry.snapshot else None
-        clients = list(registry.snapshot.clients.values()) if registry.snapshot else []
-        living = tuple(picture.holder(c.identity) for c in clients if not picture.evidence.is_dead(c.identity))
+        living = tuple(
+            picture.holder(identity)
+            for identity in _possible_successors(registry)
+            if not picture.evidence.is_dead(identity)
+        )
         facts = [Fact("nobody holds its lock", f"flock {registry.path}/lock")]
         if row is not None:
             facts.append(Fact(f"it was served by {picture.holder(row.identity)}, which is dead", f"{registry.path}/ledger"))
@@ -129,6 +142,16 @@ def dead_registry(picture: Picture) -> Iterator[Finding]:
             registry=registry.id,
             evidence=tuple(facts),
         )
+
+
+def _possible_successors(registry: RegistryFacts) -> Iterator[Identity]:
+    """Those whose next call would start a registry again: its clients, and the process that it was started for."""
+    if registry.snapshot is None:
+        return
+    yield from (c.identity for c in registry.snapshot.clients.values() if c.state is not ClientState.ENDED)
+    row = registry.snapshot.registry
+    if row is not None and row.owner is not None:
+        yield row.owner
 
 
 def premature_unlink(picture: Picture) -> Iterator[Finding]:

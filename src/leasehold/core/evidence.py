@@ -74,7 +74,8 @@ class Root(msgspec.Struct, frozen=True):
 class File(msgspec.Struct, frozen=True):
     """A named segment: `name` is relative to the root, `aliases` its other hard links."""
 
-    identity: FileIdentity
+    key: Key
+    born_ns: int | None
     root: Root
     name: str
     size_bytes: int
@@ -84,9 +85,9 @@ class File(msgspec.Struct, frozen=True):
     aliases: tuple[str, ...] = ()
 
     @property
-    def key(self) -> Key:
-        """Device and inode."""
-        return self.identity.device, self.identity.inode
+    def identity(self) -> FileIdentity:
+        """What tells it from every other file, earlier or later."""
+        return FileIdentity(*self.key, self.born_ns)
 
     @property
     def path(self) -> str:
@@ -207,6 +208,7 @@ class Evidence:
     unreadable_processes: int = 0
     hides_processes: bool = False  # /proc is mounted with hidepid: processes of others are not even listed
     probes: Mapping[Key, tuple[Probe, str]] = field(default_factory=dict)
+    asked_monotonic_ns: int = 0  # when the first of them was asked
     usage: tuple[Usage, ...] = ()
     registries: tuple[RegistryFacts, ...] = ()
     sysv: tuple[SysVSegment, ...] = ()

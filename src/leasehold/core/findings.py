@@ -142,11 +142,11 @@ class Finding:
         Names of files may be any bytes; they are made legible here, once, for all forms of report.
         """
         definition = RULES[rule]
-        defaults = {"severity": definition.severity, "remedy": definition.remedy, "subject": name}
-        told = {**defaults, **fields}
-        told["path"] = _legible(told.get("path", ""))
-        told["evidence"] = tuple(Fact(_legible(f.text), _legible(f.source)) for f in told.get("evidence", ()))
-        return cls(rule=rule, message=_legible(message), confidence=confidence, name=_legible(name), **told)
+        fields.setdefault("severity", definition.severity)
+        fields.setdefault("remedy", definition.remedy)
+        fields.setdefault("subject", name)
+        finding = cls(rule=rule, message=message, confidence=confidence, name=name, **fields)
+        return finding if _is_legible(finding) else _legible_finding(finding)
 
     @property
     def definition(self) -> Rule:
@@ -193,9 +193,19 @@ def stable_name(name: str) -> str:
     return _RUN_OF_RANDOM.sub("*", starred)
 
 
+def _is_legible(finding: Finding) -> bool:
+    return finding.name.isascii() and finding.path.isascii() and finding.message.isascii()
+
+
+def _legible_finding(finding: Finding) -> Finding:
+    facts = tuple(Fact(_legible(fact.text), _legible(fact.source)) for fact in finding.evidence)
+    name, path, message = _legible(finding.name), _legible(finding.path), _legible(finding.message)
+    return replace(finding, name=name, path=path, message=message, evidence=facts)
+
+
 def _legible(text: str) -> str:
     """`text` with the bytes that were no UTF-8, which Python carries as lone surrogates, written as ``\\udcff``."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,9 +70,11 @@ class Picture:
         self._by_directory = {(r.root.device, f"lh-{r.id}"): r for r in evidence.registries}
         self._members: dict[str, frozenset[tuple[int, int]] | None] = {}
 
-    def answer(self, probes: Mapping[Key, tuple[Probe, str]], in_transit: tuple[Fact, ...]) -> None:
+    def answer(
+        self, probes: Mapping[Key, tuple[Probe, str]], in_transit: tuple[Fact, ...], asked_monotonic_ns: int
+    ) -> None:
         """Add what was asked because of what this picture shows: about its suspects, and where it is dark."""
-        self.evidence = replace(self.evidence, probes=probes, in_transit=in_transit)
+        self.evidence = replace(self.evidence, probes=probes, in_transit=in_transit, asked_monotonic_ns=asked_monotonic_ns)
 
     # --- registries ----------------------------------------------------------------------------------------------
 
@@ -206,9 +208,10 @@ class Picture:
 
     def creator_of(self, file: File) -> Creator | None:
         """Who made `file`: as the lease table has it, or as it was recorded when it happened."""
-        recorded = self.evidence.creators.get(file.identity)
-        if recorded is not None:
-            return recorded
+        if self.evidence.creators:
+            recorded = self.evidence.creators.get(file.identity)
+            if recorded is not None:
+                return recorded
         owned = self.registry_of(file)
         if owned is None or owned[1] is None or owned[0].snapshot is None:
             return None
@@ -230,8 +233,7 @@ class Picture:
     def age_fact(self, file: File) -> Fact:
         """When `file` was born and last used, and whose it is."""
         used = format_duration(max(self.evidence.at_ns - file.used_ns, 0) / 1e9)
-        born_ns = file.identity.born_ns
-        born = f"born {self.when(born_ns)}, " if born_ns else ""
+        born = f"born {_moment(file.born_ns)}, " if file.born_ns else ""
         return Fact(f"{born}last used {used} ago, owned by uid {file.uid}", f"statx {file.path}")
 
     def hold_facts(self, holds: tuple[Hold, ...]) -> tuple[Fact, ...]:
@@ -240,14 +242,17 @@ class Picture:
 
     def when(self, at_ns: int) -> str:
         """A moment since the epoch, and how long ago that is."""
-        moment = datetime.fromtimestamp(at_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return f"{moment} ({format_duration(max(self.evidence.at_ns - at_ns, 0) / 1e9)} ago)"
+        return f"{_moment(at_ns)} ({format_duration(max(self.evidence.at_ns - at_ns, 0) / 1e9)} ago)"
 
     @staticmethod
     def size(file: File) -> str:
         """The size of `file`, and its memory where that differs."""
         size, resident = format_bytes(file.size_bytes), format_bytes(file.resident_bytes)
         return size if file.resident_bytes >= file.size_bytes else f"{size}, {resident} in memory"
+
+
+def _moment(at_ns: int) -> str:
+    return datetime.fromtimestamp(at_ns // 1_000_000_000, UTC).isoformat()
 
 
 def _members_of(registry: RegistryFacts, pid_namespace: int) -> frozenset[tuple[int, int]] | None:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 from leasehold.core import detect_files, detect_leases, detect_system
-from leasehold.core.evidence import Scope
+from leasehold.core.evidence import Probe, Scope
 from leasehold.core.findings import Finding
 from leasehold.core.model import LeaseMode
 from leasehold.core.picture import Picture, subject_of_file
 
-__all__ = ["DETECTORS", "confirmed", "reconcile", "scope_of"]
+__all__ = ["DETECTORS", "PROBED", "confirmed", "reconcile", "scope_of", "still_free"]
 
 Detector = Callable[[Picture], Iterator[Finding]]
 
@@ -40,6 +40,9 @@ DETECTORS: Final[dict[str, tuple[Detector, ...]]] = {
     "LH017": (detect_system.orphan_charge,),
 }
 
+# What the kernel alone decides: a second answer of the lease probe is as good as a second look.
+PROBED: Final = frozenset({"LH001", "LH005", "LH013"})
+
 
 def reconcile(picture: Picture, rules: Collection[str] | None = None) -> tuple[Finding, ...]:
     """The findings in `picture`, by all rules or those given; only what is new, if the picture has a scope."""
@@ -60,6 +63,12 @@ def confirmed(earlier: Iterable[Finding], later: Iterable[Finding]) -> tuple[Fin
     return tuple(finding for finding in later if finding.key in keys)
 
 
+def still_free(picture: Picture, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings whose files the kernel calls free in `picture`, and those of other rules."""
+    free = {subject_of_file(file.key) for file in picture.suspects if picture.verdict(file) is Probe.FREE}
+    return tuple(finding for finding in findings if finding.rule not in PROBED or finding.subject in free)
+
+
 def _is_new(finding: Finding, scope: Scope) -> bool:
     if finding.subject not in scope.subjects:
         return True
@@ -71,7 +80,7 @@ def _is_new(finding: Finding, scope: Scope) -> bool:
 def scope_of(picture: Picture, name: str) -> Scope:
     """Everything that is there now, so that a later audit can tell what is new in the scope `name`."""
     evidence = picture.evidence
-    subjects: dict[str, int | None] = {subject_of_file(key): file.identity.born_ns for key, file in evidence.files.items()}
+    subjects: dict[str, int | None] = {subject_of_file(key): file.born_ns for key, file in evidence.files.items()}
     for key, holds in evidence.holds.items():
         subjects.setdefault(subject_of_file(key), next((hold.born_ns for hold in holds if hold.born_ns), None))
     for segment in evidence.sysv:

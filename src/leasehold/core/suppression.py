@@ -6,15 +6,17 @@ it may hide the next leak.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 
 from leasehold.core.findings import Finding, Suppressed, SuppressionUse
+from leasehold.core.rules import RULES, Rule
 
-__all__ = ["DEFAULT_SUPPRESSIONS", "Suppression", "set_aside", "set_aside_known"]
+__all__ = ["DEFAULT_SUPPRESSIONS", "Suppression", "Suppressions", "set_aside_known"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +46,21 @@ class Suppression:
     expires: date | None = None
     source: str = ""
 
+    def is_about(self, rule: Rule) -> bool:
+        """Whether it is about findings of `rule`."""
+        glob = self.rule.lower()
+        return fnmatchcase(rule.id.lower(), glob) or fnmatchcase(rule.name, glob)
+
     def matches(self, finding: Finding) -> bool:
-        """Whether it is about `finding`, whatever the day."""
-        rules = (finding.rule, finding.definition.name)
-        names = (finding.name, finding.name.rpartition("/")[2], finding.label)
+        """Whether it is about the segment of `finding`, whatever the rule and the day."""
+        if not any(fnmatchcase(name, self.name) for name in _names(finding)):
+            return False
+        if self.creator == "*":
+            return True
         commands = [holder.command for holder in finding.holders]
         if finding.creator is not None:
             commands.append(finding.creator.command)
-        return (
-            any(fnmatchcase(rule.lower(), self.rule.lower()) for rule in rules)
-            and any(fnmatchcase(name, self.name) for name in names)
-            and (self.creator == "*" or any(fnmatchcase(command, self.creator) for command in commands))
-        )
+        return any(fnmatchcase(command, self.creator) for command in commands)
 
     def has_expired(self, today: date) -> bool:
         """Whether its last day has passed."""
@@ -91,29 +96,57 @@ DEFAULT_SUPPRESSIONS: tuple[Suppression, ...] = (
 )  # fmt: skip
 
 
-def set_aside(
-    findings: Iterable[Finding], suppressions: Sequence[Suppression], today: date
-) -> tuple[tuple[Finding, ...], tuple[Suppressed, ...], tuple[SuppressionUse, ...]]:
-    """The findings that stay, those that the first matching suppression takes away, and how each was used."""
-    kept: list[Finding] = []
-    aside: list[Suppressed] = []
-    uses: Counter[int] = Counter()
-    live = [(position, s) for position, s in enumerate(suppressions) if not s.has_expired(today)]
-    for finding in findings:
-        position = next((position for position, one in live if one.matches(finding)), None)
-        if position is None:
-            kept.append(finding)
-        else:
-            uses[position] += 1
-            aside.append(Suppressed(finding, suppressions[position].reason, suppressions[position].source))
-    used = tuple(
-        SuppressionUse(
-            one.reason, one.source, one.rule, one.name, one.creator, one.expires.isoformat() if one.expires else "",
-            uses[position], one.has_expired(today),
+class Suppressions:
+    """Suppressions in their order, of which the first that matches a finding sets it aside."""
+
+    def __init__(self, suppressions: Sequence[Suppression], today: date) -> None:
+        self._all = tuple(suppressions)
+        self._today = today
+        self._by_rule = {
+            rule.id: [
+                (position, one)
+                for position, one in enumerate(self._all)
+                if one.is_about(rule) and not one.has_expired(today)
+            ]
+            for rule in RULES.values()
+        }
+        self._any_name = {
+            rule: re.compile("|".join(translate(one.name) for _, one in about)) for rule, about in self._by_rule.items()
+        }
+
+    def set_aside(
+        self, findings: Iterable[Finding]
+    ) -> tuple[tuple[Finding, ...], tuple[Suppressed, ...], tuple[SuppressionUse, ...]]:
+        """The findings that stay, those that are set aside, and how often each suppression was used."""
+        kept: list[Finding] = []
+        aside: list[Suppressed] = []
+        uses: Counter[int] = Counter()
+        for finding in findings:
+            position = self._first(finding)
+            if position is None:
+                kept.append(finding)
+            else:
+                uses[position] += 1
+                aside.append(Suppressed(finding, self._all[position].reason, self._all[position].source))
+        return tuple(kept), tuple(aside), tuple(self._use(one, uses[i]) for i, one in enumerate(self._all))
+
+    def _first(self, finding: Finding) -> int | None:
+        about = self._by_rule[finding.rule]
+        if not about or not any(map(self._any_name[finding.rule].match, _names(finding))):
+            return None  # the usual case, and there may be ten thousand findings
+        return next((position for position, one in about if one.matches(finding)), None)
+
+    def _use(self, one: Suppression, uses: int) -> SuppressionUse:
+        expires = one.expires.isoformat() if one.expires else ""
+        return SuppressionUse(
+            one.reason, one.source, one.rule, one.name, one.creator, expires, uses, one.has_expired(self._today)
         )
-        for position, one in enumerate(suppressions)
-    )  # fmt: skip
-    return tuple(kept), tuple(aside), used
+
+
+def _names(finding: Finding) -> tuple[str, ...]:
+    """What a user may mean by the name of the segment."""
+    names = (finding.name, finding.name.rpartition("/")[2], finding.label)
+    return names if "/" in finding.name or finding.label else (finding.name,)
 
 
 def set_aside_known(

@@ -80,21 +80,25 @@ def split(text: Text, schema: Schema, width: int) -> Cells:
     content = text.content
     if schema.delimiter is None:
         return _split_at_blanks(text, content, schema, width)
-    newline = content == _NEWLINE
-    separators = np.flatnonzero((content == ord(schema.delimiter)) | newline)
-    row_ends = separators[width - 1 :: width]
+    newline, separator = text.masks
+    np.equal(content, _NEWLINE, out=newline)
+    np.equal(content, ord(schema.delimiter), out=separator)
+    separator |= newline
+    found = np.flatnonzero(separator)
+    row_ends = found[width - 1 :: width].copy()
     if (
-        not (schema.quote and (content == ord(schema.quote)).any())
-        and len(separators) == width * np.count_nonzero(newline)
-        and newline.take(row_ends).all()
+        len(found) == width * np.count_nonzero(newline)
+        and newline.take(row_ends, mode="clip").all()
+        and not (schema.quote and (content == ord(schema.quote)).any())
     ):
-        row_starts = np.concatenate(([0], row_ends[:-1] + 1))
-        ends = separators.reshape(-1, width)
+        row_starts = np.zeros_like(row_ends)
+        np.add(row_ends[:-1], 1, out=row_starts[1:])
+        ends = found.reshape(-1, width)
         has_return = text.byte(row_ends, back=1) == _RETURN
         if has_return.any():
             ends[:, -1] -= has_return
         blank = width == 1 and bool((ends[:, 0] == row_starts).any())
-        if not blank and not _may_be_comment(text, row_starts, schema).any():
+        if not blank and not (schema.comments and _may_be_comment(text, row_starts, schema).any()):
             return Cells(row_starts, row_ends, ends)
     return _split_ragged(text, content, schema, width)
 

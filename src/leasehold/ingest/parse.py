@@ -29,6 +29,9 @@ _STRETCH = 256 * 1024
 _SHOWN = 80  # bytes of a cell or line in a report
 
 
+_Faults: TypeAlias = dict[int, tuple[LineFault, str | None, bytes | None]]
+
+
 @dataclass(frozen=True, slots=True)
 class BadRow:
     """A line of the input that did not become a row.
@@ -136,11 +139,11 @@ def parse_block(
         if stop > len(rows):
             raise ValueError(f"out has room for {len(rows)} rows and the block holds more; size it with max_rows()")
         notes.update(cells.notes)
-        faults = {fault.start: (fault, None, None) for fault in cells.faults}
+        faults: _Faults = {fault.start: (fault, None, None) for fault in cells.faults}
         wrong = _undecodable(text, cells, schema.encoding)
         for column, place, target in columns:
-            for fault in column.read(text, *cells.column(place), target[filled:stop], notes):
-                wrong.setdefault(fault.row, (fault.reason, column.field.name, fault.cell))
+            for cell_fault in column.read(text, *cells.column(place), target[filled:stop], notes):
+                wrong.setdefault(cell_fault.row, (cell_fault.reason, column.field.name, cell_fault.cell))
         for row, (reason, name, cell) in wrong.items():
             where = LineFault(int(cells.row_starts[row]), int(cells.row_ends[row]), reason)
             faults[where.start] = (where, name, cell)

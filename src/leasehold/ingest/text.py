@@ -28,10 +28,11 @@ _WORD_BITS = np.uint64(64)
 class Text:
     """Bytes of a table, with room for `capacity` of them; positions count from the first byte of the text."""
 
-    __slots__ = ("_buffer", "_words", "is_ascii", "size_bytes")
+    __slots__ = ("_buffer", "_masks", "_words", "is_ascii", "size_bytes")
 
     def __init__(self, capacity: int) -> None:
         self._buffer: Bytes = np.zeros(-(-capacity // 8) * 8 + 2 * _MARGIN, np.uint8)
+        self._masks: Bools = np.empty((2, capacity), np.bool_)
         self._words: npt.NDArray[Any] = self._buffer[_MARGIN:].view("<u8")
         self.size_bytes = 0
         self.is_ascii = True
@@ -45,6 +46,11 @@ class Text:
     def content(self) -> Bytes:
         """The text itself."""
         return self._buffer[_MARGIN : _MARGIN + self.size_bytes]
+
+    @property
+    def masks(self) -> Bools:
+        """Two arrays of a bool for each byte, to work with; they are used again for the next text."""
+        return self._masks[:, : self.size_bytes]
 
     def fill(self, data: Bytes, newline: int) -> None:
         """Take whole lines that end with the byte `newline` as the text, in which they end with LF, the last one too."""

@@ -93,7 +93,7 @@ def _read_directory(descriptor: int, prefix: str, listing: Listing) -> list[str]
             known = files.get(key) if status.links > 1 else None
             if known is None:
                 files[key] = File(
-                    status.identity, root, name, status.size_bytes, status.resident_bytes, status.uid, status.used_ns
+                    key, status.born_ns, root, name, status.size_bytes, status.resident_bytes, status.uid, status.used_ns
                 )  # fmt: skip
             else:
                 files[key] = msgspec.structs.replace(known, aliases=(*known.aliases, name))

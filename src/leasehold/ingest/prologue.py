@@ -1,0 +1,151 @@
+"""What comes before the data of a file: byte order mark, prose, header, units; and the schema fitted to the file by it."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import IO, Literal
+
+from leasehold.errors import IngestError
+from leasehold.ingest.schema import Field, Schema
+from leasehold.ingest.sources import PathLike, compression_of, open_source
+
+__all__ = ["Table", "open_table", "split_line"]
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LOOK = 1 << 16  # bytes looked at to tell which line ends a file has
+_LONGEST_LINE = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A file and the schema fitted to it: every field has the number of its column, and a row its number of cells.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    schema : Schema
+        The fitted schema, good for `parse_block`.
+    compression : str
+        ``plain``, ``gzip``, ``bzip2``, ``xz`` or ``zstd``.
+    names : tuple of str
+        The names in the header; empty without one.
+    data_offset, data_line : int
+        First byte of the data in the (unpacked) text, and the number of that line, from 1.
+    size_bytes : int
+        Size of the file as it lies on disk.
+    """
+
+    path: str
+    schema: Schema
+    compression: str
+    names: tuple[str, ...]
+    data_offset: int
+    data_line: int
+    size_bytes: int
+
+
+def open_table(path: PathLike, schema: Schema) -> Table:
+    """Read the beginning of a file and fit the schema to it.
+
+    Raises
+    ------
+    IngestError
+        The file cannot be read, has no header where one is expected, or has not the columns that the fields name.
+    """
+    name = os.fspath(path)
+    compression = compression_of(name)
+    with open_source(name) as stream:
+        lines = _Lines(name, stream, schema)
+        schema = replace(schema, line_end=lines.line_end)
+        for _ in range(schema.skip_lines):
+            lines.take("the lines to skip")
+        if schema.skip_to:
+            lines.skip_until(schema.skip_to)
+        names: tuple[str, ...] = ()
+        if schema.header:
+            lines.skip_comments()
+            names = tuple(cell.strip() for cell in split_line(lines.take("the header"), schema))
+        for _ in range(schema.skip_after_header):
+            lines.take("the lines after the header")
+        data_offset, data_line = lines.offset, lines.number
+        lines.skip_comments()
+        first_line = lines.number
+        first_row = lines.peek()
+    fitted = _fit(name, schema, names, first_row, first_line)
+    return Table(name, fitted, compression, names, data_offset, data_line, os.stat(name).st_size)
+
+
+def split_line(line: str, schema: Schema) -> list[str]:
+    """The cells of one line, quotes removed."""
+    if schema.delimiter is None:
+        return line.split()
+    if schema.quote and schema.quote in line:
+        return next(csv.reader([line], delimiter=schema.delimiter, quotechar=schema.quote))
+    return line.split(schema.delimiter)
+
+
+def _fit(name: str, schema: Schema, names: tuple[str, ...], first_row: str | None, line: int) -> Schema:
+    fields = tuple(replace(each, source=_column(name, each, names)) for each in schema.fields)
+    fitted = replace(schema, fields=fields)
+    cells = None if first_row is None else len(split_line(first_row, schema))
+    if fitted.width is not None or not fitted.fields:
+        width = fitted.width or len(names) or cells or 0
+    elif fitted.short == "missing" or fitted.extra != "error":
+        width = fitted.row_width
+    elif names and cells is not None and len(names) != cells:
+        raise IngestError(
+            f"{name}: the header names {len(names)} columns and the first row (line {line}) has {cells} cells; "
+            "skip the header as a plain line, or give the width",
+            path=name,
+            line=line,
+        )
+    else:
+        width = len(names) or cells or fitted.row_width
+    reach = fitted.row_width if fitted.width is None else max(place + each.width for each, place in fitted.places())
+    if reach > width:
+        raise IngestError(
+            f"{name}: the fields reach to column {reach - 1} (from 0) and the rows have {width} cells; "
+            "check the delimiter and the columns",
+            path=name,
+            line=line,
+        )
+    if reach < width and all(each.source is None for each in schema.fields) and schema.extra == "error" and fields:
+        raise IngestError(
+            f"{name}: {reach} fields for {width} columns; say which columns the fields are"
+            + (f" ({', '.join(names)})" if names else " (numbers from 0)"),
+            path=name,
+            line=line,
+        )
+    return replace(fitted, width=width)
+
+
+def _column(name: str, field: Field, names: tuple[str, ...]) -> int | None:
+    if not isinstance(field.source, str):
+        return field.source
+    if names.count(field.source) == 1:
+        return names.index(field.source)
+    if not names:
+        found = "the schema says there is no header"
+    elif field.source in names:
+        found = "the header has several of that name; use their numbers"
+    else:
+        found = "the header has " + ", ".join(map(repr, names))
+    raise IngestError(f"{name}: field {field.name!r} is column {field.source!r}; {found}", path=name, field=field.name)
+
+
+class _Lines:
+    """The first lines of a stream, with their place."""
+
+    def __init__(self, name: str, stream: IO[bytes], schema: Schema) -> None:
+        self._name, self._stream, self._schema = name, stream, schema
+        self._buffer = stream.read(_LOOK)
+        self.offset = len(_BYTE_ORDER_MARK) if self._buffer.startswith(_BYTE_ORDER_MARK) else 0
+        self.number = 1
+        ends: tuple[Literal["lf", "cr"], bytes] = ("lf", b"\n")
+        if schema.line_end == "cr" or (schema.line_end == "auto" and b"\n" not in self._buffer and b"\r" in self._buffer):
+            ends = ("cr", b"\r")
+        self.line_end, self._newline = ends
