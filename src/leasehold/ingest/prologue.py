@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import IO, Literal
 
@@ -149,3 +148,60 @@ class _Lines:
         if schema.line_end == "cr" or (schema.line_end == "auto" and b"\n" not in self._buffer and b"\r" in self._buffer):
             ends = ("cr", b"\r")
         self.line_end, self._newline = ends
+
+    def take(self, what: str) -> str:
+        """The next line, without its end; `what` says what it is for, should there be none."""
+        line = self.peek()
+        if line is None:
+            raise IngestError(
+                f"{self._name}: the file ends at line {self.number}, before {what}; check the lines to skip and the header",
+                path=self._name,
+                line=self.number,
+            )
+        self.offset = self._end() + 1
+        self.number += 1
+        return line
+
+    def peek(self) -> str | None:
+        """The next line without taking it, or None at the end of the file."""
+        raw = self._buffer[self.offset : self._end()].removesuffix(b"\r")
+        if self.offset >= len(self._buffer):
+            return None
+        try:
+            return raw.decode(self._schema.encoding)
+        except UnicodeDecodeError as error:
+            raise IngestError(
+                f"{self._name}: line {self.number} is not {self._schema.encoding} (byte {raw[error.start]:#04x} at place "
+                f"{error.start + 1}); name the file's encoding, for example latin-1",
+                path=self._name,
+                line=self.number,
+            ) from error
+
+    def skip_until(self, beginning: str) -> None:
+        """Take lines until the next one begins with `beginning`."""
+        while (line := self.peek()) is not None and not line.lstrip().startswith(beginning):
+            self.take("the header")
+        if line is None:
+            raise IngestError(f"{self._name}: no line begins with {beginning!r}", path=self._name)
+
+    def skip_comments(self) -> None:
+        """Take blank lines and comments."""
+        while (line := self.peek()) is not None and (not line.strip() or line.startswith(self._schema.comments)):
+            self.take("the data")
+
+    def _end(self) -> int:
+        """Where the next line ends, reading on as far as that needs."""
+        searched = self.offset
+        while (end := self._buffer.find(self._newline, searched)) < 0:
+            searched = len(self._buffer)
+            more = self._stream.read(_LOOK)
+            if not more:
+                return len(self._buffer)
+            self._buffer += more
+            if len(self._buffer) - self.offset > _LONGEST_LINE:
+                raise IngestError(
+                    f"{self._name}: line {self.number} is longer than {_LONGEST_LINE} bytes; is this a text table?",
+                    path=self._name,
+                    line=self.number,
+                )
+        return end

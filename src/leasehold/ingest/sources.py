@@ -79,18 +79,14 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        view = memoryview(buffer)
         try:
-            data = self._stream.read(len(view))
+            size = self._stream.readinto(buffer)  # type: ignore[attr-defined]
         except EOFError:
             self._fail("ends too early: the file is cut short; fetch it again")
-        except Exception as error:
-            if not isinstance(error, (OSError, zlib.error, lzma.LZMAError)) and type(error).__module__ in _PLAIN_ERRORS:
-                raise
+        except (OSError, zlib.error, lzma.LZMAError, *_package_errors()) as error:
             self._fail(f"is damaged: {error}")
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+        self._position += size
+        return int(size)
 
     def close(self) -> None:
         self._stream.close()
@@ -98,13 +94,22 @@ class _Unpacked(io.RawIOBase):
 
     def _fail(self, what: str) -> NoReturn:
         raise IngestError(
-            f"{self._name}: the {self._kind} data {what} (after {self._position} bytes of text)",
+            f"{self._name}: the {self._kind} data {what} after {self._position} bytes of text",
             path=self._name,
             offset=self._position,
         ) from sys.exc_info()[1]
 
 
-_PLAIN_ERRORS = {"builtins"}
+def _package_errors() -> list[type[Exception]]:
+    """The errors of the packages that are in use; a package that was not imported raised nothing."""
+    return [getattr(sys.modules[module], name) for module, name in _PACKAGE_ERRORS if module in sys.modules]
+
+
+_PACKAGE_ERRORS = (
+    ("isal.isal_zlib", "error"),
+    ("compression.zstd", "ZstdError"),
+    ("backports.zstd", "ZstdError"),
+)
 
 
 def _open_plain(name: str) -> IO[bytes]:
