@@ -263,7 +263,8 @@ class Link:
         try:
             self._send(message)
             while seq not in self._replies:
-                if not self._await_more() and self.endpoint.clock.now_ns() > deadline_ns:
+                self._await_more()
+                if seq not in self._replies and self.endpoint.clock.now_ns() > deadline_ns:
                     raise RegistryUnavailableError(
                         f"registry {self.endpoint.id} has not answered for {RECOVER_WITHIN_S:.0f} s; is it stopped?",
                         registry=self.endpoint.id,
@@ -285,11 +286,12 @@ class Link:
 
     # --- receiving; the lock is held ---------------------------------------------------------------------------------
 
-    def _await_more(self) -> bool:
-        """Let the next packet come in, or whoever is reading read it; False if nothing came for a while."""
+    def _await_more(self) -> None:
+        """Let the next packet come in, or whoever is reading read it, or a second pass."""
         self._make_ready()
         if self._reading:
-            return self._changed.wait(timeout=1.0)
+            self._changed.wait(timeout=1.0)
+            return
         connection = self._connection
         assert connection is not None
         self._reading = True
@@ -301,7 +303,6 @@ class Link:
             self._reading = False
             self._changed.notify_all()
         self._receive(connection, packet)
-        return packet is not None
 
     def _poll(self) -> None:
         """Take in what has come, without waiting."""
