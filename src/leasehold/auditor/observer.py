@@ -67,7 +67,7 @@ class Observer:
         before = [count_filesystem(root) for root in roots]
         listings = [_list(root, gaps) for root in roots]
         registries = [facts for listing in listings for facts in _registries(listing, gaps)]
-        scan = scan_processes({root.device for root in roots}, self.proc)
+        scan = scan_processes(roots, self.proc)
         usage = [
             usage_of(listing, count, count_filesystem(listing.root))
             for listing, count in zip(listings, before, strict=True)
@@ -98,7 +98,7 @@ class Observer:
                 clock_ticks=_CLOCK_TICKS,
                 roots=tuple(roots),
                 files=files,
-                holds={key: tuple(holds) for key, holds in scan.holds.items()},
+                holds=scan.holds,
                 processes=scan.processes,
                 unreadable_processes=len(scan.unreadable),
                 hides_processes=hides_processes(self.proc),
@@ -112,7 +112,7 @@ class Observer:
             self.limits,
         )
         in_transit: tuple[Fact, ...] = ()
-        if any(darkness.dark_bytes for darkness in picture.darkness()):
+        if any(darkness.dark_bytes for darkness in picture.darkness):
             in_transit = descriptors_in_transit(picture.evidence.processes, self.proc)
         asked_ns = time.monotonic_ns()
         picture.answer({file.key: probe(file.path, file.key) for file in picture.suspects}, in_transit, asked_ns)

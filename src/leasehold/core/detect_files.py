@@ -70,7 +70,7 @@ def unlinked_but_held(picture: Picture) -> Iterator[Finding]:
     A lease that lost its file is a finding of its own, and more to the point.
     """
     leased = {f"{registry.path}/s{number}" for registry in picture.evidence.registries for number in registry.absent}
-    for key, holds in picture.unlinked():
+    for key, holds in picture.unlinked:
         memory = [hold.resident_bytes for hold in holds if hold.resident_bytes is not None]
         if (memory and max(memory) == 0) or holds[0].path in leased:
             continue
@@ -128,7 +128,7 @@ def dark_bytes(picture: Picture) -> Iterator[Finding]:
     when a process that could not be read may hold it.
     """
     evidence = picture.evidence
-    for darkness in picture.darkness():
+    for darkness in picture.darkness:
         if darkness.dark_bytes < _PAGE_BYTES:
             continue
         root = darkness.usage.root

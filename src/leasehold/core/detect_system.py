@@ -119,7 +119,7 @@ def _unread(picture: Picture) -> Iterator[Gap]:
     if not picture.evidence.unreadable_processes:
         return
     roots = [root for root in picture.evidence.roots if not root.is_foreign]
-    bright = {d.usage.root.device for d in picture.darkness() if d.is_exact and d.dark_bytes == 0}
+    bright = {d.usage.root.device for d in picture.darkness if d.is_exact and d.dark_bytes == 0}
     is_blinding = any(root.device not in bright for root in roots)
     yield Gap(
         f"what {picture.evidence.unreadable_processes} processes of other users hold",

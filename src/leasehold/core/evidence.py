@@ -10,7 +10,7 @@ as much to make.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -203,7 +203,7 @@ class Evidence:
     clock_ticks: int = 100
     roots: tuple[Root, ...] = ()
     files: Mapping[Key, File] = field(default_factory=dict)
-    holds: Mapping[Key, tuple[Hold, ...]] = field(default_factory=dict)
+    holds: Mapping[Key, Sequence[Hold]] = field(default_factory=dict)
     processes: Mapping[int, ProcessFacts] = field(default_factory=dict)
     unreadable_processes: int = 0
     hides_processes: bool = False  # /proc is mounted with hidepid: processes of others are not even listed

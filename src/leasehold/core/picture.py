@@ -6,7 +6,7 @@ A detector asks the picture; it never searches the evidence itself. Nothing here
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
@@ -168,22 +168,30 @@ class Picture:
             return True  # a finding of its own, or the registry's own bookkeeping
         return number in registry.snapshot.segments
 
-    def unlinked(self) -> Iterator[tuple[Key, tuple[Hold, ...]]]:
+    @cached_property
+    def unlinked(self) -> tuple[tuple[Key, Sequence[Hold]], ...]:
         """The files that have holders and no name, in the roots of this namespace."""
         devices = {root.device for root in self.evidence.roots if not root.is_foreign}
-        for key, holds in self.evidence.holds.items():
-            if key[0] in devices and key not in self.evidence.files and any(hold.unlinked for hold in holds):
-                yield key, holds
+        files = self.evidence.files
+        return tuple(
+            (key, holds)
+            for key, holds in self.evidence.holds.items()
+            if key not in files and key[0] in devices and any(hold.unlinked for hold in holds)
+        )
 
-    def darkness(self) -> Iterator[Darkness]:
+    @cached_property
+    def darkness(self) -> tuple[Darkness, ...]:
         """What is dark in each root that could be counted; a root that changed meanwhile could not."""
+        return tuple(self._darkness())
+
+    def _darkness(self) -> Iterator[Darkness]:
         for usage in self.evidence.usage:
             if usage.used_bytes is None or not usage.is_whole or not usage.is_steady:
                 continue
             device = usage.root.device
             visible = sum(file.resident_bytes for file in self.evidence.files.values() if file.root.device == device)
             unlinked, is_exact = 0, True
-            for key, holds in self.unlinked():
+            for key, holds in self.unlinked:
                 if key[0] == device:
                     unlinked += max(hold.resident_bytes or 0 for hold in holds)
                     is_exact = is_exact and any(hold.is_exact for hold in holds)
@@ -236,7 +244,7 @@ class Picture:
         born = f"born {_moment(file.born_ns)}, " if file.born_ns else ""
         return Fact(f"{born}last used {used} ago, owned by uid {file.uid}", f"statx {file.path}")
 
-    def hold_facts(self, holds: tuple[Hold, ...]) -> tuple[Fact, ...]:
+    def hold_facts(self, holds: Sequence[Hold]) -> tuple[Fact, ...]:
         """How each holder holds."""
         return tuple(Fact(f"{self.process(hold.pid)}: {hold.how}", hold.source) for hold in holds)
 

@@ -96,5 +96,5 @@ def scope_of(picture: Picture, name: str) -> Scope:
         subjects.update((f"lease:{registry.id}:{lease.id}", None) for lease in held)
         subjects.update((f"ticket:{registry.id}:{ticket}", None) for ticket in registry.snapshot.tickets)
         subjects.update((f"event:{registry.id}:{event.number}", None) for event in registry.snapshot.events)
-    dark = {darkness.usage.root.device: darkness.dark_bytes for darkness in picture.darkness()}
+    dark = {darkness.usage.root.device: darkness.dark_bytes for darkness in picture.darkness}
     return Scope(name, evidence.at_ns, subjects, dark)

@@ -9,17 +9,17 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import re
 import stat
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from leasehold.core.evidence import Hold, Key, ProcessFacts
+from leasehold.core.evidence import Hold, Key, ProcessFacts, Root
 from leasehold.core.findings import Fact
 from leasehold.system.namespaces import mount_namespace
 from leasehold.system.procfs import (
     MapEntry,
+    device_number,
     parse_descriptor_info,
     parse_maps,
     parse_smaps_resident,
@@ -32,6 +32,7 @@ __all__ = ["ProcessScan", "command_line", "descriptors_in_transit", "scan_proces
 _KTHREAD: Final = 0x00200000  # PF_KTHREAD of linux/sched.h: a kernel thread holds no segment
 _KCMP_FILES: Final = 2
 _KCMP: Final = {"x86_64": 312, "aarch64": 272, "riscv64": 272}.get(platform.machine())
+_DELETED: Final = " (deleted)"
 _COMMAND_BYTES: Final = 512  # enough to recognize a command by
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -59,35 +60,49 @@ class _Held:
     born_ns: int | None = None
 
 
-def scan_processes(devices: Collection[int], proc: str = "/proc") -> ProcessScan:
-    """Every live process, with its holds on files of `devices`."""
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The devices asked for, and how they show: the text in maps, and where they are mounted in our mount namespace."""
+
+    devices: Collection[int]
+    numbers: tuple[bytes, ...]
+    prefixes: tuple[str, ...]
+    namespace: int
+
+
+def scan_processes(roots: Iterable[Root], proc: str = "/proc") -> ProcessScan:
+    """Every live process, with its holds on the files of `roots`."""
+    known = list(roots)
+    devices = {root.device for root in known}
+    numbers = tuple(f" {device_number(device)} ".encode() for device in devices)
+    prefixes = tuple(f"{root.path}/" for root in known)
+    wanted = _Wanted(devices, numbers, prefixes, mount_namespace(proc, "self"))
     scan = ProcessScan()
-    numbers = b"|".join(b"%02x:%02x" % (os.major(device), os.minor(device)) for device in devices)
-    wanted = re.compile(rb"^.* (?:" + numbers + rb") .*$", re.MULTILINE)
     for name in os.listdir(proc):
-        if not name.isdigit():
-            continue
-        try:
-            _scan_process(scan, proc, int(name), devices, wanted)
-        except (FileNotFoundError, ProcessLookupError):
-            scan.processes.pop(int(name), None)  # it ended while it was read
+        if name.isdigit():
+            try:
+                _scan_process(scan, proc, int(name), wanted)
+            except (FileNotFoundError, ProcessLookupError):
+                scan.processes.pop(int(name), None)  # it ended while it was read
     return scan
 
 
-def _scan_process(scan: ProcessScan, proc: str, pid: int, devices: Collection[int], wanted: re.Pattern[bytes]) -> None:
+def _scan_process(scan: ProcessScan, proc: str, pid: int, wanted: _Wanted) -> None:
     base = f"{proc}/{pid}"
     facts = parse_stat(_read(f"{base}/stat").decode("utf-8", "replace"))
     is_zombie = facts.state in {"Z", "X"}
     if facts.flags & _KTHREAD or (is_zombie and facts.threads <= 1):
         return
     command, namespace = facts.command, mount_namespace(proc, pid)
+    is_at_home = namespace == wanted.namespace
     held: dict[Key, _Held] = {}
     try:
         tasks = list(_tasks(proc, pid, is_zombie)) if facts.threads > 1 else [base]
         for position, task in enumerate(tasks):
-            _read_descriptors(task, held, devices, thread="" if task == base else task.rpartition("/")[2])
+            thread = "" if task == base else task.rpartition("/")[2]
+            _read_descriptors(task, held, wanted, thread, is_at_home=is_at_home)
             if position == 0:  # threads share their mappings
-                _read_maps(task, held, devices, wanted)
+                _read_maps(task, held, wanted)
     except PermissionError:
         scan.unreadable.append(pid)
     if held:
@@ -122,17 +137,20 @@ def _share_descriptors(one: int, other: int) -> bool:
     return bool(_libc.syscall(_KCMP, one, other, _KCMP_FILES, 0, 0) == 0)
 
 
-def _read_descriptors(task: str, held: dict[Key, _Held], devices: Collection[int], thread: str) -> None:
+def _read_descriptors(task: str, held: dict[Key, _Held], wanted: _Wanted, thread: str, *, is_at_home: bool) -> None:
     for number in os.listdir(f"{task}/fd"):
         link = f"{task}/fd/{number}"
         try:
             path = os.readlink(link)
             if not path.startswith("/"):
                 continue  # a pipe, a socket, an anonymous inode
+            # what a path means is known in our own mount namespace only; and a file elsewhere may be on a dead server
+            if is_at_home and not path.startswith(wanted.prefixes) and not path.endswith(_DELETED):
+                continue
             status = os.stat(link)
         except (FileNotFoundError, ProcessLookupError):
             continue  # closed meanwhile
-        if status.st_dev not in devices or not stat.S_ISREG(status.st_mode):
+        if status.st_dev not in wanted.devices or not stat.S_ISREG(status.st_mode):
             continue
         how = f"descriptor {number} of thread {thread}" if thread else f"descriptor {number}"
         known = held.get((status.st_dev, status.st_ino))
@@ -142,17 +160,18 @@ def _read_descriptors(task: str, held: dict[Key, _Held], devices: Collection[int
         unlinked = status.st_nlink == 0
         born_ns = statx(link, flags=0).born_ns if unlinked else None
         held[status.st_dev, status.st_ino] = _Held(
-            [how], f"{task}/fd", path.removesuffix(" (deleted)") if unlinked else path, unlinked,
+            [how], f"{task}/fd", path.removesuffix(_DELETED) if unlinked else path, unlinked,
             status.st_size, status.st_blocks * 512, True, born_ns,
         )  # fmt: skip
 
 
-def _read_maps(task: str, held: dict[Key, _Held], devices: Collection[int], wanted: re.Pattern[bytes]) -> None:
-    lines = wanted.findall(_read(f"{task}/maps"))
-    if not lines:
-        return
+def _read_maps(task: str, held: dict[Key, _Held], wanted: _Wanted) -> None:
+    content = _read(f"{task}/maps")
+    if not any(number in content for number in wanted.numbers):
+        return  # nearly every process
+    lines = [line for line in content.split(b"\n") if any(number in line for number in wanted.numbers)]
     entries: dict[Key, list[MapEntry]] = {}
-    for entry in parse_maps(b"\n".join(lines).decode("utf-8", "surrogateescape"), devices):
+    for entry in parse_maps(b"\n".join(lines).decode("utf-8", "surrogateescape"), wanted.devices):
         entries.setdefault((entry.device, entry.inode), []).append(entry)
     for key, mapped in entries.items():
         known = held.get(key)

@@ -17,6 +17,7 @@ __all__ = [
     "Mount",
     "ProcessStat",
     "SysVLine",
+    "device_number",
     "parse_descriptor_info",
     "parse_maps",
     "parse_mounts",
@@ -27,9 +28,6 @@ __all__ = [
 ]
 
 _DELETED: Final = " (deleted)"
-_MAPS_LINE: Final = re.compile(
-    r"^([0-9a-f]+)-([0-9a-f]+) \S{4} [0-9a-f]+ ([0-9a-f]+):([0-9a-f]+) (\d+)(?: +(.*))?$", re.MULTILINE
-)
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 # "    0: /dev/shm/x" of io_uring; a slot without a file has no such line, or "<none>"
 _SLOT: Final = re.compile(r"^\s*\d+: (?!<none>)(.+)$", re.MULTILINE)
@@ -92,14 +90,22 @@ class SysVLine(NamedTuple):
 
 def parse_maps(text: str, devices: Collection[int] | None = None) -> Iterator[MapEntry]:
     """The mappings of files in `text` (/proc/PID/maps), of all devices or of those given."""
-    for match in _MAPS_LINE.finditer(text):
-        start, end, major, minor, inode, path = match.groups()
-        device = os.makedev(int(major, 16), int(minor, 16))
-        if inode == "0" or (devices is not None and device not in devices):
+    wanted = None if devices is None else {device_number(device) for device in devices}
+    for line in text.split("\n"):  # of all that breaks lines, the kernel escapes this one alone
+        fields = line.split(None, 5)
+        if len(fields) < 6 or fields[4] == "0" or (wanted is not None and fields[3] not in wanted):
             continue
-        path = _unescape(path or "")
+        start, _, end = fields[0].partition("-")
+        major, _, minor = fields[3].partition(":")
+        path = _unescape(fields[5])
         name = path.removesuffix(_DELETED)
-        yield MapEntry(int(start, 16), int(end, 16), device, int(inode), name, name != path)
+        device = os.makedev(int(major, 16), int(minor, 16))
+        yield MapEntry(int(start, 16), int(end, 16), device, int(fields[4]), name, name != path)
+
+
+def device_number(device: int) -> str:
+    """A device as /proc/PID/maps writes it."""
+    return f"{os.major(device):02x}:{os.minor(device):02x}"
 
 
 def parse_stat(text: str) -> ProcessStat:

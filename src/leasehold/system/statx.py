@@ -22,9 +22,9 @@ _STATX_BASIC_STATS: Final = 0x7FF
 _STATX_BTIME: Final = 0x800
 _BLOCK_BYTES: Final = 512  # the unit of stx_blocks, whatever the filesystem's block size is
 
-# struct statx of linux/stat.h up to stx_dev_minor: mask, blksize, attributes, nlink, uid, gid, mode, ino, size, blocks,
-# attributes_mask, four times of (seconds, nanoseconds, padding), rdev and dev as major and minor.
-_LAYOUT: Final = struct.Struct("=IIQIIIHxxQQQQqIiqIiqIiqIiIIII")
+# struct statx of linux/stat.h, of which these: mask, nlink, uid, mode, ino, size, blocks, the four times as seconds and
+# nanoseconds (access, birth, change, write), and the device as major and minor.
+_LAYOUT: Final = struct.Struct("=I12xII4xH2xQQQ8xqI4xqI4xqI4xqI4x8xII")
 _BUFFER_BYTES: Final = 256  # the size of struct statx, spare room included
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -74,17 +74,19 @@ def statx(path: str | bytes, *, directory: int | None = None, flags: int = AT_SY
     """
     if _call is None:
         return _stat(path, directory, flags)
-    name = os.fsencode(path)
+    name = path.encode("utf-8", "surrogateescape") if isinstance(path, str) else path
     at = AT_FDCWD if directory is None else directory
     if _call(at, name, flags, _STATX_BASIC_STATS | _STATX_BTIME, _buffer.address) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error), path)
-    (mask, _, _, links, uid, _, mode, inode, size, blocks, _, a, a_ns, _, b, b_ns, _, c, c_ns, _, m, m_ns, _, _, _,
-     major, minor) = _LAYOUT.unpack_from(_buffer.bytes)  # fmt: skip
+    mask, links, uid, mode, inode, size, blocks, a, a_ns, b, b_ns, c, c_ns, m, m_ns, major, minor = _LAYOUT.unpack_from(
+        _buffer.bytes
+    )
     born_ns = b * 1_000_000_000 + b_ns if mask & _STATX_BTIME else None
-    used_ns = max(a * 1_000_000_000 + a_ns, c * 1_000_000_000 + c_ns, m * 1_000_000_000 + m_ns, born_ns or 0)
+    used_s, used_ns = max((a, a_ns), (b, b_ns), (c, c_ns), (m, m_ns))
     return FileStatus(
-        os.makedev(major, minor), inode, born_ns, mode, links, uid, size, blocks * _BLOCK_BYTES, used_ns
+        os.makedev(major, minor), inode, born_ns, mode, links, uid, size, blocks * _BLOCK_BYTES,
+        used_s * 1_000_000_000 + used_ns,
     )  # fmt: skip
 
 
