@@ -11,7 +11,9 @@ an auditor reads. Times are nanoseconds of CLOCK_MONOTONIC, which all processes 
 from __future__ import annotations
 
 import enum
-from typing import Final
+import operator
+from collections.abc import Callable
+from typing import Any, Final
 
 import msgspec
 
@@ -300,23 +302,22 @@ class Snapshot(msgspec.Struct, frozen=True):
         return cls(registry, clients, applied, segments, leases, tickets, tuple(events))
 
 
+# How each kind of row is found: its tag, and the key that is unique within it.
+_KEYS: Final[dict[type, tuple[str, Callable[[Any], int]]]] = {
+    SegmentRow: ("S", operator.attrgetter("number")),
+    LeaseRow: ("L", operator.attrgetter("id")),
+    TicketRow: ("T", operator.attrgetter("id")),
+    AppliedRow: ("A", operator.attrgetter("client")),
+    ClientRow: ("C", operator.attrgetter("id")),
+    EventRow: ("E", lambda row: row.number % EVENTS_KEPT),
+    RegistryRow: ("R", lambda _: 0),
+}
+
+
 def key_of(row: Row) -> tuple[str, int]:
     """Tag and key under which `row` stands; two rows with the same key replace each other."""
-    match row:
-        case SegmentRow():
-            return "S", row.number
-        case LeaseRow():
-            return "L", row.id
-        case TicketRow():
-            return "T", row.id
-        case AppliedRow():
-            return "A", row.client
-        case ClientRow():
-            return "C", row.id
-        case EventRow():
-            return "E", row.number % EVENTS_KEPT
-        case RegistryRow():
-            return "R", 0
+    tag, key = _KEYS[type(row)]
+    return tag, key(row)
 
 
 def after(segment: SegmentRow, event: SegmentEvent) -> SegmentState:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
 
 from leasehold.core.model import (
     AppliedRow,
@@ -50,7 +52,16 @@ class Rows:
         self.used_bytes = 0
         self.warm = WarmPool()
         self._changes: dict[tuple[str, int], Change] = {}
-        self._note(registry)
+        self._place: dict[type, Callable[[Any], None]] = {
+            LeaseRow: self._place_lease,
+            SegmentRow: self._place_segment,
+            TicketRow: self._place_ticket,
+            AppliedRow: self._place_applied,
+            ClientRow: self._place_client,
+            EventRow: self._place_event,
+            RegistryRow: self._place_registry,
+        }
+        self.put(registry)
 
     @classmethod
     def of(cls, registry: RegistryRow, snapshot: Snapshot) -> Rows:
@@ -67,7 +78,7 @@ class Rows:
         for row in loaded:
             rows.put(row)
         rows._changes.clear()
-        rows._note(registry)
+        rows.put(registry)
         return rows
 
     def take_changes(self) -> list[Change]:
@@ -90,27 +101,35 @@ class Rows:
 
     def put(self, row: Row) -> None:
         """Add `row`, or put it in place of the one with its key."""
-        match row:
-            case LeaseRow():
-                self.leases[row.id] = row
-                self.leases_on[row.segment].add(row.id)
-                self.leases_of[client_of(row.id)].add(row.id)
-            case SegmentRow():
-                self._unindex_segment(row.number)
-                self._index_segment(row)
-            case TicketRow():
-                self.tickets[row.id] = row
-                self.tickets_on[row.segment].add(row.id)
-            case AppliedRow():
-                self.applied[row.client] = row.seq
-            case ClientRow():
-                self.clients[row.id] = row
-            case EventRow():
-                self.events[key_of(row)[1]] = row
-                self.next_event = max(self.next_event, row.number + 1)
-            case RegistryRow():
-                self.registry = row
-        self._note(row)
+        self._place[type(row)](row)
+        self._changes[key_of(row)] = row
+
+    def _place_lease(self, row: LeaseRow) -> None:
+        if row.id not in self.leases:
+            self.leases_on[row.segment].add(row.id)
+            self.leases_of[client_of(row.id)].add(row.id)
+        self.leases[row.id] = row
+
+    def _place_segment(self, row: SegmentRow) -> None:
+        self._unindex_segment(row.number)
+        self._index_segment(row)
+
+    def _place_ticket(self, row: TicketRow) -> None:
+        self.tickets[row.id] = row
+        self.tickets_on[row.segment].add(row.id)
+
+    def _place_applied(self, row: AppliedRow) -> None:
+        self.applied[row.client] = row.seq
+
+    def _place_client(self, row: ClientRow) -> None:
+        self.clients[row.id] = row
+
+    def _place_event(self, row: EventRow) -> None:
+        self.events[key_of(row)[1]] = row
+        self.next_event = max(self.next_event, row.number + 1)
+
+    def _place_registry(self, row: RegistryRow) -> None:
+        self.registry = row
 
     def drop_lease(self, lease: LeaseRow) -> None:
         """Remove a lease."""
@@ -145,9 +164,6 @@ class Rows:
     ) -> None:
         """Append to the event log, in place of its oldest entry when it is full."""
         self.put(EventRow(self.next_event, at_ns, kind, segment, lease, client, detail))
-
-    def _note(self, row: Row) -> None:
-        self._changes[key_of(row)] = row
 
     def _index_segment(self, row: SegmentRow) -> None:
         self.segments[row.number] = row

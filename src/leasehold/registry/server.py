@@ -201,10 +201,10 @@ class Server:
     def settle(self) -> None:
         """Carry out everything that was decided, in the order that a crash at any point survives."""
         table = self.table
-        if table.wants_to_grant_ahead():
-            self._hear_all()  # what others have released can be granted ahead in place of something fresh
-            table.grant_ahead(self._clock.now_ns())
         while True:
+            if table.wants_to_grant_ahead():
+                self._hear_all()  # what others have released can be granted ahead in place of something fresh
+                table.grant_ahead(self._clock.now_ns())
             told: list[Effect] = []
             while table.effects:
                 effect = table.effects.popleft()
@@ -215,7 +215,7 @@ class Server:
             changes = table.rows.take_changes()
             if changes:
                 self._commit(changes, told)
-            if not told:
+            if not told and not table.wants_to_grant_ahead():
                 return
             replies: defaultdict[int, list[m.RegistryMessage]] = defaultdict(list)
             for effect in told:
