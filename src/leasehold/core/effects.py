@@ -103,4 +103,4 @@ class Stop:
 Effect = (
     CreateSegment | RevokeSpare | VoidToken | LinkAlias | RetireSegment | DropToken | Send | DropClient | Stop
 )  # fmt: skip
-BEFORE_COMMIT: Final = (CreateSegment, RevokeSpare, VoidToken, LinkAlias)
+BEFORE_COMMIT: Final = (CreateSegment, RevokeSpare, VoidToken)

@@ -21,6 +21,7 @@ from leasehold.core.model import (
     LeaseMode,
     LeaseRow,
     LeaseState,
+    Mark,
     RegistryRow,
     SegmentEvent,
     SegmentRow,
@@ -29,7 +30,7 @@ from leasehold.core.model import (
     after,
     client_of,
 )
-from leasehold.core.refusals import Refusal, capacity_refusal, exists_refusal, not_held_refusal
+from leasehold.core.refusals import Refusal, capacity_refusal, exists_refusal, not_held_refusal, reused_id_refusal
 from leasehold.core.rows import Rows
 from leasehold.core.waiting import AttachQueue, LeaseQueue, Waiter
 
@@ -68,31 +69,31 @@ class Lifetimes:
         self._deadlines: list[tuple[int, str, int]] = []
         self._tombstones: dict[int, str] = {}
         self._owner_ended = registry.owner is None
-        rows = self.rows
-        self._next_segment = max(rows.segments, default=0) + 1
-        self._next_client = max((*rows.clients, *rows.applied, *map(client_of, rows.leases)), default=0) + 1
-        self._next_spare = SPARE_IDS + 1 + max((lease & (SPARE_IDS - 1) for lease in rows.leases), default=0)
 
     # --- granting ------------------------------------------------------------------------------------------------
 
     def _serve_leases(self, now_ns: int) -> None:
         """Grant what can be granted, in order of arrival; refuse what has waited long enough."""
         queue = self._lease_queue
-        while queue and queue.first().not_before_ns <= now_ns and self._place(queue.first(), now_ns):
-            pass
-        for waiter in queue.overdue(now_ns):
-            if waiter is queue.first() and self._room_is_coming(waiter):
-                continue
-            queue.remove(waiter)
-            refusal = capacity_refusal(self.rows, waiter, self.shm_free_bytes, now_ns)
-            self._refuse(waiter.client, waiter.request.seq, refusal, now_ns)
+        while True:
+            while queue and queue.first().not_before_ns <= now_ns and self._place(queue.first(), now_ns):
+                pass
+            overdue = [w for w in queue.overdue(now_ns) if w is not queue.first() or not self._room_is_coming(w)]
+            first_leaves = bool(overdue) and overdue[0] is queue.first()
+            for waiter in overdue:
+                queue.remove(waiter)
+                refusal = capacity_refusal(self.rows, waiter, self.shm_free_bytes, now_ns)
+                self._refuse(waiter.client, waiter.request.seq, refusal, now_ns)
+            if not first_leaves:
+                return
 
     def _place(self, waiter: Waiter[m.Lease], now_ns: int) -> bool:
         """Serve the first in line: True if it left the queue, False if room must be made, or come, first."""
         rows, request = self.rows, waiter.request
-        if request.name is not None and request.name in rows.by_name:
+        if request.lease in rows.leases or (request.name is not None and request.name in rows.by_name):
             self._lease_queue.remove(waiter)
-            self._refuse(waiter.client, request.seq, exists_refusal(rows, request.name), now_ns)
+            taken = exists_refusal(rows, request.name) if request.name in rows.by_name else reused_id_refusal(request.lease)
+            self._refuse(waiter.client, request.seq, taken, now_ns)
             return True
         warm = rows.warm.best_fit(request.size_bytes)
         if warm is not None:
@@ -125,8 +126,7 @@ class Lifetimes:
         return coming > 0 and missing <= coming
 
     def _create(self, size_bytes: int, wanted_by: Waiter[m.Lease] | int) -> None:
-        number = self._next_segment
-        self._next_segment += 1
+        number = self.rows.next_number(Mark.SEGMENT)
         name = wanted_by.request.name if isinstance(wanted_by, Waiter) else None
         self.rows.put(SegmentRow(number, 0, size_bytes, SegmentState.CREATING, name))
         self._creating[number] = wanted_by
@@ -134,7 +134,7 @@ class Lifetimes:
 
     def _grant_writer(self, waiter: Waiter[m.Lease], segment: SegmentRow, event: SegmentEvent, now_ns: int) -> None:
         request = waiter.request
-        if waiter.cancelled:
+        if waiter.cancelled or request.lease in self.rows.leases:
             self._retire(segment)
             return
         segment = replace(
@@ -183,8 +183,7 @@ class Lifetimes:
         if row is None or row.state is ClientState.ENDED:
             self._retire(segment)
             return
-        lease_id = client << NUMBER_BITS | self._next_spare
-        self._next_spare += 1
+        lease_id = client << NUMBER_BITS | SPARE_IDS | self.rows.next_number(Mark.SPARE)
         segment = replace(
             segment, generation=segment.generation + 1, state=after(segment, SegmentEvent.SET_ASIDE), creator=client,
             created_ns=now_ns,
@@ -279,10 +278,9 @@ class Lifetimes:
         return [self.rows.segments[leases[spare].segment] for spares in self._spares.values() for spare in spares]
 
     def _client_ended(self, client: int, now_ns: int) -> None:
-        del now_ns
         rows = self.rows
         row = rows.clients[client]
-        self._forget_waiters(client)
+        self._forget_waiters(client, now_ns)
         self._spares.pop(client, None)
         self._making.pop(client, None)
         self._appetite.pop(client, None)
@@ -298,17 +296,21 @@ class Lifetimes:
 
     def _stop_if_unneeded(self) -> None:
         rows = self.rows
-        if rows.registry.owner is None or not self._owner_ended or rows.tickets:
+        if rows.registry.owner is None or not self._owner_ended or rows.tickets or self._expecting_readers():
             return
         if all(client.state is ClientState.ENDED for client in rows.clients.values()):
             self.effects.append(Stop())
 
-    def _forget_waiters(self, client: int) -> None:
+    def _expecting_readers(self) -> bool:
+        return any(segment.readers_expected for segment in self.rows.segments.values())
+
+    def _forget_waiters(self, client: int, now_ns: int) -> None:
         self._lease_queue.forget(client)
         self._attach_queue.forget(client)
         for wanted_by in self._creating.values():
             if isinstance(wanted_by, Waiter) and wanted_by.client == client:
                 wanted_by.cancelled = True
+        self._serve_leases(now_ns)  # whoever stood behind may be next
 
     # --- small parts ---------------------------------------------------------------------------------------------
 
@@ -338,6 +340,11 @@ class Lifetimes:
     def _require_own_id(self, client: int, identifier: int) -> None:
         if client_of(identifier) != client or identifier & SPARE_IDS:
             raise Refusal(m.RefusalCode.PROTOCOL, f"id {identifier:#x} is not for client {client} to choose", recorded=True)
+
+    def _require_new_id(self, client: int, identifier: int) -> None:
+        self._require_own_id(client, identifier)
+        if identifier in self.rows.leases or identifier in self.rows.tickets:
+            raise reused_id_refusal(identifier)
 
     def _require_free_name(self, name: str | None) -> None:
         if name is not None and name in self.rows.by_name:

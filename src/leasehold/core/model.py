@@ -34,6 +34,8 @@ __all__ = [
     "LeaseMode",
     "LeaseRow",
     "LeaseState",
+    "Mark",
+    "MarkRow",
     "RegistryRow",
     "Row",
     "SegmentEvent",
@@ -176,6 +178,21 @@ class RegistryRow(msgspec.Struct, frozen=True, array_like=True, tag="R"):
     closing: bool = False
 
 
+class Mark(enum.IntEnum):
+    """What is numbered; a number is never given twice, whatever has gone since."""
+
+    SEGMENT = 0
+    CLIENT = 1
+    SPARE = 2
+
+
+class MarkRow(msgspec.Struct, frozen=True, array_like=True, tag="M"):
+    """The highest number given so far: a successor goes on from there."""
+
+    mark: Mark
+    number: int
+
+
 class ClientRow(msgspec.Struct, frozen=True, array_like=True, tag="C"):
     """One connection of one process. `secret` lets that process, and no other, resume it."""
 
@@ -257,14 +274,15 @@ class Gone(msgspec.Struct, frozen=True, array_like=True, tag="G"):
     key: int
 
 
-Row = RegistryRow | ClientRow | AppliedRow | SegmentRow | LeaseRow | TicketRow | EventRow
-Change = RegistryRow | ClientRow | AppliedRow | SegmentRow | LeaseRow | TicketRow | EventRow | Gone
+Row = RegistryRow | MarkRow | ClientRow | AppliedRow | SegmentRow | LeaseRow | TicketRow | EventRow
+Change = RegistryRow | MarkRow | ClientRow | AppliedRow | SegmentRow | LeaseRow | TicketRow | EventRow | Gone
 
 
 class Snapshot(msgspec.Struct, frozen=True):
     """The whole table at one moment, as a reader of the ledger finds it."""
 
     registry: RegistryRow | None = None
+    marks: dict[int, int] = {}
     clients: dict[int, ClientRow] = {}
     applied: dict[int, int] = {}
     segments: dict[int, SegmentRow] = {}
@@ -276,6 +294,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     def of(cls, rows: dict[tuple[str, int], Row]) -> Snapshot:
         """The snapshot that `rows` (by tag and key) make up."""
         registry = None
+        marks: dict[int, int] = {}
         clients: dict[int, ClientRow] = {}
         applied: dict[int, int] = {}
         segments: dict[int, SegmentRow] = {}
@@ -296,10 +315,12 @@ class Snapshot(msgspec.Struct, frozen=True):
                     applied[row.client] = row.seq
                 case EventRow():
                     events.append(row)
+                case MarkRow():
+                    marks[row.mark] = row.number
                 case RegistryRow():
                     registry = row
         events.sort(key=lambda event: event.number)
-        return cls(registry, clients, applied, segments, leases, tickets, tuple(events))
+        return cls(registry, marks, clients, applied, segments, leases, tickets, tuple(events))
 
 
 # How each kind of row is found: its tag, and the key that is unique within it.
@@ -311,6 +332,7 @@ _KEYS: Final[dict[type, tuple[str, Callable[[Any], int]]]] = {
     ClientRow: ("C", operator.attrgetter("id")),
     EventRow: ("E", lambda row: row.number % EVENTS_KEPT),
     RegistryRow: ("R", lambda _: 0),
+    MarkRow: ("M", operator.attrgetter("mark")),
 }
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "exists_refusal",
     "not_found_refusal",
     "not_held_refusal",
+    "reused_id_refusal",
     "ticket_refusal",
 ]
 
@@ -106,6 +107,11 @@ def ticket_refusal(ticket: int, epitaph: str | None) -> Refusal:
     return Refusal(
         RefusalCode.TICKET, f"ticket {ticket:#x} {why}; ask its sender for a new one", {"ticket": ticket}, recorded=True
     )
+
+
+def reused_id_refusal(identifier: int) -> Refusal:
+    """The id is in use."""
+    return Refusal(RefusalCode.PROTOCOL, f"id {identifier:#x} is that of another lease or ticket already", recorded=True)
 
 
 def closing_refusal(registry: RegistryRow) -> Refusal:

@@ -15,6 +15,8 @@ from leasehold.core.model import (
     EventRow,
     Gone,
     LeaseRow,
+    Mark,
+    MarkRow,
     RegistryRow,
     Row,
     SegmentRow,
@@ -37,6 +39,7 @@ class Rows:
 
     def __init__(self, registry: RegistryRow) -> None:
         self.registry = registry
+        self.marks: dict[int, int] = {}
         self.clients: dict[int, ClientRow] = {}
         self.applied: dict[int, int] = {}
         self.segments: dict[int, SegmentRow] = {}
@@ -60,6 +63,7 @@ class Rows:
             ClientRow: self._place_client,
             EventRow: self._place_event,
             RegistryRow: self._place_registry,
+            MarkRow: self._place_mark,
         }
         self.put(registry)
 
@@ -68,6 +72,7 @@ class Rows:
         """The rows of `snapshot`, under `registry` as the new first row; nothing counts as changed but that."""
         rows = cls(registry)
         loaded: tuple[Row, ...] = (
+            *(MarkRow(Mark(mark), number) for mark, number in snapshot.marks.items()),
             *snapshot.clients.values(),
             *(AppliedRow(client, seq) for client, seq in snapshot.applied.items()),
             *snapshot.segments.values(),
@@ -91,6 +96,7 @@ class Rows:
         """Every row, as a checkpoint needs them."""
         return [
             self.registry,
+            *(MarkRow(Mark(mark), number) for mark, number in self.marks.items()),
             *self.clients.values(),
             *(AppliedRow(client, seq) for client, seq in self.applied.items()),
             *self.segments.values(),
@@ -128,8 +134,17 @@ class Rows:
         self.events[key_of(row)[1]] = row
         self.next_event = max(self.next_event, row.number + 1)
 
+    def _place_mark(self, row: MarkRow) -> None:
+        self.marks[row.mark] = row.number
+
     def _place_registry(self, row: RegistryRow) -> None:
         self.registry = row
+
+    def next_number(self, mark: Mark) -> int:
+        """A number that was never given before, nor by a predecessor."""
+        number = self.marks.get(mark, 0) + 1
+        self.put(MarkRow(mark, number))
+        return number
 
     def drop_lease(self, lease: LeaseRow) -> None:
         """Remove a lease."""

@@ -41,6 +41,7 @@ from leasehold.core.model import (
     LeaseMode,
     LeaseRow,
     LeaseState,
+    Mark,
     RegistryRow,
     SegmentEvent,
     SegmentRow,
@@ -56,6 +57,7 @@ from leasehold.core.refusals import (
     closing_refusal,
     not_found_refusal,
     not_held_refusal,
+    reused_id_refusal,
     ticket_refusal,
 )
 from leasehold.core.room import file_size
@@ -114,12 +116,12 @@ class Table(Lifetimes):
             ):
                 raise Refusal(m.RefusalCode.RESUME, f"there is no client {message.resume} that this process could resume")
             client = row.id
+            self._forget_waiters(client, now_ns)
             self.rows.put(replace(row, state=ClientState.CONNECTED, since_ns=now_ns))
         else:
             if registry.closing:
                 raise closing_refusal(registry)
-            client = self._next_client
-            self._next_client += 1
+            client = self.rows.next_number(Mark.CLIENT)
             self.rows.put(ClientRow(client, identity, message.secret, ClientState.CONNECTED, now_ns))
             self.counters["clients"] += 1
         applied = self.rows.applied.get(client, 0)
@@ -145,7 +147,7 @@ class Table(Lifetimes):
         row = self.rows.clients.get(client)
         if row is None or row.state is not ClientState.CONNECTED:
             return
-        self._forget_waiters(client)
+        self._forget_waiters(client, now_ns)
         self.rows.put(replace(row, state=ClientState.DETACHED, since_ns=now_ns))
         if reason:
             self.rows.record(now_ns, EventKind.CLIENT_DROPPED, client=client, detail=reason)
@@ -249,6 +251,9 @@ class Table(Lifetimes):
         self._at(waiter.deadline_ns, "attach", 0)
 
     def _grant_reader(self, client: int, message: m.Attach, segment: SegmentRow, now_ns: int) -> None:
+        if message.lease in self.rows.leases:
+            self._refuse(client, message.seq, reused_id_refusal(message.lease), now_ns)
+            return
         if segment.readers_expected:
             segment = replace(segment, readers_expected=segment.readers_expected - 1)
             self.rows.put(segment)
@@ -273,21 +278,18 @@ class Table(Lifetimes):
     def _expose(self, client: int, message: m.Expose, now_ns: int) -> None:
         del now_ns
         segment = self.rows.segments[self._held_by(client, message.lease).segment]
-        if segment.alias:
-            self._send(client, m.Exposed(message.seq, segment.alias))
-            return
-        alias = f"lh-{self.rows.registry.id}-{segment.number}"
-        self.effects.append(LinkAlias(segment.number, alias, client, message.seq))
+        if not segment.alias:
+            segment = replace(segment, alias=f"lh-{self.rows.registry.id}-{segment.number}", exposed=True)
+            self.rows.put(segment)
+        self.effects.append(LinkAlias(segment.number, segment.alias, client, message.seq))
 
     def alias_linked(self, effect: LinkAlias, failure: str, now_ns: int) -> None:
         """The segment has its name in /dev/shm, or could not get it."""
-        segment = self.rows.segments.get(effect.segment)
-        if failure or segment is None:
+        if failure:
             refusal = Refusal(m.RefusalCode.NOT_HELD, f"segment {effect.segment} cannot be named in /dev/shm: {failure}")
             self._refuse(effect.client, effect.seq, refusal, now_ns)
-            return
-        self.rows.put(replace(segment, alias=effect.alias, exposed=True))
-        self._send(effect.client, m.Exposed(effect.seq, effect.alias))
+        else:
+            self._send(effect.client, m.Exposed(effect.seq, effect.alias))
 
     def _statistics(self, client: int, message: m.Statistics, now_ns: int) -> None:
         rows = self.rows
@@ -339,9 +341,8 @@ class Table(Lifetimes):
             self._refuse(client, seq, closing_refusal(rows.registry), now_ns)
         for segment in list(rows.segments.values()):
             if segment.state is not SegmentState.RETIRING:
-                held = any(
-                    rows.leases[lease].mode is not LeaseMode.SPARE for lease in rows.leases_on.get(segment.number, ())
-                )
+                # a spare counts as held too: its claim may be on its way
+                held = bool(rows.leases_on.get(segment.number))
                 self._retire(replace(segment, exposed=segment.exposed or held))
         return holders
 
@@ -387,7 +388,7 @@ class Table(Lifetimes):
     def _mint(self, client: int, message: m.Mint, now_ns: int) -> None:
         del now_ns
         lease = self._held_by(client, message.lease)
-        self._require_own_id(client, message.ticket)
+        self._require_new_id(client, message.ticket)
         segment = self.rows.segments[lease.segment]
         if segment.state is not SegmentState.PUBLISHED:
             raise not_held_refusal(lease.id, "a ticket needs a published segment")
@@ -399,7 +400,7 @@ class Table(Lifetimes):
         ticket = self.rows.tickets.get(message.ticket)
         if ticket is None:
             raise ticket_refusal(message.ticket, self._tombstones.get(message.ticket))
-        self._require_own_id(client, message.lease)
+        self._require_new_id(client, message.lease)
         segment = self.rows.segments[ticket.segment]
         self._add_lease(message.lease, segment, LeaseMode.READ, message.seq, message.site, message.due_ns, now_ns)
         self.rows.drop_ticket(ticket)
@@ -429,7 +430,7 @@ class Table(Lifetimes):
 
     def _bye(self, client: int, message: m.Bye, now_ns: int) -> None:
         del message
-        self._forget_waiters(client)
+        self._forget_waiters(client, now_ns)
         for lease_id in sorted(self.rows.leases_of.get(client, ())):
             lease = self.rows.leases[lease_id]
             if lease.mode is not LeaseMode.SPARE:  # the process lives, and may keep what it has mapped
@@ -496,6 +497,7 @@ class Table(Lifetimes):
         segment = self.rows.segments[ticket.segment]
         self.rows.put(replace(segment, tainted=True))
         self._end_if_unused(segment.number, now_ns)
+        self._stop_if_unneeded()
 
     def segment_retired(self, number: int, failure: str, now_ns: int) -> None:
         """The file of a segment is gone, or could not be unlinked and is tried again."""
@@ -535,6 +537,8 @@ class Table(Lifetimes):
             due.append((kind, key))
         for kind, key in dict.fromkeys(due):
             _TIMERS[kind](self, key, now_ns)
+        if due:
+            self._stop_if_unneeded()
 
     def _lease_time(self, key: int, now_ns: int) -> None:
         del key

@@ -137,6 +137,8 @@ class Server:
         now_ns = self._clock.now_ns()
         try:
             received = decode_client_packet(packet)
+            if any(isinstance(message, m.Hello) for message in received):
+                raise ProtocolError("a second Hello")
         except ProtocolError as error:
             self.disconnected(client, f"protocol violation: {error}")
             self._transport.drop(client)
@@ -360,9 +362,9 @@ _BEFORE: Final[dict[type, Callable[..., None]]] = {
     CreateSegment: Server._create,
     RevokeSpare: Server._revoke,
     VoidToken: Server._void,
-    LinkAlias: Server._link,
 }
 _AFTER: Final[dict[type, Callable[..., None]]] = {
+    LinkAlias: Server._link,
     RetireSegment: Server._retire,
     DropToken: Server._drop_token,
     DropClient: Server._drop_client,
