@@ -48,6 +48,8 @@ def audit(
     default_suppressions: bool = True,
     overdue_after: float | str | None = None,
     creators: Mapping[FileIdentity, Creator] | None = None,
+    foreign: bool = True,
+    also: Iterable[Finding] = (),
     clock: Clock | None = None,
 ) -> Report:
     """Report what leaked in shared memory, who made it, and what could not be seen.
@@ -72,6 +74,10 @@ def audit(
         How long a lease may be held (``"1h"``); by default as long as its holder said.
     creators : mapping of FileIdentity to Creator, optional
         Who made which file, where that was recorded when it happened.
+    foreign : bool
+        Whether to look into other mount namespaces.
+    also : iterable of Finding, optional
+        What was found by other means, to be chosen, set aside and ranked like the rest.
     clock : Clock, optional
         What waits between two looks.
 
@@ -93,28 +99,18 @@ def audit(
     outside. Suppress it, or audit with a scope.
     """
     began_ns, started_ns = time.time_ns(), time.monotonic_ns()
-    waiter = clock or SystemClock()
     limits = Limits(int(parse_duration(overdue_after) * 1e9) if overdue_after is not None else None, scope)
-    observer = Observer(tuple(paths) if paths is not None else None, limits, creators or {})
+    observer = Observer(tuple(paths) if paths is not None else None, limits, creators or {}, foreign)
     chosen = _rule_ids(rules) if rules is not None else frozenset(RULES)
     chosen -= _rule_ids(ignore)
     words = Suppressions((*suppressions, *(DEFAULT_SUPPRESSIONS if default_suppressions else ())), date.today())
 
     picture = observer.look()
-    findings, aside, used = words.set_aside(reconcile(picture, chosen))
-    for pause_s in _PAUSES_S:
-        doubtful = {finding.rule for finding in findings if finding.severity is not Severity.NOTE}
-        if not doubtful:
-            break
-        since_asked_s = (time.monotonic_ns() - picture.evidence.asked_monotonic_ns) / 1e9
-        if since_asked_s < pause_s:
-            waiter.wait_s(pause_s - since_asked_s)
-        if doubtful <= PROBED:
-            observer.probe_again(picture)
-            findings = still_free(picture, findings)
-        else:
-            picture = observer.look()
-            findings = confirmed(findings, reconcile(picture, chosen))
+    seen = reconcile(picture, chosen)
+    told = tuple(finding for finding in also if finding.rule in chosen)
+    kept, aside, used = words.set_aside((*seen, *told))
+    picture, sure = _look_again(observer, picture, confirmed(seen, kept), chosen, clock or SystemClock())
+    findings = (*sure, *confirmed(told, kept))
     elapsed_ns = time.monotonic_ns() - started_ns
     return Report(
         findings=tuple(sorted(findings, key=_rank)),
@@ -126,22 +122,42 @@ def audit(
     )
 
 
-def begin_scope(name: str, *, paths: Iterable[str] | None = None) -> Scope:
+def _look_again(
+    observer: Observer, picture: Picture, findings: tuple[Finding, ...], rules: Collection[str], clock: Clock
+) -> tuple[Picture, tuple[Finding, ...]]:
+    """Keep what every look has; the last picture, and the findings in it."""
+    for pause_s in _PAUSES_S:
+        doubtful = {finding.rule for finding in findings if finding.severity is not Severity.NOTE}
+        if not doubtful:
+            break
+        since_asked_s = (time.monotonic_ns() - picture.evidence.asked_monotonic_ns) / 1e9
+        if since_asked_s < pause_s:
+            clock.wait_s(pause_s - since_asked_s)
+        if doubtful <= PROBED:
+            observer.probe_again(picture)
+            findings = still_free(picture, findings)
+        else:
+            picture = observer.look()
+            findings = confirmed(findings, reconcile(picture, rules))
+    return picture, findings
+
+
+def begin_scope(name: str, *, paths: Iterable[str] | None = None, foreign: bool = True) -> Scope:
     """Remember what is there now, so that `audit` can tell what is new since.
 
     Parameters
     ----------
     name : str
         What to call it in findings: ``"test_reader"``, ``"python job.py"``.
-    paths : iterable of str, optional
-        As for `audit`.
+    paths, foreign
+        As for `audit`, and to be the same there.
 
     Raises
     ------
     UnsupportedPlatformError
         There is no shared memory at the paths.
     """
-    return scope_of(Observer(tuple(paths) if paths is not None else None).look(), name)
+    return scope_of(Observer(tuple(paths) if paths is not None else None, foreign=foreign).look(), name)
 
 
 def _rule_ids(texts: Collection[str]) -> frozenset[str]:

@@ -12,7 +12,7 @@ import click
 from leasehold.auditor.baseline import read_baseline, write_baseline
 from leasehold.auditor.configuration import Configuration, load_configuration
 from leasehold.auditor.formats import FORMATS, Style, render
-from leasehold.auditor.formats.github import summary
+from leasehold.auditor.formats.github import add_to_summary
 from leasehold.auditor.looking import audit
 from leasehold.core.findings import Report
 from leasehold.core.suppression import set_aside_known
@@ -103,18 +103,15 @@ def write_report(report: Report, form: str, output: str | None = None, *, verbos
     """
     colour = output is None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     text = render(report, form, Style(colour, shutil.get_terminal_size((100, 24)).columns, verbose))
-    if output is None:
-        click.echo(text, nl=False, color=colour)
-    else:
-        _write(output, text, "w")
-    step_summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if form == "github" and step_summary:
-        _write(step_summary, summary(report), "a")
-
-
-def _write(path: str, text: str, mode: str) -> None:
     try:
-        with open(path, mode, encoding="utf-8") as file:
-            file.write(text)
+        if output is None:
+            click.echo(text, nl=False, color=colour)
+        else:
+            with open(output, "w", encoding="utf-8") as file:
+                file.write(text)
+        if form == "github":
+            add_to_summary(report, os.environ)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise LeaseholdError(f"cannot write {path}: {error.strerror}", path=path) from error
+        raise LeaseholdError(f"cannot write {error.filename}: {error.strerror}", path=error.filename) from error

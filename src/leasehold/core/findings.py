@@ -258,8 +258,9 @@ class SuppressionUse:
 class Event:
     """One moment in the life of a segment, for the timeline; `at_ns` counts from the epoch.
 
-    `kind` is one of create, grant, publish, attach, linger, release, retire, unlink, exit, expire, refuse, takeover, reap.
-    Events of one lease share `lease`, so that a bar can be drawn from its first to its last.
+    `kind` is one of create, grant, publish, attach, linger, release, retire, unlink, exit, expire, refuse, takeover, reap;
+    or begin and end, of the scope itself. Events of one lease share `lease`, so that a bar can be drawn from its first to
+    its last.
     """
 
     at_ns: int

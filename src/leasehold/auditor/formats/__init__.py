@@ -21,6 +21,8 @@ FORMATS: Final[dict[str, str]] = {
     "sarif": "leasehold.auditor.formats.sarif",
     "junit": "leasehold.auditor.formats.junit",
     "github": "leasehold.auditor.formats.github",
+    "html": "leasehold.auditor.html",
+    "trace": "leasehold.auditor.trace",
 }
 
 

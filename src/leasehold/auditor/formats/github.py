@@ -7,6 +7,7 @@ Source: "Workflow commands for GitHub Actions"; the escapes are those of its too
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from leasehold.auditor.formats.style import Style
@@ -14,7 +15,7 @@ from leasehold.core.findings import Finding, Report
 from leasehold.core.rules import Severity
 from leasehold.units import format_bytes
 
-__all__ = ["annotation", "render", "summary"]
+__all__ = ["add_to_summary", "announce", "annotation", "render", "summary"]
 
 _ANNOTATIONS: Final = 10
 _COMMANDS: Final = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
@@ -27,6 +28,44 @@ def render(report: Report, style: Style) -> str:  # noqa: ARG001 - the form's si
     if rest > 0:
         lines.append(f"::notice title=leasehold::{rest} more findings are in the summary of this step")
     return "".join(f"{line}\n" for line in lines)
+
+
+def announce(report: Report, write: Callable[[str], object], environment: Mapping[str, str]) -> bool:
+    """Annotate the run and add to the summary of its step, if this is one of GitHub Actions; whether it is.
+
+    Parameters
+    ----------
+    report : Report
+        What to announce.
+    write : callable
+        Writes text where the runner reads workflow commands: to stdout.
+    environment : mapping
+        Of this process.
+
+    Raises
+    ------
+    OSError
+        The summary cannot be written.
+    """
+    if environment.get("GITHUB_ACTIONS") != "true":
+        return False
+    write(render(report, Style()))
+    add_to_summary(report, environment)
+    return True
+
+
+def add_to_summary(report: Report, environment: Mapping[str, str]) -> None:
+    """Append `report` to the summary of the step, if there is one.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    path = environment.get("GITHUB_STEP_SUMMARY")
+    if path:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(summary(report))
 
 
 def annotation(finding: Finding) -> str:
