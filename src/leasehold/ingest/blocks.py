@@ -70,11 +70,21 @@ class Block:
 
 
 def cut_table(table: Table, block_bytes: int = BLOCK_BYTES) -> list[Piece]:
-    """The pieces of a table: of `block_bytes` each where they can be read apart, else one."""
-    if table.compression != "plain" or table.schema.quote:
+    """The pieces of a table: of `block_bytes` each where they can be read apart, else one.
+
+    With quoting on, a plain file is searched for the first quote; one that has none is cut like any other.
+    """
+    if table.compression != "plain" or (table.schema.quote and _has_quote(table)):
         return [Piece(0, table.data_offset, None)]
     starts = range(table.data_offset, max(table.size_bytes, table.data_offset + 1), block_bytes)
     return [Piece(index, start, min(start + block_bytes, table.size_bytes)) for index, start in enumerate(starts)]
+
+
+def _has_quote(table: Table) -> bool:
+    quote = table.schema.quote.encode()
+    with open(table.path, "rb", buffering=0) as file:
+        file.seek(table.data_offset)
+        return any(quote in chunk for chunk in iter(lambda: file.read(BLOCK_BYTES), b""))
 
 
 def read_piece(

@@ -171,8 +171,8 @@ def _take_rows(
     faults = [LineFault(int(line_starts[line]), int(line_ends[line]), why) for line, why in sorted(reasons.items())]
     is_row[list(reasons)] = False
     first, counts, line_starts, line_ends = first[is_row], counts[is_row], line_starts[is_row], line_ends[is_row]
-    notes[f"rows with more than {width} cells, the rest {schema.extra}ed"] = int(np.count_nonzero(counts > width))
-    notes[f"rows with fewer than {width} cells, the rest missing"] = int(np.count_nonzero(counts < width))
+    passed = "ignored" if schema.extra == "ignore" else "joined to the last"
+    notes[f"rows with more than {width} cells, the rest {passed}"] = int(np.count_nonzero(counts > width))
     place = np.arange(width)
     index = first[:, None] + np.minimum(place, counts[:, None] - 1)
     cell_starts, cell_ends = starts[index], ends[index]

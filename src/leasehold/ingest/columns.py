@@ -88,7 +88,7 @@ class Column:
             odd = np.setdiff1d(odd, missing)
             if self._fill is not None:
                 target[missing] = self._fill
-                notes["missing values"] += len(missing)
+                notes["missing values"] += len(missing) if self.dtype.kind not in "SU" else 0
             else:
                 faults += [CellFault(int(row), text.cell(starts[row], ends[row]), self._no_fill()) for row in missing]
         if len(odd):

@@ -157,16 +157,17 @@ def parse_block(
             row_text = content[counted : at + fault.end].tobytes().rstrip(b"\r\n")
             shown = _shown(row_text if cell is None else cell, schema.encoding)
             bad.append(BadRow(line, counted, name, shown, fault.reason, row_text))
-    return ParsedBlock(rows[:filled], bad, notes)
+    return ParsedBlock(rows[:filled], bad, +notes)
 
 
 def max_rows(data: BytesLike, schema: Schema) -> int:
     """How many rows `data` can make at most: its number of lines."""
     content = _as_array(data)
-    ended = sum(
-        int(np.count_nonzero(content[at : at + _STRETCH] == schema.newline)) for at in range(0, len(content), _STRETCH)
-    )
-    return ended + int(len(content) > 0 and content[-1] != schema.newline)
+    ends = bytes({schema.newline, ord("\n")})  # where CR ends a line, LF does so as well
+    counted = [
+        int(np.count_nonzero(content[at : at + _STRETCH] == end)) for at in range(0, len(content), _STRETCH) for end in ends
+    ]
+    return sum(counted) + int(len(content) > 0 and content[-1] not in ends)
 
 
 def string_lengths(data: BytesLike, schema: Schema) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from dataclasses import dataclass, replace
 from typing import IO, Literal
 
@@ -11,7 +12,7 @@ from leasehold.errors import IngestError
 from leasehold.ingest.schema import Field, Schema
 from leasehold.ingest.sources import PathLike, compression_of, open_source
 
-__all__ = ["Table", "open_table", "split_line"]
+__all__ = ["Table", "line_end_of", "open_table", "split_line"]
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LOOK = 1 << 16  # bytes looked at to tell which line ends a file has
@@ -76,6 +77,12 @@ def open_table(path: PathLike, schema: Schema) -> Table:
         first_row = lines.peek()
     fitted = _fit(name, schema, names, first_row, first_line)
     return Table(name, fitted, compression, names, data_offset, data_line, os.stat(name).st_size)
+
+
+def line_end_of(beginning: bytes) -> Literal["lf", "cr"]:
+    """What ends the first line: LF (perhaps after a CR), or CR alone."""
+    first = re.search(rb"\r\n?|\n", beginning)
+    return "cr" if first and first[0] == b"\r" else "lf"
 
 
 def split_line(line: str, schema: Schema) -> list[str]:
@@ -144,10 +151,8 @@ class _Lines:
         self._buffer = stream.read(_LOOK)
         self.offset = len(_BYTE_ORDER_MARK) if self._buffer.startswith(_BYTE_ORDER_MARK) else 0
         self.number = 1
-        ends: tuple[Literal["lf", "cr"], bytes] = ("lf", b"\n")
-        if schema.line_end == "cr" or (schema.line_end == "auto" and b"\n" not in self._buffer and b"\r" in self._buffer):
-            ends = ("cr", b"\r")
-        self.line_end, self._newline = ends
+        self.line_end = line_end_of(self._buffer) if schema.line_end == "auto" else schema.line_end
+        self._newline = b"\r" if self.line_end == "cr" else b"\n"
 
     def take(self, what: str) -> str:
         """The next line, without its end; `what` says what it is for, should there be none."""

@@ -14,6 +14,7 @@ import os
 import stat
 import sys
 import zlib
+from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, NoReturn, TypeAlias, cast
 
 from leasehold.errors import IngestError
@@ -83,7 +84,7 @@ class _Unpacked(io.RawIOBase):
             size = self._stream.readinto(buffer)  # type: ignore[attr-defined]
         except EOFError:
             self._fail("ends too early: the file is cut short; fetch it again")
-        except (OSError, zlib.error, lzma.LZMAError, *_package_errors()) as error:
+        except _package_errors() as error:
             self._fail(f"is damaged: {error}")
         self._position += size
         return int(size)
@@ -100,9 +101,10 @@ class _Unpacked(io.RawIOBase):
         ) from sys.exc_info()[1]
 
 
-def _package_errors() -> list[type[Exception]]:
-    """The errors of the packages that are in use; a package that was not imported raised nothing."""
-    return [getattr(sys.modules[module], name) for module, name in _PACKAGE_ERRORS if module in sys.modules]
+def _package_errors() -> tuple[type[Exception], ...]:
+    """What unpacking raises; a package that was not imported raised nothing."""
+    imported = [getattr(sys.modules[module], name) for module, name in _PACKAGE_ERRORS if module in sys.modules]
+    return (OSError, zlib.error, lzma.LZMAError, *imported)
 
 
 _PACKAGE_ERRORS = (
@@ -143,6 +145,14 @@ def _require_end_of_bgzf(name: str) -> None:
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
+def _open_bzip2(name: str) -> IO[bytes]:
+    return cast(IO[bytes], bz2.open(name, "rb"))
+
+
+def _open_xz(name: str) -> IO[bytes]:
+    return cast(IO[bytes], lzma.open(name, "rb"))
+
+
 def _open_zstd(name: str) -> IO[bytes]:
     for module in ("compression.zstd", "backports.zstd"):
         try:
@@ -154,10 +164,10 @@ def _open_zstd(name: str) -> IO[bytes]:
     )
 
 
-_OPENERS = {
+_OPENERS: dict[str, Callable[[str], IO[bytes]]] = {
     "plain": _open_plain,
     "gzip": _open_gzip,
-    "bzip2": bz2.open,
-    "xz": lzma.open,
+    "bzip2": _open_bzip2,
+    "xz": _open_xz,
     "zstd": _open_zstd,
 }
