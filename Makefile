@@ -1,0 +1,41 @@
+# Everything is installed into .venv by the first target that needs it: python3 with pip is all that must be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Workers for pytest; the suite is written for two cores.
+WORKERS ?= 2
+
+.PHONY: demo test check stress bench docs dist clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv --without-pip $(VENV)
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.installed  ## make methylation files, ingest them, show what came out and that nothing leaked
+	$(BIN)/python benchmarks/demo.py
+
+test: $(VENV)/.installed  ## the whole suite, about five minutes on two cores
+	$(BIN)/python -m pytest -m "not stress" $(PYTEST_ARGS)
+
+check: $(VENV)/.installed  ## lint, format and types
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+stress: $(VENV)/.installed  ## the long stress and chaos runs
+	$(BIN)/python -m pytest -m stress --timeout 1800 $(PYTEST_ARGS)
+	$(BIN)/python benchmarks/chaos.py
+
+bench: $(VENV)/.installed  ## the benchmarks, beside their references
+	$(BIN)/python benchmarks/handover.py
+	$(BIN)/python benchmarks/leases.py
+	$(BIN)/python benchmarks/reclaim.py
+
+dist: $(VENV)/.installed  ## wheel and sdist, checked
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+
+clean:
+	rm -rf $(VENV) dist build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
