@@ -27,6 +27,8 @@ _TURN: Final = 32
 _BACKLOG: Final = 256
 _HELLO_WITHIN_NS: Final = 5_000_000_000
 _MAX_STRANGERS: Final = 256
+# epoll counts milliseconds in an int: a ticket that lives for a month would be refused as a timeout.
+_LONGEST_WAIT_S: Final = 3600.0
 
 
 @dataclasses.dataclass(slots=True)
@@ -117,7 +119,9 @@ class Loop:
 
     def _patience_s(self) -> float:
         deadline_ns = self.server.next_deadline_ns()
-        patience = 3600.0 if deadline_ns is None else max((deadline_ns - self._clock.now_ns()) / 1e9, 0.0)
+        patience = _LONGEST_WAIT_S
+        if deadline_ns is not None:
+            patience = min(max((deadline_ns - self._clock.now_ns()) / 1e9, 0.0), _LONGEST_WAIT_S)
         if len(self._connections) > len(self._by_client):
             patience = min(patience, 1.0)
             self._turn_away_the_silent()

@@ -76,9 +76,15 @@ def serve(settings: Settings, lock_fd: int, ready: Callable[[], None]) -> None:
     clock = SystemClock()
     snapshot = _inheritance(store)
     previous = None if snapshot is None else snapshot.registry
+    if previous is None and settings.capacity_bytes == 0:
+        store.remove()
+        raise RegistryUnavailableError(f"registry {settings.id} was killed before it began; what it left is removed now")
     if previous is not None and previous.closing:
         store.remove()
         raise RegistryUnavailableError(f"registry {settings.id} was closed; what it had left is removed now")
+    if previous is None and not settings.capacity_bytes:  # a successor, but the directory has nothing to go on from
+        store.remove()
+        raise RegistryUnavailableError(f"registry {settings.id} never began to serve; what it had left is removed now")
     row = RegistryRow(
         settings.id,
         own_identity(),
