@@ -82,9 +82,6 @@ def serve(settings: Settings, lock_fd: int, ready: Callable[[], None]) -> None:
     if previous is not None and previous.closing:
         store.remove()
         raise RegistryUnavailableError(f"registry {settings.id} was closed; what it had left is removed now")
-    if previous is None and not settings.capacity_bytes:  # a successor, but the directory has nothing to go on from
-        store.remove()
-        raise RegistryUnavailableError(f"registry {settings.id} never began to serve; what it had left is removed now")
     row = RegistryRow(
         settings.id,
         own_identity(),
