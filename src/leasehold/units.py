@@ -13,6 +13,8 @@ for _power, _letter in enumerate("kmgtp", start=1):
     _BYTE_UNITS[_letter] = _BYTE_UNITS[f"{_letter}ib"] = 1024**_power
     _BYTE_UNITS[f"{_letter}b"] = 1000**_power
 _SECOND_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "m": 60.0, "h": 3600.0}
+# Deadlines are sums of nanoseconds in 63 bits; this leaves room for all of them.
+_FOREVER_S = 30 * 365.25 * 86400
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*")
 
 
@@ -44,16 +46,18 @@ def parse_bytes(size: int | str) -> int:
 def parse_duration(duration: float | str) -> float:
     """Seconds meant by `duration`: a number, or words such as ``"500ms"``, ``"1.5 s"``, ``"2min"``.
 
+    Infinity and anything beyond 30 years count as 30 years.
+
     Raises
     ------
     ValueError
         The text is no duration, or the duration is negative or not a number.
     """
     if isinstance(duration, str):
-        return _parse(duration, _SECOND_UNITS, "duration", '"500ms"')
+        return min(_parse(duration, _SECOND_UNITS, "duration", '"500ms"'), _FOREVER_S)
     if not duration >= 0:
         raise ValueError(f"a duration of {duration} s is negative or not a number")
-    return float(duration)
+    return min(float(duration), _FOREVER_S)
 
 
 def format_bytes(size_bytes: int) -> str:

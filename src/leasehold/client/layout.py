@@ -21,6 +21,7 @@ __all__ = ["Layout", "decode_layout", "layout_of"]
 
 Order = Literal["C", "F"]
 _MAX_DIMENSIONS: Final = 64
+_MAX_BYTES: Final = 2**56
 _MAX_LAYOUT_BYTES: Final = 32 * 1024
 
 
@@ -67,6 +68,8 @@ def layout_of(shape: int | tuple[int, ...], dtype: Any, order: str = "C") -> Lay
     if any(size < 0 for size in dimensions) or len(dimensions) > _MAX_DIMENSIONS:
         raise ValueError(f"shape {sizes} has a negative dimension or more than {_MAX_DIMENSIONS} of them")
     kind = np.dtype(dtype)
+    if math.prod(max(size, 1) for size in dimensions) * max(kind.itemsize, 1) > _MAX_BYTES:
+        raise ValueError(f"an array of shape {sizes} and dtype {kind} is larger than any memory")
     if kind.subdtype is not None:  # numpy.empty(3, "(2,)i4") has shape (3, 2) as well
         dimensions, kind = dimensions + kind.shape, kind.base
     return _layout(kind, dimensions, "F" if order == "F" else "C", _metadata_key(kind))

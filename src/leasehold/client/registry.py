@@ -460,6 +460,10 @@ def _checked_name(name: str) -> str:
         raise TypeError(f"a segment's name is a str, not {type(name).__name__}")
     if not 1 <= len(name) <= 255 or any(ord(character) < 32 or ord(character) == 127 for character in name):
         raise ValueError(f"{name!r} is no name for a segment: 1 to 255 characters, no control characters")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name!r} is no name for a segment: it has characters that UTF-8 cannot carry") from None
     return name
 
 

@@ -17,4 +17,6 @@ def calling_site() -> str:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
         frame = frame.f_back
     code = frame.f_code
-    return f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"[-_LENGTH:]
+    site = f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"[-_LENGTH:]
+    # a file name that is no UTF-8 arrives with surrogates, which cannot travel
+    return site if site.isascii() else site.encode(errors="backslashreplace").decode()[-_LENGTH:]

@@ -1,7 +1,7 @@
 """How segments are granted and how they end: the part of the lease table that every message leads to.
 
-`Lifetimes` keeps the rows, the queue of those who wait for room, and the spares; `leasehold.core.table.Table` adds what
-clients may say and what the shell reports. Nothing outside the two calls these methods.
+`Lifetimes` keeps the rows, the queue of those who wait for room, and the spares. On it stand, in this order, `Reports` (what
+the shell finds out, and time), `Notices` and `Table` (what clients say and ask); nothing else calls these methods.
 """
 
 from __future__ import annotations
