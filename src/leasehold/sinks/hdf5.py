@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +10,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from leasehold.errors import LeaseholdWarning, SinkError
+from leasehold.errors import SinkError
 from leasehold.sinks import journal
 from leasehold.sinks.appending import Appender
 from leasehold.sinks.attributes import Attributes
@@ -36,6 +34,9 @@ Array = np.ndarray[Any, Any]
 _CHUNK_BYTES = "1MiB"
 # A chunked dataset takes about 3 KiB beyond its data; below this size deflate does not win that back.
 _SMALL_BYTES = 16 << 10
+# Rows are made safe by storing chunks; what fills none goes to the journal, uncompressed. Once for every 16 MiB of rows that
+# is at most a sixteenth of them for each dataset under way, and 16 MiB are read again in less than a second.
+_CHECKPOINT_EVERY_BYTES = 16 << 20
 _WAY = {True: "encoded", False: "as rows"}
 
 
@@ -93,6 +94,7 @@ class HDF5Sink:
         self._session = Session(path, resume=resume, keep_partial=resume if keep_partial is None else keep_partial)
         self._rows = Appender(self._session, encoders)
         self._position = self._session.completed.position
+        self._appended_bytes = 0  # since the last checkpoint
 
     @property
     def path(self) -> Path:
@@ -132,6 +134,7 @@ class HDF5Sink:
         progress = self._begin(name, array.dtype, array.shape[1:])
         _require_growing(progress)
         self._rows.append(progress, array)
+        self._appended_bytes += array.nbytes
 
     def write(self, name: str, array: HoldsArray | Array, attributes: Mapping[str, Any] | None = None) -> None:
         """Write a whole dataset: any shape, also without axes or without elements.
@@ -196,8 +199,8 @@ class HDF5Sink:
         path : path-like, optional
             The file they came from. Its size and digest are taken now, unless they are given.
         rows : tuple of int, optional
-            First row, and the row after the last. By default all rows since the last source; then this is a checkpoint as
-            well: a run that resumes begins with what follows.
+            First row, and the row after the last. By default all rows since the last source; then this makes a checkpoint
+            as well when 16 MiB were appended since the last one.
         **details
             Whatever else is to be kept; JSON must have a form for it.
         """
@@ -213,8 +216,8 @@ class HDF5Sink:
             journal.SourceRange(name, start, stop, source.path, source.size_bytes, source.sha256, source.details)
         )
         progress.sources.append(source)
-        if rows is None and not progress.declared.encoded:
-            self.checkpoint(self._position)
+        if rows is None:
+            self._checkpoint_now_and_then()
         return source
 
     def checkpoint(self, position: Any = None, *, rows: Mapping[str, int] | None = None) -> None:
@@ -231,6 +234,7 @@ class HDF5Sink:
         moved = self._rows.settle()
         self._session.log(journal.Checkpoint({**moved, **(rows or {})}, position))
         self._position = position
+        self._appended_bytes = 0
 
     def finish(self, name: str, rows: int | None = None) -> None:
         """Store what is left of a dataset; it takes no more rows. Closing the sink does this for all.
@@ -244,8 +248,7 @@ class HDF5Sink:
         _require_growing(progress)
         self._rows.finish(progress)
         progress.require_whole(rows if progress.declared.encoded else progress.cursor)
-        if not progress.declared.encoded:
-            self.checkpoint(self._position)
+        self._checkpoint_now_and_then()
 
     def declare(self, name: str, dtype: np.dtype[Any], trailing: Sequence[int] = ()) -> Codec:
         """Start a dataset whose chunks come encoded; returns what workers encode them with.
@@ -332,15 +335,8 @@ class HDF5Sink:
 
     def __del__(self) -> None:
         session = getattr(self, "_session", None)
-        if session is not None and session.is_open:
-            warnings.warn(
-                f"{session.output}: an HDF5Sink was never closed, so there is no such file; use it in a with statement",
-                LeaseholdWarning,
-                source=self,
-                stacklevel=1,
-            )
-            with contextlib.suppress(Exception):
-                self.abort()
+        if session is not None:
+            session.abort_unclosed()
 
     def _abort_after(self, error: BaseException) -> None:
         try:
@@ -381,6 +377,10 @@ class HDF5Sink:
                     dataset=name,
                 )
         return known
+
+    def _checkpoint_now_and_then(self) -> None:
+        if self._appended_bytes >= _CHECKPOINT_EVERY_BYTES:
+            self.checkpoint(self._position)
 
     def _existing(self, name: str) -> Progress:
         self._session.require_open()

@@ -195,7 +195,7 @@ class Grid:
 
     def cut(self, rows: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
         """The parts of C-contiguous `rows`, starting at a chunk boundary, that each fill a chunk or reach an edge."""
-        if self.chunks_per_row_block == 1:
+        if self.chunks_per_row_block <= 1:
             for start in range(0, len(rows), self.chunk_rows):
                 yield rows[start : start + self.chunk_rows]
             return

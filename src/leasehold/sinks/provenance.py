@@ -22,7 +22,20 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["CHECKSUM", "DATASETS", "DTYPE", "PREFIX", "ROWS", "SOURCES", "VERSION", "Source", "digest_file"]
+__all__ = [
+    "CHECKSUM",
+    "DATASETS",
+    "DTYPE",
+    "PREFIX",
+    "ROWS",
+    "SOURCES",
+    "VERSION",
+    "Source",
+    "decode_sources",
+    "digest_file",
+    "encode_sources",
+    "format_checksum",
+]
 
 PREFIX = "leasehold_"
 VERSION = PREFIX + "version"

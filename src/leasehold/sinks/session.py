@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import warnings
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,7 @@ import msgspec
 import numpy as np
 
 from leasehold import __version__
-from leasehold.errors import SinkError
+from leasehold.errors import LeaseholdWarning, SinkError
 from leasehold.sinks import journal, provenance
 from leasehold.sinks.chunks import EncodedChunk
 from leasehold.sinks.layout import describe_dtype
@@ -163,6 +164,16 @@ class Session:
         finally:
             self._release()
 
+    def abort_unclosed(self) -> None:
+        """Give up a file that nobody closed, and say so."""
+        if self._is_open:
+            self.abort()
+            warnings.warn(
+                f"{self.output}: an HDF5Sink was never closed, so nothing was put there; use it in a with statement",
+                LeaseholdWarning,
+                stacklevel=3,
+            )
+
     def abandon(self) -> None:
         """Leave file and lock to the parent of this process."""
         self._is_open = False
@@ -205,7 +216,7 @@ def _abandon_all() -> None:
 
 def _abort_all() -> None:
     for session in list(_sessions):
-        session.abort()
+        session.abort_unclosed()
 
 
 os.register_at_fork(after_in_child=_abandon_all)

@@ -121,7 +121,11 @@ class Store:
 
     def read_rows(self, progress: Progress, start: int, stop: int) -> np.ndarray[Any, Any]:
         """Rows [start, stop), which are stored."""
-        rows: np.ndarray[Any, Any] = self._dataset(progress)[start:stop]
+        # HDF5 (2.0.0 at least) forgets the filter mask of the chunk it wrote last, and reads it wrong, until the dataset
+        # was closed
+        del self._datasets[progress.name]
+        dataset = self._datasets[progress.name] = self._h5[progress.name]
+        rows: np.ndarray[Any, Any] = dataset[start:stop]
         self.require_sound()
         return rows
 
