@@ -215,15 +215,12 @@ class Lease:
         link, lease, site = self._link, self._id, calling_site()
         deadline_ns = link.endpoint.clock.now_ns() + int(ttl_s * 1e9)
 
-        def mint(seq: int) -> m.Mint:
-            ticket = link.id_of(seq)
-            try:
-                link.endpoint.mint_token(ticket)
-            except OSError as error:
-                raise CapacityError(f"no room in /dev/shm for a ticket of {self!r}: {error.strerror}") from None
-            return m.Mint(seq, lease, ticket, deadline_ns, site)
-
-        ticket = link.id_of(link.notify(mint))
+        ticket = link.new_id()
+        try:
+            link.endpoint.mint_token(ticket)
+        except OSError as error:
+            raise CapacityError(f"no room in /dev/shm for a ticket of {self!r}: {error.strerror}") from None
+        link.notify(lambda seq: m.Mint(seq, lease, ticket, deadline_ns, site))
         return Ticket(
             link.endpoint.id, ticket, self._segment, self._generation, self._size_bytes, deadline_ns, self._name,
             self._layout.encoded,
@@ -305,14 +302,15 @@ class Lease:
         if anchor is None or self._pid != os.getpid():
             return None
         _held.discard(self)
-        link, lease, segment, mapping = self._link, self._id, self._segment, anchor.mapping
+        link, lease, segment, mapping, pid = self._link, self._id, self._segment, anchor.mapping, self._pid
 
         def released(seq: int) -> m.Notice:
             return m.Release(seq, lease)
 
         def view_died(reference: weakref.ref[Anchor]) -> None:
             _lingering.discard(reference)
-            link.notify_from_collector(released)
+            if os.getpid() == pid:  # in a forked child it is a copy that died
+                link.notify_from_collector(released)
 
         watched = weakref.ref(anchor, view_died)
         _lingering.add(watched)
@@ -326,7 +324,10 @@ class Lease:
                 f"{self!r} was released while numpy views of it are alive; the segment stays held until they die. "
                 f"The lease was taken at {self._site}"
             )
-        link.mappings.give_back(segment, mapping)
+        if self._shared or self._segment_name is not None:  # never used again, and its pages live as long as any mapping
+            mapping.close()
+        else:
+            link.mappings.give_back(segment, mapping)
         return None
 
 

@@ -73,7 +73,7 @@ class Link:
         self._replies: dict[int, m.RegistryMessage] = {}
         self._abandoned: set[int] = set()  # requests that nobody waits for any more
         self._late: deque[Callable[[int], m.Notice]] = deque()
-        self._ended: LeaseholdError | None = None
+        self._ended = ""  # why the registry cannot be used any more
 
     # --- what the client does with it ------------------------------------------------------------------------------
 
@@ -91,6 +91,13 @@ class Link:
     def id_of(self, seq: int) -> int:
         """The id of the lease or ticket that message number `seq` is about; no other client can choose it."""
         return self.client << NUMBER_BITS | seq
+
+    def new_id(self) -> int:
+        """An id for something that is made before the registry is told of it."""
+        with self._lock:
+            self._make_ready()
+            self._seq += 1
+            return self.id_of(self._seq)
 
     def request(self, reply_type: type[Reply], build: Callable[[int], m.Request], timeout_s: float = 0.0) -> Reply:
         """Ask, and wait for the answer.
@@ -139,7 +146,7 @@ class Link:
 
     def notify_from_collector(self, build: Callable[[int], m.Notice]) -> None:
         """Say something from a finalizer: now if nobody holds the lock, else as soon as it is let go."""
-        if self._ended is None and self.pid == os.getpid():
+        if not self._ended and self.pid == os.getpid():
             self._late.append(build)
             self._say_late()
 
@@ -177,7 +184,7 @@ class Link:
         if self.pid != os.getpid():
             return
         with self._lock:
-            if self._connection is not None and self._ended is None:
+            if self._connection is not None and not self._ended:
                 with contextlib.suppress(LeaseholdError, OSError):
                     self._say(m.Bye, urgent=True)
             self._drop_everything("this process has left it")
@@ -194,7 +201,7 @@ class Link:
     @property
     def is_ended(self) -> bool:
         """Whether the registry is known to have ended, or was left."""
-        return self._ended is not None
+        return bool(self._ended)
 
     def _drop_everything(self, why: str) -> None:
         self._hang_up()
@@ -205,10 +212,13 @@ class Link:
         self._spares.clear()
         self._let_go_of_claims(_NOT_SAID + 1)
         self._late.clear()
-        self._ended = RegistryUnavailableError(
-            f"registry {self.endpoint.id} cannot be used: {why}", registry=self.endpoint.id
-        )
+        self._ended = why
         self._changed.notify_all()
+
+    def _unavailable(self) -> RegistryUnavailableError:
+        return RegistryUnavailableError(
+            f"registry {self.endpoint.id} cannot be used: {self._ended}", registry=self.endpoint.id
+        )
 
     # --- forks -----------------------------------------------------------------------------------------------------
 
@@ -321,6 +331,9 @@ class Link:
             self._recover()
 
     def _take(self, message: m.RegistryMessage) -> None:
+        if isinstance(message, m.Forget):
+            self.mappings.forget(message.segment)
+            return
         if isinstance(message, m.Spare):
             self._confirmed(message.applied + 1)
             if message.lease not in self._claims:
@@ -353,8 +366,8 @@ class Link:
     # --- connecting, and connecting again; the lock is held ------------------------------------------------------------
 
     def _make_ready(self) -> None:
-        if self._ended is not None:
-            raise self._ended
+        if self._ended:
+            raise self._unavailable()
         if self._connection is None:
             self._recover()
 
@@ -375,7 +388,7 @@ class Link:
                     "it does not exist or has ended; start one with `leasehold serve`, or with leasehold.Registry() in a "
                     "process that outlives the others"
                 )
-                raise self._ended or AssertionError
+                raise self._unavailable()
             try:
                 self._shake_hands()
                 return

@@ -44,6 +44,13 @@ class MappingCache:
             if oldest is not None:
                 oldest.close()
 
+    def forget(self, segment: int) -> None:
+        """Unmap `segment`, which is no more."""
+        for writable in (False, True):
+            idle = self._idle.pop((segment, writable), None)
+            if idle is not None:
+                idle.close()
+
     def clear(self) -> None:
         """Unmap all that is idle."""
         while self._idle:

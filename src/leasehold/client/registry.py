@@ -251,6 +251,10 @@ class RegistryHandle:
                         f"a segment of {format_bytes(size_bytes)} cannot be mapped: {error.strerror}",
                         requested_bytes=size_bytes,
                     ) from error
+            except BaseException:  # interrupted
+                lease = granted.lease
+                link.notify(lambda seq: m.Release(seq, lease))  # noqa: B023 - called at once
+                raise
             left_ns = max(deadline_ns - clock.now_ns(), 0)
             granted = link.request(
                 m.Granted,
@@ -267,9 +271,11 @@ class RegistryHandle:
         try:
             return self._open_writer(spare, layout, None, site)
         except OSError:  # /dev/shm filled up since: wait in line like everybody
-            lease = spare.lease
-            self._link.notify(lambda seq: m.Release(seq, lease))
+            self._link.notify(lambda seq: m.Release(seq, spare.lease))
             return None
+        except BaseException:
+            self._link.notify(lambda seq: m.Release(seq, spare.lease))
+            raise
 
     def _claim(self, lease: Lease, layout: Layout, site: str, due_ns: int, *, published: bool) -> None:
         self._link.claim(
@@ -289,7 +295,7 @@ class RegistryHandle:
         try:
             layout = decode_layout(encoded)
             mapping = link.mappings.take(segment, size_bytes, writable=False)
-        except (OSError, LeaseholdError):
+        except BaseException:
             with contextlib.suppress(LeaseholdError):
                 link.notify(lambda seq: m.Release(seq, lease))
             raise

@@ -5,9 +5,9 @@ A client counts as alive until its death is proved, and a registry that is chang
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from leasehold.core.evidence import LockState, RegistryFacts
+from leasehold.core.evidence import Hold, LockState, RegistryFacts
 from leasehold.core.findings import Confidence, Fact, Finding, Process
 from leasehold.core.model import (
     ClientRow,
@@ -42,50 +42,52 @@ _MAX_ANCESTORS = 64  # a bound: parents are read while processes come and go
 
 
 def held_without_lease(picture: Picture) -> Iterator[Finding]:
-    """LH002: a process maps a registry's segment and is no client of that registry.
+    """LH002: a process has a registry's segment open or mapped, and is no client of that registry.
 
-    A client may keep mappings of segments that it has released: that is how they are found warm again. A child that was
-    forked by a client has its parent's mappings; that is harmless while the segment is leased, and it is then retired.
+    A client may keep mappings of segments that it has released: that is how they are found warm again. A child that a
+    client forked has its parent's mappings, which is harmless while the segment is leased; afterwards it is retired.
     """
-    for key, file in picture.evidence.files.items():
-        holds = picture.evidence.holds.get(key)
-        owned = picture.registry_of(file) if holds else None
-        if not holds or owned is None or owned[1] is None or owned[0].snapshot is None:
+    for registry in picture.evidence.registries:
+        members = picture.members(registry)
+        if registry.snapshot is None or members is None or picture.health(registry) is not RegistryHealth.ALIVE:
             continue
-        registry, number = owned
-        segment = owned[0].snapshot.segments.get(owned[1])
-        if segment is None or picture.health(registry) is not RegistryHealth.ALIVE:
-            continue
-        strangers = tuple(hold for hold in holds if not _is_entitled(picture, registry, segment, hold.pid))
-        if strangers:
+        for file, number in picture.files_of(registry):
+            segment = registry.snapshot.segments.get(number) if number is not None else None
+            holds = picture.evidence.holds.get(file.key, ())
+            strangers = [h for h in holds if segment and not _is_entitled(picture, members, segment, h, holds)]
+            if not strangers or segment is None:
+                continue
             holders = tuple(picture.process(hold.pid) for hold in strangers)
-            state = Fact(
-                f"segment {number} is {segment.state}, and none of its leases is theirs", f"{registry.path}/ledger"
-            )
+            state = Fact(f"segment {number} is {segment.state}; none of its leases is theirs", f"{registry.path}/ledger")
             yield _of_segment(
                 picture,
                 "LH002",
-                f"{_named(segment, registry)} is mapped by {holders[0]}, which holds no lease on it",
+                f"{_named(segment, registry)} is held by {holders[0]}, which has no lease on it",
                 registry,
                 segment,
-                subject=subject_of_file(key),
+                subject=subject_of_file(file.key),
                 holders=holders,
                 evidence=(*picture.hold_facts(strangers), state),
             )
 
 
-def _is_entitled(picture: Picture, registry: RegistryFacts, segment: SegmentRow, pid: int) -> bool:
-    members = picture.members(registry)
-    if members is None:
-        return True  # its clients have pids that mean something else here
+def _is_entitled(
+    picture: Picture, members: frozenset[tuple[int, int]], segment: SegmentRow, hold: Hold, holds: Sequence[Hold]
+) -> bool:
+    """Whether a holder is the registry or a client of it, or has by a fork what its parent has mapped under a lease."""
     processes = picture.evidence.processes
-    process = processes.get(pid)
-    for distance in range(_MAX_ANCESTORS):
-        if process is None:
-            return distance == 0  # it ended since; or no ancestor is a client
-        if (process.pid, process.start_ticks) in members:
-            return distance == 0 or segment.state in _LEASED
+    process = processes.get(hold.pid)
+    if process is None or (process.pid, process.start_ticks) in members:
+        return True  # or it has ended since
+    if segment.state not in _LEASED:
+        return False
+    mapped_at = {one.pid: set(one.mapped_at) for one in holds}
+    for _ in range(_MAX_ANCESTORS):
         process = processes.get(process.parent)
+        if process is None or mapped_at.get(process.pid, set()).isdisjoint(hold.mapped_at):
+            return False
+        if (process.pid, process.start_ticks) in members:
+            return True
     return False
 
 

@@ -99,6 +99,7 @@ class Hold(msgspec.Struct, frozen=True):
     """How one process holds one file.
 
     `resident_bytes` is the file's memory where it `is_exact`; else what this process has touched of it, or None.
+    `mapped_at` are the addresses of its mappings: a forked child has those of its parent.
     """
 
     pid: int
@@ -110,6 +111,7 @@ class Hold(msgspec.Struct, frozen=True):
     resident_bytes: int | None = None
     is_exact: bool = False
     born_ns: int | None = None
+    mapped_at: tuple[int, ...] = ()
 
 
 class ProcessFacts(msgspec.Struct, frozen=True):

@@ -257,6 +257,10 @@ class Lifetimes:
         self.rows.put(replace(segment, state=state, name=None))
         self._retiring[segment.number] = segment.size_bytes
         self.effects.append(RetireSegment(segment.number, segment.alias, punch=not segment.exposed))
+        if segment.exposed:
+            for client in self.rows.clients.values():
+                if client.state is ClientState.CONNECTED:
+                    self._send(client.id, m.Forget(segment.number))
 
     def _revoke(self, segment: SegmentRow) -> None:
         if segment.number not in self._revoking:
@@ -331,9 +335,9 @@ class Lifetimes:
         if len(self._tombstones) > TOMBSTONES_KEPT:
             del self._tombstones[next(iter(self._tombstones))]
 
-    def _held_by(self, client: int, lease_id: int) -> LeaseRow:
+    def _held_by(self, client: int, lease_id: int, *, spare: bool = False) -> LeaseRow:
         lease = self.rows.leases.get(lease_id)
-        if lease is None or client_of(lease_id) != client:
+        if lease is None or client_of(lease_id) != client or (lease.mode is LeaseMode.SPARE and not spare):
             raise not_held_refusal(lease_id, "this client does not hold it")
         return lease
 

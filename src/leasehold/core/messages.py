@@ -34,6 +34,7 @@ __all__ = [
     "Expose",
     "Exposed",
     "Figures",
+    "Forget",
     "Granted",
     "Hello",
     "Inherit",
@@ -359,10 +360,17 @@ class Spare(Struct, frozen=True, array_like=True, tag=72):
 QUIET_NS: Final = 8_000_000
 LOOK_AGAIN_NS: Final = 10_000_000
 
+
+class Forget(Struct, frozen=True, array_like=True, tag=73):
+    """Pushed: `segment` is gone, and its pages will be when nobody maps it: unmap it if it is idle."""
+
+    segment: int
+
+
 Request = Hello | Lease | Attach | Inherit | Redeem | Decline | Expose | Statistics | Trim | Ping | Close
 Notice = Claim | Publish | Mint | Redeemed | Linger | Release | Share | Bye
 ClientMessage = (
     Hello | Lease | Attach | Inherit | Redeem | Decline | Expose | Statistics | Trim | Ping | Close | Ring
 )  # fmt: skip
-RegistryMessage = Welcome | Granted | Attached | Exposed | Figures | Done | Closed | Refused | Spare
+RegistryMessage = Welcome | Granted | Attached | Exposed | Figures | Done | Closed | Refused | Spare | Forget
 NOTICES: Final = (Claim, Publish, Mint, Redeemed, Linger, Release, Share, Bye)

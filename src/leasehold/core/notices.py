@@ -39,7 +39,7 @@ class Notices(Reports):
     """What a client's notices do to the table."""
 
     def _claim(self, client: int, message: m.Claim, now_ns: int) -> None:
-        lease = self._held_by(client, message.lease)
+        lease = self._held_by(client, message.lease, spare=True)
         if lease.mode is not LeaseMode.SPARE:
             raise not_held_refusal(lease.id, "it is not a spare")
         segment = self.rows.segments[lease.segment]
@@ -107,7 +107,7 @@ class Notices(Reports):
         self.rows.record(now_ns, EventKind.VIEW_LINGERED, lease.segment, lease.id, client, lease.site)
 
     def _release(self, client: int, message: m.Release, now_ns: int) -> None:
-        lease = self._held_by(client, message.lease)
+        lease = self._held_by(client, message.lease, spare=True)
         if lease.state is LeaseState.LINGERING:
             self.rows.record(now_ns, EventKind.VIEW_DIED, lease.segment, lease.id, client, lease.site)
         self._end_lease(lease, now_ns)

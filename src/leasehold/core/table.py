@@ -172,6 +172,10 @@ class Table(Notices):
 
     def apply(self, client: int, message: m.ClientMessage | m.Notice, now_ns: int) -> None:
         """Carry out one message of an admitted client, or refuse it."""
+        if self.rows.registry.closing:
+            if not isinstance(message, m.NOTICES):
+                self._refuse(client, message.seq, closing_refusal(self.rows.registry), now_ns)
+            return
         if isinstance(message, m.NOTICES):
             if message.seq <= self.rows.applied.get(client, 0):
                 return
@@ -207,8 +211,8 @@ class Table(Notices):
     def _decline(self, client: int, message: m.Decline, now_ns: int) -> None:
         lease = self._held_by(client, message.lease)
         segment = self.rows.segments[lease.segment]
-        if segment.state is not SegmentState.FILLING:
-            raise not_held_refusal(lease.id, "only a fresh grant can be declined")
+        if segment.state is not SegmentState.FILLING or len(self.rows.leases_on[segment.number]) > 1:
+            raise not_held_refusal(lease.id, "only a fresh grant that nobody else has seen can be declined")
         request = m.Lease(
             message.seq, lease.id, segment.name, segment.size_bytes, segment.nbytes, segment.layout, lease.site,
             lease.due_ns, message.timeout_ns,
@@ -315,6 +319,11 @@ class Table(Notices):
                 # a spare counts as held too: its claim may be on its way
                 held = bool(rows.leases_on.get(segment.number))
                 self._retire(replace(segment, exposed=segment.exposed or held))
+        for lease in list(rows.leases.values()):
+            rows.drop_lease(lease)
+        for ticket in list(rows.tickets.values()):
+            rows.drop_ticket(ticket)
+        self._spares.clear()
         return holders
 
     def _restore(self, now_ns: int) -> None:

@@ -135,9 +135,9 @@ class Loop:
                 raise
             return
         accepted.setblocking(False)
-        if len(self._connections) - len(self._by_client) > _MAX_STRANGERS:
-            accepted.close()
-            return
+        if len(self._connections) - len(self._by_client) >= _MAX_STRANGERS:
+            # the one that has been silent longest goes: whoever means it says hello at once
+            self._hang_up(next(c for c in self._connections.values() if not c.client))
         try:
             pid, uid = peer_of(accepted)
             require_same_user(uid, f"the client with pid {pid}")
