@@ -19,7 +19,7 @@ import time
 
 TYPE_CHECKING = False  # importing typing would cost every program some milliseconds
 if TYPE_CHECKING:
-    from types import FrameType
+    from types import CodeType, FrameType
     from typing import Any
 
 ENVIRONMENT = "LEASEHOLD_RECORDS"
@@ -29,6 +29,7 @@ SEPARATOR = "\x1f"
 MAX_FRAMES = 24
 # What bounds the memory of a program that maps new segments for ever.
 _MAX_SEEN = 65536
+_MAX_STACKS = 4096
 
 
 class Recorder:
@@ -37,32 +38,42 @@ class Recorder:
     def __init__(self, path: str, shm: str = SHM) -> None:
         self.path = path
         self.is_active = True
-        self._shm = shm
         self._below = shm + "/"
         self._device = os.stat(shm).st_dev
         self._seen: set[int] = set()
+        # (code and instruction of each frame) -> id; the code is kept with it, so that its address stands for nothing else
+        self._stacks: dict[tuple[int, ...], tuple[str, list[CodeType]]] = {}
+        self._count = 0
         self._announced = 0
         self._handlers = {"mmap.__new__": self._mapped, "os.truncate": self._sized, "open": self._opened}
         os.register_at_fork(after_in_child=self._seen.clear)
 
     def install(self) -> None:
         """Begin to record; an audit hook cannot be removed."""
-        sys.addaudithook(self._hook)
+        handlers = self._handlers
 
-    def write(self, kind: str, inode: int, name: str, frame: FrameType | None = None) -> None:
+        # called for every audit event of the program: a plain function costs it a third of what a method would
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            if event in handlers and self.is_active:
+                try:
+                    handlers[event](arguments)
+                except Exception:  # noqa: S110 - whatever it was, the program's call goes on
+                    pass
+
+        sys.addaudithook(hook)
+
+    def write(self, kind: str, inode: int, size: int, name: str, frame: FrameType | None = None) -> None:
         """Append one record, with the stack that begins at `frame`."""
         pid = os.getpid()
-        fields = [kind, str(time.time_ns()), str(pid), str(inode), name, os.environ.get("PYTEST_CURRENT_TEST", "")]
-        for _ in range(MAX_FRAMES):
-            if frame is None:
-                break
-            code = frame.f_code
-            fields += code.co_filename, str(frame.f_lineno), getattr(code, "co_qualname", code.co_name)
-            frame = frame.f_back
-        text = SEPARATOR.join(fields).replace("\n", " ") + "\n"
+        lines = []
         if self._announced != pid:
-            command = " ".join(getattr(sys, "orig_argv", None) or sys.argv)
-            text = SEPARATOR.join(["process", str(pid), command]).replace("\n", " ") + "\n" + text
+            lines.append(("process", str(pid), " ".join(getattr(sys, "orig_argv", None) or sys.argv)))
+        stack, definition = self._stack(pid, frame)
+        if definition:
+            lines.append(definition)
+        test = os.environ.get("PYTEST_CURRENT_TEST", "") if "pytest" in sys.modules else ""
+        lines.append((kind, str(time.time_ns()), str(pid), str(inode), str(size), name, test, stack))
+        text = "".join([SEPARATOR.join(line).replace("\n", " ") + "\n" for line in lines])
         try:
             # opened each time: a descriptor kept could be closed and its number reused by the program
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -74,30 +85,47 @@ class Recorder:
         except OSError:
             pass  # the program has another root, another user, or outlived the audit
 
-    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
-        handler = self._handlers.get(event)
-        if handler is not None and self.is_active:
-            try:
-                handler(arguments)
-            except Exception:  # noqa: S110 - whatever it was, the program's call goes on
-                pass
+    def _stack(self, pid: int, frame: FrameType | None) -> tuple[str, tuple[str, ...]]:
+        """The id of the stack that begins at `frame`, and the line that defines it if it is new."""
+        first, key = frame, []
+        for _ in range(MAX_FRAMES):
+            if frame is None:
+                break
+            key += id(frame.f_code), frame.f_lasti
+            frame = frame.f_back
+        known = self._stacks.get(tuple(key))
+        if known is not None:
+            return known[0], ()
+        if len(self._stacks) >= _MAX_STACKS:
+            self._stacks.clear()
+        self._count += 1
+        name, codes, frame = f"{pid}.{self._count}", [], first
+        fields = ["stack", name]
+        for _ in range(len(key) // 2):
+            assert frame is not None
+            code = frame.f_code
+            codes.append(code)
+            fields += code.co_filename, str(frame.f_lineno), getattr(code, "co_qualname", code.co_name)
+            frame = frame.f_back
+        self._stacks[tuple(key)] = name, codes
+        return name, tuple(fields)
 
     def _mapped(self, arguments: tuple[Any, ...]) -> None:
         if arguments[0] >= 0:
-            self._record("map", arguments[0])
+            self._record("map", arguments[0], 0)
 
     def _sized(self, arguments: tuple[Any, ...]) -> None:
         if isinstance(arguments[0], int):
-            self._record("size", arguments[0])
+            self._record("size", *arguments)
 
     def _opened(self, arguments: tuple[Any, ...]) -> None:
         path, _, flags = arguments
         if isinstance(flags, int) and flags & os.O_CREAT and not isinstance(path, int):
             path = os.fsdecode(path)
             if path.startswith(self._below):
-                self.write("open", 0, path, sys._getframe(2))
+                self.write("open", 0, 0, path, sys._getframe(2))
 
-    def _record(self, kind: str, descriptor: int) -> None:
+    def _record(self, kind: str, descriptor: int, size: int) -> None:
         status = os.fstat(descriptor)
         if status.st_dev != self._device or status.st_ino in self._seen:
             return
@@ -105,7 +133,7 @@ class Recorder:
             self._seen.clear()
         self._seen.add(status.st_ino)
         name = os.readlink(f"/proc/self/fd/{descriptor}")
-        self.write(kind, status.st_ino, name, sys._getframe(3))
+        self.write(kind, status.st_ino, size or status.st_size, name, sys._getframe(3))
 
 
 def record_reaping(recorder: Recorder) -> None:
@@ -122,7 +150,7 @@ def record_reaping(recorder: Recorder) -> None:
 
     def unlink_and_record(name: str) -> None:
         unlink(name)
-        recorder.write("reap", 0, SHM + "/" + name.lstrip("/"))
+        recorder.write("reap", 0, 0, SHM + "/" + name.lstrip("/"))
 
     cleaners["shared_memory"] = unlink_and_record
 
