@@ -23,8 +23,9 @@ if sys.platform != "linux" or not os.path.isdir("/dev/shm"):
     )
 
 if TYPE_CHECKING:
+    from leasehold.client.handle import RegistryHandle
     from leasehold.client.lease import Lease
-    from leasehold.client.registry import Registry, RegistryHandle, connect
+    from leasehold.client.registry import Registry, connect
     from leasehold.client.statistics import Statistics
     from leasehold.client.ticket import Ticket
     from leasehold.errors import (
@@ -77,7 +78,7 @@ __all__ = [
 _HOMES: Final = {
     "Lease": "leasehold.client.lease",
     "Registry": "leasehold.client.registry",
-    "RegistryHandle": "leasehold.client.registry",
+    "RegistryHandle": "leasehold.client.handle",
     "Statistics": "leasehold.client.statistics",
     "Ticket": "leasehold.client.ticket",
     "connect": "leasehold.client.registry",

@@ -148,6 +148,8 @@ class Server:
         for message in received:
             if not isinstance(message, m.Ring):
                 self._hear_all()
+                if isinstance(message, m.Statistics):
+                    self.settle()  # figures of what is, not of what is under way
                 self._apply(client, message, now_ns)
 
     def disconnected(self, client: int, reason: str = "") -> None:
