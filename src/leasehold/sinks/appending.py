@@ -70,9 +70,9 @@ class Appender:
         self._pool.drain()
         moved = {name: self._session.datasets[name].cursor for name in sorted(self._moved)}
         for name, cursor in moved.items():
-            rest = self._rests[name]
-            start = cursor - rest.rows + rest.journaled
-            if start < cursor:
+            rest = self._rests.get(name)  # none once the dataset is finished
+            if rest is not None and rest.journaled < rest.rows:
+                start = cursor - rest.rows + rest.journaled
                 start_byte = start * self._session.datasets[name].codec.row_bytes
                 self._session.log(journal.Rest(name, start_byte, rest.unjournaled()))
         self._moved.clear()

@@ -186,7 +186,7 @@ class Session:
 
     def _require_free(self, name: str) -> None:
         parts = name.split("/") if isinstance(name, str) else []
-        if not parts or not all(parts) or "." in parts or "\0" in name:
+        if not parts or not all(parts) or {".", ".."} & set(parts) or "\0" in name:
             raise SinkError(f"{name!r} is no path of a dataset; give names joined by '/', such as 'calls' or 'calls/chr1'")
         if name in self.datasets:
             raise SinkError(f"dataset {name!r} exists; choose another name", dataset=name)

@@ -22,9 +22,7 @@ def test_chunks_cut_an_array_into_runs_that_follow_each_other(
     grid = Grid.fit(shape[1:], itemsize, target_bytes, shape[0])
     array = np.arange(math.prod(shape)).reshape(shape)
     parts = [
-        part
-        for start in range(0, shape[0], grid.chunk_rows)
-        for part in grid.cut(array[start : start + grid.chunk_rows])
+        part for start in range(0, shape[0], grid.chunk_rows) for part in grid.cut(array[start : start + grid.chunk_rows])
     ]
     assert [value for part in parts for value in part.ravel()] == list(range(array.size))
     if array.size:

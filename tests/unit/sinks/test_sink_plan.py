@@ -54,9 +54,7 @@ def test_a_plan_resumed_at_a_row_plans_what_is_missing_and_nothing_else(
     ends = [0, *(sum(rows[: count + 1]) for count in range(len(rows)))]
     restart = max(count for count, end in enumerate(ends) if end <= prefix)
     resumed: ChunkPlan[int] = ChunkPlan(chunk_rows, start_row=ends[restart], is_stored=stored.__contains__)
-    again = [
-        chunk for part, count in enumerate(rows[restart:], start=restart) for chunk in resumed.add(part, count)
-    ]
+    again = [chunk for part, count in enumerate(rows[restart:], start=restart) for chunk in resumed.add(part, count)]
     assert again == [chunk for chunk in planned if chunk.index not in stored]
 
 
