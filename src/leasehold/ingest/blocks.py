@@ -135,7 +135,7 @@ def _read_range(table: Table, piece: Piece, stop: int, buffer: bytearray) -> Ite
         while (end := buffer.find(newline, searched, filled)) < 0 and filled == len(buffer):
             searched = filled
             if filled - start > _LONGEST_LINE:
-                raise _too_long(table, count_lines(table, begin + start))
+                raise _too_long(table, count_lines(table, begin + start) + buffer.count(newline, start, filled))
             buffer = _with_room(buffer, 2 * len(buffer), filled)
             filled = _read_into(file, buffer, filled)
     first_line = None if piece.index else table.data_line

@@ -198,7 +198,7 @@ class Column:
             return (
                 letters
                 if len(letters) <= room
-                else _Reason(f"{len(letters)} characters do not fit U{room}; use U{len(letters)}")
+                else _Reason(f"{len(letters)} characters do not fit U{room}; U{len(letters)} would hold them")
             )
         shown = cell.decode(self._encoding, "replace").strip()
         if not shown:

@@ -32,7 +32,7 @@ class Text:
 
     def __init__(self, capacity: int) -> None:
         self._buffer: Bytes = np.zeros(-(-capacity // 8) * 8 + 2 * _MARGIN, np.uint8)
-        self._masks: Bools = np.empty((2, capacity), np.bool_)
+        self._masks: Bools = np.empty((2, self.capacity), np.bool_)
         self._words: npt.NDArray[Any] = self._buffer[_MARGIN:].view("<u8")
         self.size_bytes = 0
         self.is_ascii = True
