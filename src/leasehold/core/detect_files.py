@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from leasehold.core.evidence import File, Probe
+from leasehold.core.evidence import File, Hold, Probe
 from leasehold.core.findings import Confidence, Fact, FileIdentity, Finding
 from leasehold.core.picture import Picture, subject_of_file
 from leasehold.units import format_bytes
@@ -71,14 +71,13 @@ def unlinked_but_held(picture: Picture) -> Iterator[Finding]:
     """
     leased = {f"{registry.path}/s{number}" for registry in picture.evidence.registries for number in registry.absent}
     for key, holds in picture.unlinked:
-        memory = [hold.resident_bytes for hold in holds if hold.resident_bytes is not None]
-        if (memory and max(memory) == 0) or holds[0].path in leased:
+        memory = picture.memory_of(key, holds)
+        if memory == 0 or holds[0].path in leased or (memory is None and _is_cached(picture, holds)):
             continue
-        resident_bytes = max(memory, default=0)
         root = picture.root_of(key[0])
         name = holds[0].path.removeprefix(f"{root.path}/" if root else "")
         holders = tuple(picture.process(hold.pid) for hold in holds)
-        size = format_bytes(resident_bytes) if memory else f"up to {format_bytes(holds[0].size_bytes)}"
+        size = format_bytes(memory) if memory else f"up to {format_bytes(holds[0].size_bytes)}"
         identity = FileIdentity(*key, next((hold.born_ns for hold in holds if hold.born_ns), None))
         yield Finding.of(
             "LH003",
@@ -89,11 +88,22 @@ def unlinked_but_held(picture: Picture) -> Iterator[Finding]:
             confidence=Confidence.PROVED if memory else Confidence.LIKELY,
             identity=identity,
             size_bytes=max(hold.size_bytes for hold in holds),
-            resident_bytes=resident_bytes,
+            resident_bytes=memory or 0,
             creator=picture.evidence.creators.get(identity),
             holders=holders,
             evidence=picture.hold_facts(holds),
         )
+
+
+def _is_cached(picture: Picture, holds: Sequence[Hold]) -> bool:
+    """Whether all that hold it are clients of the registry whose segment it was: they keep mappings of retired ones."""
+    directory = holds[0].path.rpartition("/")[0]
+    registry = next((one for one in picture.evidence.registries if one.path == directory), None)
+    members = picture.members(registry) if registry else None
+    if members is None:
+        return False
+    processes = (picture.evidence.processes.get(hold.pid) for hold in holds)
+    return all(process is None or (process.pid, process.start_ticks) in members for process in processes)
 
 
 def outlives_its_scope(picture: Picture) -> Iterator[Finding]:

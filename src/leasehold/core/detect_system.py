@@ -122,8 +122,8 @@ def _unread(picture: Picture) -> Iterator[Gap]:
     bright = {d.usage.root.device for d in picture.darkness if d.is_exact and d.dark_bytes == 0}
     is_blinding = any(root.device not in bright for root in roots)
     yield Gap(
-        f"what {picture.evidence.unreadable_processes} processes of other users hold",
-        "their /proc/PID/maps and fd are closed to this user; "
+        "what processes closed to this user hold",
+        f"/proc/PID/maps and fd of {picture.evidence.unreadable_processes} processes cannot be read; "
         + ("they may hold unlinked memory" if is_blinding else "they hold no unlinked memory, for none is dark"),
         is_blinding,
         "/proc/PID",
@@ -137,6 +137,8 @@ def _uncounted(picture: Picture) -> Iterator[Gap]:
             why = "the filesystem has no size limit, and so keeps no count"
         elif not root.is_whole:
             why = "only a part of its filesystem is mounted here"
+        elif not usage.is_whole:
+            why = "a directory in it is closed to this user"
         elif not usage.is_steady:
             why = "it changed faster than it could be counted"
         else:

@@ -199,6 +199,19 @@ class Picture:
             dark = usage.used_bytes - visible - unlinked - before
             yield Darkness(usage, max(dark, 0), visible, unlinked, is_exact)
 
+    def memory_of(self, key: Key, holds: Sequence[Hold]) -> int | None:
+        """The memory of a file without a name, as far as it is known: exactly, or at least; None if it may be none.
+
+        A holder that has not touched a page may yet hold many. Where nothing in the root is dark, there are none.
+        """
+        exact = [hold.resident_bytes or 0 for hold in holds if hold.is_exact]
+        if exact:
+            return max(exact)
+        touched = max(hold.resident_bytes or 0 for hold in holds)
+        if touched or any(darkness.usage.root.device == key[0] and not darkness.dark_bytes for darkness in self.darkness):
+            return touched
+        return None
+
     def root_of(self, device: int) -> Root | None:
         """The root on that device."""
         return next((root for root in self.evidence.roots if root.device == device), None)

@@ -58,6 +58,7 @@ class _Held:
     resident_bytes: int | None = None
     is_exact: bool = False
     born_ns: int | None = None
+    mapped_at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def _scan_process(scan: ProcessScan, proc: str, pid: int, wanted: _Wanted) -> No
     for key, one in held.items():
         hold = Hold(
             pid, ", ".join(one.how), one.source, one.path, one.unlinked, one.size_bytes, one.resident_bytes,
-            one.is_exact, one.born_ns,
+            one.is_exact, one.born_ns, one.mapped_at,
         )  # fmt: skip
         scan.holds.setdefault(key, []).append(hold)
 
@@ -174,26 +175,27 @@ def _read_maps(task: str, held: dict[Key, _Held], wanted: _Wanted) -> None:
     for entry in parse_maps(b"\n".join(lines).decode("utf-8", "surrogateescape"), wanted.devices):
         entries.setdefault((entry.device, entry.inode), []).append(entry)
     for key, mapped in entries.items():
-        known = held.get(key)
-        if known is not None:
-            known.how.insert(0, "mapped")
-            continue
-        size_bytes = sum(entry.end - entry.start for entry in mapped)
-        one = _Held(["mapped"], f"{task}/maps", mapped[0].path, mapped[0].unlinked, size_bytes)
-        if one.unlinked:
-            _measure(one, task, mapped)
-        held[key] = one
+        one = held.get(key)
+        if one is not None:
+            one.how.insert(0, "mapped")
+        else:
+            size_bytes = sum(entry.end - entry.start for entry in mapped)
+            one = held[key] = _Held(["mapped"], f"{task}/maps", mapped[0].path, mapped[0].unlinked, size_bytes)
+            if one.unlinked:
+                _measure(one, task, mapped)
+        one.mapped_at = tuple(entry.start for entry in mapped)
 
 
 def _measure(one: _Held, task: str, mapped: list[MapEntry]) -> None:
     """Find out how much memory a file takes that has neither a name nor a descriptor.
 
     /proc/PID/map_files leads to the file itself, but only for CAP_CHECKPOINT_RESTORE. smaps tells what of it this process
-    has touched, which is all of it for a single user, and never more.
+    has touched, which may be less than there is: pages that others wrote, or that came by write(), are not in its tables.
     """
-    base = task.partition("/task/")[0]
+    # the leader of the process may be dead, and /proc has an entry of this kind for each thread, though it lists none
+    alive = f"{task.partition('/task/')[0].rpartition('/')[0]}/{task.rpartition('/')[2]}"
     try:
-        status = statx(f"{base}/map_files/{mapped[0].start:x}-{mapped[0].end:x}", flags=0)
+        status = statx(f"{alive}/map_files/{mapped[0].start:x}-{mapped[0].end:x}", flags=0)
         one.resident_bytes, one.is_exact, one.born_ns = status.resident_bytes, True, status.born_ns
     except OSError:
         try:

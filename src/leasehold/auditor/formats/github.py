@@ -15,7 +15,7 @@ from leasehold.core.findings import Finding, Report
 from leasehold.core.rules import Severity
 from leasehold.units import format_bytes
 
-__all__ = ["add_to_summary", "announce", "annotation", "render", "summary"]
+__all__ = ["add_to_summary", "annotation", "announce", "render", "summary"]
 
 _ANNOTATIONS: Final = 10
 _COMMANDS: Final = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
