@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -146,12 +147,10 @@ class DirectoryEndpoint:
         lock_fd = self.directory.lock()
         if lock_fd is None:
             return
-        _inherited_locks.add(lock_fd)
         try:
             launch(Settings(self.id, self.directory.root), lock_fd)
         finally:
-            _inherited_locks.discard(lock_fd)
-            os.close(lock_fd)
+            self.directory.unlock(lock_fd)
 
     def open_journal(self, client: int) -> NoticeLog:
         """The journal of `client`."""
@@ -161,6 +160,8 @@ class DirectoryEndpoint:
         """Map the segment's file; nothing but the mapping keeps it open."""
         fd = os.open(self.directory.segment_path(segment), (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         try:
+            if os.fstat(fd).st_size < size_bytes:  # mapped beyond its end, it would be a SIGBUS to read
+                raise FileNotFoundError(errno.ENOENT, f"segment {segment} has no {size_bytes} bytes")
             mapping = map_segment(fd, size_bytes, writable=writable)
             if reserve:
                 try:
@@ -187,16 +188,3 @@ class DirectoryEndpoint:
     def claim_token(self, ticket: int, client: int) -> bool:
         """See `RegistryDirectory.claim_token`."""
         return self.directory.claim_token(ticket, client)
-
-
-# Registry locks held for the moment of an election; a child forked in that moment must not keep them.
-_inherited_locks: Final[set[int]] = set()
-
-
-def _close_inherited_locks() -> None:
-    for fd in _inherited_locks:
-        os.close(fd)
-    _inherited_locks.clear()
-
-
-os.register_at_fork(after_in_child=_close_inherited_locks)

@@ -21,6 +21,7 @@ from leasehold.core.room import WASTE_LIMIT, file_size
 from leasehold.errors import (
     CapacityError,
     LeaseholdError,
+    ProtocolError,
     TicketError,
 )
 from leasehold.system.mapping import Mapping
@@ -129,7 +130,8 @@ class RegistryHandle:
                 f"redeem it with leasehold.connect({ticket.registry!r})",
                 ticket=str(ticket),
             )
-        link.connect()
+        if not link.client:
+            link.connect()
         number, due_ns = ticket.id, self._due_ns(_seconds(due))
         if not link.endpoint.claim_token(number, link.client):
             link.request(m.Done, lambda seq: m.Redeem(seq, number))  # always refused: the registry knows why
@@ -137,8 +139,8 @@ class RegistryHandle:
         lease = link.id_of(link.notify(lambda seq: m.Redeemed(seq, link.id_of(seq), number, site, due_ns)))
         try:
             return self._open(lease, ticket.segment, ticket.generation, ticket.size_bytes, ticket.layout, ticket.name, site)
-        except FileNotFoundError:
-            raise TicketError(f"ticket {number:#x}: its segment is gone", ticket=str(ticket)) from None
+        except (FileNotFoundError, ProtocolError) as error:
+            raise TicketError(f"ticket {number:#x} cannot be redeemed: {error}", ticket=str(ticket)) from None
 
     def share(
         self,
@@ -275,6 +277,8 @@ class RegistryHandle:
         link = self._link
         try:
             layout = decode_layout(encoded)
+            if layout.nbytes > size_bytes:
+                raise ProtocolError(f"an array of {layout.nbytes} bytes does not lie on a segment of {size_bytes}")
             mapping = link.mappings.take(segment, size_bytes, writable=False)
         except BaseException:
             with contextlib.suppress(LeaseholdError):

@@ -101,7 +101,7 @@ def decode_layout(encoded: bytes) -> Layout:
         if any(size < 0 for size in wire.shape) or len(wire.shape) > _MAX_DIMENSIONS:
             raise ValueError(f"shape {wire.shape}")
         return Layout(_dtype(wire.dtype), wire.shape, wire.order, encoded)
-    except (msgspec.DecodeError, TypeError, ValueError, KeyError, DTypeError) as error:
+    except (msgspec.DecodeError, TypeError, ValueError, KeyError, SyntaxError, RecursionError, DTypeError) as error:
         raise ProtocolError(f"{len(encoded)} bytes describe no array layout: {error}") from None
 
 

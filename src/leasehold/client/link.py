@@ -39,8 +39,8 @@ Reply = TypeVar("Reply", bound=m.RegistryMessage)
 RECOVER_WITHIN_S: Final = 10.0
 # Number of a claim that is yet to be said.
 _NOT_SAID: Final = 2**62
-# With fewer spares than this left, a claim rings for more.
-_FEW_SPARES: Final = 2
+# A claim rings for more spares when one in this many is left, which lasts until the registry has answered.
+_RING_WHEN_LEFT: Final = 4
 
 
 class Link:
@@ -64,6 +64,7 @@ class Link:
         self._journal: NoticeLog | None = None
         self._seq = 0
         self._spares: deque[m.Spare] = deque()
+        self._ring_at = 0
         self._rung_ns = -m.QUIET_NS
         self._said = 0  # number of the last notice
         self._claims: dict[
@@ -174,7 +175,7 @@ class Link:
     def claim(self, lease: int, build: Callable[[int], m.Claim]) -> None:
         """Say that a spare was taken."""
         with self._lock:
-            seq = self._say(build, urgent=len(self._spares) < _FEW_SPARES)
+            seq = self._say(build, urgent=len(self._spares) in (0, self._ring_at))
             if lease in self._claims:
                 self._claims[lease] = (seq, self._claims[lease][1])
         self._say_late()
@@ -338,6 +339,7 @@ class Link:
             self._confirmed(message.applied + 1)
             if message.lease not in self._claims:
                 self._spares.append(message)
+                self._ring_at = len(self._spares) // _RING_WHEN_LEFT
             return
         self._confirmed(message.seq)
         if message.seq in self._outstanding:

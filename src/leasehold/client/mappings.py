@@ -9,9 +9,9 @@ from leasehold.system.mapping import Mapping
 
 __all__ = ["MappingCache"]
 
-# A hand-over alternates between two or three segments; a pool of workers between some dozen. Address space is all that an
-# idle mapping costs: the registry frees the pages of what it retires, mapped or not.
-_KEPT: Final = 64
+# As many as a producer of small arrays has segments going round, and some more. Address space is all that an idle mapping
+# costs: the registry frees the pages of what it retires, mapped or not.
+_KEPT: Final = 256
 
 
 class MappingCache:

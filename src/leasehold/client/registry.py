@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import secrets
+import time
 import warnings
 import weakref
 from typing import Final
@@ -72,17 +73,14 @@ class Registry(RegistryHandle):
         sweep()
         directory = RegistryDirectory(secrets.token_hex(4))
         settings = settings_for(directory, capacity, warm, warm_idle, owner=own_identity())
-        directory.create()
-        lock_fd = directory.lock()
-        if lock_fd is None:
-            raise RegistryUnavailableError(f"{directory.lock_path} is locked by another process")
+        lock_fd = _begin(directory)
         try:
             launch(settings, lock_fd)
         except BaseException:
             directory.remove()
             raise
         finally:
-            os.close(lock_fd)
+            directory.unlock(lock_fd)
         super().__init__(link_to(directory.id), on_lingering)
         self._pid = os.getpid()
         self._closed = False
@@ -145,6 +143,17 @@ def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn") 
     handle = RegistryHandle(link_to(id), on_lingering)
     handle._link.connect()
     return handle
+
+
+def _begin(directory: RegistryDirectory) -> int:
+    """Make the directory and lock it; another process that sweeps may take it for abandoned in between."""
+    for _ in range(100):
+        directory.create()
+        lock_fd = directory.lock()
+        if lock_fd is not None:
+            return lock_fd
+        time.sleep(0.001)
+    raise RegistryUnavailableError(f"{directory.lock_path} is locked by another process")
 
 
 def default_registry_id() -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import struct
+import zlib
 from typing import Final
 
 import msgspec
@@ -14,6 +16,7 @@ from leasehold.errors import TicketError
 __all__ = ["Ticket"]
 
 _PREFIX: Final = "lht1-"
+_CRC: Final = struct.Struct("<I")
 
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True):
@@ -52,7 +55,8 @@ class Ticket:
         wire = _Wire(
             self.registry, self.id, self.segment, self.generation, self.size_bytes, self.deadline_ns, self.name, self.layout
         )
-        return _PREFIX + base64.urlsafe_b64encode(_encoder.encode(wire)).decode().rstrip("=")
+        body = _encoder.encode(wire)
+        return _PREFIX + base64.urlsafe_b64encode(_CRC.pack(zlib.crc32(body)) + body).decode().rstrip("=")
 
     @classmethod
     def parse(cls, text: str) -> Ticket:
@@ -66,8 +70,12 @@ class Ticket:
         try:
             if not text.startswith(_PREFIX):
                 raise ValueError(f"it does not begin with {_PREFIX!r}")
-            body = text[len(_PREFIX) :].strip()
-            wire = _decoder.decode(base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True))
+            coded = text[len(_PREFIX) :].strip()
+            packed = base64.b64decode(coded + "=" * (-len(coded) % 4), altchars=b"-_", validate=True)
+            body = packed[_CRC.size :]
+            if packed[: _CRC.size] != _CRC.pack(zlib.crc32(body)):
+                raise ValueError("its checksum is wrong, it was damaged or cut on its way")
+            wire = _decoder.decode(body)
         except (ValueError, binascii.Error, msgspec.DecodeError) as error:
             shown = text if len(text) <= 40 else text[:40] + "..."
             raise TicketError(f"{shown!r} is not a ticket: {error}", ticket=text) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict, deque
+from collections.abc import Callable
 from typing import Final
 
 from msgspec.structs import replace
@@ -43,7 +44,9 @@ FRESH_SPARE_BYTES: Final = 1024 * 1024
 # How much is granted ahead to a client that takes one small segment after another. Each message that asks for more wakes the
 # registry, which on a virtual machine costs as much as all the rest of handing over 4 KiB.
 AHEAD_BYTES: Final = 256 * 1024
-MOST_AHEAD: Final = 8
+MOST_AHEAD: Final = 64
+# Deadlines are looked through for stale ones when there are twice as many as mattered the last time, and not below this.
+DEADLINES_KEPT: Final = 1024
 # A tombstone answers "who redeemed this"; there are as many as the event log has entries.
 TOMBSTONES_KEPT: Final = 1024
 
@@ -67,6 +70,7 @@ class Lifetimes:
         self._retiring: dict[int, int] = {}  # segment -> bytes that its unlinking will free
         self._revoking: dict[int, int] = {}  # the same for spares that are being taken back
         self._deadlines: list[tuple[int, str, int]] = []
+        self._deadlines_kept = DEADLINES_KEPT
         self._tombstones: dict[int, str] = {}
         self._owner_ended = registry.owner is None
 
@@ -329,6 +333,30 @@ class Lifetimes:
 
     def _at(self, deadline_ns: int, kind: str, key: int) -> None:
         heapq.heappush(self._deadlines, (deadline_ns, kind, key))
+        if len(self._deadlines) > self._deadlines_kept:
+            self._drop_stale_deadlines()
+
+    def _drop_stale_deadlines(self) -> None:
+        """Forget deadlines of what has ended long before them: most tickets are redeemed at once."""
+        rows = self.rows
+        waiting = {w.deadline_ns for w in self._lease_queue} | {w.not_before_ns for w in self._lease_queue}
+        attaching = {w.deadline_ns for w in self._attach_queue}
+        matters: dict[str, Callable[[int, int], bool]] = {
+            "ticket": lambda _, key: key in rows.tickets,
+            "lease": lambda deadline_ns, _: deadline_ns in waiting,
+            "attach": lambda deadline_ns, _: deadline_ns in attaching,
+            "warm": lambda deadline_ns, key: (
+                key in rows.segments and rows.segments[key].created_ns + rows.registry.warm_idle_ns == deadline_ns
+            ),
+            "readers": lambda deadline_ns, key: (
+                key in rows.segments and rows.segments[key].readers_deadline_ns == deadline_ns
+            ),
+            "retire": lambda _, key: key in rows.segments,
+        }
+        kept = {entry for entry in self._deadlines if matters[entry[1]](entry[0], entry[2])}
+        self._deadlines = list(kept)
+        heapq.heapify(self._deadlines)
+        self._deadlines_kept = max(2 * len(kept), DEADLINES_KEPT)
 
     def _bury(self, ticket: int, epitaph: str) -> None:
         self._tombstones[ticket] = epitaph

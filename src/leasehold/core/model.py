@@ -152,8 +152,8 @@ class EventKind(enum.StrEnum):
 class Identity(msgspec.Struct, frozen=True, array_like=True):
     """Which process this is, so that a reused pid is not mistaken for it.
 
-    `start_ticks` is field 22 of /proc/PID/stat; `boot_id` that of /proc/sys/kernel/random; `pid_namespace` the inode of
-    /proc/PID/ns/pid: pids of another namespace cannot be compared with ours.
+    `start_ticks` is field 22 of /proc/PID/stat; `boot_id` that of /proc/sys/kernel/random; `pid_namespace` the inode of the
+    namespace in which `pid` was counted, that of whoever wrote it down: a pid of another namespace means nothing.
     """
 
     pid: int

@@ -117,8 +117,11 @@ class Rows:
         self.leases[row.id] = row
 
     def _place_segment(self, row: SegmentRow) -> None:
+        before = self.segments.get(row.number)
         self._unindex_segment(row.number)
         self._index_segment(row)
+        if before is not None and before.creator != row.creator:
+            self.drop_client_if_unneeded(before.creator)
 
     def _place_ticket(self, row: TicketRow) -> None:
         self.tickets[row.id] = row

@@ -36,6 +36,9 @@ class LeaseQueue:
     def __len__(self) -> int:
         return len(self._waiters)
 
+    def __iter__(self) -> Iterator[Waiter[Lease]]:
+        return iter(self._waiters)
+
     def first(self) -> Waiter[Lease]:
         """The one whose turn it is."""
         return self._waiters[0]
@@ -78,6 +81,9 @@ class AttachQueue:
     def __len__(self) -> int:
         return sum(map(len, self._waiters.values()))
 
+    def __iter__(self) -> Iterator[Waiter[Attach]]:
+        return (waiter for waiters in self._waiters.values() for waiter in waiters)
+
     def append(self, waiter: Waiter[Attach]) -> None:
         """Wait for the name in the request."""
         self._waiters[waiter.request.name].append(waiter)
@@ -88,15 +94,15 @@ class AttachQueue:
 
     def take_overdue(self, now_ns: int) -> list[Waiter[Attach]]:
         """Remove and return those that have waited as long as they wanted to."""
-        return self._take([w for waiters in self._waiters.values() for w in waiters if w.deadline_ns <= now_ns])
+        return self._take([w for w in self if w.deadline_ns <= now_ns])
 
     def forget(self, client: int) -> None:
         """Remove what `client` asked for."""
-        self._take([w for waiters in self._waiters.values() for w in waiters if w.client == client])
+        self._take([w for w in self if w.client == client])
 
     def drain(self) -> list[Waiter[Attach]]:
         """Remove and return all."""
-        return self._take([w for waiters in self._waiters.values() for w in waiters])
+        return self._take(list(self))
 
     def _take(self, leaving: list[Waiter[Attach]]) -> list[Waiter[Attach]]:
         for waiter in leaving:

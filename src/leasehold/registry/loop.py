@@ -76,6 +76,8 @@ class Loop:
         if pidfd is None:
             self.server.table.owner_ended(self._clock.now_ns())
             return
+        if pidfd < 0:
+            return
         self._owner_pidfd = pidfd
         self._epoll.register(pidfd, select.EPOLLIN)
 
@@ -84,7 +86,8 @@ class Loop:
         pidfd = watch(identity)
         if pidfd is None:
             return False
-        self._watch(client, pidfd)
+        if pidfd >= 0:
+            self._watch(client, pidfd)
         return True
 
     # --- running -------------------------------------------------------------------------------------------------

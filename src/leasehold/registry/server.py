@@ -313,7 +313,7 @@ class Server:
         spoken_for = sum(map(store.unreserved_bytes, self._unreserved))
         table.shm_free_bytes = max(free - spoken_for, 0)
         if effect.size_bytes > table.shm_free_bytes:
-            table.segment_failed(effect.segment, "/dev/shm is full", table.shm_free_bytes, now_ns)
+            table.segment_failed(effect.segment, "/dev/shm has not enough room", table.shm_free_bytes, now_ns)
             return
         try:
             store.create_segment(effect.segment, effect.size_bytes)

@@ -23,6 +23,7 @@ import fcntl
 import os
 import re
 import stat
+import threading
 from collections.abc import Iterator
 from typing import Final
 
@@ -37,6 +38,10 @@ _DIRECTORY: Final = re.compile(r"lh-([0-9a-z]{1,32})")
 _ENTRY: Final = re.compile(r"([stj])(\d+)(?:\.(\d+))?")
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
+# Descriptors of registry locks: held by this process, or for the moment of an election. A child forked in that moment must
+# not keep one, or nobody could succeed while it lives; so no fork happens between the opening of one and its listing here.
+_locks: Final[set[int]] = set()
+_no_fork: Final = threading.Lock()
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
@@ -90,26 +95,34 @@ class RegistryDirectory:
 
     def lock(self) -> int | None:
         """A descriptor that holds the registry's lock; None if another process has it or the registry has ended."""
-        try:
-            fd = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:
-            return None
+        with _no_fork:
+            try:
+                fd = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:
+                return None
+            _locks.add(fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(fd)
+            self.unlock(fd)
             return None
         if os.fstat(fd).st_nlink == 0:  # the registry ended between open and flock
-            os.close(fd)
+            self.unlock(fd)
             return None
         return fd
+
+    @staticmethod
+    def unlock(fd: int) -> None:
+        """Let go of what `lock` gave; a process that inherited the descriptor through exec still holds the lock."""
+        _locks.discard(fd)
+        os.close(fd)
 
     def is_served(self) -> bool:
         """Whether a registry process lives and holds the lock."""
         fd = self.lock()
         if fd is None:
             return self.exists()
-        os.close(fd)
+        self.unlock(fd)
         return False
 
     # --- segments ------------------------------------------------------------------------------------------------
@@ -328,3 +341,13 @@ def _unlink(path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _after_fork_in_child() -> None:
+    for fd in _locks:
+        os.close(fd)
+    _locks.clear()
+    _no_fork.release()
+
+
+os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_after_fork_in_child)

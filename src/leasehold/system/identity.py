@@ -49,11 +49,12 @@ def identify(pid: int) -> Identity:
     fields = stat[stat.rindex(b")") + 2 :].split()
     if fields[0] in (b"Z", b"X"):
         raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended")
-    try:
-        namespace = os.stat(f"/proc/{pid}/ns/pid").st_ino
-    except (PermissionError, FileNotFoundError):
-        namespace = 0
-    return Identity(pid, int(fields[19]), boot_id(), namespace, owner.st_uid, command)
+    return Identity(pid, int(fields[19]), boot_id(), own_pid_namespace(), owner.st_uid, command)
+
+
+def own_pid_namespace() -> int:
+    """The namespace in which this process counts pids: those of another mean nothing here."""
+    return os.stat("/proc/self/ns/pid").st_ino
 
 
 def own_identity() -> Identity:
@@ -65,7 +66,7 @@ def is_dead(identity: Identity) -> bool:
     """Whether the process is proved dead; one that cannot be seen from here counts as alive."""
     if identity.boot_id != boot_id():
         return True
-    if identity.pid_namespace not in (0, os.stat("/proc/self/ns/pid").st_ino):
+    if identity.pid_namespace != own_pid_namespace():
         return False
     try:
         return identify(identity.pid).start_ticks != identity.start_ticks
@@ -106,13 +107,15 @@ def pidfd_of_peer(connection: socket.socket, pid: int) -> int:
 
 
 def watch(identity: Identity) -> int | None:
-    """A pidfd of exactly that process; None if it is dead.
+    """A pidfd of exactly that process; None if it is dead; -1 if it cannot be seen from here, and so counts as alive.
 
     Raises
     ------
     PermissionError, OSError
         The process cannot be watched from here.
     """
+    if identity.boot_id == boot_id() and identity.pid_namespace != own_pid_namespace():
+        return -1
     try:
         pidfd = os.pidfd_open(identity.pid)
     except ProcessLookupError:

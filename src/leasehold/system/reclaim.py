@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from leasehold.core.model import ClientState
 from leasehold.errors import ProtocolError
 from leasehold.system.directory import SHM_ROOT, RegistryDirectory, registry_directories
@@ -35,7 +33,7 @@ def remove_if_abandoned(directory: RegistryDirectory) -> str:
             directory.remove()
         return reason
     finally:
-        os.close(lock_fd)
+        directory.unlock(lock_fd)
 
 
 def _in_use(directory: RegistryDirectory) -> str:
