@@ -1,0 +1,336 @@
+"""What simulated clients do: everything that the public interface offers, in any order, until they are told to rest."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import numpy as np
+
+from leasehold.client.endpoint import DirectoryEndpoint
+from leasehold.client.lease import Lease
+from leasehold.client.link import Link
+from leasehold.client.registry import RegistryHandle
+from leasehold.core import messages as m
+from leasehold.errors import (
+    CapacityError,
+    LeaseClosedError,
+    LeaseholdError,
+    RegistryUnavailableError,
+    SegmentExistsError,
+    SegmentNotFoundError,
+    TicketError,
+)
+from leasehold.simulation.oracle import Holding, Oracle, Paper
+from leasehold.simulation.strands import Killed, Machine, Process
+from leasehold.system.directory import RegistryDirectory
+from leasehold.system.mapping import map_segment
+
+__all__ = ["Client", "Scene"]
+
+WORDS_A_PAGE: Final = 512
+_NAMES: Final = ("north", "south", "west")
+_MOST_HELD: Final = 5
+
+
+@dataclasses.dataclass(slots=True)
+class Scene:
+    """What the clients of one registry share."""
+
+    machine: Machine
+    oracle: Oracle
+    directory_id: str
+    root: str
+    life: Callable[[], int]
+    mailbox: list[Paper] = dataclasses.field(default_factory=list)
+    calm: bool = False
+    over: bool = False
+    resting: set[Process] = dataclasses.field(default_factory=set)
+    excused_ns: int = 0
+
+    def excuse(self, for_ns: int) -> None:
+        """For so long, calls may fail since the registry cannot be reached."""
+        self.excused_ns = max(self.excused_ns, self.machine.now_ns() + for_ns)
+
+    def directory(self) -> RegistryDirectory:
+        """The registry's directory, as one process has it."""
+        return RegistryDirectory(self.directory_id, self.root)
+
+    def link(self, process: Process) -> Link:
+        """A link of `process` to the registry; silent once the process is dead."""
+        link = Link(DirectoryEndpoint(self.directory(), self.machine))
+
+        def died() -> None:
+            link._ended = RegistryUnavailableError(f"{process} is dead")
+
+        process.at_death.append(died)
+        return link
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Held:
+    lease: Lease
+    holding: Holding
+    view: np.ndarray[Any, Any] | None = None
+
+
+class Client:
+    """One process that uses the registry."""
+
+    def __init__(self, scene: Scene, process: Process) -> None:
+        self.scene = scene
+        self.process = process
+        self.machine = scene.machine
+        self.oracle = scene.oracle
+        self.random = scene.machine.random
+        self.held: list[_Held] = []
+        self.views: list[_Held] = []
+        self.link = scene.link(process)
+        self.handle = RegistryHandle(self.link, "ignore")
+
+    def live(self) -> None:
+        """Do one thing after another; then let go of everything and rest."""
+        while not self.scene.calm:
+            act = self.random.choices(_ACTS, _WEIGHTS)[0]
+            self.machine.note(act.__name__)
+            with self._excused(RegistryUnavailableError, CapacityError), contextlib.suppress(KeyboardInterrupt):
+                act(self)
+            if self.link.is_ended:
+                self.inspect()  # what is mapped stays valid until it is let go
+                return
+        self.rest()
+
+    def rest(self) -> None:
+        """Let go of everything; then leave, or stay and do nothing."""
+        while self.held or self.views:
+            self.drop_view()
+            self.release()
+        self.scene.resting.add(self.process)
+        if self.random.getrandbits(1):
+            self.link.close()
+        else:
+            self.machine.wait(lambda: self.scene.over)
+
+    # --- taking ----------------------------------------------------------------------------------------------------------
+
+    def lease(self) -> None:
+        """Lease a new segment and fill it."""
+        if not self._may_take():
+            return
+        name = self.random.choice((None, None, None, *_NAMES))
+        pages, timeout_s = self.random.choice((1, 1, 1, 2, 4, 5)), self.random.choice((0.0, 0.005, 0.05, 0.4))
+        with self._excused(CapacityError, SegmentExistsError):
+            lease = self.handle.lease(name, shape=pages * WORDS_A_PAGE, dtype=np.int64, timeout=timeout_s)
+            self._keep(lease, self.oracle.granted(lease, name), write=True)
+
+    def share(self) -> None:
+        """Lease, fill and publish in one."""
+        if not self._may_take():
+            return
+        name = self.random.choice((None, None, *_NAMES))
+        stamp = self.oracle.announce(name)
+        with self._excused(CapacityError, SegmentExistsError):
+            lease = self.handle.share(np.full(WORDS_A_PAGE, stamp), name, timeout=0.02)
+            self.held.append(_Held(lease, self.oracle.shared(lease, stamp)))
+
+    def attach(self) -> None:
+        """Read by name."""
+        if not self._may_take():
+            return
+        name, timeout_s = self.random.choice(_NAMES), self.random.choice((0.0, 0.002, 0.05, 0.3))
+        before = self.oracle.find(name)
+        counting = [] if before is None else [holding for holding in before.holdings if holding.counts]
+        self.oracle.asked_for(name)
+        try:
+            lease = self.handle.attach(name, timeout=timeout_s)
+        except SegmentNotFoundError:
+            self.oracle.not_found(name, before, counting)
+        else:
+            self._keep(lease, self.oracle.attached(lease, name))
+
+    def redeem(self) -> None:
+        """Redeem a ticket that somebody made, perhaps one that was redeemed before."""
+        if not self.scene.mailbox or not self._may_take():
+            return
+        paper = self.random.choice(self.scene.mailbox)
+        was_good = paper.is_good(self.machine.now_ns())
+        try:
+            lease = self.handle.redeem(paper.ticket)
+        except TicketError:
+            self.oracle.not_redeemed(paper, was_good)
+            self.scene.mailbox = [other for other in self.scene.mailbox if other is not paper]
+        else:
+            self._keep(lease, self.oracle.redeemed(lease, paper))
+
+    def fork(self) -> None:
+        """Let a child take a lease of its own on what this process holds."""
+        if not self.held or self.scene.calm or self.oracle.closing:
+            return
+        for held in self.held:
+            self.link.notify(lambda seq, lease=held.lease: m.Share(seq, lease._id))  # type: ignore[misc]
+        held = self.random.choice(self.held)
+        lease = held.lease
+        descriptor = os.open(f"{self.scene.directory().segment_path(lease._segment)}", os.O_RDONLY)
+        mapping = map_segment(descriptor, lease._size_bytes, writable=False)
+        os.close(descriptor)
+        process = self.machine.process(f"child of {self.process.name}", self.scene.life())
+        child = Client(self.scene, process)
+        inherited = Lease(
+            child.link, lease._id, lease._segment, lease._generation, lease._size_bytes, lease._layout, mapping, lease.name,
+            "", "ignore",
+        )  # fmt: skip
+        inherited._pid = 0  # of its parent
+        shadow = Holding(held.holding.content, process, counts=False)
+        parent = held.holding
+
+        def body() -> None:
+            try:
+                array = inherited.array
+            except LeaseClosedError:
+                if parent.counts and not child.scene.calm:
+                    self.oracle.lost_in_fork(parent)
+                shadow.end()
+            else:
+                shadow.counts = True
+                child.held.append(_Held(inherited, shadow))
+                if parent.content.published:
+                    self.oracle.looks(shadow, array)
+            child.live()
+
+        self.machine.start(process, body)
+
+    # --- using -----------------------------------------------------------------------------------------------------------
+
+    def publish(self) -> None:
+        """Publish, with or without readers to come."""
+        held = self._any(lambda held: held.lease.writable)
+        if held is not None:
+            readers, ttl_s = self.random.choice((0, 0, 1, 2)), self.random.choice((0.005, 0.1))
+            self.oracle.published(held.holding, readers, int(ttl_s * 1e9))
+            held.lease.publish(readers=readers, ttl=ttl_s)
+            self.oracle.expects(held.holding, readers)
+
+    def ticket(self) -> None:
+        """Make a ticket and put it where others find it."""
+        held = self._any(lambda held: True)
+        if held is not None:
+            held.holding.content.published = True
+            ticket = held.lease.ticket(ttl=self.random.choice((0.002, 0.02, 0.3)))
+            self.scene.mailbox.append(self.oracle.minted(held.holding, ticket))
+            del self.scene.mailbox[:-12]
+
+    def inspect(self) -> None:
+        """Look at everything that can be seen."""
+        for held in self.held:
+            self.oracle.looks(held.holding, held.lease.array)
+        for held in self.views:
+            if held.view is not None:
+                self.oracle.looks(held.holding, held.view)
+
+    def expose(self) -> None:
+        """Ask for a name in /dev/shm."""
+        held = self._any(lambda held: True)
+        if held is not None:
+            held.lease.segment  # noqa: B018 - asking is what gives it the name
+
+    def figures(self) -> None:
+        """Ask for the figures, or for room."""
+        if self.random.getrandbits(1):
+            self.handle.statistics()
+        else:
+            self.handle.trim()
+
+    def pause(self) -> None:
+        """Do nothing for a while."""
+        self.machine.wait_s(self.random.choice((0.0005, 0.005, 0.03)))
+
+    # --- letting go --------------------------------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Release a lease, now and then with a view of it alive."""
+        held = self._any(lambda held: True)
+        if held is None:
+            return
+        self.held.remove(held)
+        self.oracle.looks(held.holding, held.lease.array)
+        if not self.random.getrandbits(2):
+            held.view = held.lease.array[1:]
+            self.views.append(held)
+            held.lease.release()
+        else:
+            held.holding.end()
+            held.lease.release()
+
+    def drop_view(self) -> None:
+        """Let the last view of a released lease die."""
+        if self.views:
+            held = self.views.pop(self.random.randrange(len(self.views)))
+            assert held.view is not None
+            self.oracle.looks(held.holding, held.view)
+            held.holding.end()
+            held.view = None
+
+    def leave(self) -> None:
+        """End this process in order or without a word, with whatever it has."""
+        if self.random.getrandbits(1):
+            for held in (*self.held, *self.views):
+                held.holding.counts = False
+            self.link.close()
+        self.machine.kill(self.process)
+        self.machine.step()
+
+    # --- parts -------------------------------------------------------------------------------------------------------------
+
+    def _may_take(self) -> bool:
+        if len(self.held) + len(self.views) < _MOST_HELD:
+            return True
+        if self.views and self.random.getrandbits(1):
+            self.drop_view()
+        else:
+            self.release()
+        return False
+
+    def _keep(self, lease: Lease, holding: Holding, *, write: bool = False) -> None:
+        if write:
+            lease.array[:] = holding.content.stamp
+        else:
+            self.oracle.looks(holding, lease.array)
+        self.held.append(_Held(lease, holding))
+
+    def _any(self, wanted: Callable[[_Held], bool]) -> _Held | None:
+        fitting = [held for held in self.held if wanted(held)]
+        return self.random.choice(fitting) if fitting else None
+
+    @contextlib.contextmanager
+    def _excused(self, *kinds: type[LeaseholdError]) -> Iterator[None]:
+        try:
+            yield
+        except kinds as error:
+            if not self.process.alive:
+                raise Killed from None
+            if isinstance(error, RegistryUnavailableError) and not (self.scene.over or self.oracle.closing):
+                if self.machine.now_ns() > self.scene.excused_ns:
+                    self.machine.fail(error)
+
+
+_CHANCES: Final[dict[Callable[[Client], None], int]] = {
+    Client.lease: 16,
+    Client.share: 4,
+    Client.attach: 8,
+    Client.redeem: 14,
+    Client.publish: 10,
+    Client.ticket: 12,
+    Client.release: 18,
+    Client.inspect: 8,
+    Client.drop_view: 4,
+    Client.pause: 8,
+    Client.fork: 1,
+    Client.expose: 1,
+    Client.figures: 2,
+    Client.leave: 1,
+}
+_ACTS: Final = list(_CHANCES)
+_WEIGHTS: Final = list(_CHANCES.values())

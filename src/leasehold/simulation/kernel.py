@@ -1,0 +1,127 @@
+"""The simulated kernel: puts its system calls in place of the real ones under the code of leasehold, which is run unchanged.
+
+What runs on it is the registry process with its loop, takeover included, and clients with their links: all but the
+interpreter that `leasehold.system.launch` would start. While it is installed, nothing else in this Python process may use
+leasehold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, Final
+from unittest import mock
+
+from leasehold.client import endpoint
+from leasehold.core.model import Identity
+from leasehold.core.settings import Settings
+from leasehold.errors import LeaseholdWarning, RegistryUnavailableError
+from leasehold.registry import loop
+from leasehold.registry import process as registry_process
+from leasehold.simulation.files import Disk, Files, LockCalls, PunchCalls
+from leasehold.simulation.sockets import Pidfd, SelectCalls, SocketCalls
+from leasehold.simulation.strands import Killed, Machine, Process, Stopped
+from leasehold.system import directory, journal, ledger, mapping
+
+__all__ = ["Kernel"]
+
+_MODULES: Final = {"journal": journal, "ledger": ledger, "loop": loop}
+# A registry takes some 40 ms to start: Python, and what it imports.
+_START_S: Final = (0.02, 0.08)
+
+
+class Kernel:
+    """The system calls of one simulated machine, its files under `root`."""
+
+    def __init__(self, machine: Machine, root: str) -> None:
+        self.machine = machine
+        self.disk = Disk(root)
+        self.files = Files(machine, self.disk)
+        self.sockets = SocketCalls(machine, self.files)
+        self.registry: Process | None = None
+        self.life_of_registry: Callable[[], int] = lambda: 2**62
+        self.on_failed_start: Callable[[], None] = lambda: None
+        self.started = 0
+        self.limits: dict[str, int] = {}  # "module.NAME" -> value in place of the real one
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Run the code of leasehold on this kernel."""
+        select = SelectCalls(self.machine, self.files)
+        signals = SimpleNamespace(signal=lambda *_: None, set_wakeup_fd=lambda *_, **__: -1)
+        replaced: list[tuple[Any, str, Any]] = [
+            *((module, "os", self.files) for module in (directory, endpoint, journal, ledger, loop, mapping, registry_process)),
+            *((module, "socket", self.sockets) for module in (endpoint, registry_process)),
+            (directory, "fcntl", LockCalls(self.machine)),
+            (directory, "_libc", PunchCalls(self.machine, directory._libc)),
+            (endpoint, "launch", self.launch),
+            (loop, "select", select),
+            (loop, "signal", signals),
+            (loop, "peer_of", lambda accepted: (accepted.peer.owner.identity.pid, os.geteuid())),
+            (loop, "pidfd_of_peer", lambda accepted, pid: self.files.register(Pidfd(accepted.peer.owner))),
+            (loop, "identify", self._identify),
+            (loop, "watch", self._watch),
+            (registry_process, "own_identity", lambda: self.machine.current.process.identity),
+            (registry_process, "SystemClock", lambda: self.machine),
+            *((_MODULES[name.partition(".")[0]], name.partition(".")[2], value) for name, value in self.limits.items()),
+        ]
+        with contextlib.ExitStack() as stack:
+            for module, name, replacement in replaced:
+                stack.enter_context(mock.patch.object(module, name, replacement))
+            stack.enter_context(mock.patch.object(sys, "unraisablehook", self._unraisable))
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore", LeaseholdWarning)
+            yield
+
+    def _unraisable(self, unraisable: Any) -> None:
+        """An exception in a finalizer; of a process that is being killed there are none."""
+        if not isinstance(unraisable.exc_value, Killed | Stopped):
+            self.machine.report(unraisable.exc_value)
+
+    def _identify(self, pid: int) -> Identity:
+        self.machine.step()
+        process = self.machine.find(pid)
+        if process is None:
+            raise ProcessLookupError(f"there is no process {pid}")
+        return process.identity
+
+    def _watch(self, identity: Identity) -> int | None:
+        self.machine.step()
+        process = self.machine.find(identity.pid, identity.start_ticks)
+        return None if process is None else self.files.register(Pidfd(process))
+
+    def launch(self, settings: Settings, lock_fd: int) -> None:
+        """Start a registry process, as `leasehold.system.launch` does."""
+        machine = self.machine
+        self.started += 1
+        process = machine.process(f"registry {self.started}", self.life_of_registry())
+        inherited = self.files.dup_for(process, lock_fd)
+        state = SimpleNamespace(ready=False, words="it said nothing")
+
+        def ready() -> None:
+            machine.step()
+            state.ready = True
+            self.registry = process
+
+        def body() -> None:
+            machine.wait_s(machine.random.uniform(*_START_S))
+            try:
+                registry_process.serve(settings, inherited, ready)
+            except RegistryUnavailableError as error:
+                state.words = str(error)
+            except OSError as error:
+                if error.errno != errno.ENOSPC or not self.disk.is_tight:
+                    raise
+                state.words = str(error)
+
+        machine.start(process, body)
+        machine.wait(lambda: state.ready or not process.alive, 30_000_000_000)
+        if not state.ready:
+            self.on_failed_start()
+            raise RegistryUnavailableError(f"the registry process did not start: {state.words}")
+
