@@ -9,7 +9,20 @@ from leasehold.errors import SinkError
 from leasehold.sinks.provenance import PREFIX
 from leasehold.sinks.values import decode_value, encode_value
 
-__all__ = ["Attributes"]
+__all__ = ["Attributes", "encode_attribute"]
+
+
+def encode_attribute(key: str, value: Any) -> dict[str, Any]:
+    """`value` as JSON, once the name and the value have passed.
+
+    Raises
+    ------
+    SinkError
+        The sink keeps the name for itself, or HDF5 has no such attribute.
+    """
+    if not isinstance(key, str) or not key or "\0" in key or key.startswith(PREFIX):
+        raise SinkError(f"{key!r} is no name for an attribute; give a text without NUL that does not begin with {PREFIX!r}")
+    return encode_value(key, value)
 
 
 class Attributes(MutableMapping[str, Any]):
@@ -23,11 +36,7 @@ class Attributes(MutableMapping[str, Any]):
         return self._values[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if not isinstance(key, str) or not key or "\0" in key or key.startswith(PREFIX):
-            raise SinkError(
-                f"{key!r} is no name for an attribute; give a text without NUL that does not begin with {PREFIX!r}"
-            )
-        encoded = encode_value(key, value)
+        encoded = encode_attribute(key, value)
         self._changed(key, encoded)
         self._values[key] = decode_value(encoded)
 

@@ -13,7 +13,7 @@ import numpy as np
 from leasehold.errors import SinkError
 from leasehold.sinks import journal
 from leasehold.sinks.appending import Appender
-from leasehold.sinks.attributes import Attributes
+from leasehold.sinks.attributes import Attributes, encode_attribute
 from leasehold.sinks.checksum import crc32
 from leasehold.sinks.chunks import Codec, EncodedChunk, plain_bytes
 from leasehold.sinks.filters import compression_named
@@ -159,16 +159,18 @@ class HDF5Sink:
         require_storable(values.dtype, name)
         self._session.require_open()
         known = self._session.datasets.get(name)
-        if known is not None and known.finished:
-            _require_equal(known, values)
-        elif values.ndim == 0 or values.nbytes <= _SMALL_BYTES:
+        encoded = {key: encode_attribute(key, value) for key, value in (attributes or {}).items()}
+        if known is None and (values.ndim == 0 or values.nbytes <= _SMALL_BYTES):
             data = plain_bytes(values).tobytes()
-            self._session.put_small(journal.SmallArray(name, describe_dtype(values.dtype), values.shape, data))
+            self._session.put_small(journal.SmallArray(name, describe_dtype(values.dtype), values.shape, data, encoded))
+        elif known is not None and known.finished:
+            _require_equal(known, values)
+            self.attributes(name).update(attributes or {})
         else:
             progress = self._begin(name, values.dtype, values.shape[1:], rows=len(values))
+            self.attributes(name).update(attributes or {})  # before its end, so that no kill parts them
             self._rows.write(progress, values)
             self._session.finish(progress, progress.codec.grid.chunk_shape)
-        self.attributes(name).update(attributes or {})
 
     def attributes(self, name: str | None = None) -> Attributes:
         """The attributes of a dataset, or of the file; they are stored when the sink is closed."""
@@ -399,8 +401,10 @@ def _array(name: str, rows: HoldsArray | Array) -> Array:
 
 
 def _require_growing(progress: Progress) -> None:
-    if progress.finished or progress.declared.rows is not None:
+    if progress.finished:
         raise SinkError(f"dataset {progress.name!r} is finished and takes no more rows", dataset=progress.name)
+    if progress.declared.rows is not None:
+        raise SinkError(f"dataset {progress.name!r} was not written whole; write it again", dataset=progress.name)
 
 
 def _require_equal(known: Progress, values: Array) -> None:

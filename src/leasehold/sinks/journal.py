@@ -60,12 +60,13 @@ class Dataset(_Record, frozen=True):
 
 
 class SmallArray(_Record, frozen=True):
-    """A whole array too small for chunks was written."""
+    """A whole array too small for chunks was written, with its attributes."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     data: bytes
+    attributes: dict[str, dict[str, Any]]
 
 
 class Chunk(_Record, frozen=True):

@@ -158,6 +158,7 @@ def small_array_progress(record: journal.SmallArray) -> Progress:
     )
     progress.checksum.extend([(len(record.data), crc32(record.data))])
     progress.cursor, progress.finished = rows, True
+    progress.attributes.update((key, decode_value(value)) for key, value in record.attributes.items())
     return progress
 
 

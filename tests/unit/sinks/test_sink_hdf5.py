@@ -279,13 +279,12 @@ def test_chunks_encoded_elsewhere_are_stored_in_any_order(order: str, out: Path,
 
 
 def test_a_chunk_that_never_came_is_an_error_and_no_file(out: Path, calls: Calls) -> None:
-    with (
-        pytest.raises(SinkError, match="chunk 2 was never stored, though chunk 15 was"),
-        HDF5Sink(out, chunk_bytes=SMALL_CHUNKS) as sink,
-    ):
-        for index, chunk, payload in encode_all(sink, "calls", calls(10_000), [10_000]):
-            if index != 2:
-                sink.append_encoded("calls", index, chunk, payload)
+    sink = HDF5Sink(out, chunk_bytes=SMALL_CHUNKS)
+    for index, chunk, payload in encode_all(sink, "calls", calls(10_000), [10_000]):
+        if index != 2:
+            sink.append_encoded("calls", index, chunk, payload)
+    with pytest.raises(SinkError, match="chunk 2 was never stored, though chunk 15 was"):
+        sink.close()
     assert not out.exists()
 
 
@@ -299,8 +298,8 @@ def test_an_encoded_chunk_out_of_place_is_refused(out: Path, calls: Calls) -> No
             sink.append_encoded("calls", 2, full, payload)
         with pytest.raises(SinkError, match="chunk -1 has"):
             sink.append_encoded("calls", -1, full, payload)
-        with pytest.raises(SinkError, match="is stored, 5 were|rows are stored, 5 were"):
-            sink.append_encoded("calls", 0, full, payload)
+        sink.append_encoded("calls", 0, full, payload)
+        with pytest.raises(SinkError, match="1000 rows are stored, 5 were handed over"):
             sink.finish("calls", rows=5)
 
 
@@ -375,9 +374,14 @@ def current_umask() -> int:
 
 def test_after_an_error_in_the_body_the_old_file_stands_and_nothing_else(out: Path) -> None:
     out.write_text("the old one")
-    with pytest.raises(ZeroDivisionError), HDF5Sink(out) as sink:
-        sink.append("calls", np.arange(300_000))
-        _ = 1 / 0
+
+    def fail() -> None:
+        with HDF5Sink(out) as sink:
+            sink.append("calls", np.arange(300_000))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert out.read_text() == "the old one"
     assert os.listdir(out.parent) == ["out.h5"]
 
@@ -397,10 +401,14 @@ def test_what_fails_in_giving_up_is_raised_with_the_error_that_came_first(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    with pytest.raises(BaseExceptionGroup) as caught, HDF5Sink(out) as sink:
-        sink.append("calls", np.arange(3))
-        monkeypatch.setattr(Path, "unlink", refuse)
-        _ = 1 / 0
+    def fail() -> None:
+        with HDF5Sink(out) as sink:
+            sink.append("calls", np.arange(3))
+            monkeypatch.setattr(Path, "unlink", refuse)
+            raise ZeroDivisionError
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        fail()
     assert caught.group_contains(ZeroDivisionError)
     assert caught.group_contains(SinkError, match="cannot remove the partial file: Permission denied")
 
@@ -411,17 +419,16 @@ def test_a_failing_rename_surfaces_and_leaves_the_old_file(out: Path, monkeypatc
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    with pytest.raises(SinkError, match="cannot put the finished file there: Permission denied"), HDF5Sink(out) as sink:
-        sink.append("calls", np.arange(3))
-        monkeypatch.setattr(os, "rename", refuse)
+    sink = HDF5Sink(out)
+    sink.append("calls", np.arange(3))
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(SinkError, match="cannot put the finished file there: Permission denied"):
+        sink.close()
     assert out.read_text() == "the old one"
     assert os.listdir(out.parent) == ["out.h5"]
 
 
-@pytest.mark.parametrize("durable", ["fsync", "rename", "fsync"])
-def test_the_file_is_durable_before_it_has_its_name_and_the_name_after(
-    durable: str, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_file_is_durable_before_it_has_its_name_and_the_name_after(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     fsync, rename = os.fsync, os.rename
 
