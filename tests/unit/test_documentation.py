@@ -1,0 +1,49 @@
+"""Documentation runs: the Python blocks of README and tutorial, and the command line reference."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def python_blocks(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def run(script: Path) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=script.parent,
+        env=os.environ,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("number", range(len(python_blocks("README.md"))))
+def test_each_block_of_the_readme_runs_by_itself(number: int, tmp_path: Path) -> None:
+    script = tmp_path / "block.py"
+    script.write_text(python_blocks("README.md")[number])
+    run(script)
+
+
+def test_the_tutorial_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    script = tmp_path / "tutorial.py"
+    script.write_text("\n".join(python_blocks("docs/tutorial.md")))
+    run(script)
+
+
+def test_the_command_line_reference_is_what_the_commands_say() -> None:
+    from leasehold.cli.reference import reference
+
+    assert (ROOT / "docs/cli.md").read_text() == reference(), "run: python -m leasehold.cli.reference > docs/cli.md"
