@@ -115,6 +115,7 @@ def registered(ground: Ground) -> None:
 
 def named_registered(ground: Ground) -> None:
     """The same, with its name: in use, and no orphan."""
+    ground.require_count()
     ground.act("register", ground.path(), "keep")
 
 

@@ -147,11 +147,11 @@ class Ground:
         """
         for _ in range(_ATTEMPTS):
             picture = Observer(foreign=False).look()
-            dark = [one.dark_bytes for one in picture.darkness if one.usage.root.path == _SHM]
-            if dark:
-                # comes after the processes have ended, and a ring is taken down a while after its process
-                self.at_the_end(lambda: self._wait_until_not_darker_than(dark[0]))
-                return
+            for darkness in picture.darkness:
+                if darkness.usage.root.path == _SHM:
+                    # done after the processes have ended; a ring is taken down a while after its process
+                    self._stack.callback(self._wait_until_not_darker_than, darkness.dark_bytes)
+                    return
         gaps = (gap for gap in coverage_of(picture).gaps if _SHM in gap.what)
         raise NotPermittedError(f"memory cannot be counted: {'; '.join(f'{gap.what}: {gap.why}' for gap in gaps)}")
 
