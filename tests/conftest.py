@@ -1,0 +1,93 @@
+"""For every test: nothing of it is left in /dev/shm, and no registry process outlives it.
+
+The check shares no code with leasehold and knows nothing of its ledger: it lists the directory, and reads /proc. A process
+counts as ours if its environment carries the mark of this test run, so that other users of the machine do not disturb it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+
+import pytest
+
+MARK = "LEASEHOLD_TEST_RUN"
+SHM = "/dev/shm"
+# A registry whose owner was killed ends when the kernel says so; on a loaded machine that is not at once.
+PATIENCE_S = 10.0
+
+_found_at_start: set[str] = set()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ[MARK] = f"{os.getpid()}-{secrets.token_hex(4)}"
+    _found_at_start.update(shm_entries())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    left = what_is_left(_found_at_start, set())
+    if left:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line(f"left behind by the session: {', '.join(left)}", red=True, bold=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """/dev/shm and the registry processes are as they were before the test."""
+    entries, processes = shm_entries(), set(os.listdir("/proc"))
+    yield
+    left = what_is_left(entries, processes)
+    assert not left, f"left behind: {', '.join(left)}"
+
+
+def what_is_left(entries_before: set[str], processes_before: set[str]) -> list[str]:
+    """Entries of /dev/shm and registry processes that are ours, new, and still there after a while."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        files = [f"{SHM}/{name}" for name in sorted(shm_entries() - entries_before) if not is_others(name)]
+        processes = [pid for pid in os.listdir("/proc") if pid.isdigit() and pid not in processes_before]
+        left = files + [f"registry pid {pid}" for pid in processes if is_our_registry(pid)]
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.01)
+
+
+def shm_entries() -> set[str]:
+    return set(os.listdir(SHM))
+
+
+def is_our_registry(pid: str) -> bool:
+    """Whether `pid` is a registry process that this test run has started."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            if b"leasehold.registry" not in file.read():
+                return False
+        return is_ours(pid)
+    except OSError:  # it has ended, or is another user's
+        return False
+
+
+def is_ours(pid: str) -> bool:
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        return f"{MARK}={os.environ[MARK]}".encode() in file.read().split(b"\0")
+
+
+def is_others(name: str) -> bool:
+    """Whether a process of nobody's but another program has the entry, or something in it, open or mapped."""
+    needle = f"{SHM}/{name}"
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/maps") as file:
+                held = needle in file.read()
+            held = held or any(
+                os.readlink(f"/proc/{pid}/fd/{fd}").startswith(needle) for fd in os.listdir(f"/proc/{pid}/fd")
+            )
+            if held and not is_ours(pid):
+                return True
+        except OSError:
+            continue
+    return False

@@ -1,0 +1,129 @@
+"""The shape of the code: imports point towards the core, the core does no I/O, and importing leasehold costs little."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import leasehold
+
+PACKAGE = Path(leasehold.__file__).parent
+
+# What each part may import of leasehold, besides itself. Level by level, the lowest first.
+VOCABULARY = {"errors", "units"}
+CORE = VOCABULARY | {"core"}
+SYSTEM = CORE | {"system"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "units": set(),
+    "core": CORE,
+    "system": SYSTEM,
+    "registry": SYSTEM,
+    "client": SYSTEM,
+    "auditor": SYSTEM,
+}
+# Programs and faces: nothing below them may know them.
+NOBODY_IMPORTS = {"cli", "pytest_plugin", "__main__"}
+# What a state machine that is tested without a machine must not touch.
+WORLD = {
+    "asyncio", "ctypes", "fcntl", "io", "logging", "mmap", "multiprocessing", "os", "pathlib", "random", "resource", "secrets",
+    "select", "signal", "socket", "subprocess", "sys", "tempfile", "threading", "time", "numpy", "psutil", "h5py",
+}  # fmt: skip
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    if relative.parts[:2] == ("auditor", "selftest"):
+        return "selftest"  # plants leaks, through the client as any program would
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Absolute names of all that the module imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            yield node.module
+            if node.module == "leasehold":
+                yield from (f"leasehold.{alias.name}" for alias in node.names)
+
+
+def parts_imported(path: Path) -> set[str]:
+    parts = {name.split(".")[1] for name in imports(path) if name.startswith("leasehold.")}
+    return parts - {"__version__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_towards_the_core(path: Path) -> None:
+    part = part_of(path)
+    used = parts_imported(path) - {part}
+    if part in MAY_IMPORT:
+        assert used <= MAY_IMPORT[part], f"{part} may import {sorted(MAY_IMPORT[part])}"
+    if part not in NOBODY_IMPORTS:
+        assert not used & NOBODY_IMPORTS, "nothing imports a face"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if part_of(p) in ("core", "errors", "units")], ids=lambda p: p.stem)
+def test_core_touches_nothing_of_the_world(path: Path) -> None:
+    used = {name.split(".")[0] for name in imports(path)}
+    assert not used & WORLD
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if part_of(p) == "registry"], ids=lambda p: p.stem)
+def test_registry_process_runs_without_numpy_and_without_the_client(path: Path) -> None:
+    used = set(imports(path))
+    assert "numpy" not in {name.split(".")[0] for name in used}
+    assert not any(name.startswith("leasehold.client") for name in used)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_module_opens_with_one_sentence_that_says_what_it_is_for(path: Path) -> None:
+    if path.name == "__init__.py" and not path.read_text().strip():
+        return
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring, "no docstring"
+    opening = docstring.split("\n\n")[0]
+    assert opening.endswith((".", ":")), opening
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after `statement`."""
+    code = f"import sys; {statement}; print('\\n'.join(sys.modules))"
+    environment = {"PYTHONPATH": str(PACKAGE.parent), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    return set(done.stdout.split())
+
+
+def test_importing_leasehold_loads_no_library() -> None:
+    loaded = loaded_by("import leasehold")
+    assert not {"h5py", "pytest", "numpy", "psutil", "click", "rich", "msgspec"} & loaded
+
+
+def test_using_leasehold_loads_neither_h5py_nor_pytest_nor_multiprocessing() -> None:
+    loaded = loaded_by("import leasehold; leasehold.connect; leasehold.Registry; leasehold.Lease")
+    assert "numpy" in loaded
+    assert not {"h5py", "pytest", "psutil", "click", "rich", "multiprocessing.resource_tracker"} & loaded
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in leasehold.__all__:
+        value = getattr(leasehold, name)
+        assert value is not None
+        if name != "__version__":
+            assert value.__doc__, f"{name} has no docstring"
+    assert set(leasehold.__all__) <= set(dir(leasehold))
+
+
+def test_name_that_leasehold_does_not_have_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        _ = leasehold.nonsense

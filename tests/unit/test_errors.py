@@ -1,0 +1,73 @@
+"""The error tree: each error is the builtin that a caller expects, keeps its facts, and arrives whole in another process."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+from leasehold import errors
+from leasehold.errors import CapacityError, LeaseholdError
+
+ERRORS = [
+    value
+    for name in errors.__all__
+    if isinstance(value := getattr(errors, name), type) and issubclass(value, LeaseholdError)
+]
+WARNINGS = [value for name in errors.__all__ if issubclass(value := getattr(errors, name), Warning)]
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        ("SegmentNotFoundError", LookupError), ("SegmentExistsError", FileExistsError), ("CapacityError", MemoryError),
+        ("LeaseClosedError", ValueError), ("TicketError", ValueError), ("RegistryUnavailableError", ConnectionError),
+        ("ProtocolError", ValueError), ("PermissionDeniedError", PermissionError), ("DTypeError", TypeError),
+        ("LingeringViewError", BufferError), ("SinkError", OSError), ("IngestError", ValueError),
+        ("UnsupportedPlatformError", ImportError),
+    ],
+)  # fmt: skip
+def test_error_is_the_builtin_that_a_caller_expects(error: str, builtin: type) -> None:
+    assert issubclass(getattr(errors, error), (LeaseholdError, builtin))
+    assert issubclass(getattr(errors, error), builtin)
+
+
+def test_every_error_and_warning_is_listed() -> None:
+    defined = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, LeaseholdError | Warning)
+    }
+    assert defined == set(errors.__all__)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+def test_message_and_facts_survive_pickle_and_copy(error: type[LeaseholdError]) -> None:
+    raised = error("segment 'a' is gone", segment="a", pid=7, nothing=None)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        again = pickle.loads(pickle.dumps(raised, protocol))
+        assert type(again) is error
+        assert str(again) == "segment 'a' is gone"
+        assert (again.segment, again.pid, again.nothing) == ("a", 7, None)
+    assert copy.deepcopy(raised).fields == raised.fields
+    assert copy.copy(raised).pid == 7
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+def test_message_reads_the_same_for_errors_of_the_operating_system(error: type[LeaseholdError]) -> None:
+    """OSError would print its arguments as errno and strerror."""
+    assert str(error("one sentence")) == "one sentence"
+    assert error("one sentence").args == ("one sentence",)
+
+
+def test_fact_that_an_error_does_not_have_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"'CapacityError' object has no attribute 'colour'"):
+        _ = CapacityError("full", requested_bytes=4).colour
+    assert not hasattr(CapacityError("full"), "requested_bytes")
+
+
+@pytest.mark.parametrize("warning", WARNINGS, ids=lambda warning: warning.__name__)
+def test_warnings_are_resource_warnings(warning: type[Warning]) -> None:
+    assert issubclass(warning, ResourceWarning)
+    assert issubclass(warning, errors.LeaseholdWarning)
