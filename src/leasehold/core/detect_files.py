@@ -74,7 +74,7 @@ def unlinked_but_held(picture: Picture) -> Iterator[Finding]:
         memory = picture.memory_of(key, holds)
         if memory == 0 or holds[0].path in leased or (memory is None and _is_cached(picture, holds)):
             continue
-        root = picture.root_of(key[0])
+        root = picture.root_of(key, holds[0].path)
         name = holds[0].path.removeprefix(f"{root.path}/" if root else "")
         holders = tuple(picture.process(hold.pid) for hold in holds)
         size = format_bytes(memory) if memory else f"up to {format_bytes(holds[0].size_bytes)}"

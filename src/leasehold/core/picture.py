@@ -171,12 +171,11 @@ class Picture:
     @cached_property
     def unlinked(self) -> tuple[tuple[Key, Sequence[Hold]], ...]:
         """The files that have holders and no name, in the roots of this namespace."""
-        devices = {root.device for root in self.evidence.roots if not root.is_foreign}
         files = self.evidence.files
         return tuple(
             (key, holds)
             for key, holds in self.evidence.holds.items()
-            if key not in files and key[0] in devices and any(hold.unlinked for hold in holds)
+            if key not in files and any(hold.unlinked and self.root_of(key, hold.path) for hold in holds)
         )
 
     @cached_property
@@ -212,9 +211,12 @@ class Picture:
             return touched
         return None
 
-    def root_of(self, device: int) -> Root | None:
-        """The root on that device."""
-        return next((root for root in self.evidence.roots if root.device == device), None)
+    def root_of(self, key: Key, path: str) -> Root | None:
+        """The root of this namespace that the unlinked file `key` was in: one that has its whole filesystem, or its path."""
+        for root in self.evidence.roots:
+            if root.device == key[0] and not root.is_foreign and (root.is_whole or path.startswith(f"{root.path}/")):
+                return root
+        return None
 
     # --- what is told of things ------------------------------------------------------------------------------------
 

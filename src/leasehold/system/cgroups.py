@@ -23,7 +23,7 @@ def list_charges(root: str = "/sys/fs/cgroup") -> tuple[Charge, ...]:
     """The groups below `root` that hold shared memory and no process, themselves or beneath them."""
     charges: list[Charge] = []
     for hierarchy in _HIERARCHIES:
-        top = os.path.join(root, hierarchy)
+        top = os.path.join(root, hierarchy).rstrip("/")
         if os.path.exists(f"{top}/memory.stat") or os.path.exists(f"{top}/cgroup.controllers"):
             charges.extend(_charges(top))
             break

@@ -36,7 +36,7 @@ def own_roots(proc: str = "/proc", paths: Iterable[str] | None = None) -> tuple[
         if mount.point == SHM and any(later.point == SHM for later in mounts[position + 1 :])
     ]
     chosen = list(paths) if paths is not None else [SHM, *(m.point for m in mounts if m.filesystem == _HUGE)]
-    roots: dict[int, Root] = {}
+    roots: dict[str | int, Root] = {}
     for path in chosen:
         try:
             root = root_at(path, mounts)
@@ -48,7 +48,8 @@ def own_roots(proc: str = "/proc", paths: Iterable[str] | None = None) -> tuple[
                 f"{path} cannot be audited: {error.strerror}; leasehold audits shared memory on Linux, "
                 "mounted at /dev/shm or at the paths it is given"
             ) from error
-        roots.setdefault(root.device, root)
+        # two mount points may show one filesystem; two directories of one that are asked for are two
+        roots.setdefault(root.device if paths is None else path, root)
     return list(roots.values()), gaps
 
 
