@@ -13,7 +13,7 @@ import msgspec
 from leasehold.core.settings import Settings
 from leasehold.errors import RegistryUnavailableError
 
-__all__ = ["launch"]
+__all__ = ["import_path", "launch"]
 
 # The interpreter that the caller runs, with exactly its import path (-S: no site start-up, -I: no environment), so that
 # the registry is up in some 40 ms. It forks once before it does anything: it is nobody's child, so that a user's
@@ -41,7 +41,7 @@ def launch(settings: Settings, lock_fd: int) -> None:
         It did not start; the message has its last words.
     """
     report_r, report_w = os.pipe2(os.O_CLOEXEC)
-    command = [sys.executable, "-I", "-S", "-c", _BOOT, "\n".join(_import_path())]
+    command = [sys.executable, "-I", "-S", "-c", _BOOT, "\n".join(import_path())]
     try:
         with open(os.devnull, "rb") as null:
             process = subprocess.Popen(
@@ -73,7 +73,7 @@ def launch(settings: Settings, lock_fd: int) -> None:
         raise RegistryUnavailableError(f"the registry process did not start: {last[-1] if last else 'it said nothing'}")
 
 
-def _import_path() -> list[str]:
+def import_path() -> list[str]:
     """Where this process imports from, with the places of leasehold and msgspec, however they were found."""
     import leasehold  # noqa: PLC0415 - the package is being imported when this module is
 
