@@ -46,7 +46,7 @@ FRESH_SPARE_BYTES: Final = 1024 * 1024
 AHEAD_BYTES: Final = 256 * 1024
 MOST_AHEAD: Final = 64
 # Deadlines are looked through for stale ones when there are twice as many as mattered the last time, and not below this.
-DEADLINES_KEPT: Final = 1024
+DEADLINES_KEPT: Final = 64
 # A tombstone answers "who redeemed this"; there are as many as the event log has entries.
 TOMBSTONES_KEPT: Final = 1024
 
@@ -64,6 +64,7 @@ class Lifetimes:
         self._attach_queue = AttachQueue()
         self._creating: dict[int, Waiter[m.Lease] | int] = {}  # segment -> the request, or the client of a spare
         self._spares: defaultdict[int, set[int]] = defaultdict(set)  # client -> leases of its spares
+        self._taken: set[int] = set()  # leases of spares that could not be revoked: the claim is on its way
         self._making: Counter[int] = Counter()  # client -> spares that are being made for it
         self._appetite: Counter[int] = Counter()  # client -> unnamed segments it has taken so far
         self._took_bytes: dict[int, int] = {}  # client -> size of what it took since `grant_ahead` was called
@@ -215,13 +216,17 @@ class Lifetimes:
         segment = self.rows.segments[lease.segment]
         self.rows.drop_lease(lease)
         if lease.mode is LeaseMode.SPARE:
-            self._spares[client_of(lease.id)].discard(lease.id)
+            self._forget_spare(lease.id)
         elif segment.state is SegmentState.FILLING and not self.rows.leases_on.get(segment.number):
             self.counters["abandoned"] += 1
             self.rows.record(now_ns, EventKind.WRITER_ABANDONED, segment.number, lease.id, client_of(lease.id), lease.site)
         if tainted and not segment.tainted:
             self.rows.put(replace(segment, tainted=True))
         self._end_if_unused(lease.segment, now_ns)
+
+    def _forget_spare(self, lease_id: int) -> None:
+        self._spares[client_of(lease_id)].discard(lease_id)
+        self._taken.discard(lease_id)
 
     def _end_if_unused(self, number: int, now_ns: int) -> None:
         rows = self.rows
@@ -282,14 +287,20 @@ class Lifetimes:
         return freed
 
     def _all_spares(self) -> list[SegmentRow]:
+        """The spares that can be revoked, for all that is known."""
         leases = self.rows.leases
-        return [self.rows.segments[leases[spare].segment] for spares in self._spares.values() for spare in spares]
+        return [
+            self.rows.segments[leases[spare].segment]
+            for spares in self._spares.values()
+            for spare in spares
+            if spare not in self._taken
+        ]
 
     def _client_ended(self, client: int, now_ns: int) -> None:
         rows = self.rows
         row = rows.clients[client]
         self._forget_waiters(client, now_ns)
-        self._spares.pop(client, None)
+        self._taken.difference_update(self._spares.pop(client, ()))
         self._making.pop(client, None)
         self._appetite.pop(client, None)
         rows.put(replace(row, state=ClientState.ENDED))

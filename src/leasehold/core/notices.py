@@ -43,7 +43,7 @@ class Notices(Reports):
         if lease.mode is not LeaseMode.SPARE:
             raise not_held_refusal(lease.id, "it is not a spare")
         segment = self.rows.segments[lease.segment]
-        self._spares[client].discard(lease.id)
+        self._forget_spare(lease.id)
         self.rows.put(
             replace(
                 segment, state=after(segment, SegmentEvent.CLAIMED), nbytes=message.nbytes, layout=message.layout,

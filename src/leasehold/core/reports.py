@@ -22,6 +22,7 @@ from leasehold.core.lifetimes import Lifetimes
 from leasehold.core.model import (
     ClientState,
     EventKind,
+    LeaseMode,
     SegmentEvent,
     SegmentState,
     client_of,
@@ -47,6 +48,9 @@ class Reports(Lifetimes):
         """The file of a segment exists, its pages not reserved yet."""
         segment = self.rows.segments[number]
         wanted_by = self._creating.pop(number)
+        if self.rows.registry.closing:
+            self._retire(segment)
+            return
         if isinstance(wanted_by, Waiter):
             self._grant_writer(wanted_by, segment, SegmentEvent.CREATED, now_ns)
         else:
@@ -79,9 +83,11 @@ class Reports(Lifetimes):
         self._revoking.pop(effect.segment, None)
         lease = self.rows.leases.get(effect.lease)
         if revoked and lease is not None:
-            self._spares[client_of(lease.id)].discard(lease.id)
+            self._forget_spare(lease.id)
             self.rows.drop_lease(lease)
             self._retire(self.rows.segments[lease.segment])
+        elif lease is not None and lease.mode is LeaseMode.SPARE:
+            self._taken.add(lease.id)
         self._serve_leases(now_ns)
 
     def token_voided(self, ticket_id: int, claimed_by: int | None, now_ns: int) -> None:
@@ -187,7 +193,7 @@ class Reports(Lifetimes):
             return
         if segment.state is SegmentState.WARM:
             self._retire(segment)
-        elif segment.state is SegmentState.RESERVED:
+        elif segment.state is SegmentState.RESERVED and self.rows.leases_on[key].isdisjoint(self._taken):
             self._revoke(segment)
 
     def _retire_time(self, key: int, now_ns: int) -> None:

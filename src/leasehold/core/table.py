@@ -312,10 +312,11 @@ class Table(Notices):
             rows.record(now_ns, EventKind.CLOSED_WITH_HOLDERS, detail="; ".join(holders)[:512])
         waiting = [(w.client, w.request.seq) for w in self._lease_queue.drain()]
         waiting += [(w.client, w.request.seq) for w in self._attach_queue.drain()]
+        waiting += [(w.client, w.request.seq) for w in self._creating.values() if isinstance(w, Waiter)]
         for client, seq in waiting:
             self._refuse(client, seq, closing_refusal(rows.registry), now_ns)
         for segment in list(rows.segments.values()):
-            if segment.state is not SegmentState.RETIRING:
+            if segment.state not in (SegmentState.CREATING, SegmentState.RETIRING):
                 # a spare counts as held too: its claim may be on its way
                 held = bool(rows.leases_on.get(segment.number))
                 self._retire(replace(segment, exposed=segment.exposed or held))

@@ -76,5 +76,5 @@ def decode_notice(entry: bytes) -> Notice:
 def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes, what: str) -> T:
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"{what} of {len(data)} bytes is malformed: {error}", size_bytes=len(data)) from None
