@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from rig.shell import PAGE, Shell, identity
 
 from leasehold.core import messages as m
 from leasehold.core.refusals import Refusal
+from rig.shell import PAGE, Shell, identity
 
 
 def test_close_frees_everything_and_names_the_holders() -> None:

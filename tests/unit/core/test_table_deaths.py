@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from rig.shell import Shell, identity
 
 from leasehold.core import messages as m
 from leasehold.core.model import ClientState, EventKind, LeaseState, SegmentState
 from leasehold.core.refusals import Refusal
+from rig.shell import Shell, identity
 
 
 def events(shell: Shell, kind: EventKind) -> list[tuple[int, int, int]]:

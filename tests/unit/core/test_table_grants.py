@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from rig.shell import PAGE, Shell
 
 from leasehold.core import messages as m
 from leasehold.core.model import LeaseMode, SegmentState
+from rig.shell import PAGE, Shell
 
 
 def test_lease_gets_a_fresh_segment_of_whole_pages() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from rig.shell import Shell
 
 from leasehold.core import messages as m
 from leasehold.core.model import EventKind, SegmentState
+from rig.shell import Shell
 
 
 def test_segment_cannot_be_attached_before_it_is_published() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from rig.shell import PAGE, S, Shell
-
 from leasehold.core import messages as m
 from leasehold.core.effects import CreateSegment, RetireSegment, RevokeSpare
 from leasehold.core.model import (
@@ -15,6 +13,7 @@ from leasehold.core.model import (
     client_of,
 )
 from leasehold.core.table import Table
+from rig.shell import PAGE, S, Shell
 
 
 def test_successor_has_the_same_rows_under_the_next_epoch() -> None:

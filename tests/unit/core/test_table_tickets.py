@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from rig.shell import Shell
 
 from leasehold.core import messages as m
 from leasehold.core.model import EventKind, LeaseMode, SegmentState
+from rig.shell import Shell
 
 
 def published(shell: Shell, client: int) -> m.Granted:
