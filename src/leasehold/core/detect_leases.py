@@ -21,7 +21,7 @@ from leasehold.core.model import (
     SegmentState,
 )
 from leasehold.core.picture import Picture, RegistryHealth, place_of, subject_of_file
-from leasehold.core.rules import Severity
+from leasehold.core.rules import RULES, Severity
 from leasehold.units import format_bytes, format_duration
 
 __all__ = [
@@ -45,7 +45,8 @@ def held_without_lease(picture: Picture) -> Iterator[Finding]:
     """LH002: a process has a registry's segment open or mapped, and is no client of that registry.
 
     A client may keep mappings of segments that it has released: that is how they are found warm again. A child that a
-    client forked has its parent's mappings, which is harmless while the segment is leased; afterwards it is retired.
+    client forked has its parent's mappings, which is harmless while the segment is leased; afterwards it is retired. Who
+    opens a leased segment by the OS name that its holder asked for is told in a note.
     """
     for registry in picture.evidence.registries:
         members = picture.members(registry)
@@ -59,6 +60,7 @@ def held_without_lease(picture: Picture) -> Iterator[Finding]:
                 continue
             holders = tuple(picture.process(hold.pid) for hold in strangers)
             state = Fact(f"segment {number} is {segment.state}; none of its leases is theirs", f"{registry.path}/ledger")
+            is_invited = segment.exposed and segment.state in _LEASED
             yield _of_segment(
                 picture,
                 "LH002",
@@ -66,6 +68,7 @@ def held_without_lease(picture: Picture) -> Iterator[Finding]:
                 registry,
                 segment,
                 subject=subject_of_file(file.key),
+                severity=Severity.NOTE if is_invited else Severity.WARNING,
                 holders=holders,
                 evidence=(*picture.hold_facts(strangers), state),
             )
@@ -296,6 +299,7 @@ def _of_segment(
     subject: str,
     evidence: tuple[Fact, ...],
     holders: tuple[Process, ...] = (),
+    severity: Severity | None = None,
 ) -> Finding:
     path = f"{registry.path}/s{segment.number}"
     file = picture.segment_file(registry, segment.number)
@@ -310,6 +314,7 @@ def _of_segment(
         size_bytes=segment.size_bytes,
         resident_bytes=file.resident_bytes if file else 0,
         creator=picture.creator_of_segment(registry, segment),
+        severity=severity or RULES[rule].severity,
         holders=holders,
         registry=registry.id,
         evidence=evidence,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import msgspec
+
 from leasehold.core.evidence import (
     Evidence,
     File,
@@ -18,6 +20,7 @@ from leasehold.core.evidence import (
 )
 from leasehold.core.findings import FileIdentity, Finding
 from leasehold.core.model import (
+    NUMBER_BITS,
     ClientRow,
     ClientState,
     EventRow,
@@ -148,10 +151,7 @@ class System:
         facts = RegistryFacts(
             id, f"/dev/shm/lh-{id}", SHM, FileIdentity(DEVICE, 9), 1000, lock, snapshot, absent=frozenset(absent)
         )
-        for name, value in changes.items():
-            facts = RegistryFacts(
-                **{**{f: getattr(facts, f) for f in facts.__struct_fields__}, name: value}  # type: ignore[arg-type]
-            )
+        facts = msgspec.structs.replace(facts, **changes)
         self.evidence = replace(self.evidence, registries=(*self.evidence.registries, facts))
 
     def change(self, **changes: object) -> None:
@@ -187,4 +187,4 @@ def lease(
     due_ns: int = 0,
     granted_ns: int = UPTIME_NS - 60_000_000_000,
 ) -> LeaseRow:
-    return LeaseRow((client_id << 32) | number, of, mode, state, granted_ns, 1, "app/job.py:12 in main", due_ns)
+    return LeaseRow((client_id << NUMBER_BITS) | number, of, mode, state, granted_ns, 1, "app/job.py:12 in main", due_ns)

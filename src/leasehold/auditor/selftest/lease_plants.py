@@ -44,9 +44,10 @@ def _lease(ground: Ground, registry: Registry, *, due: float | None = None) -> L
 
 
 def opened_by_stranger(ground: Ground) -> None:
-    """A process that knows nothing of the registry maps a segment by its OS name."""
-    lease = _lease(ground, _registry(ground))
-    ground.act("map_file", f"/dev/shm/{lease.segment}")
+    """A process that knows nothing of the registry maps the file of a segment."""
+    registry = _registry(ground)
+    _lease(ground, registry)
+    ground.act("map_file", _leased_file(ground, registry))
 
 
 def attached_by_client(ground: Ground) -> None:
@@ -127,9 +128,7 @@ def unlinked_under_lease(ground: Ground) -> None:
     """Somebody unlinks the file of a segment that is leased."""
     registry = _registry(ground)
     _lease(ground, registry)
-    directory = RegistryDirectory(registry.id)
-    ground.wait_for(lambda: bool(_leased_segments(registry.id)), "for a lease to be in the table")
-    os.unlink(directory.segment_path(_leased_segments(registry.id)[0]))
+    os.unlink(_leased_file(ground, registry))
 
 
 def name_taken_by_tracker(ground: Ground) -> None:
@@ -210,9 +209,15 @@ def _served_by(registry_id: str) -> int:
     return row.identity.pid
 
 
-def _leased_segments(registry_id: str) -> list[int]:
-    leases = _snapshot(registry_id).leases.values()
-    return [lease.segment for lease in leases if lease.mode is not LeaseMode.SPARE]
+def _leased_file(ground: Ground, registry: Registry) -> str:
+    """The file of the one segment that is leased."""
+
+    def leased() -> list[int]:
+        leases = _snapshot(registry.id).leases.values()
+        return [lease.segment for lease in leases if lease.mode is not LeaseMode.SPARE]
+
+    ground.wait_for(lambda: bool(leased()), "for a lease to be in the table")
+    return RegistryDirectory(registry.id).segment_path(leased()[0])
 
 
 def _has_state(registry_id: str, state: LeaseState) -> bool:
