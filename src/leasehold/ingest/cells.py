@@ -46,6 +46,7 @@ class Cells:
     row_ends: Ints
     _ends: Ints
     _starts: Ints | None = None
+    _last: tuple[int, Ints] = (-1, np.empty(0, np.int64))
     faults: list[LineFault] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
 
@@ -54,10 +55,14 @@ class Cells:
 
     def column(self, index: int) -> tuple[Ints, Ints]:
         """Start and end of the cells in a column."""
-        ends = np.ascontiguousarray(self._ends[:, index])
+        ends = self._ends[:, index].copy()
         if self._starts is not None:
-            return np.ascontiguousarray(self._starts[:, index]), ends
-        return (self._ends[:, index - 1] + 1 if index else self.row_starts), ends
+            return self._starts[:, index].copy(), ends
+        before, ends_before = self._last
+        self._last = index, ends
+        if index == 0:
+            return self.row_starts, ends
+        return (ends_before if before == index - 1 else self._ends[:, index - 1]) + 1, ends
 
 
 def last_line_end(data: Bytes, newline: int, quote: str) -> int:
@@ -80,20 +85,22 @@ def split(text: Text, schema: Schema, width: int) -> Cells:
     content = text.content
     if schema.delimiter is None:
         return _split_at_blanks(text, content, schema, width)
-    newline, separator = text.masks
-    np.equal(content, _NEWLINE, out=newline)
-    np.equal(content, ord(schema.delimiter), out=separator)
-    separator |= newline
-    found = np.flatnonzero(separator)
+    is_newline, is_separator = text.masks
+    np.equal(content, _NEWLINE, out=is_newline)
+    np.equal(content, ord(schema.delimiter), out=is_separator)
+    is_separator |= is_newline
+    found = np.flatnonzero(is_separator)
+    rows = len(found) // width
     row_ends = found[width - 1 :: width].copy()
     if (
-        len(found) == width * np.count_nonzero(newline)
-        and newline.take(row_ends, mode="clip").all()
+        len(found) == width * rows == width * np.count_nonzero(is_newline)
+        and is_newline.take(row_ends, mode="clip").all()
         and not (schema.quote and (content == ord(schema.quote)).any())
     ):
-        row_starts = np.zeros_like(row_ends)
+        row_starts = np.empty_like(row_ends)
+        row_starts[0] = 0
         np.add(row_ends[:-1], 1, out=row_starts[1:])
-        ends = found.reshape(-1, width)
+        ends = found.reshape(rows, width)
         has_return = text.byte(row_ends, back=1) == _RETURN
         if has_return.any():
             ends[:, -1] -= has_return
@@ -181,7 +188,7 @@ def _take_rows(
         cell_starts[absent] = cell_ends[absent] = np.broadcast_to(line_ends[:, None], absent.shape)[absent]
     if schema.extra == "join":
         cell_ends[counts > width, -1] = ends[(first + counts - 1)[counts > width]]
-    return Cells(line_starts, line_ends, cell_ends, cell_starts, faults, +notes)
+    return Cells(line_starts, line_ends, cell_ends, cell_starts, faults=faults, notes=+notes)
 
 
 _UNCLEAR = "a {} inside a cell that is not quoted as a whole; double it, or switch quoting off"

@@ -1,51 +1,34 @@
 """Decimal digits to numbers, for whole columns at once.
 
-A cell of up to eight characters is one 64-bit word: shifted so that its last character is the highest byte, with zeros
-below, it is turned into a number by three multiplications that join neighbouring digits to pairs, fours and eights. A cell
-of up to sixteen is two such words. A decimal is an integer over a power of ten: with an integer below 2**53 and a power up to
-10**22 both are exact in a float64, so that their quotient is correctly rounded (Clinger 1990), as `strtod` gives it.
+A column is read a place at a time, from the last character of its cells to the first: the bytes at that place of all cells
+are gathered (half a nanosecond each), checked and weighed as 8-bit integers, and four places joined as 16-bit ones. A
+point makes the rest of its cell move down by one place. So a decimal is an integer over a power of ten: with an integer of at
+most 2**53 and a power up to 10**22 both are exact in a float64, and their quotient is correctly rounded (Clinger 1990), as
+`strtod` gives it.
 
-What is not plainly `digits` or `digits.digits`, perhaps with a sign or blanks around it, is left to the caller: longer
-cells, exponents, nan, garbage. Nothing here guesses.
+What is not plainly digits, perhaps with a point, an exponent of two digits, a sign or blanks around it, is left to the
+caller: more than 16 characters, 1e-300, nan, garbage. Nothing here guesses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from leasehold.ingest.text import Bools, Ints, Text, Words
+from leasehold.ingest.text import Bools, Ints, Text
 
 __all__ = ["Numbers", "read_numbers"]
 
-_WORD, _LONGEST = 8, 16  # characters in one word, and in two
-_BY_BYTE = 4  # integers of up to so many digits are read a byte at a time, at half the cost of a word
-_EXACT = np.uint64(1 << 53)
-_POWERS = 10.0 ** np.arange(23)
-_U = np.uint64
-
-
-def _in_every_byte(value: int) -> np.uint64:
-    return _U(value * 0x0101010101010101)
-
-
-_ONE = _U(1)
-_ZERO = _in_every_byte(ord("0"))
-_POINT_LESS_ZERO = ord(".") ^ ord("0")  # a point, as `_load` shows it
-_POINT = _in_every_byte(_POINT_LESS_ZERO)
-_TOP_BITS, _OTHER_BITS = _in_every_byte(0x80), _in_every_byte(0x7F)
-_CARRY_ABOVE_9 = _in_every_byte(0x80 - 10)
-_BYTE_NUMBERS = _U(0x0706050403020100)
-_HEAD_WEIGHT = np.array([10**8, 10**7], np.uint64)  # without and with a point among the last eight characters
-_JOINS = (
-    (_U(10 * 2**8 + 1), _U(8), _U(0x00FF00FF00FF00FF)),
-    (_U(100 * 2**16 + 1), _U(16), _U(0x0000FFFF0000FFFF)),
-    (_U(10000 * 2**32 + 1), _U(32), _U(0x00000000FFFFFFFF)),
-)
+_LONGEST = 16  # characters of a cell: 10**16 is below 2**64, and what exceeds 2**53 is seen
+_EXACT = 1 << 53
+_EXACT_POWER = 22
+_POWERS = 10.0 ** np.arange(_EXACT_POWER + 1)
+_POINT = (ord(".") - ord("0")) % 256
+_GROUP = 4  # places that fit 16 bits
+_TOTALS = (np.uint16, np.uint32, np.uint64, np.uint64)  # the smallest type for so many groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,125 +51,111 @@ class Numbers:
 
 
 def read_numbers(text: Text, starts: Ints, ends: Ints, *, decimal: bool) -> Numbers:
-    """The numbers in the cells from `starts` to before `ends`; with `decimal`, as float64 and with a point allowed."""
-    lengths = ends - starts
+    """The numbers in the cells from `starts` to before `ends`; with `decimal`, as float64, with point and exponent."""
+    whole, scale, bad = _read_places(text, ends, ends - starts, decimal=decimal)
+    values = _scaled(whole, scale) if decimal else whole
+    if bad is None:
+        return Numbers(values, _NONE, _NONE)
+    odd = np.flatnonzero(bad)
+    first, last, has_minus = _without_sign(text, starts[odd], ends[odd])
+    exponent = None
+    if decimal:
+        last, exponent = _without_exponent(text, first, last)
+    whole, scale, bad = _read_places(text, last, last - first, decimal=decimal)
+    if decimal:
+        if exponent is not None:
+            scale = exponent if scale is None else exponent + scale
+            beyond = np.abs(scale) > _EXACT_POWER
+            bad = beyond if bad is None else bad | beyond
+            scale[beyond] = 0
+        whole = _scaled(whole, scale)
+    if whole.itemsize > values.itemsize:
+        values = values.astype(whole.dtype)
+    values[odd] = whole
+    return Numbers(values, odd[has_minus], _NONE if bad is None else odd[bad])
+
+
+_NONE: Ints = np.empty(0, np.int64)
+
+
+def _scaled(whole: npt.NDArray[Any], scale: npt.NDArray[np.int8] | None) -> npt.NDArray[np.float64]:
+    """`whole` times ten to the power of `scale`, rounded once."""
+    values = whole.astype(np.float64)
+    if scale is None:
+        return values
+    lowest, highest = int(scale.min(initial=0)), int(scale.max(initial=0))
+    if highest > 0:
+        values *= _POWERS.take(np.maximum(scale, 0))
+    if lowest < 0:
+        values /= _POWERS.take(np.maximum(-scale, 0))
+    return values
+
+
+def _read_places(
+    text: Text, ends: Ints, lengths: Ints, *, decimal: bool
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int8] | None, Bools | None]:
+    """The digits of each cell as a number, the power of ten to scale it with, and where there is none.
+
+    The power is None where all are integers, and the last None where all cells are numbers. A sign is none.
+    """
     longest = int(lengths.max(initial=0))
-    by_word = _decimals if decimal else _integers
-    values: npt.NDArray[Any]
-    if longest <= _BY_BYTE and not decimal:
-        values, bad = _short_integers(text, ends, lengths, longest)
-    else:
-        wide = longest > _WORD and bool(4 * np.count_nonzero(lengths > _WORD) > len(lengths))
-        values, bad = by_word(text, starts, ends, lengths, wide=wide)
-    odd = np.flatnonzero(bad) if bad is not None else np.empty(0, np.int64)
-    minus = odd
-    if len(odd):
-        first, last, has_minus = _without_sign(text, starts[odd], ends[odd])
-        values[odd], bad = by_word(text, first, last, last - first, wide=True)
-        minus = odd[has_minus]
-        odd = odd[bad] if bad is not None else odd[:0]
-    return Numbers(values, minus, odd)
-
-
-def _short_integers(text: Text, ends: Ints, lengths: Ints, longest: int) -> tuple[npt.NDArray[np.uint16], Bools | None]:
-    shortest = int(lengths.min(initial=longest))
-    short_lengths = lengths.astype(np.uint8)
-    values = np.zeros(len(ends), np.uint16)
+    wrong = [lengths > _LONGEST] if longest > _LONGEST else []
+    longest = min(longest, _LONGEST)
+    left = np.minimum(lengths, _LONGEST).astype(np.uint8) if wrong else lengths.astype(np.uint8)
+    shortest = int(left.min(initial=longest))
     highest = np.zeros(len(ends), np.uint8)
-    for place in range(longest):
-        digit = text.byte(ends, back=place + 1)
-        digit -= ord("0")
-        if place >= shortest:
-            digit *= short_lengths > place
-        np.maximum(highest, digit, out=highest)
-        values += np.multiply(digit, np.uint16(10**place), dtype=np.uint16)
-    return values, _any(highest > 9, lengths < 1 if shortest < 1 else None)
+    scale: npt.NDArray[np.int8] | None = None
+    total: npt.NDArray[Any] = np.zeros(len(ends), np.uint16)
+    for low in range(0, longest, _GROUP):
+        group = np.zeros(len(ends), np.uint16) if low else total
+        for place in range(low, min(low + _GROUP, longest)):
+            digit = text.digit(ends, place)
+            if place >= shortest:
+                digit *= (left > place).view(np.uint8)
+            if decimal and (point := digit == _POINT).any():
+                if scale is None:
+                    scale, pointed = np.zeros(len(ends), np.int8), np.zeros(len(ends), np.bool_)
+                point &= ~pointed
+                pointed |= point
+                scale -= np.multiply(point, place, dtype=np.int8)
+                ends = ends - point
+                left -= point
+                shortest -= 1
+                digit = text.digit(ends, place)
+                digit *= (left > place).view(np.uint8)
+            np.maximum(highest, digit, out=highest)
+            group += np.multiply(digit, 10 ** (place - low), dtype=np.uint16)
+        if low:
+            total = total.astype(_TOTALS[low // _GROUP], copy=False)
+            total += np.multiply(group, 10**low, dtype=total.dtype)
+    wrong.append(highest > 9)
+    if shortest < 1:
+        wrong.append(left < 1)
+    if decimal and longest == _LONGEST:
+        wrong.append(total > _EXACT)
+    return total, scale, _any(wrong)
 
 
-def _integers(text: Text, starts: Ints, ends: Ints, lengths: Ints, *, wide: bool) -> tuple[Words, Bools | None]:
-    tail, head = _load(text, starts, ends, lengths, wide=wide)
-    garbage = _above_9(tail)
-    values = _join_digits(tail)
-    if head is not None:
-        garbage |= _above_9(head)
-        values += _join_digits(head) * _U(10**_WORD)
-    return values, _any(*_bad_cells(garbage, lengths, 0, wide=wide))
-
-
-def _decimals(
-    text: Text, starts: Ints, ends: Ints, lengths: Ints, *, wide: bool
-) -> tuple[npt.NDArray[np.float64], Bools | None]:
-    tail, head = _load(text, starts, ends, lengths, wide=wide)
-    beyond_ascii = _U(0) if text.is_ascii else tail.copy() if head is None else tail | head
-    points, after_point = _take_point(tail)
-    garbage = _above_9(tail)
-    garbage |= beyond_ascii
-    mantissa = _join_digits(tail)
-    too_long: Bools | None = None
-    if head is not None:
-        head_points, after_head_point = _take_point(head)
-        garbage |= _above_9(head)
-        mantissa += _join_digits(head) * _HEAD_WEIGHT.take(points)
-        after_point += after_head_point
-        after_point += head_points * _WORD
-        points += head_points
-        too_long = mantissa > _EXACT
-        too_long |= points > 1
-    values = mantissa.astype(np.float64)
-    values /= _POWERS.take(after_point, mode="clip")
-    return values, _any(too_long, *_bad_cells(garbage, lengths, points, wide=wide))
-
-
-def _load(text: Text, starts: Ints, ends: Ints, lengths: Ints, *, wide: bool) -> tuple[Words, Words | None]:
-    """The last eight characters of each cell as digits 0 to 9, last one highest; and the up to eight before them."""
-    shift = lengths << 3
-    np.subtract(64, shift, out=shift)
-    tail = text.load8(np.maximum(starts, ends - _WORD) if wide else starts)
-    tail ^= _ZERO
-    tail <<= (np.maximum(shift, 0) if wide else shift).view(_U)
-    if not wide:
-        return tail, None
-    head = text.load8(starts)
-    head ^= _ZERO
-    shift += 64  # numpy shifts by 64 and more to 0: a cell of eight characters has no head
-    head <<= shift.view(_U)
-    return tail, head
-
-
-def _take_point(word: Words) -> tuple[Ints, Ints]:
-    """Take the first point out of each word, in place; give how many there were (0 or 1) and the digits behind."""
-    marker = word ^ _POINT
-    marker += _OTHER_BITS
-    marker &= _TOP_BITS
-    marker ^= _TOP_BITS  # the top bit of each byte that is a point, provided all bytes are ASCII
-    marker >>= _U(7)
-    marker &= np.negative(marker)
-    behind = marker * _BYTE_NUMBERS
-    behind >>= _U(56)
-    before = np.maximum(marker, _ONE)
-    before -= _ONE
-    before &= word  # what comes before the point moves up by one byte, into its place
-    before *= _U(255)
-    word += before
-    np.multiply(marker, _U(_POINT_LESS_ZERO), out=before)
-    word -= before
-    return (marker != 0).astype(np.int64), behind.view(np.int64)
-
-
-def _above_9(word: Words) -> Words:
-    """A word whose bytes have the top bit set where `word` has no digit."""
-    carried = word + _CARRY_ABOVE_9
-    carried |= word
-    return carried
-
-
-def _join_digits(word: Words) -> Words:
-    """The number that eight digits stand for, computed in place: each byte, then pair, then four takes its neighbour."""
-    for factor, bits, lanes in _JOINS:
-        word *= factor
-        word >>= bits
-        word &= lanes
-    return word
+def _without_exponent(text: Text, starts: Ints, ends: Ints) -> tuple[Ints, npt.NDArray[np.int8] | None]:
+    """Where the cells end without ``e`` and an exponent of one or two digits and perhaps a sign, and the exponents."""
+    found: npt.NDArray[np.int8] | None = None
+    for size in (1, 2, 3):
+        has = ((text.byte(ends, back=size + 1) | 0x20) == ord("e")) & (ends - size > starts)
+        rows = np.flatnonzero(has)
+        if not len(rows):
+            continue
+        last = ends[rows]
+        first, _, minus = _without_sign(text, last - size, last)
+        whole, _, bad = _read_places(text, last, last - first, decimal=False)
+        exponents = whole.astype(np.int8)
+        exponents[minus] *= -1
+        if bad is not None:
+            rows, exponents = rows[~bad], exponents[~bad]
+        if found is None:
+            found, ends = np.zeros(len(ends), np.int8), ends.copy()
+        found[rows] = exponents
+        ends[rows] -= size + 1
+    return ends, found
 
 
 def _without_sign(text: Text, starts: Ints, ends: Ints) -> tuple[Ints, Ints, Bools]:
@@ -206,21 +175,10 @@ def _without_sign(text: Text, starts: Ints, ends: Ints) -> tuple[Ints, Ints, Boo
     return starts + (minus | (first == ord("+"))), ends, minus
 
 
-def _bad_cells(garbage: Words, lengths: Ints, points: Ints | int, *, wide: bool) -> Iterator[Bools]:
-    if np.bitwise_or.reduce(garbage) & _TOP_BITS:
-        garbage &= _TOP_BITS
-        yield garbage != 0
-    longest = _LONGEST if wide else _WORD
-    if lengths.max(initial=0) > longest:
-        yield lengths > longest
-    if lengths.min(initial=2) < 2:
-        yield lengths - points < 1  # no digit
-
-
-def _any(*masks: Bools | None) -> Bools | None:
+def _any(masks: list[Bools]) -> Bools | None:
     """Where any of the masks is true, or None where none is."""
     found: Bools | None = None
     for mask in masks:
-        if mask is not None and mask.any():
+        if mask.any():
             found = mask if found is None else found | mask
     return found

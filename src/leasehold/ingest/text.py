@@ -21,6 +21,7 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 
 _MARGIN = 32  # bytes kept free before and after the text: more than the widest read, and whole words
 _LINE_FEED = 10
+_ZERO = np.uint8(ord("0"))
 _THREE = np.uint64(3)
 _WORD_BITS = np.uint64(64)
 
@@ -79,6 +80,12 @@ class Text:
     def byte(self, at: Ints, back: int = 0) -> Bytes:
         """The byte `back` bytes before each position; `back` is at most the margin."""
         return self._buffer[_MARGIN - back :].take(at, mode="clip")
+
+    def digit(self, ends: Ints, place: int) -> Bytes:
+        """The character `place` places before the last of the cells with these ends, less "0"; at most 31 places."""
+        digit: Bytes = self._buffer[_MARGIN - 1 - place :].take(ends, mode="clip")
+        digit -= _ZERO
+        return digit
 
     def cell(self, start: int, end: int) -> bytes:
         """The bytes from `start` to before `end`."""
