@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -14,23 +14,13 @@ from leasehold.auditor.baseline import read_baseline
 from leasehold.auditor.configuration import Configuration, load_configuration
 from leasehold.auditor.formats import Style, render
 from leasehold.auditor.formats.github import announce
+from leasehold.auditor.writing import form_of, write_file
 from leasehold.core.findings import Report
 from leasehold.core.suppression import set_aside_known
-from leasehold.errors import LeaseholdError
 from leasehold.runner.running import SETTLE_S, CommandNotStartedError, run
 from leasehold.units import parse_duration
 
 __all__ = ["command"]
-
-# how a file's name ends -> the format that is written to it; the longest ending first
-_ENDINGS: Final = {
-    ".trace.json": "trace",
-    ".html": "html",
-    ".sarif": "sarif",
-    ".json": "json",
-    ".xml": "junit",
-    ".txt": "text",
-}
 
 
 @click.command("run", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})
@@ -80,7 +70,8 @@ def command(
     --strict was given. 127 means that there is no such command, 126 that it cannot be executed, 128 and a number that a signal
     ended it.
     """
-    forms = [_form_of(path) for path in outputs]
+    for path in outputs:
+        form_of(path)  # before the command runs
     configuration = load_configuration(config)
     settings = _settings(configuration, rules, ignore, overdue_after)
     known = baseline or configuration.baseline
@@ -94,8 +85,8 @@ def command(
     if known:
         kept, aside = set_aside_known(report.findings, allowed, known)
         report = replace(report, findings=kept, suppressed=(*report.suppressed, *aside))
-    for path, form in zip(outputs, forms, strict=True):
-        _write(path, render(report, form))
+    for path in outputs:
+        write_file(report, path)
     if not (quiet and report.is_clean):
         _tell(report, finished.why_shared, verbose=verbose)
     if report.findings:
@@ -123,13 +114,6 @@ def _seconds(option: str, text: str) -> float:
         raise click.BadParameter(str(error), param_hint=option) from error
 
 
-def _form_of(path: str) -> str:
-    form = next((form for ending, form in _ENDINGS.items() if path.endswith(ending)), None)
-    if form is None:
-        raise click.BadParameter(f"{path}: its name is to end in {', '.join(_ENDINGS)}", param_hint="--output")
-    return form
-
-
 def _tell(report: Report, why_shared: str, *, verbose: bool) -> None:
     """The report on stderr, for people."""
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
@@ -138,11 +122,3 @@ def _tell(report: Report, why_shared: str, *, verbose: bool) -> None:
     if why_shared and (verbose or not report.is_clean):
         text += f"the command shared /dev/shm with the rest of the system: {why_shared}\n"
     click.echo(text, err=True, nl=False, color=colour)
-
-
-def _write(path: str, text: str) -> None:
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise LeaseholdError(f"cannot write {path}: {error.strerror}", path=path) from error

@@ -18,7 +18,11 @@ _NOT_KNOWN = Fact("who made it was not seen: another program of this machine may
 
 
 def answered_for(
-    findings: Iterable[Finding], made: Callable[[Finding], bool], is_member: Callable[[Process], bool | None]
+    findings: Iterable[Finding],
+    made: Callable[[Finding], bool],
+    is_member: Callable[[Process], bool | None],
+    *,
+    unknown: bool = True,
 ) -> tuple[Finding, ...]:
     """The findings that the family answers for.
 
@@ -30,12 +34,14 @@ def answered_for(
         Whether a process of the family was recorded making what a finding is about.
     is_member : callable
         Whether a process is of the family; None if it has ended, and so cannot be asked.
+    unknown : bool
+        Whether to keep what nobody is known to have made or to hold.
     """
     kept: list[Finding] = []
     for finding in findings:
         if finding.severity is Severity.NOTE or made(finding) or any(is_member(holder) for holder in finding.holders):
             kept.append(finding)
-        elif not finding.holders and not _is_a_strangers(finding, is_member):
+        elif unknown and not finding.holders and not _is_a_strangers(finding, is_member):
             proved = finding.confidence is Confidence.PROVED
             confidence = Confidence.LIKELY if proved else finding.confidence
             kept.append(replace(finding, confidence=confidence, evidence=(*finding.evidence, _NOT_KNOWN)))

@@ -1,4 +1,4 @@
-"""Runs a command and waits for it and for everything that descends from it, also what it orphans or puts into a session of its own.
+"""Runs a command and waits for it and for all that descends from it, also what it orphans or puts into another session.
 
 This process makes itself the reaper of its descendants (PR_SET_CHILD_SUBREAPER): whoever loses its parent becomes its child,
 resource trackers and daemons among them. So waiting for children until there are none is waiting for all, without a sleep.
@@ -13,15 +13,15 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from leasehold.core.findings import Process
 from leasehold.runner.signals import PASSED_ON, Signals
 from leasehold.runner.watching import Watch
-from leasehold.system.processes import command_line
-from leasehold.system.procfs import parse_stat
+
+if TYPE_CHECKING:
+    from leasehold.core.findings import Process
 
 __all__ = ["Course", "descendants_of", "run_to_the_end"]
 
@@ -59,10 +59,17 @@ class Course:
         return self.returncode if self.returncode >= 0 else 128 - self.returncode
 
 
-def run_to_the_end(command: Sequence[str], environment: Mapping[str, str], watch: Watch, settle_s: float) -> Course:
+def run_to_the_end(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    watch: Watch,
+    settle_s: float,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> Course:
     """Run `command` until it and its descendants have ended, `settle_s` seconds after it at the latest.
 
-    Signals sent to this process meanwhile reach the command. While `settle_s` runs, SIGINT or SIGTERM ends the waiting.
+    Signals sent to this process reach the command. While `settle_s` runs, SIGINT or SIGTERM ends the waiting. `meanwhile` is
+    called once the command has been started.
 
     Raises
     ------
@@ -76,6 +83,7 @@ def run_to_the_end(command: Sequence[str], environment: Mapping[str, str], watch
             pid = os.posix_spawnp(
                 command[0], list(command), dict(environment), setsigmask=signals.mask, setsigdef=_IGNORED_BY_PYTHON
             )
+            meanwhile()
             return _Waiting(pid, began_ns, signals, watch).until_settled(settle_s)
     finally:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
@@ -148,6 +156,11 @@ class _Waiting:
 
 def descendants_of(ancestor: int, proc: str = "/proc") -> tuple[Process, ...]:
     """The live processes that descend from `ancestor`, by what /proc says now."""
+    # here, so that a command is started without them
+    from leasehold.core.findings import Process  # noqa: PLC0415
+    from leasehold.system.processes import command_line  # noqa: PLC0415
+    from leasehold.system.procfs import parse_stat  # noqa: PLC0415
+
     parents: dict[int, int] = {}
     starts: dict[int, int] = {}
     for name in os.listdir(proc):

@@ -1,10 +1,11 @@
-"""The report on a run: what the audit of its scope finds, whose it is, what only a tracker removed, and when things happened."""
+"""The report on a run: what the audit of its scope finds, whose it is, what only a tracker removed, and when it happened."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from textwrap import shorten
 from typing import Any, Final
 
 from leasehold.auditor import audit
@@ -16,11 +17,12 @@ from leasehold.runner.records import Creations, Record, Records
 from leasehold.runner.watching import Change, Watch
 from leasehold.units import format_bytes
 
-__all__ = ["Observed", "judge"]
+__all__ = ["Observed", "empty_scope", "judge"]
 
 # Events of segments that came and went without a leak: enough for a picture; the rest is counted.
 _MAX_EVENTS: Final = 4000
 _SHM: Final = "/dev/shm"
+_COMMAND_LENGTH: Final = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,11 @@ class Observed:
     records: Records = field(default_factory=Records)
     is_isolated: bool = False
     is_recorded: bool = True
+
+
+def empty_scope(name: str, began_ns: int) -> Scope:
+    """The scope of a run that began with nothing in shared memory."""
+    return Scope(name, began_ns, {})
 
 
 def judge(observed: Observed, settings: Mapping[str, Any]) -> Report:
@@ -128,17 +135,26 @@ def _of_records(records: Records) -> Iterator[Event]:
     makers: dict[tuple[str, int], int] = {}
     for record in records.records:
         if record.kind == "reap":
+            yield Event(record.at_ns, "reap", record.path.removeprefix(f"{_SHM}/"), "", record.pid)
             continue
+        if _is_of_a_registry(record.path):
+            continue  # its lease table tells more
         maker = makers.setdefault((record.path, record.inode), record.at_ns)
         kind = "create" if maker == record.at_ns else "attach"
         place = record.place
         yield Event(record.at_ns, kind, record.path.removeprefix(f"{_SHM}/"), str(place) if place else "", record.pid)
 
 
+def _is_of_a_registry(path: str) -> bool:
+    return path.startswith(f"{_SHM}/lh-")
+
+
 def _of_changes(changes: Iterable[Change], records: Records) -> Iterator[Event]:
-    recorded = {record.path for record in records.records}
+    """What the recorder has not told already: births it did not see, and unlinkings, which have no audit event."""
+    made = {record.path for record in records.records if record.kind != "reap"}
+    reaped = {record.path for record in records.reaped}
     for change in changes:
-        if not change.appeared or change.path not in recorded:
+        if change.path not in (made if change.appeared else reaped):
             kind = "create" if change.appeared else "unlink"
             yield Event(change.at_ns, kind, change.path.removeprefix(f"{_SHM}/"))
 
@@ -161,9 +177,10 @@ def _gaps(observed: Observed) -> Iterator[Gap]:
             "what a resource tracker removed before the command ended", why, source="audit hook"
         )  # fmt: skip
     for process in observed.course.survivors:
+        told = replace(process, command=shorten(process.command, _COMMAND_LENGTH, placeholder="..."))
         waited_s = (observed.course.settled_ns - observed.course.ended_ns) / 1e9
         yield Gap(
-            f"what {process} has yet to leave behind",
+            f"what {told} has yet to leave behind",
             f"it was still running {waited_s:.1f} s after the command had ended; --settle waits longer",
             source="waitpid",
         )

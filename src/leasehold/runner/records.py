@@ -16,9 +16,8 @@ from leasehold.core.findings import Creator, FileIdentity, Place
 from leasehold.runner.inject.leasehold_recorder import SEPARATOR
 from leasehold.system.statx import statx
 
-__all__ = ["Creations", "Record", "Records", "read_records"]
+__all__ = ["Creations", "Record", "RecordLog", "Records"]
 
-_FIELDS: Final = 8
 _DELETED: Final = " (deleted)"
 # The kernel stamps a birth with a clock that ticks every 1 to 10 ms, so it may lie before the record that preceded it.
 _TICK_NS: Final = 10_000_000
@@ -144,37 +143,55 @@ def _opened(records: Iterable[Record], device: int) -> Iterator[tuple[Record, in
             yield makers[-1], status.inode
 
 
-def read_records(path: str, directory: str | None = None) -> Records:
-    """What was recorded in the file `path`; places beneath `directory`, the working directory if not given, become relative.
+class RecordLog:
+    """The file that recorders append to, read as far as it goes, again and again; one that is not there has no records.
 
-    A file that is not there, because nothing was recorded, gives no records.
+    Parameters
+    ----------
+    path : str
+        The file.
+    directory : str, optional
+        Places beneath it become relative to it; the working directory if not given.
     """
-    try:
-        with open(path, "rb") as file:
-            text = file.read().decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
-        return Records()
-    base = os.path.join(os.getcwd() if directory is None else directory, "")
-    records: list[Record] = []
-    commands: dict[int, str] = {}
-    stacks: dict[str, list[str]] = {}
-    for line in text.split("\n"):
-        fields = line.split(SEPARATOR)
+
+    def __init__(self, path: str, directory: str | None = None) -> None:
+        self._path = path
+        self._base = os.path.join(os.getcwd() if directory is None else directory, "")
+        self._position = 0
+        self._records: list[Record] = []
+        self._commands: dict[int, str] = {}
+        self._stacks: dict[str, list[str]] = {}
+
+    def read(self) -> Records:
+        """Everything that has been recorded so far."""
         try:
-            if fields[0] == "process":
-                commands[int(fields[1])] = fields[2]
-            elif fields[0] == "stack":
-                stacks[fields[1]] = _whole_frames(fields[2:])
-            elif len(fields) == _FIELDS:
-                kind, at_ns, pid, inode, size, name, test, stack = fields
-                # pytest names the phase as well: "tests/test_x.py::test_y (call)"
-                test = test.rpartition(" (")[0] or test
-                frames = stacks.get(stack, ())
-                name = name.removesuffix(_DELETED)
-                records.append(Record(kind, int(at_ns), int(pid), int(inode), int(size), name, test, frames, base))
-        except (ValueError, IndexError):
-            continue  # the program was killed while it wrote this
-    return Records(tuple(records), commands)
+            with open(self._path, "rb") as file:
+                file.seek(self._position)
+                content = file.read()
+        except FileNotFoundError:
+            content = b""
+        whole = content[: content.rfind(b"\n") + 1]  # a line that is being written is left for the next time
+        self._position += len(whole)
+        for line in whole.decode("utf-8", "surrogateescape").split("\n"):
+            try:
+                self._take(line.split(SEPARATOR))
+            except (ValueError, IndexError):
+                continue  # the program was killed while it wrote this
+        return Records(tuple(self._records), self._commands)
+
+    def _take(self, fields: list[str]) -> None:
+        if fields[0] == "process":
+            self._commands[int(fields[1])] = fields[2]
+        elif fields[0] == "stack":
+            self._stacks[fields[1]] = _whole_frames(fields[2:])
+        else:
+            kind, at_ns, pid, inode, size, name, test, stack = fields
+            # pytest names the phase as well: "tests/test_x.py::test_y (call)"
+            test = test.rpartition(" (")[0] or test
+            frames = self._stacks.get(stack, ())
+            name = name.removesuffix(_DELETED)
+            record = Record(kind, int(at_ns), int(pid), int(inode), int(size), name, test, frames, self._base)
+            self._records.append(record)
 
 
 def _whole_frames(fields: list[str]) -> list[str]:

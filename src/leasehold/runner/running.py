@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
 
-from leasehold.core.evidence import Scope
-from leasehold.core.findings import Report
 from leasehold.errors import LeaseholdError, UnsupportedPlatformError
 from leasehold.runner.descendants import run_to_the_end
 from leasehold.runner.inject.leasehold_recorder import ENVIRONMENT
 from leasehold.runner.isolation import enter_isolation
 from leasehold.runner.watching import Watch
+
+if TYPE_CHECKING:
+    from leasehold.core.evidence import Scope
+    from leasehold.core.findings import Report
 
 __all__ = ["Run", "recording_environment", "run"]
 
@@ -89,18 +91,24 @@ def run(
     with tempfile.TemporaryDirectory(prefix="leasehold-") as directory, Watch() as watch:
         path = os.path.join(directory, "records")
         environment = recording_environment(os.environ, path) if hook else dict(os.environ)
-        # a /dev/shm of our own is empty; one that is shared must be known before
-        scope = Scope(name, time.time_ns(), {}) if is_isolated else _begin_scope(name)
+        # a /dev/shm of our own is empty; what a shared one holds must be known before
+        scope = None if is_isolated else _begin_scope(name)
         try:
-            course = run_to_the_end(command, environment, watch, settle_s)
+            course = run_to_the_end(command, environment, watch, settle_s, _load_the_auditor)
         except OSError as error:
             raise _not_started(command, error) from error
-        from leasehold.runner.judging import Observed, judge  # noqa: PLC0415 - not before the command runs: it takes longer
-        from leasehold.runner.records import read_records  # noqa: PLC0415
-
-        observed = Observed(course, scope, watch, read_records(path), is_isolated, is_recorded=hook)
-        report = judge(observed, settings or {})
+        judging, records = _load_the_auditor()
+        scope = scope or judging.empty_scope(name, course.began_ns)
+        observed = judging.Observed(course, scope, watch, records.RecordLog(path).read(), is_isolated, is_recorded=hook)
+        report = judging.judge(observed, settings or {})
     return Run(report, course.exit_code, is_isolated, why_shared)
+
+
+def _load_the_auditor() -> tuple[ModuleType, ModuleType]:
+    """What judges a run, imported while the command runs: it takes as long to load as an interpreter to start."""
+    from leasehold.runner import judging, records  # noqa: PLC0415
+
+    return judging, records
 
 
 def recording_environment(environment: Mapping[str, str], path: str) -> dict[str, str]:

@@ -58,7 +58,7 @@ class Watch:
         self.changes: list[Change] = []
         self.lost = ""
         self._directories: dict[int, str] = {}
-        self._fd = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._fd: int = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         if self._fd < 0:
             self.lost = f"inotify: {os.strerror(ctypes.get_errno())}"
         else:

@@ -65,7 +65,7 @@ class Recorder:
     def write(self, kind: str, inode: int, size: int, name: str, frame: FrameType | None = None) -> None:
         """Append one record, with the stack that begins at `frame`."""
         pid = os.getpid()
-        lines = []
+        lines: list[tuple[str, ...]] = []
         if self._announced != pid:
             lines.append(("process", str(pid), " ".join(getattr(sys, "orig_argv", None) or sys.argv)))
         stack, definition = self._stack(pid, frame)
@@ -87,7 +87,8 @@ class Recorder:
 
     def _stack(self, pid: int, frame: FrameType | None) -> tuple[str, tuple[str, ...]]:
         """The id of the stack that begins at `frame`, and the line that defines it if it is new."""
-        first, key = frame, []
+        first = frame
+        key: list[int] = []
         for _ in range(MAX_FRAMES):
             if frame is None:
                 break
@@ -99,8 +100,10 @@ class Recorder:
         if len(self._stacks) >= _MAX_STACKS:
             self._stacks.clear()
         self._count += 1
-        name, codes, frame = f"{pid}.{self._count}", [], first
+        name = f"{pid}.{self._count}"
         fields = ["stack", name]
+        codes: list[CodeType] = []
+        frame = first
         for _ in range(len(key) // 2):
             assert frame is not None
             code = frame.f_code

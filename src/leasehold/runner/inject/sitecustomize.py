@@ -11,7 +11,7 @@ import sys
 def _start() -> None:
     here = os.path.dirname(os.path.abspath(__file__))
     try:
-        import leasehold_recorder  # noqa: PLC0415 - only while this directory is in the path
+        import leasehold_recorder  # type: ignore[import-not-found] # noqa: PLC0415 - only while this directory is in the path
 
         leasehold_recorder.start()
     except Exception:  # noqa: S110 - a program must not fail because it is being watched

@@ -1,0 +1,51 @@
+"""Reports into files, in the form that the file's name asks for."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from leasehold.auditor.formats import render
+from leasehold.core.findings import Report
+from leasehold.errors import LeaseholdError
+
+__all__ = ["form_of", "write_file"]
+
+# how a file's name ends -> the form that is written to it; of two that fit, the longer comes first
+_ENDINGS: Final = {
+    ".trace.json": "trace",
+    ".html": "html",
+    ".sarif": "sarif",
+    ".json": "json",
+    ".xml": "junit",
+    ".txt": "text",
+}
+
+
+def form_of(path: str) -> str:
+    """The form that the name of the file `path` asks for.
+
+    Raises
+    ------
+    LeaseholdError
+        It asks for none that there is.
+    """
+    form = next((form for ending, form in _ENDINGS.items() if path.endswith(ending)), None)
+    if form is None:
+        raise LeaseholdError(f"{path}: a report's file name is to end in {', '.join(_ENDINGS)}", path=path)
+    return form
+
+
+def write_file(report: Report, path: str) -> None:
+    """Write `report` to `path` in the form that its name asks for.
+
+    Raises
+    ------
+    LeaseholdError
+        There is no such form, or the file cannot be written.
+    """
+    text = render(report, form_of(path))
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise LeaseholdError(f"cannot write {path}: {error.strerror}", path=path) from error
