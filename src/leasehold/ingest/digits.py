@@ -147,10 +147,12 @@ def _without_exponent(text: Text, starts: Ints, ends: Ints) -> tuple[Ints, npt.N
         last = ends[rows]
         first, _, minus = _without_sign(text, last - size, last)
         whole, _, bad = _read_places(text, last, last - first, decimal=False)
+        good = whole < 100  # a third digit would leave int8
+        if bad is not None:
+            good &= ~bad
         exponents = whole.astype(np.int8)
         exponents[minus] *= -1
-        if bad is not None:
-            rows, exponents = rows[~bad], exponents[~bad]
+        rows, exponents = rows[good], exponents[good]
         if found is None:
             found, ends = np.zeros(len(ends), np.int8), ends.copy()
         found[rows] = exponents
