@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from rig.shell import PAGE, S, SECRET, Shell, identity
 
 from leasehold.core import messages as m
 from leasehold.core.model import ClientState, LeaseMode, SegmentState, client_of
 from leasehold.core.refusals import Refusal
+from rig.shell import PAGE, SECRET, Shell, identity
 
 SEEDS = range(120)
 STEPS = 150
@@ -50,7 +50,8 @@ class Mob:
         wait = rng.choice([0, 10, 1000, 2**63 - 1])
         soon = min(self.shell.now + wait, 2**63 - 1)
         kinds: list[Callable[[], Any]] = [
-            lambda: m.Lease(seq, lease, name, size, size, b"", "", 0, wait), lambda: m.Attach(seq, lease, name or "a", "", 0, wait),
+            lambda: m.Lease(seq, lease, name, size, size, b"", "", 0, wait),
+            lambda: m.Attach(seq, lease, name or "a", "", 0, wait),
             lambda: m.Inherit(seq, lease, other, ""), lambda: m.Redeem(seq, ticket), lambda: m.Decline(seq, lease, wait),
             lambda: m.Expose(seq, lease), lambda: m.Statistics(seq), lambda: m.Trim(seq), lambda: m.Ping(seq),
             lambda: m.Claim(seq, lease, size, b"", "", 0, rng.random() < 0.5),

@@ -11,13 +11,13 @@ import random
 from pathlib import Path
 
 import pytest
-from rig.shell import Shell
 
 from leasehold.core import messages as m
 from leasehold.core.model import Snapshot, key_of
 from leasehold.core.table import Table
 from leasehold.errors import ProtocolError
 from leasehold.system.ledger import MAGIC, Ledger, parse_ledger, read_ledger
+from rig.shell import Shell
 
 
 class Recorder(Shell):

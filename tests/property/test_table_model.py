@@ -12,10 +12,10 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from rig.shell import PAGE, S, Shell
 
 from leasehold.core import messages as m
 from leasehold.core.model import LeaseMode, SegmentState
+from rig.shell import PAGE, S, Shell
 
 CAPACITY = 20
 WARM = 8

@@ -1,0 +1,36 @@
+"""The promises hold over real processes, whatever they do and however they die."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from leasehold.testing.machine import RegistryMachine, close_nurseries
+
+_COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
+
+
+@pytest.fixture(autouse=True)
+def no_nursery_outlives_its_test() -> Iterator[None]:
+    yield
+    close_nurseries()
+
+
+def test_processes_agree_with_the_model_after_every_step() -> None:
+    run_state_machine_as_test(
+        RegistryMachine, settings=settings(max_examples=8, stateful_step_count=40, derandomize=True, **_COMMON)
+    )
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1200)
+def test_ten_thousand_steps_without_a_violation() -> None:
+    """Steps, not examples, are what counts; LEASEHOLD_STEPS sets another number."""
+    steps = int(os.environ.get("LEASEHOLD_STEPS", "10000"))
+    run_state_machine_as_test(
+        RegistryMachine, settings=settings(max_examples=max(steps // 100, 1), stateful_step_count=100, **_COMMON)
+    )
