@@ -120,7 +120,9 @@ def watch(identity: Identity) -> int | None:
         pidfd = os.pidfd_open(identity.pid)
     except ProcessLookupError:
         return None
-    if is_dead(identity) or select.select([pidfd], [], [], 0)[0]:
+    death = select.poll()  # select() knows no descriptor beyond 1023, and a registry watches all its clients
+    death.register(pidfd, select.POLLIN)
+    if is_dead(identity) or death.poll(0):
         os.close(pidfd)
         return None
     return pidfd

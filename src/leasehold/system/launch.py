@@ -57,8 +57,10 @@ def launch(settings: Settings, lock_fd: int) -> None:
         report_w = -1
         process.wait()
         words = b""
+        report = select.poll()  # select() knows no descriptor beyond 1023
+        report.register(report_r, select.POLLIN)
         while True:
-            if not select.select([report_r], [], [], START_WITHIN_S)[0]:
+            if not report.poll(START_WITHIN_S * 1000):
                 raise RegistryUnavailableError(f"the registry process did not start within {START_WITHIN_S:.0f} s")
             piece = os.read(report_r, 65536)
             words += piece
