@@ -318,11 +318,17 @@ class HDF5Sink:
             raise
         self._rows.close()
 
-    def abort(self) -> None:
-        """Give up; nothing is put under the file's name."""
+    def abort(self, *, keep_partial: bool | None = None) -> None:
+        """Give up; nothing is put under the file's name.
+
+        Parameters
+        ----------
+        keep_partial : bool, optional
+            Instead of what the sink was made with.
+        """
         self._rows.close()
         if self._session.is_open:
-            self._session.abort()
+            self._session.abort(keep_partial=keep_partial)
 
     def __enter__(self) -> Self:
         return self

@@ -153,13 +153,14 @@ class Session:
         self._is_open = False
         self._release()
 
-    def abort(self) -> None:
+    def abort(self, *, keep_partial: bool | None = None) -> None:
         """Give up: nothing is put under the output's name. The partial file stays when it is to be kept."""
         self._is_open = False
+        keep = self._keep_partial if keep_partial is None else keep_partial
         try:
             self._file.fail(SinkError(f"{self.output}: the sink was aborted"))
             self._store.close()
-            if not self._keep_partial:
+            if not keep:
                 self._partial.remove()
         finally:
             self._release()

@@ -1,0 +1,1 @@
+"""The ingest: text files to worker processes to leased shared memory to one HDF5 file."""

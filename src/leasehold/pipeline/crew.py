@@ -1,0 +1,264 @@
+"""Worker processes of our own, for a run: given tasks, replaced when they die, their tasks done again by others.
+
+`concurrent.futures.ProcessPoolExecutor` breaks as a whole when one worker is killed, and starts each worker anew with all its
+imports. Here a template process imports once and forks the workers, so that the second costs a millisecond.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from typing import Any, Final, Protocol
+
+from leasehold.errors import LeaseholdError, TicketError
+from leasehold.pipeline.channel import Channel
+from leasehold.pipeline.tasks import Task
+from leasehold.system.launch import import_path
+
+__all__ = ["Crew", "ProcessCrew", "Work"]
+
+# One task runs and one waits in the worker's socket, so that no worker idles while the coordinator writes a chunk.
+_TASKS_A_WORKER: Final = 2
+# A task that kills whoever takes it (a crash in a library, memory) is given up.
+_ATTEMPTS: Final = 3
+_LEAVE_WITHIN_S: Final = 5.0
+# The interpreter that the caller runs, with exactly its import path and nothing of its environment, as the registry is.
+_BOOT: Final = (
+    "import sys; sys.path[:] = sys.argv.pop(1).split(chr(10)); "
+    "from leasehold.pipeline.template import main; main(*sys.argv[1:])"
+)
+
+
+class Work(Protocol):
+    """A task in the coordinator's hands. It is made into a task anew for each attempt, since tickets are used up."""
+
+    def task(self) -> Task:
+        """What to send to a worker."""
+        ...
+
+    def lost(self) -> None:
+        """The worker has died: take back what the task was given."""
+        ...
+
+    def __str__(self) -> str:
+        """What it is about, for messages."""
+        ...
+
+
+class Crew(Protocol):
+    """Whoever does the work."""
+
+    @property
+    def is_hungry(self) -> bool:
+        """Whether more work would keep it busier."""
+        ...
+
+    @property
+    def replaced(self) -> int:
+        """Workers that died and were replaced."""
+        ...
+
+    def submit(self, work: Work, *, first: bool = False) -> None:
+        """Have `work` done; with `first`, before what waits."""
+        ...
+
+    def deliver(self, work: Any, outcome: Any) -> None:
+        """Have `wait` give this as done; from any thread."""
+        ...
+
+    def wait(self, timeout_s: float) -> list[tuple[Any, Any]]:
+        """What was done since: the work, and its result or exception."""
+        ...
+
+    def close(self, *, orderly: bool = True) -> None:
+        """End the workers; if not `orderly`, without waiting for what they do."""
+        ...
+
+
+class _Process:
+    """One worker as the coordinator sees it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.channel = Channel(connection)
+        self.pending: deque[Work] = deque()
+
+
+class ProcessCrew:
+    """Worker processes of our own. Made, it has begun to import what they need; `start` starts them."""
+
+    def __init__(self) -> None:
+        self._registry_id = b""
+        self._waiting: deque[Work] = deque()
+        self._attempts: dict[int, int] = {}
+        self._delivered: deque[tuple[Any, Any]] = deque()
+        self._selector = selectors.DefaultSelector()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._selector.register(self._wake, selectors.EVENT_READ)
+        self._lock = threading.Lock()  # between `deliver` and `close`, which gives the event's number back
+        # the last one is in use; a killed one stays unreaped until the end, so that its group's number stays its own
+        self._templates: list[subprocess.Popen[bytes]] = []
+        self._control: socket.socket | None = None
+        self.replaced = 0
+        self._processes: list[_Process] = []
+        self._template_control()
+
+    def start(self, count: int, registry_id: str) -> None:
+        """Start `count` workers on a registry."""
+        self._registry_id = registry_id.encode()
+        self._processes += [self._start() for _ in range(count)]
+
+    @property
+    def is_hungry(self) -> bool:
+        """Whether a worker has nothing, or nothing to go on with."""
+        room = len(self._processes) * _TASKS_A_WORKER - sum(len(process.pending) for process in self._processes)
+        return room > len(self._waiting)
+
+    def submit(self, work: Work, *, first: bool = False) -> None:
+        """Have `work` done; with `first`, before what waits."""
+        (self._waiting.appendleft if first else self._waiting.append)(work)
+
+    def deliver(self, work: Any, outcome: Any) -> None:
+        """Have `wait` give this as done; from any thread."""
+        self._delivered.append((work, outcome))
+        with self._lock:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
+
+    def wait(self, timeout_s: float) -> list[tuple[Any, Any]]:
+        """What was done since: the work, and its result or exception.
+
+        Raises
+        ------
+        LeaseholdError
+            The same work has killed several workers.
+        """
+        done: list[tuple[Any, Any]] = []
+        self._hand_out()
+        for key, _ in self._selector.select(0 if self._delivered else timeout_s):
+            if key.fd == self._wake:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
+                continue
+            process: _Process = key.data
+            alive = process.channel.pump()
+            while (outcome := process.channel.take()) is not None:
+                self._settle(process.pending.popleft(), outcome, done)
+            if not alive:
+                self._replace(process)
+            elif not process.channel.has_output:
+                self._selector.modify(process.channel.socket, selectors.EVENT_READ, process)
+        while self._delivered:
+            done.append(self._delivered.popleft())
+        self._hand_out()
+        return done
+
+    def close(self, *, orderly: bool = True) -> None:
+        """End the workers; if not `orderly`, without waiting for what they do."""
+        for process in self._processes:
+            process.channel.socket.close()
+        self._processes.clear()
+        self._drop_control()
+        while self._templates:
+            _end(self._templates.pop(), orderly=orderly)
+        self._selector.close()
+        with self._lock:
+            if self._wake >= 0:
+                os.close(self._wake)
+            self._wake = -1
+
+    def _hand_out(self) -> None:
+        for depth in range(_TASKS_A_WORKER):
+            for process in self._processes:
+                if self._waiting and len(process.pending) <= depth:
+                    work = self._waiting.popleft()
+                    process.pending.append(work)
+                    process.channel.put(work.task())
+                    process.channel.pump()
+                    if process.channel.has_output:
+                        self._selector.modify(
+                            process.channel.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, process
+                        )
+
+    def _settle(self, work: Work, outcome: Any, done: list[tuple[Any, Any]]) -> None:
+        if isinstance(outcome, TicketError):  # this process was stopped for longer than the tickets last
+            self._again(work, str(outcome))
+        else:
+            self._attempts.pop(id(work), None)
+            done.append((work, outcome))
+
+    def _again(self, work: Work, why: str) -> None:
+        work.lost()
+        attempts = self._attempts[id(work)] = self._attempts.get(id(work), 0) + 1
+        if attempts == _ATTEMPTS:
+            raise LeaseholdError(f"{work}: given up after {attempts} attempts: {why}")
+        self._waiting.appendleft(work)
+
+    def _replace(self, process: _Process) -> None:
+        self._selector.unregister(process.channel.socket)
+        process.channel.socket.close()
+        self._processes.remove(process)
+        self.replaced += 1
+        # only the first was being worked on; the others cannot be what killed the worker
+        for position, work in reversed(list(enumerate(process.pending))):
+            if position:
+                work.lost()
+                self._waiting.appendleft(work)
+            else:
+                self._again(work, "each time the worker process died, perhaps for lack of memory")
+        self._processes.append(self._start())
+
+    def _start(self) -> _Process:
+        """Have the template fork a worker; it is there when it answers, and can be given tasks at once."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            try:
+                socket.send_fds(self._template_control(), [self._registry_id], [theirs.fileno()])
+            except OSError:  # the template itself was killed
+                self._drop_control()
+                socket.send_fds(self._template_control(), [self._registry_id], [theirs.fileno()])
+        process = _Process(ours)
+        self._selector.register(ours, selectors.EVENT_READ, process)
+        return process
+
+    def _drop_control(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    def _template_control(self) -> socket.socket:
+        if self._control is None:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            with theirs, open(os.devnull, "rb") as null:
+                number = str(theirs.fileno())
+                template = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", _BOOT, "\n".join(import_path()), number],
+                    stdin=null,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,  # Ctrl-C is for the coordinator, which ends its workers in order
+                    env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                )
+            self._templates.append(template)
+            self._control = ours
+        return self._control
+
+
+def _end(template: subprocess.Popen[bytes], *, orderly: bool) -> None:
+    """End a template and its workers, which are of one session."""
+    watched = os.pidfd_open(template.pid)
+    try:
+        if orderly:
+            select.select([watched], [], [], _LEAVE_WITHIN_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(template.pid, signal.SIGKILL)  # not reaped yet: the number is still its own
+    finally:
+        os.close(watched)
+    template.wait()

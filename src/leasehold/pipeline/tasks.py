@@ -1,0 +1,155 @@
+"""What the coordinator asks of a worker, and what it answers: plain values, small, and picklable.
+
+Rows and payloads never travel: they lie in leased segments, and a ticket says where.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from leasehold.client.ticket import Ticket
+from leasehold.ingest.blocks import Piece
+from leasehold.ingest.parse import BadRow
+from leasehold.ingest.prologue import Table
+from leasehold.sinks.chunks import Codec, EncodedChunk
+
+__all__ = ["Context", "Encode", "Encoded", "Measure", "Measured", "Parse", "ParsedPiece", "Part", "Result", "Task"]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all tasks of one file share; a worker is sent it once.
+
+    Attributes
+    ----------
+    id : int
+        Its number in this run.
+    table : Table
+        The file, and the schema fitted to it.
+    codec : Codec or None
+        How the chunks of its dataset are encoded.
+    block_bytes : int
+        The text that is parsed at once.
+    lease_rows : int
+        Rows that one lease holds at most.
+    """
+
+    id: int
+    table: Table
+    codec: Codec | None
+    block_bytes: int
+    lease_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parse:
+    """Parse a piece of a file, or text that lies in a segment.
+
+    Attributes
+    ----------
+    piece : Piece or None
+        Lines to read from the file.
+    text : Ticket or None
+        Lines that were read and unpacked already.
+    start_row : int or None
+        The row of the dataset that the first row of the piece will be, where that is known: whole chunks are then encoded
+        at once.
+    is_last : bool
+        No rows follow in the dataset, so its last chunk is encoded as well. Counts where `start_row` is known.
+    """
+
+    context: Context
+    piece: Piece | None
+    text: Ticket | None
+    start_row: int | None
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """Encode chunks whose rows lie in segments.
+
+    Attributes
+    ----------
+    chunks : tuple of (int, tuple of (int, int, int))
+        For each chunk its index in the dataset and its pieces: number of the part, first row, row after the last.
+    parts : tuple of Ticket
+        The parts, by number.
+    """
+
+    context: Context
+    chunks: tuple[tuple[int, tuple[tuple[int, int, int], ...]], ...]
+    parts: tuple[Ticket, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Find the longest cell of each string field in a piece, or in the whole file."""
+
+    context: Context
+    piece: Piece | None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows in a segment: its first `rows` rows.
+
+    `ticket` is None where every row was encoded already, so that nobody needs them.
+    """
+
+    ticket: Ticket | None
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Chunks encoded into one segment.
+
+    Attributes
+    ----------
+    ticket : Ticket
+    chunks : tuple of (int, int, EncodedChunk)
+        Index in the dataset, where the payload begins in the segment, and what is known of it.
+    """
+
+    ticket: Ticket
+    chunks: tuple[tuple[int, int, EncodedChunk], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedPiece:
+    """What a piece held.
+
+    Attributes
+    ----------
+    parts : tuple of Part
+        Its rows, in order.
+    encoded : Encoded or None
+        The chunks made of them already.
+    lines, text_bytes, crc32 : int
+        Of the text.
+    bad : tuple of BadRow
+        Lines that did not become rows, counted from line 1 of the piece.
+    notes : Counter
+        What was passed over or changed, by kind.
+    """
+
+    parts: tuple[Part, ...]
+    encoded: Encoded | None
+    lines: int
+    text_bytes: int
+    crc32: int
+    bad: tuple[BadRow, ...] = ()
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Longest cells in bytes, by field."""
+
+    lengths: dict[str, int]
+
+
+Task = Parse | Encode | Measure
+Result = ParsedPiece | Encoded | Measured

@@ -1,0 +1,87 @@
+"""The registry and the workers of one run: begun together, ended together, and what they leave is looked for."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Executor
+from types import TracebackType
+from typing import Self
+
+from leasehold.client.handle import RegistryHandle
+from leasehold.client.registry import Registry
+from leasehold.pipeline.crew import Crew, ProcessCrew
+from leasehold.pipeline.executors import ExecutorCrew
+from leasehold.pipeline.leaks import holdings, leftovers
+from leasehold.pipeline.sizing import default_capacity
+from leasehold.system.directory import SHM_ROOT, RegistryDirectory
+from leasehold.units import parse_bytes
+
+__all__ = ["Workshop"]
+
+
+class Workshop:
+    """A registry and workers, for the length of a ``with`` block.
+
+    Attributes
+    ----------
+    capacity_bytes : int
+        Of shared memory.
+    registry : RegistryHandle
+    crew : Crew
+        Both from the beginning of the block on.
+    leaks : tuple of str
+        What is left in shared memory; known after the block.
+    peak_bytes : int
+        The most shared memory that was in use; known after the block.
+    """
+
+    registry: RegistryHandle
+    crew: Crew
+
+    def __init__(
+        self, workers: int, capacity: int | str | None, executor: Executor | None, registry: RegistryHandle | None
+    ) -> None:
+        self.workers = workers
+        self._executor = executor
+        self._given = registry
+        self._own: Registry | None = None
+        self.leaks: tuple[str, ...] = ()
+        self.peak_bytes = 0
+        if capacity is not None:
+            self.capacity_bytes = parse_bytes(capacity)
+        else:
+            self.capacity_bytes = default_capacity(workers, RegistryDirectory("").free_bytes())
+
+    def __enter__(self) -> Self:
+        own = ProcessCrew() if self._executor is None else None  # from here on it imports, beside what follows
+        try:
+            if self._given is None:
+                # an error's traceback holds views of leased arrays for a moment; they are dropped with it
+                self.registry = self._own = Registry(self.capacity_bytes, on_lingering="ignore")
+            else:
+                self.registry = self._given
+                self.capacity_bytes = min(self.capacity_bytes, self._given.statistics().capacity_bytes)
+            if own is not None:
+                own.start(self.workers, self.registry.id)
+        except BaseException:
+            if own is not None:
+                own.close(orderly=False)
+            if self._own is not None:
+                self._own.close()
+            raise
+        self.crew = own if own is not None else ExecutorCrew(self._executor, self.workers, self.registry.id)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.crew.close(orderly=error is None)
+            if error is None:
+                self.peak_bytes = self.registry.statistics().peaks.get("bytes", 0)
+                if self._own is not None:
+                    self.leaks = holdings(self._own)
+        finally:
+            if self._own is not None:
+                self._own.close()
+                self.leaks += leftovers(self._own.id)
