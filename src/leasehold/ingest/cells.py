@@ -46,7 +46,6 @@ class Cells:
     row_ends: Ints
     _ends: Ints
     _starts: Ints | None = None
-    _last: tuple[int, Ints] = (-1, np.empty(0, np.int64))
     faults: list[LineFault] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
 
@@ -55,14 +54,9 @@ class Cells:
 
     def column(self, index: int) -> tuple[Ints, Ints]:
         """Start and end of the cells in a column."""
-        ends = self._ends[:, index].copy()
         if self._starts is not None:
-            return self._starts[:, index].copy(), ends
-        before, ends_before = self._last
-        self._last = index, ends
-        if index == 0:
-            return self.row_starts, ends
-        return (ends_before if before == index - 1 else self._ends[:, index - 1]) + 1, ends
+            return self._starts[index], self._ends[index]
+        return (self._ends[index - 1] + 1 if index else self.row_starts), self._ends[index]
 
 
 def last_line_end(data: Bytes, newline: int, quote: str) -> int:
@@ -85,29 +79,43 @@ def split(text: Text, schema: Schema, width: int) -> Cells:
     content = text.content
     if schema.delimiter is None:
         return _split_at_blanks(text, content, schema, width)
-    is_newline, is_separator = text.masks
-    np.equal(content, _NEWLINE, out=is_newline)
-    np.equal(content, ord(schema.delimiter), out=is_separator)
-    is_separator |= is_newline
-    found = np.flatnonzero(is_separator)
-    rows = len(found) // width
-    row_ends = found[width - 1 :: width].copy()
-    if (
-        len(found) == width * rows == width * np.count_nonzero(is_newline)
-        and is_newline.take(row_ends, mode="clip").all()
-        and not (schema.quote and (content == ord(schema.quote)).any())
-    ):
+    ends = _regular_ends(text, content, ord(schema.delimiter), width)
+    if ends is not None and not (schema.quote and (content == ord(schema.quote)).any()):
+        row_ends = ends[-1].copy()
         row_starts = np.empty_like(row_ends)
         row_starts[0] = 0
         np.add(row_ends[:-1], 1, out=row_starts[1:])
-        ends = found.reshape(rows, width)
-        has_return = text.byte(row_ends, back=1) == _RETURN
+        has_return = text.byte(row_ends, ahead=-1) == _RETURN
         if has_return.any():
-            ends[:, -1] -= has_return
-        blank = width == 1 and bool((ends[:, 0] == row_starts).any())
+            ends[-1] -= has_return
+        blank = width == 1 and bool((ends[0] == row_starts).any())
         if not blank and not (schema.comments and _may_be_comment(text, row_starts, schema).any()):
             return Cells(row_starts, row_ends, ends)
     return _split_ragged(text, content, schema, width)
+
+
+def _regular_ends(text: Text, content: Bytes, delimiter: int, width: int) -> Ints | None:
+    """Where the cells end, a row of the result for each column; None unless every line has `width` cells."""
+    is_newline, is_separator = text.masks
+    ends = text.positions(width)
+    at = rows = 0
+    while at < len(content):
+        window = content[at : at + len(is_newline)]
+        newline = np.equal(window, _NEWLINE, out=is_newline[: len(window)])
+        separator = np.equal(window, delimiter, out=is_separator[: len(window)])
+        separator |= newline
+        found = np.flatnonzero(separator)
+        count = len(found) // width
+        if count == 0 or (at + len(window) == len(content) and count * width < len(found)):
+            return None
+        line_ends = found[width - 1 : count * width : width]
+        size = int(line_ends[-1]) + 1
+        if np.count_nonzero(newline[:size]) != count or not newline.take(line_ends, mode="clip").all():
+            return None
+        np.add(found[: count * width].reshape(count, width).T, at, out=ends[:, rows : rows + count])
+        rows += count
+        at += size
+    return ends[:, :rows]
 
 
 def _split_ragged(text: Text, content: Bytes, schema: Schema, width: int) -> Cells:
@@ -118,7 +126,7 @@ def _split_ragged(text: Text, content: Bytes, schema: Schema, width: int) -> Cel
     starts = np.concatenate(([0], ends[:-1] + 1))
     last_of_line = np.flatnonzero(newline.take(ends))
     line_ends = ends[last_of_line]
-    ends[last_of_line] -= (text.byte(line_ends, back=1) == _RETURN) & (line_ends > starts[last_of_line])
+    ends[last_of_line] -= (text.byte(line_ends, ahead=-1) == _RETURN) & (line_ends > starts[last_of_line])
     first = np.concatenate(([0], last_of_line[:-1] + 1))
     line_starts = starts[first]
     counts = last_of_line - first + 1
@@ -180,14 +188,14 @@ def _take_rows(
     first, counts, line_starts, line_ends = first[is_row], counts[is_row], line_starts[is_row], line_ends[is_row]
     passed = "ignored" if schema.extra == "ignore" else "joined to the last"
     notes[f"rows with more than {width} cells, the rest {passed}"] = int(np.count_nonzero(counts > width))
-    place = np.arange(width)
-    index = first[:, None] + np.minimum(place, counts[:, None] - 1)
+    place = np.arange(width)[:, None]
+    index = first + np.minimum(place, counts - 1)
     cell_starts, cell_ends = starts[index], ends[index]
     if schema.short == "missing":
-        absent = place >= counts[:, None]
-        cell_starts[absent] = cell_ends[absent] = np.broadcast_to(line_ends[:, None], absent.shape)[absent]
+        absent = place >= counts
+        cell_starts[absent] = cell_ends[absent] = np.broadcast_to(line_ends, absent.shape)[absent]
     if schema.extra == "join":
-        cell_ends[counts > width, -1] = ends[(first + counts - 1)[counts > width]]
+        cell_ends[-1, counts > width] = ends[(first + counts - 1)[counts > width]]
     return Cells(line_starts, line_ends, cell_ends, cell_starts, faults=faults, notes=+notes)
 
 

@@ -83,7 +83,10 @@ def _scaled(whole: npt.NDArray[Any], scale: npt.NDArray[np.int8] | None) -> npt.
     values = whole.astype(np.float64)
     if scale is None:
         return values
-    lowest, highest = int(scale.min(initial=0)), int(scale.max(initial=0))
+    lowest, highest = int(scale.min()), int(scale.max())
+    if lowest == highest < 0:
+        values /= 10.0**-lowest
+        return values
     if highest > 0:
         values *= _POWERS.take(np.maximum(scale, 0))
     if lowest < 0:
@@ -140,7 +143,7 @@ def _without_exponent(text: Text, starts: Ints, ends: Ints) -> tuple[Ints, npt.N
     """Where the cells end without ``e`` and an exponent of one or two digits and perhaps a sign, and the exponents."""
     found: npt.NDArray[np.int8] | None = None
     for size in (1, 2, 3):
-        has = ((text.byte(ends, back=size + 1) | 0x20) == ord("e")) & (ends - size > starts)
+        has = ((text.byte(ends, ahead=-1 - size) | 0x20) == ord("e")) & (ends - size > starts)
         rows = np.flatnonzero(has)
         if not len(rows):
             continue
@@ -168,7 +171,7 @@ def _without_sign(text: Text, starts: Ints, ends: Ints) -> tuple[Ints, Ints, Boo
             break
         starts = starts + blank
     for _ in range(_LONGEST):
-        blank = (text.byte(ends, back=1) == ord(" ")) & (starts < ends)
+        blank = (text.byte(ends, ahead=-1) == ord(" ")) & (starts < ends)
         if not blank.any():
             break
         ends = ends - blank

@@ -25,7 +25,7 @@ BytesLike: TypeAlias = bytes | bytearray | memoryview | Bytes
 
 # Measured over 32 KiB to 1 MiB with the rows of a methylation table: below, the cost of calling numpy shows; above, the
 # positions of the cells (8 bytes for each) leave a second-level cache of 1 to 2 MiB.
-_STRETCH = 256 * 1024
+_STRETCH = 512 * 1024
 _SHOWN = 80  # bytes of a cell or line in a report
 
 

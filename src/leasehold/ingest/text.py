@@ -20,6 +20,9 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
 _MARGIN = 32  # bytes kept free before and after the text: more than the widest read, and whole words
+# Searching a text for delimiters makes eleven bytes of working memory for each byte searched; so much of it at once leaves a
+# second-level cache of 1 to 2 MiB to the rest.
+_WINDOW = 128 * 1024
 _LINE_FEED = 10
 _ZERO = np.uint8(ord("0"))
 _THREE = np.uint64(3)
@@ -29,11 +32,12 @@ _WORD_BITS = np.uint64(64)
 class Text:
     """Bytes of a table, with room for `capacity` of them; positions count from the first byte of the text."""
 
-    __slots__ = ("_buffer", "_masks", "_words", "is_ascii", "size_bytes")
+    __slots__ = ("_buffer", "_masks", "_positions", "_words", "is_ascii", "size_bytes")
 
     def __init__(self, capacity: int) -> None:
         self._buffer: Bytes = np.zeros(-(-capacity // 8) * 8 + 2 * _MARGIN, np.uint8)
-        self._masks: Bools = np.empty((2, self.capacity), np.bool_)
+        self._masks: Bools = np.empty((2, min(self.capacity, _WINDOW)), np.bool_)
+        self._positions: Ints = np.empty(self.capacity, np.int64)
         self._words: npt.NDArray[Any] = self._buffer[_MARGIN:].view("<u8")
         self.size_bytes = 0
         self.is_ascii = True
@@ -50,8 +54,12 @@ class Text:
 
     @property
     def masks(self) -> Bools:
-        """Two arrays of a bool for each byte, to work with; they are used again for the next text."""
-        return self._masks[:, : self.size_bytes]
+        """Two arrays of bools to work with, as long as the part of a text that is searched at once."""
+        return self._masks
+
+    def positions(self, columns: int) -> Ints:
+        """Room for a position for each cell, column by column; it is used again for the next text."""
+        return self._positions[: self.size_bytes // columns * columns].reshape(columns, -1)
 
     def fill(self, data: Bytes, newline: int) -> None:
         """Take whole lines that end with the byte `newline` as the text, in which they end with LF, the last one too."""
@@ -77,9 +85,9 @@ class Text:
         loaded |= rest
         return loaded
 
-    def byte(self, at: Ints, back: int = 0) -> Bytes:
-        """The byte `back` bytes before each position; `back` is at most the margin."""
-        return self._buffer[_MARGIN - back :].take(at, mode="clip")
+    def byte(self, at: Ints, ahead: int = 0) -> Bytes:
+        """The byte `ahead` bytes after each position, or before it; not further than the margin."""
+        return self._buffer[_MARGIN + ahead :].take(at, mode="clip")
 
     def digit(self, ends: Ints, place: int) -> Bytes:
         """The character `place` places before the last of the cells with these ends, less "0"; at most 31 places."""
