@@ -67,6 +67,7 @@ class Loop:
     def stop_on(self, *signals: int) -> None:
         """End in order when one of `signals` arrives."""
         signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)  # whoever started this process may have blocked them
         for number in signals:
             signal.signal(number, lambda *_: self.stop())
 
