@@ -303,10 +303,11 @@ class RegistryDirectory:
         """
         if not self.exists():
             return
-        for kind, number, client in list(self.entries()):
-            if kind == "s":
-                _unlink(f"{self.root}/lh-{self.id}-{number}")
-            self.remove_entry(kind, number, client)
+        alias = re.compile(rf"lh-{self.id}-\d+")
+        for name in filter(alias.fullmatch, os.listdir(self.root)):
+            _unlink(f"{self.root}/{name}")
+        for entry in list(self.entries()):
+            self.remove_entry(*entry)
         for name in sorted(os.listdir(self.path), key=lambda name: (name == "lock", name == "ledger")):
             _unlink(f"{self.path}/{name}")
         try:
