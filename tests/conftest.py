@@ -7,6 +7,7 @@ counts as ours if its environment carries the mark of this test run, so that oth
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 import time
 from collections.abc import Iterator
@@ -42,6 +43,20 @@ def nothing_is_left_behind() -> Iterator[None]:
     yield
     left = what_is_left(entries, processes)
     assert not left, f"left behind: {', '.join(left)}"
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """This process has so many files open that the next descriptor is beyond what select() knows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < 1200:
+        pytest.skip(f"at most {hard} files may be open here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1200 if 0 <= soft < 1200 else soft, hard))
+    opened = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(1100)]
+    yield
+    for fd in opened:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def what_is_left(entries_before: set[str], processes_before: set[str]) -> list[str]:

@@ -1,0 +1,341 @@
+"""A registry's directory: who may own it, and the operations on it of which only one of two can succeed."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from leasehold.errors import PermissionDeniedError
+from leasehold.system.directory import RegistryDirectory, registry_directories
+
+PAGE = 4096
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RegistryDirectory:
+    made = RegistryDirectory("0a1b2c3d", str(tmp_path))
+    made.create()
+    return made
+
+
+def mode(path: str) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def test_directory_and_all_in_it_are_this_users_alone(directory: RegistryDirectory) -> None:
+    before = os.umask(0)
+    try:
+        fd = directory.lock()
+        assert fd is not None
+        directory.create_segment(1, PAGE)
+        directory.create_journal(2)
+        directory.mint_token(3)
+        other = RegistryDirectory("other", directory.root)
+        other.create()
+        assert mode(other.path) == 0o700
+    finally:
+        os.umask(before)
+    assert mode(directory.path) == 0o700
+    assert {mode(f"{directory.path}/{name}") for name in os.listdir(directory.path)} == {0o600}
+    os.close(fd)
+
+
+@pytest.mark.parametrize("bits", [0o701, 0o710, 0o704, 0o777])
+def test_directory_that_others_may_enter_is_refused(directory: RegistryDirectory, bits: int) -> None:
+    os.chmod(directory.path, bits)
+    with pytest.raises(PermissionDeniedError, match=f"mode {bits:04o}.*must be 0700"):
+        directory.create()
+    os.chmod(directory.path, 0o700)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_directory_of_another_user_is_refused(directory: RegistryDirectory) -> None:
+    os.chown(directory.path, 65534, 65534)
+    with pytest.raises(PermissionDeniedError, match="belongs to uid 65534"):
+        directory.create()
+
+
+def test_link_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(0o700)
+    (tmp_path / "lh-x").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PermissionDeniedError, match="not a directory"):
+        RegistryDirectory("x", str(tmp_path)).create()
+
+
+def test_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lh-x").touch()
+    with pytest.raises(PermissionDeniedError, match="not a directory"):
+        RegistryDirectory("x", str(tmp_path)).create()
+
+
+def test_lock_has_one_holder(directory: RegistryDirectory) -> None:
+    fd = directory.lock()
+    assert fd is not None
+    assert directory.lock() is None
+    assert directory.is_served()
+    os.close(fd)
+    assert not directory.is_served()
+    again = directory.lock()
+    assert again is not None
+    os.close(again)
+
+
+def test_lock_does_not_pass_to_programs_that_are_started(directory: RegistryDirectory) -> None:
+    fd = directory.lock()
+    assert fd is not None
+    assert not os.get_inheritable(fd)
+    os.close(fd)
+
+
+def test_lock_of_a_registry_that_has_ended_is_not_given(directory: RegistryDirectory) -> None:
+    directory.remove()
+    assert directory.lock() is None
+    assert not directory.exists()
+
+
+def test_lock_taken_while_the_registry_was_ending_is_not_given(
+    directory: RegistryDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file was opened, then unlinked by the one that ended, then locked: nobody else will ever see that lock."""
+    import fcntl
+
+    flock = fcntl.flock
+
+    def unlink_first(fd: int, operation: int) -> None:
+        os.unlink(directory.lock_path)
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", unlink_first)
+    assert directory.lock() is None
+
+
+def test_segment_is_made_once_and_takes_no_memory_before_it_is_written(directory: RegistryDirectory) -> None:
+    directory.create_segment(7, 8 * PAGE)
+    with pytest.raises(FileExistsError):
+        directory.create_segment(7, PAGE)
+    assert os.stat(directory.segment_path(7)).st_size == 8 * PAGE
+    assert directory.unreserved_bytes(7) == 8 * PAGE
+    with open(directory.segment_path(7), "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, 8 * PAGE)
+    assert directory.unreserved_bytes(7) == 0
+    assert directory.unreserved_bytes(8) == 0, "what is gone needs nothing"
+
+
+@pytest.mark.parametrize("punch", [True, False])
+def test_retired_segment_and_its_alias_are_gone(directory: RegistryDirectory, punch: bool) -> None:
+    directory.create_segment(7, PAGE)
+    directory.link_alias(7, "lh-0a1b2c3d-7")
+    directory.retire_segment(7, "lh-0a1b2c3d-7", punch=punch)
+    assert os.listdir(directory.path) == []
+    assert sorted(os.listdir(directory.root)) == ["lh-0a1b2c3d"]
+    directory.retire_segment(7, "lh-0a1b2c3d-7", punch=punch)  # a predecessor was killed in the middle
+
+
+def test_punched_segment_reads_as_zeros_and_keeps_its_size() -> None:
+    """A mapping that some cache still has must not be a bus error. On tmpfs itself: other file systems may not punch."""
+    directory = RegistryDirectory(f"t{os.getpid()}")
+    directory.create()
+    try:
+        directory.create_segment(1, 4 * PAGE)
+        with open(directory.segment_path(1), "r+b") as file:
+            file.write(b"x" * 4 * PAGE)
+            file.flush()
+            directory.retire_segment(1, "", punch=True)
+            assert os.fstat(file.fileno()).st_size == 4 * PAGE
+            assert os.fstat(file.fileno()).st_blocks == 0
+            assert os.pread(file.fileno(), 10, 0) == bytes(10)
+    finally:
+        directory.remove()
+
+
+def test_alias_is_linked_once_more_without_complaint(directory: RegistryDirectory) -> None:
+    """A registry killed between linking and saying so is succeeded by one that links again."""
+    directory.create_segment(7, PAGE)
+    directory.link_alias(7, "alias")
+    directory.link_alias(7, "alias")
+    assert os.path.samefile(f"{directory.root}/alias", directory.segment_path(7))
+
+
+def test_alias_that_is_anothers_is_not_taken(directory: RegistryDirectory) -> None:
+    directory.create_segment(7, PAGE)
+    (Path(directory.root) / "alias").write_text("somebody's")
+    with pytest.raises(FileExistsError):
+        directory.link_alias(7, "alias")
+    assert (Path(directory.root) / "alias").read_text() == "somebody's"
+
+
+def test_claimed_spare_is_not_revoked_until_its_claim_is_let_go(directory: RegistryDirectory) -> None:
+    directory.create_segment(7, PAGE)
+    claim = directory.claim_spare(7)
+    assert claim is not None
+    assert not directory.revoke_spare(7)
+    assert os.path.exists(directory.segment_path(7))
+    os.close(claim)
+    assert directory.revoke_spare(7)
+    assert not os.path.exists(directory.segment_path(7))
+
+
+def test_revoked_spare_cannot_be_claimed(directory: RegistryDirectory) -> None:
+    directory.create_segment(7, PAGE)
+    assert directory.revoke_spare(7)
+    assert directory.claim_spare(7) is None
+    assert directory.revoke_spare(7), "revoked is revoked"
+
+
+def test_of_claim_and_revocation_exactly_one_succeeds(directory: RegistryDirectory) -> None:
+    for number in range(200):
+        directory.create_segment(number, PAGE)
+        claims: list[int | None] = []
+        thread = threading.Thread(target=lambda n=number, c=claims: c.append(directory.claim_spare(n)))  # type: ignore[misc]
+        thread.start()
+        revoked = directory.revoke_spare(number)
+        thread.join()
+        (claim,) = claims
+        assert (claim is None) == revoked
+        if claim is not None:
+            assert os.fstat(claim).st_nlink == 1
+            os.close(claim)
+            directory.revoke_spare(number)
+
+
+def test_token_is_claimed_once(directory: RegistryDirectory) -> None:
+    directory.mint_token(9)
+    assert directory.claim_token(9, client=3)
+    assert not directory.claim_token(9, client=4)
+    assert directory.void_token(9) == 3
+    directory.drop_token(9, 3)
+    assert os.listdir(directory.path) == []
+    directory.drop_token(9, 3)
+
+
+def test_void_token_cannot_be_claimed(directory: RegistryDirectory) -> None:
+    directory.mint_token(9)
+    assert directory.void_token(9) is None
+    assert not directory.claim_token(9, client=3)
+    assert directory.void_token(9) is None
+
+
+def test_token_is_minted_once(directory: RegistryDirectory) -> None:
+    directory.mint_token(9)
+    with pytest.raises(FileExistsError):
+        directory.mint_token(9)
+
+
+def test_of_many_that_redeem_exactly_one_succeeds(directory: RegistryDirectory) -> None:
+    for ticket in range(100):
+        directory.mint_token(ticket)
+        won: list[int] = []
+        barrier = threading.Barrier(4)
+
+        def redeem(client: int, ticket: int = ticket, won: list[int] = won, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            if directory.claim_token(ticket, client):
+                won.append(client)
+
+        threads = [threading.Thread(target=redeem, args=(client,)) for client in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        directory.drop_token(ticket, won[0])
+
+
+def test_entries_are_what_the_registry_made_and_nothing_else(directory: RegistryDirectory) -> None:
+    directory.create_segment(12, PAGE)
+    directory.create_journal(3)
+    directory.mint_token(77)
+    directory.mint_token(78)
+    directory.claim_token(78, 4)
+    for stray in ("lock", "ledger", "socket", "ledger.new", "s", "sx", "s1x", "q1", "t1.2.3", "s-1"):
+        Path(directory.path, stray).touch()
+    assert sorted(directory.entries(), key=str) == [("j", 3, None), ("s", 12, None), ("t", 77, None), ("t", 78, 4)]
+    for entry in list(directory.entries()):
+        directory.remove_entry(*entry)
+    assert list(directory.entries()) == []
+
+
+def test_removal_leaves_nothing_and_may_be_finished_by_another(directory: RegistryDirectory) -> None:
+    directory.create_segment(1, PAGE)
+    directory.link_alias(1, "lh-0a1b2c3d-1")
+    directory.create_journal(3)
+    directory.mint_token(77)
+    fd = directory.lock()
+    Path(directory.ledger_path).touch()
+    Path(directory.path, "ledger.new").touch()
+    bystander = Path(directory.root, "lh-0a1b2c3d-x")
+    bystander.touch()
+    directory.remove()
+    directory.remove()
+    assert os.listdir(directory.root) == ["lh-0a1b2c3d-x"]
+    os.close(fd or 0)
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_removal_cut_short_anywhere_is_finished_by_the_next(
+    directory: RegistryDirectory, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    directory.create_segment(1, PAGE)
+    directory.link_alias(1, "lh-0a1b2c3d-1")
+    directory.create_segment(2, PAGE)
+    directory.create_journal(3)
+    directory.mint_token(77)
+    Path(directory.ledger_path).touch()
+    os.close(directory.lock() or 0)
+    unlink, left = os.unlink, steps
+
+    def until_killed(path: str) -> None:
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        unlink(path)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "unlink", until_killed)
+        try:
+            directory.remove()
+        except KeyboardInterrupt:
+            assert directory.exists(), "the directory goes last: else nobody would finish"
+    directory.remove()
+    assert os.listdir(directory.root) == []
+
+
+def test_alias_of_a_segment_that_is_gone_does_not_outlive_the_registry(directory: RegistryDirectory) -> None:
+    """Killed between the two unlinks of a retirement, in whatever order they come, and then removed as a whole."""
+    directory.create_segment(1, PAGE)
+    directory.link_alias(1, "lh-0a1b2c3d-1")
+    os.unlink(directory.segment_path(1))
+    directory.remove()
+    assert os.listdir(directory.root) == []
+
+
+def test_own_directories_are_found_and_only_those(tmp_path: Path) -> None:
+    for name in ("lh-a1", "lh-zz9", "lh-UPPER", "lh-", "psm_x", "lh-a1-7", "lh-toolong" + "g" * 40):
+        (tmp_path / name).mkdir(0o700)
+    (tmp_path / "lh-file").touch()
+    (tmp_path / "lh-open").mkdir()
+    (tmp_path / "lh-open").chmod(0o755)
+    assert sorted(found.id for found in registry_directories(str(tmp_path))) == ["a1", "zz9"]
+
+
+def test_journal_has_its_pages_before_anybody_writes(directory: RegistryDirectory) -> None:
+    directory.create_journal(3)
+    status = os.stat(directory.journal_path(3))
+    assert status.st_blocks * 512 >= status.st_size > 0
+    directory.drop_journal(3)
+    directory.drop_journal(3)
+
+
+def test_journal_that_has_no_room_leaves_no_file(directory: RegistryDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, offset: int, length: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        directory.create_journal(3)
+    assert os.listdir(directory.path) == []
