@@ -21,6 +21,8 @@ __all__ = ["JOURNAL_BYTES", "Journal", "JournalReader"]
 # A notice takes about 40 bytes, a claim as much again as its layout: some hundred hand-overs between two confirmations.
 JOURNAL_BYTES: Final = 16 * 1024
 _HEADER: Final = struct.Struct("<IIQ")
+# A client begins another run after the registry has answered it: not twice while it is being read, unless it means harm.
+_MOST_RUNS: Final = 4
 
 
 class Journal:
@@ -63,18 +65,22 @@ class JournalReader:
 
     def read(self, applied: int) -> list[Notice]:
         """The notices after number `applied` that were not read before, in order."""
-        header = os.pread(self._fd, _HEADER.size, 0)
-        if len(header) == _HEADER.size and _HEADER.unpack(header)[2] != self._first:
-            self._position = 0  # another run has begun
-        return self._read_on(applied)
+        for _ in range(_MOST_RUNS):
+            content = os.pread(self._fd, JOURNAL_BYTES - self._position, self._position)
+            # the header after the content: if the client began another run meanwhile, what was read may be the middle of it
+            header = os.pread(self._fd, _HEADER.size, 0)
+            first = _HEADER.unpack(header)[2] if len(header) == _HEADER.size else 0
+            if first == self._first:
+                return self._parse(content, applied)
+            self._first, self._position = first, 0
+        return []
 
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._fd)
 
-    def _read_on(self, applied: int) -> list[Notice]:
+    def _parse(self, content: bytes, applied: int) -> list[Notice]:
         start = self._position
-        content = os.pread(self._fd, JOURNAL_BYTES - start, start)
         notices: list[Notice] = []
         at = 0
         while at + _HEADER.size <= len(content):
@@ -88,8 +94,6 @@ class JournalReader:
                 break
             if notice.seq != seq:
                 break
-            if start + at == 0:
-                self._first = seq
             at += _HEADER.size + length
             self._position, self._last = start + at, seq
             if seq > applied:
