@@ -187,20 +187,26 @@ class Client:
         parent = held.holding
 
         def body() -> None:
-            try:
-                array = inherited.array
-            except LeaseClosedError:
-                if parent.counts and not child.scene.calm:
-                    self.oracle.lost_in_fork(parent)
-                shadow.end()
-            else:
-                shadow.counts = True
-                child.held.append(_Held(inherited, shadow))
-                if parent.content.published:
-                    self.oracle.looks(shadow, array)
+            child.inherit(inherited, shadow, parent)
             child.live()
 
         self.machine.start(process, body)
+
+    def inherit(self, inherited: Lease, shadow: Holding, parent: Holding) -> None:
+        """In a forked child: use what the parent holds, which takes a lease of its own."""
+        with self._excused(RegistryUnavailableError), contextlib.suppress(KeyboardInterrupt):
+            try:
+                inherited.array  # noqa: B018 - asking is what takes it
+            except LeaseClosedError:
+                if parent.counts and not self.scene.calm:
+                    self.oracle.lost_in_fork(parent)
+            else:
+                shadow.counts = True
+                self.held.append(_Held(inherited, shadow))
+                if parent.content.published:
+                    self.oracle.looks(shadow, inherited.array)
+                return
+        shadow.end()
 
     # --- using -----------------------------------------------------------------------------------------------------------
 

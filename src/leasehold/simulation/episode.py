@@ -58,6 +58,7 @@ class Episode:
         machine = self.machine = Machine(seed)
         choice = machine.random.choice
         self.steps = steps
+        machine.most_steps = 20 * steps + 100_000
         self.root = root
         self.capacity_bytes = choice((6, 9, 14, 24)) * _PAGE
         self.directory = RegistryDirectory(_ID, root)
@@ -125,7 +126,7 @@ class Episode:
             _WARM_IDLE_S, None if owner is None else owner.identity,
         )  # fmt: skip
         self.kernel.launch(settings, lock_fd)
-        self.kernel.files.close(lock_fd)
+        self.directory.unlock(lock_fd)
 
     def _populate(self) -> None:
         self.clients = [process for process in self.clients if process.alive]
@@ -185,16 +186,15 @@ class Episode:
 
     def _idle(self) -> None:
         """Everybody waits: if that is for room, there must be none."""
-        first = self.line.first()
         registry = self.kernel.registry
-        if first is None or registry is None or not registry.alive or self.kernel.disk.is_tight:
+        if registry is None or not registry.alive or self.machine.is_stalled(registry):
             return
-        client, size_bytes = first
-        used = sum(self.oracle.files.values())
-        if used + size_bytes <= self.capacity_bytes and not self.machine.is_stalled(registry):
+        self.line.judge()
+        first, used = self.line.first(), sum(self.oracle.files.values())
+        if first is not None and used + first.size_bytes <= self.capacity_bytes and not self.kernel.disk.is_tight:
             self.machine.report(
-                f"promise broken: {client} waits for {size_bytes} bytes, first in line, and {used} of {self.capacity_bytes} "
-                "are in use"
+                f"promise broken: {first.client} waits for {first.size_bytes} bytes, first in line, and {used} of "
+                f"{self.capacity_bytes} are in use"
             )
 
     def _life_of_registry(self) -> int:

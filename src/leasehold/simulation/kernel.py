@@ -35,6 +35,13 @@ _MODULES: Final = {"journal": journal, "ledger": ledger, "loop": loop}
 _START_S: Final = (0.02, 0.08)
 
 
+class _NoSignals:
+    """Stands in for the module `signal`: processes die here, they are not asked to."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
 class Kernel:
     """The system calls of one simulated machine, its files under `root`."""
 
@@ -53,15 +60,16 @@ class Kernel:
     def installed(self) -> Iterator[None]:
         """Run the code of leasehold on this kernel."""
         select = SelectCalls(self.machine, self.files)
-        signals = SimpleNamespace(signal=lambda *_: None, set_wakeup_fd=lambda *_, **__: -1)
         replaced: list[tuple[Any, str, Any]] = [
             *((module, "os", self.files) for module in (directory, endpoint, journal, ledger, loop, mapping, registry_process)),
             *((module, "socket", self.sockets) for module in (endpoint, registry_process)),
+            (directory, "_no_fork", contextlib.nullcontext()),  # each process has its own, and one thread
+            (directory, "_locks", set()),
             (directory, "fcntl", LockCalls(self.machine)),
             (directory, "_libc", PunchCalls(self.machine, directory._libc)),
             (endpoint, "launch", self.launch),
             (loop, "select", select),
-            (loop, "signal", signals),
+            (loop, "signal", _NoSignals()),
             (loop, "peer_of", lambda accepted: (accepted.peer.owner.identity.pid, os.geteuid())),
             (loop, "pidfd_of_peer", lambda accepted, pid: self.files.register(Pidfd(accepted.peer.owner))),
             (loop, "identify", self._identify),

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from leasehold.core import messages as m
 from leasehold.core.wire import decode_client_packet, decode_registry_packet
 from leasehold.errors import ProtocolError
 from leasehold.simulation.strands import Machine, Process
 
-__all__ = ["Line"]
+__all__ = ["Line", "Waiting"]
+
+
+@dataclasses.dataclass(slots=True)
+class Waiting:
+    """A request for room that the registry has read and not answered."""
+
+    client: Process
+    order: int
+    size_bytes: int
+    repeated: bool  # asked again after a connection ended: it may have been granted before
 
 
 class Line:
@@ -16,26 +28,26 @@ class Line:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._arrived = 0
-        self._order_of: dict[int, int] = {}  # lease id -> when it was first asked for
-        self._waiting: dict[tuple[Process, int], tuple[int, int]] = {}  # (client, seq) -> (order, bytes)
+        self._asked: dict[int, Waiting] = {}  # by lease
+        self._waiting: dict[tuple[Process, int], Waiting] = {}  # by client and seq
+        self._overtaken: list[tuple[Process, tuple[Process, int]]] = []
 
     def was_read(self, sender: Process, receiver: Process, packet: bytes) -> None:
         """`receiver` has read `packet`."""
         if not receiver.name.startswith("registry"):
             return
+        self.judge()
         try:
             messages = decode_client_packet(packet)
         except ProtocolError:
             return
         for message in messages:
             if isinstance(message, m.Lease):
-                if message.lease in self._order_of:  # asked again: it may have been granted already
-                    continue
                 self._arrived += 1
-                self._order_of[message.lease] = self._arrived
-                self._waiting[sender, message.seq] = (self._arrived, message.size_bytes)
-            elif isinstance(message, m.Decline) and message.lease in self._order_of:
-                self._waiting[sender, message.seq] = (self._order_of[message.lease], 0)
+                asked = Waiting(sender, self._arrived, message.size_bytes, message.lease in self._asked)
+                self._asked[message.lease] = self._waiting[sender, message.seq] = asked
+            elif isinstance(message, m.Decline) and message.lease in self._asked:
+                self._waiting[sender, message.seq] = self._asked[message.lease]  # its turn has come already
 
     def was_sent(self, sender: Process, receiver: Process, packet: bytes) -> None:
         """`sender` has sent `packet`."""
@@ -44,22 +56,26 @@ class Line:
         for message in decode_registry_packet(packet):
             if isinstance(message, m.Granted | m.Refused):
                 mine = self._waiting.pop((receiver, message.seq), None)
-                if mine is not None and isinstance(message, m.Granted):
-                    for (other, _), (order, size_bytes) in self._waiting.items():
-                        if order < mine[0] and size_bytes:
-                            self._machine.fail(
-                                f"promise broken: {receiver} was granted room before {other}, which asked for {size_bytes} "
-                                "bytes earlier and still waits"
-                            )
+                if mine is not None and isinstance(message, m.Granted) and not mine.repeated:
+                    earlier = [key for key, other in self._waiting.items() if other.order < mine.order]
+                    self._overtaken += [(receiver, key) for key in earlier]
 
     def hung_up(self, client: Process) -> None:
         """A connection of `client` has ended: what it asked for over it is void."""
         for key in [key for key in self._waiting if key[0] is client]:
             del self._waiting[key]
 
-    def first(self) -> tuple[Process, int] | None:
-        """Who is first in line, and the bytes it wants; None if nobody waits."""
-        if not self._waiting:
-            return None
-        (client, _), (_, size_bytes) = min(self._waiting.items(), key=lambda item: item[1][0])
-        return client, size_bytes
+    def judge(self) -> None:
+        """The registry has said all that it has to say: whoever was overtaken then has a complaint."""
+        for winner, key in self._overtaken:
+            loser = self._waiting.get(key)
+            if loser is not None:
+                self._machine.report(
+                    f"promise broken: {winner} was granted room before {loser.client}, which asked for {loser.size_bytes} "
+                    "bytes earlier and still waits"
+                )
+        self._overtaken.clear()
+
+    def first(self) -> Waiting | None:
+        """Who is first in line; None if nobody waits."""
+        return min(self._waiting.values(), key=lambda waiting: waiting.order, default=None)

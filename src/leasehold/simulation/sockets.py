@@ -160,7 +160,7 @@ class _Socket:
         if not self.inbox:
             return b""
         packet = self.inbox.popleft()
-        if self.peer is not None:
+        if self.peer is not None and not (self.severed or self.peer.closed):
             self._calls.on_read(self.peer.owner, self.owner, packet)
         return packet
 

@@ -81,6 +81,7 @@ class Machine:
     def __init__(self, seed: int | str) -> None:
         self.random = random.Random(seed)
         self.steps = 0
+        self.most_steps = FOR_EVER_NS
         self.failure: BaseException | str | None = None
         self.trace: deque[tuple[int, int, str, str]] = deque(maxlen=_TRACE_KEPT)
         self.when_idle: Callable[[], None] | None = None
@@ -253,6 +254,8 @@ class Machine:
         if self._stopping:
             raise Stopped
         self.steps += 1
+        if self.steps > self.most_steps:
+            self.fail(f"{process} and the others go round in circles: {self.steps} steps, and no end")
         self._now_ns += _LEAST_STEP_NS + self._bits(_STEP_BITS)
         process.life -= 1
         if not process.life:
