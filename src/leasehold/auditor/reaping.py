@@ -43,7 +43,6 @@ _DEAD_REGISTRY: Final = "LH007"
 # Why the findings of other rules are not for reaping; the rules that are not here concern nothing that could be removed.
 _NOT_OURS: Final = {
     "LH003": "its holder lives, and frees it when it lets go",
-    "LH013": "it belongs to another mount namespace; remove it there",
     "LH014": "no lease can be held on a System V segment while it is removed; use `ipcrm -m`",
 }
 _VERDICTS: Final = {
@@ -120,7 +119,7 @@ def reap(
         There is no shared memory at the paths.
     """
     waiter = clock or SystemClock()
-    observer = Observer(tuple(paths) if paths is not None else None)
+    observer = Observer(tuple(paths) if paths is not None else None, foreign=False)
     rules = {*_ORPHANS, _DEAD_REGISTRY, *_NOT_OURS}
     picture = observer.look()
     findings = reconcile(picture, rules)
@@ -201,14 +200,14 @@ def _unlink(file: File, *, yes: bool) -> None:
 
 def _remove_registry(picture: Picture, registry: RegistryFacts, finding: Finding, *, yes: bool) -> None:
     """Remove a dead registry's directory, if nobody has a segment of it open and nobody is left to succeed it."""
-    directory = RegistryDirectory(registry.id, registry.root.path)
+    directory = RegistryDirectory(registry.id, os.path.dirname(registry.path))
     if statx(registry.path).identity != registry.directory:
         raise _LeftAlone("another directory has taken its name")
     for file, number in picture.files_of(registry):
         if number is not None:
             verdict, _ = probe(file.path, file.key)
             if verdict is not Probe.FREE:
-                raise _LeftAlone(f"{file.name}: {_VERDICTS[verdict]}")
+                raise _LeftAlone(f"segment {number}: {_VERDICTS[verdict]}")
     reason = remove_if_abandoned(directory) if yes else _client_left(finding)
     if reason:
         raise _LeftAlone(reason)

@@ -67,7 +67,7 @@ class Picture:
     def __init__(self, evidence: Evidence, limits: Limits | None = None) -> None:
         self.evidence = evidence
         self.limits = limits or Limits()
-        self._by_directory = {(r.root.device, f"lh-{r.id}"): r for r in evidence.registries}
+        self._by_directory = {(r.root.device, r.path.removeprefix(f"{r.root.path}/")): r for r in evidence.registries}
         self._members: dict[str, frozenset[tuple[int, int]] | None] = {}
 
     def answer(
@@ -83,8 +83,8 @@ class Picture:
         if not self._by_directory:
             return None
         for name in (file.name, *file.aliases):
-            directory, _, entry = name.partition("/")
-            registry = self._by_directory.get((file.root.device, directory)) if entry else None
+            directory, _, entry = name.rpartition("/")
+            registry = self._by_directory.get((file.root.device, directory)) if directory else None
             if registry is not None:
                 match = _SEGMENT_FILE.fullmatch(entry)
                 return registry, int(match[1]) if match else None
@@ -118,17 +118,17 @@ class Picture:
 
     def files_of(self, registry: RegistryFacts) -> list[tuple[File, int | None]]:
         """The files in a registry's directory, each with its number if it is a segment."""
-        return self._files.get(registry.id, [])
+        return self._files.get(registry.path, [])
 
     def segment_file(self, registry: RegistryFacts, number: int) -> File | None:
         """The file of a registry's segment, if it is there."""
-        return self._segment_files.get((registry.id, number))
+        return self._segment_files.get((registry.path, number))
 
     def members(self, registry: RegistryFacts) -> frozenset[tuple[int, int]] | None:
         """Pid and start time of a registry and its clients; None where their pids are of another namespace."""
-        if registry.id not in self._members:
-            self._members[registry.id] = _members_of(registry, self.evidence.pid_namespace)
-        return self._members[registry.id]
+        if registry.path not in self._members:
+            self._members[registry.path] = _members_of(registry, self.evidence.pid_namespace)
+        return self._members[registry.path]
 
     @cached_property
     def _files(self) -> dict[str, list[tuple[File, int | None]]]:
@@ -136,7 +136,7 @@ class Picture:
         for file in self.evidence.files.values():
             owned = self.registry_of(file)
             if owned is not None:
-                files.setdefault(owned[0].id, []).append((file, owned[1]))
+                files.setdefault(owned[0].path, []).append((file, owned[1]))
         return files
 
     @cached_property

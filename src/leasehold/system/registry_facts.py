@@ -26,7 +26,7 @@ def read_registries(listing: Listing) -> tuple[list[RegistryFacts], list[Gap]]:
     registries: list[RegistryFacts] = []
     gaps: list[Gap] = []
     for name, status in listing.directories.items():
-        match = _DIRECTORY.fullmatch(name)
+        match = _DIRECTORY.fullmatch(name.rpartition("/")[2])
         if match is None:
             continue
         path = f"{listing.root.path}/{name}"

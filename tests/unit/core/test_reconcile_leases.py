@@ -54,6 +54,14 @@ def test_warm_segment_has_no_holder_by_design(system: System) -> None:
     assert system.findings() == []
 
 
+def test_registries_of_one_id_in_two_directories_are_not_mixed_up(system: System) -> None:
+    system.file("lh-abc/s1", probe=Probe.FREE)
+    system.file("inner/lh-abc/s1", probe=Probe.FREE)
+    system.registry(segments=[segment(1, state=SegmentState.WARM)])
+    system.registry(path="/dev/shm/inner/lh-abc")
+    assert [finding.path for finding in system.findings()] == ["/dev/shm/inner/lh-abc/s1"]
+
+
 def test_client_keeps_mappings_of_segments_it_has_released(system: System) -> None:
     key = system.file("lh-abc/s1")
     system.hold(key, WRITER)

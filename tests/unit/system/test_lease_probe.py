@@ -78,29 +78,23 @@ def test_what_is_no_file_any_more_is_gone_and_blocks_nobody(path: str, kind: str
     assert probe(path, key)[0] is Probe.GONE
 
 
-def test_closed_file_of_somebody_else_is_unknown_and_never_free(path: str) -> None:
-    os.chmod(path, 0)
-    program = (
-        "import sys; from leasehold.system.lease_probe import probe; import os; os.setgroups([]); os.setresgid(65534, 65534, 65534);"
-        "os.setresuid(65534, 65534, 65534); print(probe(sys.argv[1], (int(sys.argv[2]), int(sys.argv[3])))[0].value)"
-    )
-    if os.geteuid() != 0:
-        assert probe(path, key_of(path))[0] is Probe.UNKNOWN
-        return
-    words = [sys.executable, "-c", program, path, *map(str, key_of(path))]
-    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip() == "unknown"
+AS_NOBODY = """
+import os, sys
+from leasehold.system.lease_probe import probe
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+print(*probe(sys.argv[1], (int(sys.argv[2]), int(sys.argv[3]))))
+"""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_open_file_of_somebody_else_is_unknown_and_never_free(path: str) -> None:
-    os.chmod(path, 0o644)
-    program = (
-        "import sys, os; from leasehold.system.lease_probe import probe; os.setgroups([]); os.setresgid(65534, 65534, 65534);"
-        "os.setresuid(65534, 65534, 65534); print(*probe(sys.argv[1], (int(sys.argv[2]), int(sys.argv[3]))))"
-    )
-    words = [sys.executable, "-c", program, path, *map(str, key_of(path))]
+@pytest.mark.parametrize(("mode", "reason"), [(0o600, "open: Permission denied"), (0o644, "F_SETLEASE: Permission denied")])
+def test_file_of_somebody_else_is_unknown_and_never_free(path: str, mode: int, reason: str) -> None:
+    os.chmod(path, mode)
+    words = [sys.executable, "-c", AS_NOBODY, path, *map(str, key_of(path))]
     told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    assert told.startswith("Probe.UNKNOWN F_SETLEASE")
+    assert told.strip() == f"Probe.UNKNOWN {reason}"
 
 
 def test_opener_that_meets_a_lease_waits_and_the_prober_survives_the_signal(path: str) -> None:

@@ -121,21 +121,25 @@ def named_registered(ground: Ground) -> None:
 
 def orphan_elsewhere(ground: Ground) -> None:
     """In the /dev/shm of another mount namespace, nobody holds it."""
+    ground.look_abroad()
     ground.act("other_namespace", f"{ground.token}-elsewhere", "leave")
 
 
 def held_elsewhere(ground: Ground) -> None:
     """In the /dev/shm of another mount namespace, and in use there."""
+    ground.look_abroad()
     ground.act("other_namespace", f"{ground.token}-elsewhere", "hold")
 
 
 def orphan_of_huge_pages(ground: Ground) -> None:
     """In a hugetlbfs, nobody holds it."""
+    ground.look_abroad()
     ground.act("huge_pages", _mount_point(ground), ground.token, "leave")
 
 
 def held_huge_pages(ground: Ground) -> None:
     """In a hugetlbfs, and in use."""
+    ground.look_abroad()
     ground.act("huge_pages", _mount_point(ground), ground.token, "hold")
 
 

@@ -58,6 +58,7 @@ class Ground:
         self.token = secrets.token_hex(4)
         self.ignored = ignored
         self._scope: Scope | None = None
+        self._foreign = False
         self._stack = ExitStack()
         self._marks: set[str] = {self.token}
         self._names: set[str] = set()
@@ -131,11 +132,15 @@ class Ground:
 
     def begin_scope(self) -> None:
         """From now on, audit only what is new."""
-        self._scope = begin_scope("the selftest")
+        self._scope = begin_scope("the selftest", foreign=False)
 
     def audit(self) -> Report:
         """What an audit says now."""
-        return audit(scope=self._scope, ignore=self.ignored)
+        return audit(scope=self._scope, ignore=self.ignored, foreign=self._foreign)
+
+    def look_abroad(self) -> None:
+        """Audit other mount namespaces as well: what others leak there takes time."""
+        self._foreign = True
 
     def require_count(self) -> None:
         """Refuse where memory in use cannot be counted, and dark memory therefore not be found.
