@@ -63,7 +63,7 @@ class Link:
         self._secret = secrets.token_bytes(16)
         self._journal: NoticeLog | None = None
         self._seq = 0
-        self._spares: deque[m.Spare] = deque()
+        self._spares: dict[int, m.Spare] = {}  # by lease: told twice, it is still one
         self._ring_at = 0
         self._rung_ns = -m.QUIET_NS
         self._said = 0  # number of the last notice
@@ -160,12 +160,12 @@ class Link:
             self._make_ready()
             if not self._spares:
                 self._poll()
-            for spare in self._spares:
+            for spare in self._spares.values():
                 if size_bytes <= spare.size_bytes <= most_bytes:
                     break
             else:
                 return None
-            self._spares.remove(spare)
+            del self._spares[spare.lease]
             claim = self.endpoint.claim_spare(spare.segment)
             if claim is None:
                 return None
@@ -338,7 +338,7 @@ class Link:
         if isinstance(message, m.Spare):
             self._confirmed(message.applied + 1)
             if message.lease not in self._claims:
-                self._spares.append(message)
+                self._spares[message.lease] = message
                 self._ring_at = len(self._spares) // _RING_WHEN_LEFT
             return
         self._confirmed(message.seq)
@@ -383,6 +383,7 @@ class Link:
         clock = self.endpoint.clock
         deadline_ns = clock.now_ns() + int(RECOVER_WITHIN_S * 1e9)
         patience_s = 0.001
+        failure: RegistryUnavailableError | None = None
         self._hang_up()
         while True:
             if not self.endpoint.exists():
@@ -396,9 +397,15 @@ class Link:
                 return
             except (ConnectionError, FileNotFoundError, TimeoutError):
                 self._hang_up()
-            self.endpoint.succeed()
+            except BaseException:  # interrupted: a connection on which nobody was greeted is none
+                self._hang_up()
+                raise
+            try:
+                self.endpoint.succeed()
+            except RegistryUnavailableError as error:  # the successor died as well, or has no room to start: try again
+                failure = error
             if clock.now_ns() > deadline_ns:
-                raise RegistryUnavailableError(
+                raise failure or RegistryUnavailableError(
                     f"registry {self.endpoint.id} did not answer within {RECOVER_WITHIN_S:.0f} s; see `leasehold status`",
                     registry=self.endpoint.id,
                 )

@@ -146,6 +146,8 @@ class Server:
         self._look_again_ns[client] = now_ns + m.LOOK_AGAIN_NS
         self._read_journal(client)
         for message in received:
+            if self.table.is_ended(client):  # what a dead process asked for nobody waits for
+                break
             if not isinstance(message, m.Ring):
                 self._hear_all()
                 if isinstance(message, m.Statistics):
@@ -266,21 +268,27 @@ class Server:
 
     def _go_on_with(self, client: int) -> None:
         """Apply the notices of `client` up to one that depends on what another, being read just now, is yet to say."""
-        table, heard = self.table, self._heard[client]
-        if client in self._applying or table.is_ended(client):
+        table = self.table
+        if client in self._applying:
+            return
+        if table.is_ended(client):  # what it wrote after it had left is nobody's
+            self._heard.pop(client, None)
             return
         self._applying.add(client)
+        heard = self._heard[client]
         heard.extend(self._store.read_journal(client, table.rows.applied.get(client, 0)))
-        while heard:
+        while heard and not table.is_ended(client):
             notice = heard[0]
             if isinstance(notice, m.Redeemed) and not table.knows_ticket(notice.ticket):
                 sender = client_of(notice.ticket)
                 self._go_on_with(sender)
-                if not table.knows_ticket(notice.ticket) and (sender in self._applying or self._heard[sender]):
+                if not table.knows_ticket(notice.ticket) and (sender in self._applying or self._heard.get(sender)):
                     break
             heard.popleft()
             self._apply(client, notice, self._clock.now_ns())
         self._applying.discard(client)
+        if not heard or table.is_ended(client):
+            del self._heard[client]
 
     def _may_still_come(self, ticket: int) -> bool:
         """Whether the notice of a ticket's making may yet come from its sender."""
