@@ -19,6 +19,7 @@ from leasehold.core.findings import Fact
 from leasehold.system.namespaces import mount_namespace
 from leasehold.system.procfs import (
     MapEntry,
+    ProcessStat,
     device_number,
     parse_descriptor_info,
     parse_maps,
@@ -30,6 +31,7 @@ from leasehold.system.statx import statx
 __all__ = ["ProcessScan", "command_line", "descriptors_in_transit", "scan_processes"]
 
 _KTHREAD: Final = 0x00200000  # PF_KTHREAD of linux/sched.h: a kernel thread holds no segment
+_DEAD: Final = frozenset({"Z", "X"})
 _KCMP_FILES: Final = 2
 _KCMP: Final = {"x86_64": 312, "aarch64": 272, "riscv64": 272}.get(platform.machine())
 _DELETED: Final = " (deleted)"
@@ -84,31 +86,18 @@ def scan_processes(roots: Iterable[Root], proc: str = "/proc") -> ProcessScan:
             try:
                 _scan_process(scan, proc, int(name), wanted)
             except (FileNotFoundError, ProcessLookupError):
-                scan.processes.pop(int(name), None)  # it ended while it was read
+                continue  # it ended since it was listed
     return scan
 
 
 def _scan_process(scan: ProcessScan, proc: str, pid: int, wanted: _Wanted) -> None:
     base = f"{proc}/{pid}"
     facts = parse_stat(_read(f"{base}/stat").decode("utf-8", "replace"))
-    is_zombie = facts.state in {"Z", "X"}
-    if facts.flags & _KTHREAD or (is_zombie and facts.threads <= 1):
+    if facts.flags & _KTHREAD or (facts.state in _DEAD and facts.threads <= 1):
         return
-    command, namespace = facts.command, mount_namespace(proc, pid)
-    is_at_home = namespace == wanted.namespace
-    held: dict[Key, _Held] = {}
-    try:
-        tasks = list(_tasks(proc, pid, is_zombie)) if facts.threads > 1 else [base]
-        for position, task in enumerate(tasks):
-            thread = "" if task == base else task.rpartition("/")[2]
-            _read_descriptors(task, held, wanted, thread, is_at_home=is_at_home)
-            if position == 0:  # threads share their mappings
-                _read_maps(task, held, wanted)
-    except PermissionError:
-        scan.unreadable.append(pid)
-    if held:
-        command = command_line(proc, pid) or command
-    owner = os.stat(base).st_uid
+    namespace, owner = mount_namespace(proc, pid), os.stat(base).st_uid
+    held = _holdings(scan, proc, facts, wanted, is_at_home=namespace == wanted.namespace)
+    command = (command_line(proc, pid) if held else "") or facts.command
     scan.processes[pid] = ProcessFacts(pid, facts.start_ticks, facts.parent, owner, command, namespace)
     for key, one in held.items():
         hold = Hold(
@@ -116,6 +105,29 @@ def _scan_process(scan: ProcessScan, proc: str, pid: int, wanted: _Wanted) -> No
             one.is_exact, one.born_ns, one.mapped_at,
         )  # fmt: skip
         scan.holds.setdefault(key, []).append(hold)
+
+
+def _holdings(scan: ProcessScan, proc: str, facts: ProcessStat, wanted: _Wanted, *, is_at_home: bool) -> dict[Key, _Held]:
+    """What a process holds. A thread that ends while it is read takes nothing away: the process counts as alive."""
+    base = f"{proc}/{facts.pid}"
+    held: dict[Key, _Held] = {}
+    are_maps_read = False
+    try:
+        tasks = [base] if facts.threads <= 1 else list(_tasks(proc, facts.pid, facts.state in _DEAD))
+        for task in tasks:
+            try:
+                thread = "" if task == base else task.rpartition("/")[2]
+                _read_descriptors(task, held, wanted, thread, is_at_home=is_at_home)
+                if not are_maps_read:  # threads share their mappings
+                    _read_maps(task, held, wanted)
+                    are_maps_read = True
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    except PermissionError:
+        scan.unreadable.append(facts.pid)
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it ended before its threads were listed
+    return held
 
 
 def _tasks(proc: str, pid: int, is_zombie: bool) -> Iterator[str]:
@@ -149,6 +161,8 @@ def _read_descriptors(task: str, held: dict[Key, _Held], wanted: _Wanted, thread
             if is_at_home and not path.startswith(wanted.prefixes) and not path.endswith(_DELETED):
                 continue
             status = os.stat(link)
+            unlinked = status.st_nlink == 0
+            born_ns = statx(link, flags=0).born_ns if unlinked else None
         except (FileNotFoundError, ProcessLookupError):
             continue  # closed meanwhile
         if status.st_dev not in wanted.devices or not stat.S_ISREG(status.st_mode):
@@ -158,8 +172,6 @@ def _read_descriptors(task: str, held: dict[Key, _Held], wanted: _Wanted, thread
         if known is not None:
             known.how.append(how)
             continue
-        unlinked = status.st_nlink == 0
-        born_ns = statx(link, flags=0).born_ns if unlinked else None
         held[status.st_dev, status.st_ino] = _Held(
             [how], f"{task}/fd", path.removesuffix(_DELETED) if unlinked else path, unlinked,
             status.st_size, status.st_blocks * 512, True, born_ns,

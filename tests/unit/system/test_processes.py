@@ -73,9 +73,25 @@ def test_path_of_another_mount_namespace_is_not_trusted(fake_proc: FakeProc, roo
     assert scan.processes[7].mount_namespace == 2
 
 
-def test_process_that_ends_while_it_is_read_is_left_out(fake_proc: FakeProc, root: Root) -> None:
-    (fake_proc.add(7) / "maps").unlink()
+def test_process_that_ends_before_it_is_read_is_left_out(fake_proc: FakeProc, root: Root) -> None:
+    (fake_proc.add(7) / "stat").unlink()
     assert 7 not in scan_processes([root], str(fake_proc.path)).processes
+
+
+def test_process_that_ends_while_it_is_read_counts_as_alive(fake_proc: FakeProc, root: Root) -> None:
+    """Its leases are judged at the next look."""
+    (fake_proc.add(7) / "maps").unlink()
+    assert 7 in scan_processes([root], str(fake_proc.path)).processes
+
+
+def test_thread_that_ends_while_it_is_read_takes_nothing_away(fake_proc: FakeProc, root: Root, shm: Path) -> None:
+    segment = shm / "s"
+    segment.write_bytes(b"x")
+    process = fake_proc.add(7, state="Z", threads=3)
+    (process / "task" / "8").mkdir()
+    (process / "task" / "9" / "fd").mkdir(parents=True)
+    (process / "task" / "9" / "maps").write_text(map_line(str(segment), root.device, segment.stat().st_ino))
+    assert (root.device, segment.stat().st_ino) in scan_processes([root], str(fake_proc.path)).holds
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a process of another user")
