@@ -172,12 +172,10 @@ class Link:
             self._claims[spare.lease] = (_NOT_SAID, claim)
             return spare
 
-    def claim(self, lease: int, build: Callable[[int], m.Claim]) -> None:
+    def claim(self, build: Callable[[int], m.Claim]) -> None:
         """Say that a spare was taken."""
         with self._lock:
-            seq = self._say(build, urgent=len(self._spares) in (0, self._ring_at))
-            if lease in self._claims:
-                self._claims[lease] = (seq, self._claims[lease][1])
+            self._say(build, urgent=len(self._spares) in (0, self._ring_at))
         self._say_late()
 
     def close(self) -> None:
@@ -256,6 +254,8 @@ class Link:
                 break
             self._confirm()
         self._said = notice.seq
+        if isinstance(notice, m.Claim | m.Release) and notice.lease in self._claims:
+            self._claims[notice.lease] = (notice.seq, self._claims[notice.lease][1])
         # the clock is read after the journal is written: what is not rung for was there before the registry looks again
         if urgent or self.endpoint.clock.now_ns() - self._rung_ns >= m.QUIET_NS:
             self._seq += 1
@@ -395,6 +395,9 @@ class Link:
             try:
                 self._shake_hands()
                 return
+            except LeaseholdError:  # refused, which is an answer, though some of these are ConnectionErrors
+                self._hang_up()
+                raise
             except (ConnectionError, FileNotFoundError, TimeoutError):
                 self._hang_up()
             except BaseException:  # interrupted: a connection on which nobody was greeted is none
