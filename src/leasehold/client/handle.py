@@ -202,7 +202,7 @@ class RegistryHandle:
         return f"<{type(self).__name__} {self.id}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reconnect, (self.id,)
+        return _reconnect, (self.id, self._on_lingering)
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
@@ -261,9 +261,7 @@ class RegistryHandle:
             raise
 
     def _claim(self, lease: Lease, layout: Layout, site: str, due_ns: int, *, published: bool) -> None:
-        self._link.claim(
-            lease._id, lambda seq: m.Claim(seq, lease._id, layout.nbytes, layout.encoded, site, due_ns, published)
-        )
+        self._link.claim(lambda seq: m.Claim(seq, lease._id, layout.nbytes, layout.encoded, site, due_ns, published))
 
     def _open_writer(self, granted: m.Granted | m.Spare, layout: Layout, name: str | None, site: str) -> Lease:
         mapping = self._link.mappings.take(granted.segment, granted.size_bytes, writable=True, reserve=granted.fresh)
@@ -312,8 +310,8 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _reconnect(id: str) -> RegistryHandle:
+def _reconnect(id: str, on_lingering: OnLingering) -> RegistryHandle:
     """Where a pickled handle arrives."""
-    handle = RegistryHandle(link_to(id))
+    handle = RegistryHandle(link_to(id), on_lingering)
     handle._link.connect()
     return handle

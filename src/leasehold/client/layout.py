@@ -68,6 +68,8 @@ def layout_of(shape: int | tuple[int, ...], dtype: Any, order: str = "C") -> Lay
     if any(size < 0 for size in dimensions) or len(dimensions) > _MAX_DIMENSIONS:
         raise ValueError(f"shape {sizes} has a negative dimension or more than {_MAX_DIMENSIONS} of them")
     kind = np.dtype(dtype)
+    if kind.kind in "SU" and kind.itemsize == 0:
+        raise DTypeError(f"dtype {kind!r} has no width; say how long its strings may be, such as 'S10' or 'U10'")
     if math.prod(max(size, 1) for size in dimensions) * max(kind.itemsize, 1) > _MAX_BYTES:
         raise ValueError(f"an array of shape {sizes} and dtype {kind} is larger than any memory")
     if kind.subdtype is not None:  # numpy.empty(3, "(2,)i4") has shape (3, 2) as well
