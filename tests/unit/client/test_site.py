@@ -1,0 +1,35 @@
+"""Where in the user's code a lease is taken."""
+
+from __future__ import annotations
+
+import types
+
+from leasehold.client.site import calling_site
+
+
+def test_site_is_the_nearest_caller_outside_leasehold() -> None:
+    assert calling_site().startswith(__file__)
+    assert calling_site().endswith("in test_site_is_the_nearest_caller_outside_leasehold")
+
+
+def inside(name: str, filename: str = "inside.py") -> types.FunctionType:
+    """A function that calls `calling_site` from a module called `name`."""
+    code = compile("def call(f): return f()", filename, "exec")
+    namespace = {"__name__": name}
+    exec(code, namespace)
+    return namespace["call"]  # type: ignore[return-value]
+
+
+def test_frames_of_leasehold_are_passed_over() -> None:
+    assert "test_site.py" in inside("leasehold.client.handle")(calling_site)
+    assert inside("leasehold_user")(calling_site) == "inside.py:1 in call"
+
+
+def test_long_path_keeps_its_end() -> None:
+    site = inside("user", "/very/long/" * 100 + "the_end.py")(calling_site)
+    assert len(site) <= 512
+    assert site.endswith("the_end.py:1 in call")
+
+
+def test_path_that_utf8_cannot_carry_can_be_sent() -> None:
+    inside("user", "caf\udce9.py")(calling_site).encode()

@@ -1,0 +1,80 @@
+"""Tickets as text: what was written is read, what was damaged on its way is no ticket."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leasehold.client.layout import layout_of
+from leasehold.client.ticket import Ticket
+from leasehold.errors import TicketError
+
+TICKET = Ticket("0a1b2c3d", 5 << 40 | 7, 3, 2, 4096, 10**15, "calls/chr1", layout_of((2, 3), "f8", "F").encoded)
+
+
+def test_ticket_survives_text_pickle_and_copy() -> None:
+    assert Ticket.parse(str(TICKET)) == TICKET
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(TICKET, protocol)) == TICKET
+    assert copy.copy(TICKET) == copy.deepcopy(TICKET) == TICKET
+
+
+def test_text_of_a_ticket_can_go_anywhere() -> None:
+    text = str(TICKET)
+    assert text.isascii()
+    assert not set(text) & set(" \t\n\"'\\/+=&?%")
+    assert Ticket.parse(f"{text}\n") == TICKET
+
+
+@given(
+    st.text(max_size=32),
+    st.integers(0, 2**63 - 1),
+    st.integers(0, 2**63 - 1),
+    st.none() | st.text(max_size=255),
+    st.binary(),
+)
+def test_any_ticket_survives_its_text(
+    registry: str, number: int, deadline_ns: int, name: str | None, layout: bytes
+) -> None:
+    ticket = Ticket(registry, number, number // 2, 1, 4096, deadline_ns, name, layout)
+    assert Ticket.parse(str(ticket)) == ticket
+
+
+@pytest.mark.parametrize(
+    "text", ["", "lht1-", "lht1-!!!!", "lht2-AAAA", "nonsense", "lht1-" + "A" * 80, "lht1-Zm9v", "é", "\0"]
+)
+def test_text_that_is_no_ticket_is_a_ticket_error(text: str) -> None:
+    with pytest.raises(TicketError, match="is not a ticket") as refused:
+        Ticket.parse(text)
+    assert refused.value.ticket == text
+
+
+def test_long_nonsense_is_not_repeated_at_length() -> None:
+    with pytest.raises(TicketError) as refused:
+        Ticket.parse("x" * 10_000)
+    assert len(str(refused.value)) < 200
+
+
+def test_ticket_damaged_in_any_one_character_is_no_ticket() -> None:
+    """A size or layout that changed on its way would be mapped as it says."""
+    text, rng = str(TICKET), random.Random(3)
+    for index in range(5, len(text)):
+        other = rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_".replace(text[index], ""))
+        with pytest.raises(TicketError):
+            Ticket.parse(text[:index] + other + text[index + 1 :])
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 10, 50])
+def test_ticket_cut_short_is_no_ticket(cut: int) -> None:
+    with pytest.raises(TicketError):
+        Ticket.parse(str(TICKET)[:-cut])
+
+
+def test_repr_shows_no_bytes() -> None:
+    assert "layout" not in repr(TICKET)
+    assert "calls/chr1" in repr(TICKET)
