@@ -3,13 +3,19 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+import threading
+import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from waiting import BusyClock
 
-from leasehold.auditor.reaping import Reaping, reap
+from leasehold.auditor.observer import Observer
+from leasehold.auditor.reaping import Reaping, _LeftAlone, _unlink, reap
+from leasehold.core.evidence import File
 from leasehold.core.suppression import Suppression
+from leasehold.system.statx import statx
 
 
 def reaping(shm: Path, **options: object) -> Reaping:
@@ -128,3 +134,43 @@ def test_duration_that_is_none_is_told(shm: Path) -> None:
     (shm / "psm_1").write_bytes(b"x")
     with pytest.raises(ValueError, match="'soon' is not a duration"):
         reaping(shm, older_than="soon")
+
+
+# --- the last moment, which no look can bring about --------------------------------------------------------------------
+
+
+def the_file(shm: Path) -> File:
+    (shm / "psm_1").write_bytes(b"x")
+    (file,) = Observer((str(shm),)).look().evidence.files.values()
+    return file
+
+
+def is_lease_breaking(key: tuple[int, int]) -> bool:
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("BREAKING" in line and f":{key[1]} " in line for line in lines)
+
+
+def test_inode_that_was_reused_is_another_file(shm: Path) -> None:
+    earlier = msgspec.structs.replace(the_file(shm), born_ns=1)
+    with pytest.raises(_LeftAlone, match="another file has taken its name"):
+        _unlink(earlier, yes=True)
+    assert left(shm) == {"psm_1"}
+
+
+def test_file_that_somebody_begins_to_open_is_left_alone(shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = the_file(shm)
+    opener = threading.Thread(target=lambda: os.close(os.open(shm / "psm_1", os.O_RDONLY)))
+    compare = statx
+
+    def open_meanwhile(*arguments: object, **options: object) -> object:
+        opener.start()
+        deadline = time.monotonic() + 20
+        while not is_lease_breaking(file.key) and time.monotonic() < deadline:
+            pass
+        return compare(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("leasehold.auditor.reaping.statx", open_meanwhile)
+    with pytest.raises(_LeftAlone, match="somebody began to open it"):
+        _unlink(file, yes=True)
+    opener.join()
+    assert left(shm) == {"psm_1"}
