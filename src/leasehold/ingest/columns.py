@@ -20,7 +20,7 @@ from leasehold.ingest.digits import read_numbers
 from leasehold.ingest.schema import Field, Schema
 from leasehold.ingest.text import Bools, Ints, Text
 
-__all__ = ["CellFault", "Column"]
+__all__ = ["CellFault", "Column", "is_number"]
 
 _INTEGER = re.compile(rb"\s*[+-]?\d+\s*")
 _NUMBER = rb"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -35,6 +35,11 @@ class CellFault:
     row: int
     cell: bytes
     reason: str
+
+
+def is_number(mark: str) -> bool:
+    """Whether a mark for missing values could be a value as well."""
+    return re.fullmatch(_NUMBER, mark.encode()) is not None
 
 
 class Column:

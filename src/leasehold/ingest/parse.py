@@ -63,6 +63,10 @@ class BadRow:
         """The same, `lines` lines further down: for blocks whose first line was not known."""
         return replace(self, line=self.line + lines)
 
+    def moved(self, offset: int) -> BadRow:
+        """The same, in a block that begins `offset` bytes earlier."""
+        return replace(self, offset=self.offset + offset)
+
     def __str__(self) -> str:
         return f"line {self.line}, " + (f"{self.column}: " if self.column else "") + self.reason
 
