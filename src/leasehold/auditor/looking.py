@@ -30,7 +30,7 @@ from leasehold.errors import LeaseholdError
 from leasehold.system.clock import Clock, SystemClock
 from leasehold.units import parse_duration
 
-__all__ = ["audit", "begin_scope"]
+__all__ = ["audit", "begin_scope", "rule_ids"]
 
 # The time between two questions about the same file. A process that is about to unlink, or about to map, is done within a
 # scheduling delay: some milliseconds on a machine that is not overloaded, and tens on one that is.
@@ -101,8 +101,8 @@ def audit(
     began_ns, started_ns = time.time_ns(), time.monotonic_ns()
     limits = Limits(int(parse_duration(overdue_after) * 1e9) if overdue_after is not None else None, scope)
     observer = Observer(tuple(paths) if paths is not None else None, limits, creators or {}, foreign)
-    chosen = _rule_ids(rules) if rules is not None else frozenset(RULES)
-    chosen -= _rule_ids(ignore)
+    chosen = rule_ids(rules) if rules is not None else frozenset(RULES)
+    chosen -= rule_ids(ignore)
     words = Suppressions((*suppressions, *(DEFAULT_SUPPRESSIONS if default_suppressions else ())), date.today())
 
     picture = observer.look()
@@ -160,7 +160,14 @@ def begin_scope(name: str, *, paths: Iterable[str] | None = None, foreign: bool 
     return scope_of(Observer(tuple(paths) if paths is not None else None, foreign=foreign).look(), name)
 
 
-def _rule_ids(texts: Collection[str]) -> frozenset[str]:
+def rule_ids(texts: Collection[str]) -> frozenset[str]:
+    """The ids of the rules that `texts` name, by id or name.
+
+    Raises
+    ------
+    LeaseholdError
+        There is no such rule.
+    """
     rules = {text: rule_of(text) for text in texts}
     unknown = sorted(text for text, rule in rules.items() if rule is None)
     if unknown:

@@ -9,6 +9,7 @@ from collections import Counter
 import click
 import msgspec
 
+from leasehold.auditor.looking import rule_ids
 from leasehold.auditor.selftest import PLANTS, Outcome, Trial, selftest
 from leasehold.errors import UnsupportedPlatformError
 from leasehold.runner.isolation import enter_isolation
@@ -30,11 +31,12 @@ def command(rules: tuple[str, ...], ignore: tuple[str, ...], as_json: bool, isol
     What is planted is removed again. Exit code 0 if every leak that could be planted was detected and no clean twin was
     reported, 1 otherwise.
     """
+    chosen, unseen = rule_ids(rules), rule_ids(ignore)
     if isolate:
         _begin_again_in_isolation()
-    plants = [plant for plant in PLANTS if not rules or plant.rule in rules]
+    plants = [plant for plant in PLANTS if not rules or plant.rule in chosen]
     trials: list[Trial] = []
-    for trial in selftest(plants, ignore=ignore):
+    for trial in selftest(plants, ignore=unseen):
         trials.append(trial)
         if not as_json:
             click.echo(_row(trial))

@@ -63,7 +63,9 @@ def _of_registry(picture: Picture, registry: RegistryFacts) -> Iterator[Event]:
         name = f"lh-{registry.id}/s{event.segment}" if event.segment else ""
         lease_id = f"{registry.id}:{event.lease:x}" if event.lease else ""
         text = f"{event.kind}: {event.detail}" if event.detail else str(event.kind)
-        yield Event(wall_ns(event.at_ns), _KINDS.get(event.kind, "note"), name, text, _pid(snapshot, event.client), lease_id)
+        yield Event(
+            wall_ns(event.at_ns), _KINDS.get(event.kind, "note"), name, text, _pid(snapshot, event.client), lease_id
+        )
 
 
 def _pid(snapshot: Snapshot, client: int) -> int | None:
