@@ -85,6 +85,10 @@ class Endpoint(Protocol):
         """See `RegistryDirectory.mint_token`."""
         ...
 
+    def void_token(self, ticket: int) -> int | None:
+        """See `RegistryDirectory.void_token`."""
+        ...
+
     def claim_token(self, ticket: int, client: int) -> bool:
         """See `RegistryDirectory.claim_token`."""
         ...
@@ -184,6 +188,10 @@ class DirectoryEndpoint:
     def mint_token(self, ticket: int) -> None:
         """See `RegistryDirectory.mint_token`."""
         self.directory.mint_token(ticket)
+
+    def void_token(self, ticket: int) -> int | None:
+        """See `RegistryDirectory.void_token`."""
+        return self.directory.void_token(ticket)
 
     def claim_token(self, ticket: int, client: int) -> bool:
         """See `RegistryDirectory.claim_token`."""

@@ -220,7 +220,12 @@ class Lease:
             link.endpoint.mint_token(ticket)
         except OSError as error:
             raise CapacityError(f"no room in /dev/shm for a ticket of {self!r}: {error.strerror}") from None
-        link.notify(lambda seq: m.Mint(seq, lease, ticket, deadline_ns, site))
+        try:
+            link.notify(lambda seq: m.Mint(seq, lease, ticket, deadline_ns, site))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                link.endpoint.void_token(ticket)  # nobody was given the ticket
+            raise
         return Ticket(
             link.endpoint.id, ticket, self._segment, self._generation, self._size_bytes, deadline_ns, self._name,
             self._layout.encoded,

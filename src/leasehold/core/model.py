@@ -46,6 +46,7 @@ __all__ = [
     "after",
     "client_of",
     "key_of",
+    "number_of",
 ]
 
 # The event log is bounded: a registry that runs for months must not grow, and an auditor wants the recent past.
@@ -359,3 +360,8 @@ def after(segment: SegmentRow, event: SegmentEvent) -> SegmentState:
 def client_of(identifier: int) -> int:
     """The client that chose a lease's or ticket's id."""
     return identifier >> NUMBER_BITS
+
+
+def number_of(identifier: int) -> int:
+    """The number that a client formed a lease's or ticket's id with."""
+    return identifier & (1 << NUMBER_BITS) - 1

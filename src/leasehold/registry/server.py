@@ -28,7 +28,7 @@ from leasehold.core.effects import (
     Stop,
     VoidToken,
 )
-from leasehold.core.model import Change, ClientState, Identity, Row, SegmentState, client_of
+from leasehold.core.model import Change, ClientState, Identity, Row, SegmentState, client_of, number_of
 from leasehold.core.refusals import Refusal
 from leasehold.core.table import Table
 from leasehold.core.wire import decode_client_packet, encode
@@ -191,13 +191,13 @@ class Server:
             table.holder_died(client_id, now_ns)
         self.settle()
         present = set()
+        rows = table.rows
+        writing = {client.id for client in rows.clients.values() if client.state is not ClientState.ENDED}
+        known: dict[str, Container[int]] = {"s": rows.segments, "t": rows.tickets, "j": writing}
         for kind, number, redeemer in list(self._store.entries()):
-            rows = table.rows
-            by_kind: dict[str, Container[int]] = {"s": rows.segments, "t": rows.tickets, "j": rows.clients}
-            known = by_kind[kind]
             if kind == "s":
                 present.add(number)
-            if number not in known and not (kind == "t" and self._may_still_come(number)):
+            if number not in known[kind] and not (kind == "t" and self._may_still_come(number, redeemer)):
                 self._store.remove_entry(kind, number, redeemer)
         for number, segment in list(table.rows.segments.items()):
             if number not in present and segment.state is not SegmentState.RETIRING:
@@ -290,10 +290,16 @@ class Server:
         if not heard or table.is_ended(client):
             del self._heard[client]
 
-    def _may_still_come(self, ticket: int) -> bool:
-        """Whether the notice of a ticket's making may yet come from its sender."""
-        row = self.table.rows.clients.get(client_of(ticket))
-        return row is not None and row.state is not ClientState.ENDED
+    def _may_still_come(self, ticket: int, redeemer: int | None) -> bool:
+        """Whether the notice of a ticket's making may yet come from its sender.
+
+        It has come, and the ticket gone again, when the ticket was redeemed and later notices have been applied.
+        """
+        sender = client_of(ticket)
+        row = self.table.rows.clients.get(sender)
+        if row is None or row.state is ClientState.ENDED:
+            return False
+        return redeemer is None or self.table.rows.applied.get(sender, 0) < number_of(ticket)
 
     def _commit(self, changes: list[Change], told: list[Effect]) -> None:
         try:
