@@ -26,11 +26,12 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Listener
 from typing import Any, ClassVar, Final
 
+import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import leasehold
-from leasehold.core.room import file_size
+from leasehold.core.room import PAGE_BYTES, file_size
 from leasehold.stress.nursery import Nursery, Process
 from leasehold.system.ledger import read_ledger
 from leasehold.testing import worker as hands
@@ -44,10 +45,10 @@ __all__ = ["RegistryMachine", "close_nurseries", "leases", "papers", "workers"]
 
 # How long an answer may take: a takeover on a loaded machine takes a second, a client gives up after ten.
 _ANSWER_WITHIN_S: Final = 30.0
-# How long the lease table may take to agree: deaths are noticed at once, journals are read every 10 ms.
-_AGREE_WITHIN_S: Final = 10.0
 _TTL_S: Final = 600.0
 _SHORT_S: Final = 0.02
+# A takeover takes as long as some ten other steps.
+_STEPS_BETWEEN_TAKEOVERS: Final = 8
 
 Select = Callable[["RegistryMachine"], Sequence[Any]]
 
@@ -63,6 +64,19 @@ def _needs(*selections: Select) -> Callable[[Any], Any]:
 
 def _workers(machine: RegistryMachine) -> list[WorkerProcess]:
     return [worker for worker in machine.model.workers if not worker.is_stopped]
+
+
+def _holders(machine: RegistryMachine) -> list[WorkerProcess]:
+    """Workers whose end makes a difference."""
+    return [w for w in machine.model.workers if any(holding.worker is w for holding in machine.model.holdings)]
+
+
+def _listening_holders(machine: RegistryMachine) -> list[WorkerProcess]:
+    return [worker for worker in _holders(machine) if not worker.is_stopped]
+
+
+def _contents(machine: RegistryMachine) -> list[Content]:
+    return machine.model.contents
 
 
 def _stopped(machine: RegistryMachine) -> list[WorkerProcess]:
@@ -120,6 +134,10 @@ def _sole(machine: RegistryMachine) -> list[Holding]:
     ]
 
 
+def _pages(pages: int) -> LayoutArguments:
+    return LayoutArguments(shape=(pages * PAGE_BYTES,), dtype=np.dtype("u1"), order="C")
+
+
 def leases() -> st.SearchStrategy[Holding]:
     """One of the leases that are held by workers that listen, for rules of subclasses."""
     return _one_of(_leases)
@@ -153,22 +171,28 @@ class RegistryMachine(RuleBasedStateMachine):
         Modules that the workers import before they begin.
     max_bytes : int
         Of one array.
+    agree_within_s : float
+        How long the lease table may take to agree: deaths are noticed at once, journals are read every 10 ms, but machines
+        are loaded.
+    steps : int
+        How often everything was compared so far.
     """
 
     capacity: ClassVar[str] = "256KiB"
     most_workers: ClassVar[int] = 4
     preload: ClassVar[tuple[str, ...]] = ()
     max_bytes: ClassVar[int] = 64 * 1024
+    agree_within_s: ClassVar[float] = 10.0
 
     def __init__(self) -> None:
         super().__init__()
         self.model = Model()
-        self._keys = self._tags = 0
-        self._directory = tempfile.TemporaryDirectory(prefix="leasehold-machine-")
-        self._listener = Listener(f"{self._directory.name}/commander", "AF_UNIX", backlog=16)
+        self._keys = self._tags = self.steps = self._next_takeover = 0
         self.registry = leasehold.Registry(self.capacity)
         self.id = self.registry.id
         self.capacity_bytes = parse_bytes(self.capacity)
+        self._directory = tempfile.TemporaryDirectory(prefix="leasehold-machine-")
+        self._listener = Listener(f"{self._directory.name}/commander", "AF_UNIX", backlog=16)
 
     # --- what a subclass's rules are made of -----------------------------------------------------------------------
 
@@ -183,7 +207,9 @@ class RegistryMachine(RuleBasedStateMachine):
         """Have `worker` call the function, and see it raise `error`."""
         self._send(worker, function, *arguments)
         answer = self._answer(worker)
-        assert isinstance(answer.error, error), f"{worker} got {answer.error!r} from {function.__name__}, not {error.__name__}"
+        assert isinstance(answer.error, error), (
+            f"{worker} got {answer.error!r} from {function.__name__}, not {error.__name__}"
+        )
 
     def start_worker(self) -> WorkerProcess:
         """One more process."""
@@ -218,6 +244,18 @@ class RegistryMachine(RuleBasedStateMachine):
     def share(self, worker: WorkerProcess, name: str | None, layout: LayoutArguments, stamp: int) -> None:
         """A copy of an array, published."""
         self._new_content(worker, hands.share, name, layout, stamp, is_published=True)
+
+    @_needs(_workers)
+    @rule(worker=workers(), name=_NAMES, pages=st.integers(1, 8), stamp=_STAMPS)
+    def lease_pages(self, worker: WorkerProcess, name: str | None, pages: int, stamp: int) -> None:
+        """A new segment of whole pages, such as fit one another's memory."""
+        self._new_content(worker, hands.take, name, _pages(pages), stamp, is_published=False)
+
+    @_needs(_workers)
+    @rule(worker=workers(), name=_NAMES, pages=st.integers(1, 8), stamp=_STAMPS)
+    def share_pages(self, worker: WorkerProcess, name: str | None, pages: int, stamp: int) -> None:
+        """A published copy of whole pages."""
+        self._new_content(worker, hands.share, name, _pages(pages), stamp, is_published=True)
 
     @_needs(_filling)
     @rule(holding=_one_of(_filling), stamp=_STAMPS)
@@ -341,6 +379,7 @@ class RegistryMachine(RuleBasedStateMachine):
         content.os_name = self.tell(holding.worker, hands.expose, holding.key)
         self.model.disturb(content, "it had a name in /dev/shm")
 
+    @_needs(_contents)
     @rule()
     def trim(self) -> None:
         """Warm memory goes back to the system."""
@@ -374,8 +413,8 @@ class RegistryMachine(RuleBasedStateMachine):
         """A process joins."""
         self.start_worker()
 
-    @precondition(lambda machine: len(machine.model.workers) < machine.most_workers and _workers(machine))
-    @rule(parent=workers())
+    @precondition(lambda machine: len(machine.model.workers) < machine.most_workers and bool(_listening_holders(machine)))
+    @rule(parent=_one_of(_listening_holders))
     def fork(self, parent: WorkerProcess) -> None:
         """A process forks with all it holds."""
         self._tags += 1
@@ -398,23 +437,23 @@ class RegistryMachine(RuleBasedStateMachine):
         self.tell(child, hands.use_inherited, holding.key)
         self.model.holdings.append(Holding(holding.key, child, holding.content, holding.is_writer))
 
-    @_needs(_workers)
-    @rule(worker=workers())
+    @_needs(_listening_holders)
+    @rule(worker=_one_of(_listening_holders))
     def exit(self, worker: WorkerProcess) -> None:
         """A process ends with all it holds."""
         worker.connection.send(None)
         assert worker.process.wait_end(_ANSWER_WITHIN_S), f"{worker} does not end"
         self._gone(worker, "its holder left with it")
 
-    @precondition(lambda machine: machine.model.workers)
-    @rule(worker=_one_of(lambda machine: machine.model.workers))
+    @_needs(_holders)
+    @rule(worker=_one_of(_holders))
     def kill(self, worker: WorkerProcess) -> None:
         """SIGKILL."""
         worker.process.kill()
         self._gone(worker, "its holder was killed")
 
-    @_needs(_workers)
-    @rule(worker=workers())
+    @_needs(_listening_holders)
+    @rule(worker=_one_of(_listening_holders))
     def stop(self, worker: WorkerProcess) -> None:
         """SIGSTOP."""
         worker.process.signal(signal.SIGSTOP)
@@ -427,14 +466,16 @@ class RegistryMachine(RuleBasedStateMachine):
         worker.process.signal(signal.SIGCONT)
         worker.is_stopped = False
 
+    @precondition(lambda machine: bool(machine.model.contents) and machine.steps >= machine._next_takeover)
     @rule(times=st.sampled_from([1, 1, 1, 2]))
     def kill_registry(self, times: int) -> None:
         """SIGKILL the registry; the next call starts a successor."""
+        self._next_takeover = self.steps + _STEPS_BETWEEN_TAKEOVERS
         for _ in range(times):
             self._registry_process().kill()
             self.registry.statistics()
 
-    @_needs(_workers)
+    @_needs(_workers, _contents)
     @rule(worker=workers())
     def stop_registry(self, worker: WorkerProcess) -> None:
         """The registry is stopped for a moment; who asks it something waits."""
@@ -449,7 +490,8 @@ class RegistryMachine(RuleBasedStateMachine):
     @invariant()
     def agree(self) -> None:
         """Model, lease table, directory and processes say the same."""
-        deadline = time.monotonic() + _AGREE_WITHIN_S
+        deadline = time.monotonic() + self.agree_within_s
+        self.steps += 1
         self.registry.statistics()  # what was said before this is in the ledger when it answers
         while found := differences(self.model, self.id):
             assert time.monotonic() < deadline, "\n".join(found)

@@ -7,7 +7,6 @@ functions of this module take the `Worker` first; so do those that a user adds.
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import pickle
 import signal
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import leasehold
+from leasehold import Lease, connect  # imported with this module, so that a nursery has them before it forks
 
 __all__ = ["Answer", "Sight", "Worker", "fill", "raw_bytes", "run"]
 
@@ -46,8 +46,8 @@ class Worker:
     """One process with leases and views by key, and its registry."""
 
     def __init__(self, registry: str) -> None:
-        self.registry = leasehold.connect(registry)
-        self.leases: dict[int, leasehold.Lease] = {}
+        self.registry = connect(registry)
+        self.leases: dict[int, Lease] = {}
         self.views: dict[int, np.ndarray[Any, Any]] = {}
         self.inherited: set[int] = set()  # leases that are a parent's, not used here yet
         self.children: list[int] = []
@@ -66,19 +66,24 @@ def fill(array: np.ndarray[Any, Any], stamp: int) -> None:
     target[...] = np.resize(np.random.default_rng(stamp).integers(0, 256, 512, dtype=np.uint8), target.size)
 
 
+def checksum_of(array: np.ndarray[Any, Any]) -> int:
+    """Of all bytes, padding included."""
+    return zlib.crc32(memoryview(raw_bytes(array)))
+
+
 # --- commands --------------------------------------------------------------------------------------------------------
 
 
 def take(worker: Worker, key: int, stamp: int, name: str | None, timeout_s: float, layout: dict[str, Any]) -> int:
     """Lease, and write; the checksum of what was written."""
-    lease = worker.leases[key] = worker.registry.lease(name, timeout=timeout_s, **layout)
+    worker.leases[key] = worker.registry.lease(name, timeout=timeout_s, **layout)
     return write(worker, key, stamp)
 
 
 def write(worker: Worker, key: int, stamp: int) -> int:
     """Overwrite; the checksum of what was written."""
     fill(worker.leases[key].array, stamp)
-    return zlib.crc32(raw_bytes(worker.leases[key].array))
+    return checksum_of(worker.leases[key].array)
 
 
 def share(worker: Worker, key: int, stamp: int, name: str | None, timeout_s: float, layout: dict[str, Any]) -> int:
@@ -86,7 +91,7 @@ def share(worker: Worker, key: int, stamp: int, name: str | None, timeout_s: flo
     array = np.empty(**layout)
     fill(array, stamp)
     worker.leases[key] = worker.registry.share(array, name, timeout=timeout_s)
-    return zlib.crc32(raw_bytes(worker.leases[key].array))
+    return checksum_of(worker.leases[key].array)
 
 
 def publish(worker: Worker, key: int, readers: int, ttl_s: float) -> None:
@@ -119,7 +124,6 @@ def release(worker: Worker, key: int) -> None:
 def forget(worker: Worker, key: int) -> None:
     """Lose a lease: the collector finds it."""
     del worker.leases[key]
-    gc.collect()
 
 
 def keep_view(worker: Worker, key: int) -> None:
@@ -189,7 +193,7 @@ def _map_of(line: str) -> tuple[int, int, str, int, bool]:
 
 def _sight(array: np.ndarray[Any, Any], maps: list[tuple[int, int, str, int, bool]]) -> Sight:
     address = array.__array_interface__["data"][0]
-    checksum = zlib.crc32(raw_bytes(array))
+    checksum = checksum_of(array)
     for start, end, protection, inode, is_unlinked in maps:
         if start <= address < end and array.nbytes:
             return Sight(checksum, inode, protection, is_unlinked)

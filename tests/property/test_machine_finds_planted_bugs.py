@@ -1,0 +1,73 @@
+"""The state machine is worth its time: bugs planted one at a time are found."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import ClassVar
+
+import planted_bugs
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from leasehold.stress.nursery import Process
+from leasehold.system.ledger import read_ledger
+from leasehold.testing.machine import RegistryMachine, close_nurseries
+
+# Found within seconds each; the others are for `make stress`.
+QUICK = {"dead_holders_keep_their_leases", "publications_are_lost", "the_writer_takes_the_segment_with_it"}
+
+
+class Infected(RegistryMachine):
+    preload = ("planted_bugs",)
+    agree_within_s = 1.0  # which a planted bug uses up
+    registries: ClassVar[list[str]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.registries.append(self.id)
+
+
+@pytest.fixture
+def planted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv(planted_bugs.ENVIRONMENT, request.param)
+    planted_bugs.infect_launches()
+    yield request.param
+    planted_bugs.heal_launches()
+    close_nurseries()
+    while Infected.registries:
+        _remove(Infected.registries.pop())
+
+
+def _remove(registry: str) -> None:
+    """What a registry with a bug has left."""
+    directory = f"/dev/shm/lh-{registry}"
+    try:
+        row = read_ledger(f"{directory}/ledger").registry
+        assert row is not None
+        Process(row.identity.pid).kill()
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    shutil.rmtree(directory, ignore_errors=True)
+    for name in os.listdir("/dev/shm"):
+        if name.startswith(f"lh-{registry}-"):
+            os.unlink(f"/dev/shm/{name}")
+
+
+@pytest.mark.filterwarnings("ignore::leasehold.LeaseholdWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "planted",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.stress) for name in planted_bugs.NAMES],
+    indirect=True,
+)
+def test_is_found(planted: str) -> None:
+    count = settings(
+        max_examples=200, stateful_step_count=50, phases=[Phase.generate], derandomize=True, deadline=None,
+        suppress_health_check=list(HealthCheck), database=None, report_multiple_bugs=False,
+    )  # fmt: skip
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - whichever promise breaks first
+        run_state_machine_as_test(Infected, settings=count)
+    print(f"{planted}: {str(caught.value).splitlines()[0][:200]}")
