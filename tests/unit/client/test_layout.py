@@ -17,7 +17,7 @@ from leasehold.errors import DTypeError, ProtocolError
 
 CALLS = np.dtype([("chr", "S10"), ("pos", "<i4"), ("pct", "<f4"), ("c", "<i4"), ("t", "<i4")])
 EXACT = [
-    "i1", "u8", "<f8", ">f8", ">i2", "f2", "c8", ">c16", "?", "S5", "U3", ">U3", "S0", "V7", "M8[ns]", ">M8[D]", "m8[25us]",
+    "i1", "u8", "<f8", ">f8", ">i2", "f2", "c8", ">c16", "?", "S5", "U3", ">U3", "V7", "M8[ns]", ">M8[D]", "m8[25us]",
     "M8", np.longdouble, CALLS, CALLS.newbyteorder(">"),
     np.dtype([("a", "i1"), ("b", "f8")], align=True),
     np.dtype([("a", "i4", (2, 3)), ("b", [("x", "?"), ("y", "S2", (4,))])]),
