@@ -5,7 +5,7 @@ the memory that a reader needs beside the rows, as the growth of the process's p
 Method: a table of the kind named is made from a fixed seed and written to a file; the readers take turns and the fastest of
 many turns counts, since a shared machine only ever makes a turn slower. Every reader's rows are compared with loadtxt's, bit
 for bit. `blocks` is what a worker does (read a block of 4 MiB into the same buffer, parse into the same rows); `loadtxt blocks`
-is numpy.loadtxt on the same blocks.
+is numpy.loadtxt on the same blocks, `compiled blocks` the twin of the parser that numba compiles, where that is installed.
 
 Tables: ``methylation`` (name, position, percentage with two decimals, two counts: the rows of the ingest targets),
 ``bismark`` (the same with percentages of 15 digits), ``station`` (runs of blanks, signs, missing values), ``p-values``
@@ -17,6 +17,8 @@ Tables: ``methylation`` (name, position, percentage with two decimals, two count
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib.util
 import io
 import json
 import os
@@ -28,6 +30,7 @@ from collections.abc import Callable
 import numpy as np
 
 from leasehold.ingest.blocks import cut_table, read_piece
+from leasehold.ingest.engine import ParseBlock, choose_parser
 from leasehold.ingest.parse import parse_block
 from leasehold.ingest.prologue import Table, open_table
 from leasehold.ingest.schema import Schema
@@ -86,13 +89,13 @@ def whole_loadtxt(table: Table) -> np.ndarray:
     )
 
 
-def blocks(table: Table) -> None:
+def blocks(table: Table, parse: ParseBlock = parse_block) -> None:
     """Every block, parsed into the same rows."""
     buffer = bytearray(5 << 20)
     rows = np.empty(1 << 20, table.schema.dtype)
     for piece in cut_table(table):
         for block in read_piece(table, piece, buffer=buffer):
-            parsed = parse_block(block.data, table.schema, out=rows)
+            parsed = parse(block.data, table.schema, out=rows)
             assert not parsed.bad
 
 
@@ -122,6 +125,8 @@ def measure(name: str, rows: int, turns: int, folder: str) -> dict[str, float]:
     readers: dict[str, Callable[[Table], object]] = {"loadtxt": whole_loadtxt, "blocks": blocks}
     if not schema.missing:
         readers["loadtxt blocks"] = loadtxt_blocks
+    if importlib.util.find_spec("numba") is not None:
+        readers["compiled blocks"] = functools.partial(blocks, parse=choose_parser(0, "numba"))
     fastest = dict.fromkeys(readers, float("inf"))
     for _ in range(turns):
         for reader, read in readers.items():

@@ -96,10 +96,12 @@ def parse_block(
     *,
     out: npt.NDArray[Any] | None = None,
     first_line: int = 1,
+    most_bad: int | None = None,
 ) -> ParsedBlock:
     """Parse whole lines of a table into rows, each value as `numpy.loadtxt` gives it for the same dtype, bit for bit.
 
-    Beside the rows a call needs about 4 MiB, more only when single lines are longer than 256 KiB.
+    Beside the rows and the reports a call needs 6 MiB, up to 18 MiB for quoted, ragged or very short cells, and more only when
+    single lines are longer than 512 KiB.
 
     Parameters
     ----------
@@ -112,6 +114,9 @@ def parse_block(
         rows returned is undefined afterwards.
     first_line : int
         Number of the first line of the block in its file.
+    most_bad : int, optional
+        Stop soon after more bad rows than this were found, as a caller does that gives up on them: a table read by the
+        wrong schema makes a report of every line, at 20 us and 600 bytes each. Both lists are then incomplete.
 
     Returns
     -------
@@ -161,6 +166,8 @@ def parse_block(
             row_text = content[counted : at + fault.end].tobytes().rstrip(b"\r\n")
             shown = _shown(row_text if cell is None else cell, schema.encoding)
             bad.append(BadRow(line, counted, name, shown, fault.reason, row_text))
+        if most_bad is not None and len(bad) > most_bad:
+            break
     return ParsedBlock(rows[:filled], bad, +notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -256,3 +257,32 @@ def test_a_string_without_a_length_must_be_fitted_first(parse):
 def test_a_named_column_needs_a_file():
     with pytest.raises(IngestError, match="fit the schema to a file"):
         parse_block(b"1\n", Schema(fields=(Field("a", "i4", source="pos"),)))
+
+
+def test_a_table_of_bad_rows_is_given_up_early(monkeypatch):
+    monkeypatch.setattr("leasehold.ingest.parse._STRETCH", 64)
+    data = b"1\n" * 16 + b"x\n" * 1000
+    parsed = parse_block(data, Schema().with_dtype("a:i4"), most_bad=0)
+    assert parsed.bad[0].line == 17
+    assert 1 <= len(parsed.bad) <= 64
+
+
+@pytest.mark.parametrize(
+    ("schema", "line", "limit_mib"),
+    [
+        (Schema().with_dtype("chr:S10,pos:i4,pct:f4,c:i4,t:i4"), "chr1\t1000000\t50.25\t3\t12\n", 8),
+        (Schema(delimiter=None, short="missing").with_dtype("a:S4,b:f8,c:i4=0"), "abc  1.5e5\n", 20),
+        (Schema(delimiter=",", quote='"').with_dtype("a:S4,b:f8"), '"ab",1e5\n', 20),
+    ],
+)
+def test_the_memory_beside_the_rows_does_not_grow_with_the_block(schema, line, limit_mib):
+    peaks = []
+    for lines in (100_000, 400_000):
+        data = line.encode() * lines
+        out = np.empty(lines, schema.dtype)
+        tracemalloc.start()
+        assert len(parse_block(data, schema, out=out).rows) == lines
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < limit_mib << 20
+    assert peaks[1] < 1.2 * peaks[0]
