@@ -5,6 +5,7 @@ Both ends are of one run and one user, made from a socket pair that nobody else 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import socket
@@ -54,7 +55,7 @@ def _remember(known: dict[int, Context], context: Context) -> None:
 
 
 class Channel:
-    """One end. A worker sends and receives; a coordinator, which must not wait, puts and takes, and pumps in between."""
+    """One end. A worker sends and receives; a coordinator, which must not wait, puts and flushes, fills and takes."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
@@ -64,7 +65,7 @@ class Channel:
         self._out = bytearray()
 
     def put(self, value: object) -> None:
-        """Queue a message for `pump`."""
+        """Queue a message for `flush`."""
         file = io.BytesIO()
         _Pickler(file, self._sent).dump(value)
         self._out += _LENGTH.pack(file.tell()) + file.getbuffer()
@@ -74,15 +75,14 @@ class Channel:
         """Whether something waits to be sent."""
         return bool(self._out)
 
-    def pump(self) -> bool:
-        """Send and receive what goes without waiting; False once the other end is gone."""
-        try:
+    def flush(self) -> None:
+        """Send what goes without waiting. That the other end is gone shows when receiving."""
+        with contextlib.suppress(OSError):
             while self._out:
                 del self._out[: self.socket.send(self._out, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            return False
+
+    def fill(self) -> bool:
+        """Receive what has come, for `take`; False once the other end is gone."""
         return self._fill(socket.MSG_DONTWAIT)
 
     def take(self) -> Any:

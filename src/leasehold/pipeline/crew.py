@@ -148,7 +148,8 @@ class ProcessCrew:
                     os.eventfd_read(self._wake)
                 continue
             process: _Process = key.data
-            alive = process.channel.pump()
+            process.channel.flush()
+            alive = process.channel.fill()
             while (outcome := process.channel.take()) is not None:
                 self._settle(process.pending.popleft(), outcome, done)
             if not alive:
@@ -181,7 +182,7 @@ class ProcessCrew:
                     work = self._waiting.popleft()
                     process.pending.append(work)
                     process.channel.put(work.task())
-                    process.channel.pump()
+                    process.channel.flush()
                     if process.channel.has_output:
                         self._selector.modify(
                             process.channel.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, process
