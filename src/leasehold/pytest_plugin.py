@@ -49,6 +49,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "bool",
         default=True,
     )
+    parser.addini(
+        "leasehold_audit_alone",
+        "nothing else uses /dev/shm: what nobody is known to have made counts",
+        "bool",
+        default=False,
+    )
     parser.addini("leasehold_registry_scope", "scope of the fixture leasehold_registry", default="function")
     parser.addini("leasehold_registry_capacity", "capacity of the fixture leasehold_registry", default="256MiB")
 

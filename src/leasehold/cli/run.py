@@ -16,11 +16,21 @@ from leasehold.auditor.formats import Style, render
 from leasehold.auditor.formats.github import announce
 from leasehold.auditor.writing import form_of, write_file
 from leasehold.core.findings import Report
+from leasehold.core.rules import RULES, rule_of
 from leasehold.core.suppression import set_aside_known
 from leasehold.runner.running import SETTLE_S, CommandNotStartedError, run
 from leasehold.units import parse_duration
 
 __all__ = ["command"]
+
+
+def _checked_rules(context: click.Context, option: click.Parameter, rules: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse what is no rule before the command runs."""
+    for rule in rules:
+        if rule_of(rule) is None:
+            known = ", ".join(f"{one.id} {one.name}" for one in RULES.values())
+            raise click.BadParameter(f"there is no rule {rule!r}; the rules are {known}", context, option)
+    return rules
 
 
 @click.command("run", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})
@@ -41,8 +51,11 @@ __all__ = ["command"]
     help="Write the report to FILE as well: .html, .json, .sarif, .xml (JUnit), .trace.json (Perfetto), .txt; may be repeated.",
 )  # fmt: skip
 @click.option("--strict/--no-strict", default=None, help="Exit 125 when nothing was found but something was not seen.")
-@click.option("--rule", "rules", multiple=True, metavar="RULE", help="Only this rule, by id or name; may be repeated.")
-@click.option("--ignore", multiple=True, metavar="RULE", help="Not this rule; may be repeated.")
+@click.option(
+    "--rule", "rules", multiple=True, metavar="RULE", callback=_checked_rules,
+    help="Only this rule, by id or name; may be repeated.",
+)  # fmt: skip
+@click.option("--ignore", multiple=True, metavar="RULE", callback=_checked_rules, help="Not this rule; may be repeated.")
 @click.option("--overdue-after", metavar="DURATION", help="Report leases that are held for longer, such as 1h.")
 @click.option("--baseline", metavar="FILE", help="Set aside the findings that this file knows.")
 @click.option("--config", metavar="FILE", help="Instead of the nearest leasehold.toml or pyproject.toml.")

@@ -1,13 +1,14 @@
 """Whose leak it is, where other programs use the same /dev/shm: keeps the findings that a family of processes answers for.
 
 A finding is the family's if one of it made the segment, or holds it. What others made, or hold, is theirs. What nobody holds
-and nobody is known to have made appeared while the family ran: it stays, but as likely at most.
+and nobody is known to have made appeared while the family ran; how much that says depends on who else is there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Final
 
 from leasehold.core.findings import Confidence, Fact, Finding, Process
 from leasehold.core.rules import Severity
@@ -15,6 +16,7 @@ from leasehold.core.rules import Severity
 __all__ = ["answered_for"]
 
 _NOT_KNOWN = Fact("who made it was not seen: another program of this machine may have, in the same time", "no record")
+_DOUBT: Final = (Confidence.PROVED, Confidence.LIKELY, Confidence.UNKNOWN)
 
 
 def answered_for(
@@ -22,7 +24,7 @@ def answered_for(
     made: Callable[[Finding], bool],
     is_member: Callable[[Process], bool | None],
     *,
-    unknown: bool = True,
+    unknown: Confidence | None = Confidence.LIKELY,
 ) -> tuple[Finding, ...]:
     """The findings that the family answers for.
 
@@ -34,16 +36,15 @@ def answered_for(
         Whether a process of the family was recorded making what a finding is about.
     is_member : callable
         Whether a process is of the family; None if it has ended, and so cannot be asked.
-    unknown : bool
-        Whether to keep what nobody is known to have made or to hold.
+    unknown : Confidence or None
+        How sure it is at most that the family made what nobody is known to have made or to hold; None to leave that out.
     """
     kept: list[Finding] = []
     for finding in findings:
         if finding.severity is Severity.NOTE or made(finding) or any(is_member(holder) for holder in finding.holders):
             kept.append(finding)
-        elif unknown and not finding.holders and not _is_a_strangers(finding, is_member):
-            proved = finding.confidence is Confidence.PROVED
-            confidence = Confidence.LIKELY if proved else finding.confidence
+        elif unknown is not None and not finding.holders and not _is_a_strangers(finding, is_member):
+            confidence = max(finding.confidence, unknown, key=_DOUBT.index)
             kept.append(replace(finding, confidence=confidence, evidence=(*finding.evidence, _NOT_KNOWN)))
     return tuple(kept)
 

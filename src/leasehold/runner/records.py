@@ -55,9 +55,14 @@ class Record:
     def place(self) -> Place | None:
         """The line to blame: the innermost one of the program itself, else of a library, else any."""
         stack = self.stack
-        own = (place for place in stack if not _STANDARD.search(place.file) and not _LIBRARY.search(place.file))
+        own = (place for place in stack if _is_own(place))
         library = (place for place in stack if not _STANDARD.search(place.file))
         return next(own, None) or next(library, None) or next(iter(stack), None)
+
+
+def _is_own(place: Place) -> bool:
+    """Whether it is the program's own code: neither Python's nor a library's."""
+    return not _STANDARD.search(place.file) and not _LIBRARY.search(place.file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +80,10 @@ class Records:
     def creator(self, record: Record) -> Creator:
         """Who made what `record` tells of."""
         command = self.commands.get(record.pid, "")
-        stack = tuple(reversed(record.stack))
-        return Creator(record.pid, None, command, record.place, stack, record.test)
+        stack = record.stack
+        # what called the program, such as a test runner, is of no interest
+        outermost = max((depth for depth, place in enumerate(stack) if _is_own(place)), default=len(stack) - 1)
+        return Creator(record.pid, None, command, record.place, stack[outermost::-1], record.test)
 
     def makings(self) -> dict[str, list[Record]]:
         """The records that tell of the making of a file, by its path, in order of time."""

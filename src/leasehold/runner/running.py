@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from leasehold.core.evidence import Scope
     from leasehold.core.findings import Report
 
-__all__ = ["Run", "recording_environment", "run"]
+__all__ = ["ISOLATED", "SETTLE_S", "CommandNotStartedError", "Run", "recording_environment", "run"]
 
 # A daemon that was meant to end with the command does so at once; one that waits for a socket or a flush takes a second or two.
 SETTLE_S: Final = 5.0
+# Set for a command that has a /dev/shm of its own.
+ISOLATED: Final = "LEASEHOLD_ISOLATED"
 _REGISTRY: Final = "LEASEHOLD_REGISTRY"
 _NAME_LENGTH: Final = 60
 _EXIT_NOT_FOUND: Final = 127
@@ -91,6 +93,8 @@ def run(
     with tempfile.TemporaryDirectory(prefix="leasehold-") as directory, Watch() as watch:
         path = os.path.join(directory, "records")
         environment = recording_environment(os.environ, path) if hook else dict(os.environ)
+        if is_isolated:
+            environment[ISOLATED] = "1"
         # a /dev/shm of our own is empty; what a shared one holds must be known before
         scope = None if is_isolated else _begin_scope(name)
         try:

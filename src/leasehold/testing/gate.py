@@ -49,7 +49,8 @@ class Gate:
         self._watch = LeakWatch(
             configuration,
             children=config.getini("leasehold_audit_children"),
-            blames_unknown=not self._is_worker,
+            alone=config.getini("leasehold_audit_alone") or None,
+            beside_workers=self._is_worker,
         )
         self._watch.__enter__()
         self._at_start = self._watch.look()
@@ -141,7 +142,7 @@ class Gate:
         report = self._watch.check(_SESSION, always=bool(self._path))
         if report is not None:
             known = {finding.path for _, earlier in self._reports for finding in earlier.findings}
-            left = tuple(finding for finding in report.leaks if finding.path not in known)
+            left = tuple(finding for finding in report.findings if finding.path not in known)
             self._take(replace(report, findings=left))
         if self._is_worker:
             own = [one.to_json(indent=0).decode() for nodeid, one in self._reports if nodeid == _SESSION]
@@ -160,6 +161,12 @@ class Gate:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say what leaked, annotate on GitHub, and write the report that was asked for."""
+        unknown = [one for _, report in self._reports for one in report.findings if not one.is_leak]
+        if unknown:
+            terminalreporter.write_line(
+                f"leasehold: {len(unknown)} segments appeared that no test is known to have made, such as {unknown[0].name}; "
+                "if nothing else uses /dev/shm here, set leasehold_audit_alone"
+            )
         leaked = [(nodeid, report) for nodeid, report in self._reports if report.leaks]
         if leaked:
             terminalreporter.section("shared memory leaks", yellow=not self._fails, red=self._fails)

@@ -20,13 +20,13 @@ from leasehold.auditor.configuration import Configuration, load_configuration
 from leasehold.auditor.formats import Style, render
 from leasehold.auditor.looking import audit, begin_scope
 from leasehold.core.evidence import Scope
-from leasehold.core.findings import Event, Fact, Finding, Process, Report
+from leasehold.core.findings import Confidence, Event, Fact, Finding, Process, Report
 from leasehold.core.suppression import Suppression
 from leasehold.runner.blame import answered_for
 from leasehold.runner.descendants import descendants_of
 from leasehold.runner.inject.leasehold_recorder import ENVIRONMENT, Recorder
 from leasehold.runner.records import RecordLog
-from leasehold.runner.running import recording_environment
+from leasehold.runner.running import ISOLATED, recording_environment
 from leasehold.testing.glance import Glance, Glancer
 
 __all__ = ["LeakError", "LeakWatch", "assert_no_leaks"]
@@ -61,6 +61,7 @@ def assert_no_leaks(
     rules: Collection[str] | None = None,
     ignore: Collection[str] = (),
     allow: Sequence[Suppression] = (),
+    alone: bool | None = None,
 ) -> Iterator[None]:
     """Fail if the block leaves anything in shared memory.
 
@@ -79,6 +80,9 @@ def assert_no_leaks(
         Ids or names of the rules to run, or not to run.
     allow : sequence of Suppression
         Findings to set aside, each with its reason.
+    alone : bool, optional
+        Whether nothing else uses /dev/shm meanwhile, so that a segment counts even if it is not known who made it: one made by
+        C code, for instance. By default only under ``leasehold run``, in a /dev/shm of its own.
 
     Raises
     ------
@@ -90,7 +94,7 @@ def assert_no_leaks(
     Blocks may nest, but not overlap in threads: what two of them make at the same time is both's. A descendant that lost its
     parent (a daemon) is recognized by what it recorded, but not by what it holds.
     """
-    with LeakWatch(load_configuration(), rules=rules, ignore=ignore) as watch:
+    with LeakWatch(load_configuration(), rules=rules, ignore=ignore, alone=alone) as watch:
         yield
         report = watch.check(name, suppressions=allow)
     if report is not None and report.leaks:
@@ -108,9 +112,12 @@ class LeakWatch:
         Instead of, and beside, those of the configuration.
     children : bool
         Whether Python programs started meanwhile are to record as well: it changes ``PYTHONPATH`` for the time of the watch.
-    blames_unknown : bool
-        Whether a leak that nobody is known to have made counts. Not where several processes run tests side by side: it would
-        be blamed on each.
+    alone : bool, optional
+        Whether nothing else uses shared memory meanwhile, so that what nobody is known to have made counts as well. By default
+        only where `leasehold run` has given this process a /dev/shm of its own; else such findings are of unknown confidence.
+    beside_workers : bool
+        Whether this is one of several processes that run tests side by side: then only what it is known to have made, or holds,
+        is looked into.
     """
 
     def __init__(
@@ -120,7 +127,8 @@ class LeakWatch:
         rules: Collection[str] | None = None,
         ignore: Collection[str] = (),
         children: bool = False,
-        blames_unknown: bool = True,
+        alone: bool | None = None,
+        beside_workers: bool = False,
     ) -> None:
         configuration = configuration or Configuration()
         self._settings: dict[str, Any] = {
@@ -131,7 +139,9 @@ class LeakWatch:
         }
         self._suppressions = configuration.suppressions
         self._children = children
-        self._blames_unknown = blames_unknown
+        self._beside_workers = beside_workers
+        is_alone = ISOLATED in os.environ if alone is None else alone
+        self._unknown = None if beside_workers else Confidence.LIKELY if is_alone else Confidence.UNKNOWN
         self._glancer = Glancer(_SHM)
         self._device = os.stat(_SHM).st_dev
         self._owned: dict[str, Glance] = {}
@@ -207,7 +217,7 @@ class LeakWatch:
                 return True
             return False if os.path.exists(f"/proc/{process.pid}") else None
 
-        ours = answered_for(report.findings, made, is_member, unknown=self._blames_unknown)
+        ours = answered_for(report.findings, made, is_member, unknown=self._unknown)
         ours = tuple(self._with_owner(finding) for finding in ours)
         events = [Event(self._began_ns, "begin", text=name), Event(ended_ns, "end", text=f"{name} ended")]
         events += [Event(ended_ns, "end", finding.name, f"{name} ended") for finding in ours]
@@ -265,7 +275,7 @@ class LeakWatch:
     def _is_suspicious(self, glance: Glance) -> bool:
         if not glance.has_new(self._glance):
             return False
-        if self._blames_unknown or replace(glance, files=frozenset()).has_new(self._glance):
+        if not self._beside_workers or replace(glance, files=frozenset()).has_new(self._glance):
             return True
         # side by side with others, new files are mostly theirs: only what was recorded here is looked into
         made = {record.path for record in self._log.read().records}

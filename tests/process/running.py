@@ -1,0 +1,75 @@
+"""Calls `leasehold run` on a small Python program, as a user would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leasehold.auditor import Report
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How it went: exit code, what was written, and the report."""
+
+    code: int
+    stdout: str
+    stderr: str
+    report: Report
+
+    @property
+    def rules(self) -> list[str]:
+        return [finding.rule for finding in self.report.leaks]
+
+    @property
+    def places(self) -> list[str]:
+        """Where what leaked was made: file and line."""
+        creators = [finding.creator for finding in self.report.leaks]
+        return [f"{one.place.file}:{one.place.line}" for one in creators if one is not None and one.place is not None]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's, without what would make the run another."""
+    dropped = ("GITHUB_", "LEASEHOLD_REGISTRY", "LEASEHOLD_RECORDS", "LEASEHOLD_ISOLATED", "PYTEST_CURRENT_TEST")
+    return {**{name: value for name, value in os.environ.items() if not name.startswith(dropped)}, **more}
+
+
+def wait_until(condition: Callable[[], bool], within_s: float = 30) -> None:
+    """Return when `condition` holds."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.005)
+
+
+def run_command(
+    tmp_path: Path, *command: str, options: tuple[str, ...] = (), env: dict[str, str] | None = None, **popen: Any
+) -> Finished:
+    """Run `command` in `tmp_path` under `leasehold run`."""
+    output = tmp_path / "report.json"
+    words = [sys.executable, "-m", "leasehold", "run", "-o", str(output), *options, "--", *command]
+    done = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment(**(env or {})),
+        check=False,
+        timeout=90,
+        **popen,
+    )
+    report = Report.from_json(output.read_bytes()) if output.exists() else Report()
+    return Finished(done.returncode, done.stdout, done.stderr, report)
+
+
+def run_program(tmp_path: Path, program: str, *options: str, **more: Any) -> Finished:
+    """Run the Python `program` in `tmp_path` under `leasehold run`."""
+    (tmp_path / "program.py").write_text(textwrap.dedent(program))
+    return run_command(tmp_path, sys.executable, "program.py", options=options, **more)
