@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 import click
-import msgspec
 
 from leasehold.cli.ingest_words import as_json, as_text, plan_as_json, plan_as_text
 from leasehold.errors import LeaseholdError
@@ -31,9 +30,13 @@ _INTERRUPTED, _TERMINATED = 130, 143  # 128 and the number of the signal, as she
 @click.argument("files", metavar="FILES...", nargs=-1, required=True)
 @click.option("-o", "--output", metavar="OUT.h5", help="The HDF5 file to make.")
 @click.option("--layout", metavar="NAME", help=f"How the files are written: {', '.join(LAYOUTS)}.")
-@click.option("--dtype", metavar="FIELDS", help='The fields, such as "chr:S10,pos:i4,pct:f4"; name:type=fill for missing ones.')
+@click.option(
+    "--dtype", metavar="FIELDS", help='The fields, such as "chr:S10,pos:i4,pct:f4"; name:type=fill for missing ones.'
+)
 @click.option("--columns", metavar="LIST", help="The column of each field, from 0, or its name in the header: 0,1,3.")
-@click.option("--infer", "inferred", is_flag=True, help="Look at the first file, and print the schema that it seems to have.")
+@click.option(
+    "--infer", "inferred", is_flag=True, help="Look at the first file, and print the schema that it seems to have."
+)
 @click.option("--delimiter", metavar="CHARACTER", help=f"Between cells: a character, or {', '.join(_DELIMITERS)}.")
 @click.option("--header/--no-header", default=None, help="Whether the first line names the columns.")
 @click.option("--skip-lines", type=click.IntRange(0), metavar="N", help="Lines before the table that are not data.")
@@ -133,7 +136,9 @@ def _checked(output: str, run: Callable[[], Any]) -> Any:
 
 
 def _to_resume(output: str) -> str:
-    return f" (what was stored is in {output}.partial, --resume goes on with it)" if os.path.isdir(f"{output}.partial") else ""
+    return (
+        f" (what was stored is in {output}.partial, --resume goes on with it)" if os.path.isdir(f"{output}.partial") else ""
+    )
 
 
 def _terminate(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - a signal handler's signature
@@ -151,7 +156,9 @@ def _reading(given: dict[str, Any]) -> dict[str, Any]:
 
 def _inferred(path: str, layout: str | None, dtype: str | None, options: dict[str, Any], *, quiet: bool) -> Schema:
     if layout or dtype or options:
-        raise click.UsageError("--infer finds out what --layout, --dtype and the options for reading would say; give one or the other")
+        raise click.UsageError(
+            "--infer finds out what --layout, --dtype and the options for reading say; give one or the other"
+        )
     inference = infer(path)
     if not quiet:
         click.echo(f"{path}: {inference}", err=True)

@@ -198,9 +198,7 @@ def _make(
     rows = {name: sum(each.rows for each in files if each.dataset == name) for name in dict.fromkeys(job.datasets)}
     return IngestReport(
         path=os.fspath(out),
-        datasets=tuple(
-            DatasetReport(name, str(job.dtype), count, job.dtype.itemsize) for name, count in rows.items()
-        ),
+        datasets=tuple(DatasetReport(name, str(job.dtype), count, job.dtype.itemsize) for name, count in rows.items()),
         files=files,
         rejected=tuple(rejects.examples),
         size_bytes=0,

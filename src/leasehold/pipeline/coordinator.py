@@ -75,12 +75,12 @@ class Coordinator:
         """Give out what there is room for; False when all is done."""
         for flow in self._flows:
             self._give_out_of(flow)
-        while self._admits(self._sizing.parse_bytes) and (flow := next(self._to_come, None)) is not None:
-            self._flows.append(flow)
-            self._submit_all(flow.take_end())  # it may be one that an interrupted run had brought to its end
-            self._give_out_of(flow)
-            if flow.is_finished:
-                self._finish(flow)
+        while self._admits(self._sizing.parse_bytes) and (begun := next(self._to_come, None)) is not None:
+            self._flows.append(begun)
+            self._submit_all(begun.take_end())  # it may be one that an interrupted run had brought to its end
+            self._give_out_of(begun)
+            if begun.is_finished:
+                self._finish(begun)
         return bool(self._flows)
 
     def _give_out_of(self, flow: Flow) -> None:

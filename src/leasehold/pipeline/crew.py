@@ -184,9 +184,7 @@ class ProcessCrew:
                     process.channel.put(work.task())
                     process.channel.flush()
                     if process.channel.has_output:
-                        self._selector.modify(
-                            process.channel.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, process
-                        )
+                        self._selector.modify(process.channel.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, process)
 
     def _settle(self, work: Work, outcome: Any, done: list[tuple[Any, Any]]) -> None:
         if isinstance(outcome, TicketError):  # this process was stopped for longer than the tickets last

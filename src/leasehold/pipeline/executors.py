@@ -78,7 +78,7 @@ class ExecutorCrew:
         LeaseholdError
             The executor has broken.
         """
-        done = []
+        done: list[tuple[Any, Any]] = []
         try:
             while True:
                 work, outcome = self._done.get(timeout=0 if done else timeout_s)

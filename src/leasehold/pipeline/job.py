@@ -81,12 +81,13 @@ class Job:
         """The datasets, each with its files."""
         numbered = enumerate(zip(self.tables, self.marks, self.datasets, strict=True))
         for name, group in itertools.groupby(numbered, key=lambda each: each[1][2]):
-            yield name, [
-                Input(
-                    index, Context(index, table, None, sizing.block_bytes, sizing.lease_rows(table.schema)), mark
-                )
-                for index, (table, mark, _) in group
-            ]
+            yield (
+                name,
+                [
+                    Input(index, Context(index, table, None, sizing.block_bytes, sizing.lease_rows(table.schema)), mark)
+                    for index, (table, mark, _) in group
+                ],
+            )
 
     def with_types(self, schema: Schema) -> Job:
         """The same job with the types of other fields of the same names."""
@@ -102,9 +103,7 @@ class Job:
 
 
 def _with_types(schema: Schema, other: Schema) -> tuple[Field, ...]:
-    return tuple(
-        replace(each, type=typed.type) for each, typed in zip(schema.fields, other.fields, strict=True)
-    )
+    return tuple(replace(each, type=typed.type) for each, typed in zip(schema.fields, other.fields, strict=True))
 
 
 def plan_job(paths: PathLike | Sequence[PathLike], schema: Schema, into: str | None = None) -> Job:

@@ -26,7 +26,5 @@ def leftovers(registry_id: str) -> tuple[str, ...]:
     """What a registry that was closed has left in /dev/shm."""
     directory = RegistryDirectory(registry_id)
     found = [directory.path] if directory.exists() else []
-    found += [
-        f"{directory.root}/{name}" for name in os.listdir(directory.root) if name.startswith(f"lh-{registry_id}-")
-    ]
+    found += [f"{directory.root}/{name}" for name in os.listdir(directory.root) if name.startswith(f"lh-{registry_id}-")]
     return tuple(f"{path} is left" for path in found)

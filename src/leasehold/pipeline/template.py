@@ -18,6 +18,7 @@ from leasehold.client.links import link_to
 from leasehold.client.registry import connect
 from leasehold.errors import LeaseholdError
 from leasehold.pipeline.channel import Channel
+from leasehold.pipeline.tasks import Result, Task
 from leasehold.pipeline.worker import Worker
 
 __all__ = ["main"]
@@ -52,15 +53,8 @@ def _serve(registry_id: str, connection: socket.socket) -> NoReturn:
         with connect(registry_id, on_lingering="ignore") as registry:
             worker = Worker(registry)
             while (task := channel.receive()) is not None:
-                try:
-                    result = worker.run(task)
-                except LeaseholdError as error:
-                    result = error.with_traceback(None)
-                except Exception as error:
-                    result = LeaseholdError(f"a worker failed: {type(error).__name__}: {error}")
-                    sys.excepthook(type(error), error, error.__traceback__)
-                channel.send(result)
-                del task, result
+                channel.send(_outcome(worker, task))
+                del task
         link_to(registry_id).close()
         code = 0
     except OSError:  # the coordinator is gone
@@ -70,6 +64,16 @@ def _serve(registry_id: str, connection: socket.socket) -> NoReturn:
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def _outcome(worker: Worker, task: Task) -> Result | LeaseholdError:
+    try:
+        return worker.run(task)
+    except LeaseholdError as error:
+        return error.with_traceback(None)
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        return LeaseholdError(f"a worker failed: {type(error).__name__}: {error}")
 
 
 def _end_workers() -> NoReturn:

@@ -79,9 +79,7 @@ class Worker:
             if task.start_row is not None:
                 encoded = self._encode_whole(task.context, rows.filled(), task.start_row, is_last=task.is_last)
             needed = encoded is None or sum(chunk.data_bytes for _, _, chunk in encoded.chunks) < rows.size_bytes
-            return ParsedPiece(
-                rows.parts(needed=needed), encoded, lines, text_bytes, checksum, tuple(rows.bad), rows.notes
-            )
+            return ParsedPiece(rows.parts(needed=needed), encoded, lines, text_bytes, checksum, tuple(rows.bad), rows.notes)
         finally:
             rows.release()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import Executor
 from types import TracebackType
 from typing import Self
@@ -13,7 +12,7 @@ from leasehold.pipeline.crew import Crew, ProcessCrew
 from leasehold.pipeline.executors import ExecutorCrew
 from leasehold.pipeline.leaks import holdings, leftovers
 from leasehold.pipeline.sizing import default_capacity
-from leasehold.system.directory import SHM_ROOT, RegistryDirectory
+from leasehold.system.directory import RegistryDirectory
 from leasehold.units import parse_bytes
 
 __all__ = ["Workshop"]
@@ -63,13 +62,15 @@ class Workshop:
                 self.capacity_bytes = min(self.capacity_bytes, self._given.statistics().capacity_bytes)
             if own is not None:
                 own.start(self.workers, self.registry.id)
+                self.crew = own
         except BaseException:
             if own is not None:
                 own.close(orderly=False)
             if self._own is not None:
                 self._own.close()
             raise
-        self.crew = own if own is not None else ExecutorCrew(self._executor, self.workers, self.registry.id)
+        if self._executor is not None:
+            self.crew = ExecutorCrew(self._executor, self.workers, self.registry.id)
         return self
 
     def __exit__(
