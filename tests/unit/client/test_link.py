@@ -432,7 +432,7 @@ def test_spare_that_fits_is_taken_and_its_lock_is_let_go_when_its_claim_was_read
     assert link.take_spare(4096, 5120) is None
     spare = link.take_spare(8192, 10240)
     assert spare is not None
-    link.claim(spare.lease, lambda seq: m.Claim(seq, spare.lease, 1, b"", "", 0, False))
+    link.claim(lambda seq: m.Claim(seq, spare.lease, 1, b"", "", 0, False))
     assert registry.let_gone == []
     ping(link)
     assert registry.let_gone == [1008]
