@@ -26,9 +26,9 @@ __all__ = ["ChunkEncoder", "Codec", "EncodedChunk", "encode_chunk", "plain_bytes
 Array = np.ndarray[Any, Any]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
-# A chunk encoded in every way costs 2 to 3 times one encoded in the way known to be best; done for one chunk in 16 that
-# is 6 to 12 %. Samples of a chunk were tried instead and chose wrong: 64 KiB of planes do not behave like 1 MiB of them.
-_TRY_ALL_EVERY = 16
+# A chunk encoded in every way costs 2 to 3 times one encoded in the way known to be best; done for one chunk in 32 that
+# is 3 to 6 %. Samples of a chunk were tried instead and chose wrong: 64 KiB of planes do not behave like 1 MiB of them.
+_TRY_ALL_EVERY = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class ChunkEncoder:
         self.codec = codec
         self._method = COMPRESSIONS[codec.compression]
         self._recipes = deflate.recipes_for(codec.dtype.itemsize, all_float=is_all_float(codec.dtype))
-        self._best = self._recipes[0]
+        self._best: deflate.Recipe | None = None
         self._encoded = 0
 
     def encode(self, pieces: Sequence[Array] | Array, out: Bytes) -> EncodedChunk:
@@ -184,7 +184,8 @@ class ChunkEncoder:
 
     def _deflated(self, plain: Bytes) -> tuple[bytes, int]:
         itemsize = self.codec.dtype.itemsize
-        candidates = self._recipes if self._encoded % _TRY_ALL_EVERY == 0 else (self._best,)
+        best = self._best
+        candidates = self._recipes if best is None or self._encoded % _TRY_ALL_EVERY == 0 else (best,)
         self._encoded += 1
         shuffled: Bytes | None = None
         results = []
@@ -196,8 +197,10 @@ class ChunkEncoder:
                     shuffled.reshape(itemsize, -1)[...] = plain.reshape(-1, itemsize).T
                 data = shuffled
             results.append((deflate.compress(data, recipe.window_bits), recipe))
-        payload, self._best = chosen = min(results, key=lambda result: len(result[0]))
-        return payload, 0 if chosen[1].shuffle else 0b01
+        payload, chosen = min(results, key=lambda result: len(result[0]))
+        if len(candidates) > 1:
+            self._best = chosen
+        return payload, 0 if chosen.shuffle else 0b01
 
 
 def _concatenated(parts: list[Bytes], out: Bytes) -> Bytes:

@@ -17,7 +17,7 @@ from leasehold.sinks.attributes import Attributes, encode_attribute
 from leasehold.sinks.checksum import crc32
 from leasehold.sinks.chunks import Codec, EncodedChunk, plain_bytes
 from leasehold.sinks.filters import compression_named
-from leasehold.sinks.layout import Grid, describe_dtype, require_storable
+from leasehold.sinks.layout import describe_dtype, require_storable
 from leasehold.sinks.plan import ChunkPlan
 from leasehold.sinks.progress import Progress
 from leasehold.sinks.provenance import Source, digest_file
@@ -37,7 +37,6 @@ _SMALL_BYTES = 16 << 10
 # Rows are made safe by storing chunks; what fills none goes to the journal, uncompressed. Once for every 16 MiB of rows that
 # is at most a sixteenth of them for each dataset under way, and 16 MiB are read again in less than a second.
 _CHECKPOINT_EVERY_BYTES = 16 << 20
-_WAY = {True: "encoded", False: "as rows"}
 
 
 class HoldsArray(Protocol):
@@ -201,12 +200,14 @@ class HDF5Sink:
         path : path-like, optional
             The file they came from. Its size and digest are taken now, unless they are given.
         rows : tuple of int, optional
-            First row, and the row after the last. By default all rows since the last source; then this makes a checkpoint
-            as well when 16 MiB were appended since the last one.
+            First row, and the row after the last. By default all rows appended since the last source; then this makes a
+            checkpoint as well when 16 MiB were appended since the last one.
         **details
             Whatever else is to be kept; JSON must have a form for it.
         """
         progress = self._existing(name)
+        if rows is None and progress.declared.encoded:
+            raise SinkError(f"dataset {name!r}: its chunks come encoded, so say which rows came from the source")
         start, stop = rows or (progress.sources[-1].stop if progress.sources else 0, progress.cursor)
         if not 0 <= start <= stop or (stop > progress.cursor and not progress.declared.encoded):
             raise SinkError(f"dataset {name!r}: rows {start} to {stop} are no range of its {progress.cursor} rows")
@@ -361,30 +362,16 @@ class HDF5Sink:
         rows: int | None = None,
         encoded: bool = False,
     ) -> Progress:
-        """The dataset of that name, begun unless it is under way."""
         self._session.require_open()
-        known = self._session.datasets.get(name)
-        if known is None:
-            require_storable(dtype, name)
-            grid = Grid.fit(trailing, dtype.itemsize, self._chunk_bytes, rows, whole_rows=encoded)
-            described = describe_dtype(dtype)
-            return self._session.begin(
-                journal.Dataset(name, described, trailing, grid.chunk_shape, self._compression, rows, encoded)
-            )
-        declared = known.declared
-        for what, was, now in (
-            ("dtype is", known.codec.dtype, dtype),
-            ("row shape is", declared.trailing, trailing),
-            ("number of rows is", declared.rows, rows),
-            ("compression is", declared.compression, self._compression),
-            ("chunks come", _WAY[declared.encoded], _WAY[encoded]),
-        ):
-            if was != now:
-                raise SinkError(
-                    f"dataset {name!r}: its {what} {was}, and {now} was given; convert it, or choose another name",
-                    dataset=name,
-                )
-        return known
+        return self._session.catalog.begin(
+            name,
+            dtype,
+            trailing,
+            rows=rows,
+            encoded=encoded,
+            compression=self._compression,
+            chunk_bytes=self._chunk_bytes,
+        )
 
     def _checkpoint_now_and_then(self) -> None:
         if self._appended_bytes >= _CHECKPOINT_EVERY_BYTES:
@@ -392,11 +379,7 @@ class HDF5Sink:
 
     def _existing(self, name: str) -> Progress:
         self._session.require_open()
-        try:
-            return self._session.datasets[name]
-        except KeyError:
-            there = ", ".join(map(repr, sorted(self._session.datasets))) or "none yet"
-            raise SinkError(f"there is no dataset {name!r}; the datasets are: {there}", dataset=name) from None
+        return self._session.catalog.existing(name)
 
 
 def _array(name: str, rows: HoldsArray | Array) -> Array:

@@ -19,6 +19,7 @@ import numpy as np
 from leasehold import __version__
 from leasehold.errors import LeaseholdWarning, SinkError
 from leasehold.sinks import journal, provenance
+from leasehold.sinks.catalog import Catalog
 from leasehold.sinks.chunks import EncodedChunk
 from leasehold.sinks.layout import describe_dtype
 from leasehold.sinks.partial import Partial
@@ -35,7 +36,8 @@ class Session:
 
     Attributes
     ----------
-    datasets : dict of str to Progress
+    catalog : Catalog
+        Its datasets.
     attributes : dict
         Of the file.
     recovery : Recovery
@@ -71,13 +73,19 @@ class Session:
             self._store.replay(self.recovery)
             checkpoint = self.recovery.last_checkpoint()
             self.completed = self.recovery.rewind(checkpoint)
-            self.datasets, self.attributes = self.recovery.datasets, self.recovery.attributes
+            self.catalog = Catalog(self.recovery.datasets, self.log)
+            self.attributes = self.recovery.attributes
             if self.datasets:
                 self.log(journal.Resume(checkpoint))
         except BaseException as error:
             self._file.fail(error)
             self._store.close()
             raise
+
+    @property
+    def datasets(self) -> dict[str, Progress]:
+        """The datasets of the file by name."""
+        return self.catalog.datasets
 
     @property
     def is_open(self) -> bool:
@@ -103,13 +111,6 @@ class Session:
         """Append to the journal."""
         self._store.log(record)
 
-    def begin(self, declared: journal.Dataset) -> Progress:
-        """Start a dataset."""
-        self._require_free(declared.name)
-        self.log(declared)
-        progress = self.datasets[declared.name] = Progress(declared)
-        return progress
-
     def finish(self, progress: Progress, chunk_shape: tuple[int, ...]) -> None:
         """Note that a dataset takes no more rows, and the chunks it gets if it has none yet."""
         self.log(journal.Finish(progress.name, chunk_shape))
@@ -117,7 +118,7 @@ class Session:
 
     def put_small(self, record: journal.SmallArray) -> None:
         """Store a whole small array."""
-        self._require_free(record.name)
+        self.catalog.require_free(record.name)
         self._store.put_small(record)
         self.datasets[record.name] = small_array_progress(record)
 
@@ -184,16 +185,6 @@ class Session:
         _sessions.discard(self)
         self._file.close()
         self._log.close()
-
-    def _require_free(self, name: str) -> None:
-        parts = name.split("/") if isinstance(name, str) else []
-        if not parts or not all(parts) or {".", ".."} & set(parts) or "\0" in name:
-            raise SinkError(f"{name!r} is no path of a dataset; give names joined by '/', such as 'calls' or 'calls/chr1'")
-        if name in self.datasets:
-            raise SinkError(f"dataset {name!r} exists; choose another name", dataset=name)
-        for other in self.datasets:
-            if other.startswith(f"{name}/") or name.startswith(f"{other}/"):
-                raise SinkError(f"dataset {name!r}: {other!r} exists, and a dataset cannot hold another", dataset=name)
 
 
 def _provenance(progress: Progress) -> dict[str, Any]:

@@ -311,6 +311,8 @@ def test_rows_and_encoded_chunks_do_not_mix(out: Path, calls: Calls) -> None:
         chunk = encode_chunk(calls(1), codec, payload)
         with pytest.raises(SinkError, match="its chunks come encoded, and as rows was given"):
             sink.append("encoded", calls(1))
+        with pytest.raises(SinkError, match="say which rows came from the source"):
+            sink.source("encoded", note="all of them")
         with pytest.raises(SinkError, match="it is appended to"):
             sink.append_encoded("calls", 0, chunk, payload)
 

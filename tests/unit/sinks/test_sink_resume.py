@@ -194,6 +194,9 @@ def test_an_error_keeps_the_partial_file_only_when_asked(tmp_path: Path) -> None
         sink.append("calls", np.arange(3))
         sink.__exit__(Stopped, Stopped(), None)
         assert (tmp_path / "out.h5.partial").exists() == keep
+    sink = HDF5Sink(tmp_path / "out.h5", keep_partial=True)
+    sink.abort(keep_partial=False)
+    assert not (tmp_path / "out.h5.partial").exists()
 
 
 def test_rows_other_than_those_that_are_stored_are_refused(interrupted: list[Path], calls: Calls, tmp_path: Path) -> None:
@@ -296,6 +299,46 @@ def test_encoded_chunks_resume_at_the_last_checkpoint_that_chunks_cover(calls: C
     with h5py.File(path) as file:
         assert file["calls"][...].tobytes() == rows.tobytes()
         assert list(file["rejected"]) == list(range(len(blocks)))
+
+
+def test_rows_before_the_cursor_are_read_from_a_chunk_that_is_stored_already(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    floats = random.random(50)[random.integers(0, 50, 3000)]  # stored unshuffled: the chunk has a filter mask
+    sink = open_sink(tmp_path / "out.h5")
+    sink.append("floats", floats[:1000])
+    sink.checkpoint()
+    sink.append("floats", floats[1000:2048])  # fills the first chunk; nothing tells of these rows
+    sink.abort()
+    with open_sink(tmp_path / "out.h5") as sink:
+        assert sink.completed().rows["floats"] == 1000
+        sink.append("floats", floats[1000:])
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file["floats"].id.get_chunk_info(0).filter_mask == 1
+        assert np.array_equal(file["floats"], floats)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda raw, at: raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :], lambda raw, at: raw[:at]]
+)
+def test_a_chunk_that_is_not_what_the_journal_tells_of_ends_what_is_believed(
+    spoil: Callable[[bytes, int], bytes], calls: Calls, tmp_path: Path
+) -> None:
+    """As a loss of power may leave it: the journal reached the disk, the chunk did not."""
+    rows = calls(5000)
+    sink = open_sink(tmp_path / "out.h5")
+    for start in range(0, 5000, 1000):
+        sink.append("calls", rows[start : start + 1000])
+        sink.checkpoint(start)
+    sink.abort()
+    lines = (tmp_path / "out.h5.partial" / "journal").read_bytes().splitlines()
+    chunks = [json.loads(line[9:]) for line in lines if b'"is":"chunk"' in line]
+    data = tmp_path / "out.h5.partial" / "data"
+    data.write_bytes(spoil(data.read_bytes(), chunks[3]["offset"] + 100))
+    with open_sink(tmp_path / "out.h5") as sink:
+        assert sink.completed().rows["calls"] == 2000
+        sink.append("calls", rows[2000:])
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file["calls"][...].tobytes() == rows.tobytes()
 
 
 def test_a_source_is_journaled_no_more_often_than_its_rows_are_worth(
