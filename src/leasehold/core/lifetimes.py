@@ -63,6 +63,7 @@ class Lifetimes:
         self._lease_queue = LeaseQueue()
         self._attach_queue = AttachQueue()
         self._creating: dict[int, Waiter[m.Lease] | int] = {}  # segment -> the request, or the client of a spare
+        self._placing = False  # whether one of those is a request: the next has its turn when that one's file is made
         self._spares: defaultdict[int, set[int]] = defaultdict(set)  # client -> leases of its spares
         self._taken: set[int] = set()  # leases of spares that could not be revoked: the claim is on its way
         self._making: Counter[int] = Counter()  # client -> spares that are being made for it
@@ -81,8 +82,9 @@ class Lifetimes:
         """Grant what can be granted, in order of arrival; refuse what has waited long enough."""
         queue = self._lease_queue
         while True:
-            while queue and queue.first().not_before_ns <= now_ns and self._place(queue.first(), now_ns):
-                pass
+            while queue and not self._placing and queue.first().not_before_ns <= now_ns:
+                if not self._place(queue.first(), now_ns):
+                    break
             overdue = [w for w in queue.overdue(now_ns) if w is not queue.first() or not self._room_is_coming(w)]
             first_leaves = bool(overdue) and overdue[0] is queue.first()
             for waiter in overdue:
@@ -109,6 +111,7 @@ class Lifetimes:
         missing = rows.used_bytes + request.size_bytes - rows.registry.capacity_bytes
         if missing <= 0:
             self._lease_queue.remove(waiter)
+            self._placing = True  # /dev/shm may have no room for it: then it is first again, and nobody has overtaken it
             self._create(request.size_bytes, waiter)
             return True
         missing -= self._bytes_coming()

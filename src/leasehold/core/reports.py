@@ -52,7 +52,9 @@ class Reports(Lifetimes):
             self._retire(segment)
             return
         if isinstance(wanted_by, Waiter):
+            self._placing = False
             self._grant_writer(wanted_by, segment, SegmentEvent.CREATED, now_ns)
+            self._serve_leases(now_ns)
         else:
             self._making[wanted_by] -= 1
             self._set_aside(wanted_by, segment, now_ns)
@@ -66,7 +68,9 @@ class Reports(Lifetimes):
         if not isinstance(wanted_by, Waiter):
             self._making[wanted_by] -= 1
             return
+        self._placing = False
         if wanted_by.cancelled:
+            self._serve_leases(now_ns)
             return
         wanted_by.shortage = reason
         self._lease_queue.put_back(wanted_by)

@@ -97,12 +97,7 @@ class Table(Notices):
             )
         if message.resume:
             row = self.rows.clients.get(message.resume)
-            if (
-                row is None
-                or row.state is ClientState.ENDED
-                or row.secret != message.secret
-                or (row.identity.pid, row.identity.start_ticks) != (identity.pid, identity.start_ticks)
-            ):
+            if row is None or row.secret != message.secret or not _is_of(row, identity):
                 raise Refusal(m.RefusalCode.RESUME, f"there is no client {message.resume} that this process could resume")
             client = row.id
             self._forget_waiters(client, now_ns)
@@ -110,7 +105,11 @@ class Table(Notices):
         else:
             if registry.closing:
                 raise closing_refusal(registry)
-            client = self.rows.next_number(Mark.CLIENT)
+            # a process that was welcomed and did not hear it says hello once more: it is no other client
+            unheard = (
+                row.id for row in self.rows.clients.values() if row.secret == message.secret and _is_of(row, identity)
+            )
+            client = next(unheard, 0) or self.rows.next_number(Mark.CLIENT)
             self.rows.put(ClientRow(client, identity, message.secret, ClientState.CONNECTED, now_ns))
             self.counters["clients"] += 1
         applied = self.rows.applied.get(client, 0)
@@ -349,6 +348,14 @@ class Table(Notices):
                     self._at(segment.readers_deadline_ns, "readers", segment.number)
         rows.record(now_ns, EventKind.TAKEOVER, detail=f"epoch {rows.registry.epoch}, pid {rows.registry.identity.pid}")
         self.counters["takeovers"] += 1
+
+
+def _is_of(client: ClientRow, identity: Identity) -> bool:
+    """Whether `client` is of that very process, and has not ended."""
+    return client.state is not ClientState.ENDED and (client.identity.pid, client.identity.start_ticks) == (
+        identity.pid,
+        identity.start_ticks,
+    )
 
 
 def _holder_in_words(rows: Rows, lease: LeaseRow) -> str:
