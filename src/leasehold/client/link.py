@@ -383,7 +383,7 @@ class Link:
         clock = self.endpoint.clock
         deadline_ns = clock.now_ns() + int(RECOVER_WITHIN_S * 1e9)
         patience_s = 0.001
-        failure: RegistryUnavailableError | None = None
+        failure = f"registry {self.endpoint.id} did not answer within {RECOVER_WITHIN_S:.0f} s; see `leasehold status`"
         self._hang_up()
         while True:
             if not self.endpoint.exists():
@@ -406,12 +406,9 @@ class Link:
             try:
                 self.endpoint.succeed()
             except RegistryUnavailableError as error:  # the successor died as well, or has no room to start: try again
-                failure = error
+                failure = error.message  # not the error: its traceback would keep the caller's arrays
             if clock.now_ns() > deadline_ns:
-                raise failure or RegistryUnavailableError(
-                    f"registry {self.endpoint.id} did not answer within {RECOVER_WITHIN_S:.0f} s; see `leasehold status`",
-                    registry=self.endpoint.id,
-                )
+                raise RegistryUnavailableError(failure, registry=self.endpoint.id)
             clock.wait_s(patience_s)
             patience_s = min(patience_s * 1.5, 0.05)
 
