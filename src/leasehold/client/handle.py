@@ -22,6 +22,7 @@ from leasehold.errors import (
     CapacityError,
     LeaseholdError,
     ProtocolError,
+    SegmentNotFoundError,
     TicketError,
 )
 from leasehold.system.mapping import Mapping
@@ -109,9 +110,15 @@ class RegistryHandle:
             lambda seq: m.Attach(seq, link.id_of(seq), name, site, due_ns, int(timeout_s * 1e9)),
             timeout_s,
         )
-        return self._open(
-            attached.lease, attached.segment, attached.generation, attached.size_bytes, attached.layout, attached.name, site
-        )
+        try:
+            return self._open(
+                attached.lease, attached.segment, attached.generation, attached.size_bytes, attached.layout, attached.name,
+                site,
+            )  # fmt: skip
+        except FileNotFoundError:
+            raise SegmentNotFoundError(
+                f"segment {name!r} has lost its file: its registry is being closed, or somebody removed it", name=name
+            ) from None
 
     def redeem(self, ticket: Ticket | str, *, due: float | str | None = None) -> Lease:
         """Read the segment that `ticket` was made for; the ticket is used up.
