@@ -1,19 +1,28 @@
-"""The command line reference, docs/cli.md, made from the commands themselves: `python -m leasehold.cli.reference`."""
+"""Reference pages made from the code itself: docs/cli.md from the commands, docs/rules.md from the auditor's rules.
+
+python -m leasehold.cli.reference docs
+"""
 
 from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Final
 
 import click
 
 from leasehold.cli import cli
+from leasehold.core.rules import RULES
 
-__all__ = ["reference"]
+__all__ = ["PAGES", "commands", "rules"]
 
 
-def reference() -> str:
-    """The whole reference as Markdown."""
+def commands() -> str:
+    """The command line."""
     parts = [
         "# Command line\n",
-        "Made from the commands by `python -m leasehold.cli.reference`; a test compares it with them. Data goes to stdout, talk and",
+        "Made from the commands by `python -m leasehold.cli.reference docs`; a test compares them. Data goes to stdout, talk and",
         "progress to stderr; `NO_COLOR` is honoured. `python -m leasehold` is the same as `leasehold`.\n",
     ]
     parent = click.Context(cli, info_name="leasehold")
@@ -26,5 +35,24 @@ def reference() -> str:
     return "\n".join(parts)
 
 
+def rules() -> str:
+    """The rules of the auditor."""
+    lines = [
+        "# Rules of the auditor\n",
+        "Made from `leasehold/core/rules.py`. Errors and warnings count as leaks (exit code 23), notes do not.\n",
+        "| id | name | severity | what it means | what to do |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {rule.id} | {rule.name} | {rule.severity.value} | {rule.description} | {rule.remedy} |"
+        for rule in RULES.values()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+PAGES: Final[dict[str, Callable[[], str]]] = {"cli.md": commands, "rules.md": rules}
+
 if __name__ == "__main__":
-    click.echo(reference(), nl=False)
+    for name, page in PAGES.items():
+        with open(os.path.join(sys.argv[1], name), "w") as file:
+            file.write(page())
