@@ -18,6 +18,7 @@ from leasehold.sinks.chunks import Bytes, ChunkEncoder, EncodedChunk
 
 __all__ = ["EncodePool"]
 
+_MOST_THREADS = 8  # 8 encode some 6 GB/s, more than one file takes; each holds buffers of four chunks
 Store = Callable[[EncodedChunk, memoryview], None]
 
 
@@ -25,7 +26,7 @@ class EncodePool:
     """Encodes in `threads` threads; with 1, in the thread that calls."""
 
     def __init__(self, threads: int | None = None) -> None:
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS)
         self._limit = 2 * self._threads  # enough that no encoder waits while a chunk is stored
         self._pending: deque[tuple[Future[EncodedChunk], Bytes, Store]] = deque()
         self._free: list[Bytes] = []

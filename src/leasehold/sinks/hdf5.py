@@ -51,7 +51,7 @@ class HDF5Sink:
 
     The file is made beside its name, in ``<path>.partial/``, and moved there, complete and durable, when the sink is
     closed without an error. Until then a file of that name stays what it was. A sink is a context manager, and belongs to
-    one thread.
+    one thread. It takes the memory of about four chunks an encoder, and of the rows of each dataset that fill no chunk yet.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class HDF5Sink:
     chunk_bytes : int or str
         Size of a chunk before compression.
     encoders : int, optional
-        Threads that encode; by default as many as there are processors.
+        Threads that encode; by default as many as there are processors, and at most 8.
     resume : bool
         Go on with what an interrupted run left in ``<path>.partial``, if it left something: see `completed`. Otherwise
         that is dropped.
@@ -91,7 +91,11 @@ class HDF5Sink:
         self._compression = compression
         self._chunk_bytes = max(1, parse_bytes(chunk_bytes))
         self._session = Session(path, resume=resume, keep_partial=resume if keep_partial is None else keep_partial)
-        self._rows = Appender(self._session, encoders)
+        try:
+            self._rows = Appender(self._session, encoders)
+        except BaseException:
+            self._session.abort(keep_partial=True)
+            raise
         self._position = self._session.completed.position
         self._appended_bytes = 0  # since the last checkpoint
 

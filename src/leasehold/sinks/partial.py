@@ -53,8 +53,11 @@ class Partial:
             if self.output.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "it is a directory; give the name of a file")
             self.journal_fd = self._lock()
-        with _explained("write there", self.output):
-            self.data_fd = os.open(self._data, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                self.data_fd = os.open(self._data, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError:
+                os.close(self.journal_fd)
+                raise
 
     @property
     def _data(self) -> Path:

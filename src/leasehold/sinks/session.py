@@ -59,6 +59,8 @@ class Session:
             self._store = Store(self._file, self._log, label=str(self.output))
             self._recover()
         except BaseException:
+            if self._partial.is_empty():
+                self._partial.remove()
             self._release()
             raise
         self._is_open = True

@@ -52,22 +52,31 @@ class Store:
         SinkError
             The interrupted run was another version's, or HDF5 lays the file out differently now.
         """
-        whole = 0
+        whole, began = 0, self._start
         for record, end in self._log.read():
-            if isinstance(record, journal.Start) and record.format != self._start.format:
-                raise SinkError(
-                    f"{self._label}: the interrupted run was one of leasehold {record.leasehold}, which {__version__} "
-                    f"cannot resume; start again without resuming it",
-                    path=self._label,
-                )
-            if isinstance(record, journal.Closing) or not self._repeat(record, recovery):
-                break
+            if isinstance(record, journal.Start):
+                began = record
+            if began.format != self._start.format:
+                raise self._not_resumable(began, "its journal is of another format")
+            try:
+                if isinstance(record, journal.Closing) or not self._repeat(record, recovery):
+                    break
+            except SinkError as error:
+                raise self._not_resumable(began, str(error)) from error
             recovery.fold(record)
             whole = end
         self._log.truncate(whole)
         if not whole:
             self.log(self._start)
         self._file.apply()
+
+    def _not_resumable(self, began: journal.Start, reason: str) -> SinkError:
+        now = self._start
+        return SinkError(
+            f"{self._label}: the interrupted run cannot be resumed: {reason}; it was one of leasehold {began.leasehold} "
+            f"with HDF5 {began.hdf5}, this is {now.leasehold} with {now.hdf5}; start again without resuming it",
+            path=self._label,
+        )
 
     def _repeat(self, record: journal.Record, recovery: Recovery) -> bool:
         """Bring HDF5 to the state after `record`; False when the file does not hold what it tells of."""

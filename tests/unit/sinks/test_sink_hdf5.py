@@ -72,6 +72,22 @@ def test_a_lease_is_taken_by_its_array(out: Path, calls: Calls) -> None:
     assert np.array_equal(read(out), calls(10))
 
 
+def test_a_record_array_is_stored_as_its_rows(out: Path, calls: Calls) -> None:
+    with HDF5Sink(out) as sink:
+        sink.append("calls", calls(10).view(np.recarray))
+        sink.append("calls", calls(10))
+        sink.write("whole", calls(5000).view(np.recarray))
+    assert read(out).dtype == calls(1).dtype
+    assert np.array_equal(read(out, "whole"), calls(5000))
+
+
+def test_a_sink_that_cannot_be_opened_leaves_nothing(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ImportError):
+        HDF5Sink(out)
+    assert os.listdir(out.parent) == []
+
+
 def test_several_datasets_grow_side_by_side(out: Path) -> None:
     with HDF5Sink(out, chunk_bytes=SMALL_CHUNKS) as sink:
         for number in range(20):
