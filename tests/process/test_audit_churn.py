@@ -105,6 +105,6 @@ def test_segment_in_use_is_never_reaped_while_others_come_and_go() -> None:
         with open("/dev/shm/orphan", "wb") as orphan:
             orphan.write(b"x")
         result = reap(yes=True)
-        assert [one.path for one in result.removed] == ["/dev/shm/orphan"]
+        assert [one.path for one in result.removed] == ["/dev/shm/orphan"], result
         assert os.path.exists("/dev/shm/in-use")
         os.unlink("/dev/shm/in-use")
