@@ -145,8 +145,10 @@ def main(arguments: list[str]) -> None:
     os.chdir("/")
 
     def ready() -> None:
+        nonlocal report_fd
         os.write(report_fd, b"ready")
         os.close(report_fd)
+        report_fd = -1  # the number will be that of a client's connection
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
