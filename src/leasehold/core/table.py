@@ -185,6 +185,20 @@ class Table(Notices):
         except Refusal as refusal:
             self._refuse(client, message.seq, refusal, now_ns)
 
+    def would_refuse(self, message: m.ClientMessage) -> bool:
+        """Whether `message` asks for what is not there, and does not wait for it."""
+        rows = self.rows
+        if isinstance(message, m.Attach):
+            number = rows.by_name.get(message.name)
+            return message.timeout_ns == 0 and (number is None or rows.segments[number].state is not SegmentState.PUBLISHED)
+        if isinstance(message, m.Lease):
+            missing = rows.used_bytes + message.size_bytes > rows.registry.capacity_bytes
+            return message.name in rows.by_name or (message.timeout_ns == 0 and missing)
+        if isinstance(message, m.Inherit):
+            parent = rows.leases.get(message.parent_lease)
+            return parent is None or parent.mode is LeaseMode.SPARE
+        return False
+
     def _lease(self, client: int, message: m.Lease, now_ns: int) -> None:
         rows = self.rows
         self._require_own_id(client, message.lease)
