@@ -7,7 +7,7 @@ most 2**53 and a power up to 10**22 both are exact in a float64, and their quoti
 `strtod` gives it.
 
 What is not plainly digits, perhaps with a point, an exponent of two digits, a sign or blanks around it, is left to the
-caller: more than 16 characters, 1e-300, nan, garbage. Nothing here guesses.
+caller: more than 18 characters, 1e-300, nan, garbage. Nothing here guesses.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from leasehold.ingest.text import Bools, Ints, Text
 
 __all__ = ["Numbers", "read_numbers"]
 
-_LONGEST = 16  # characters of a cell: 10**16 is below 2**64, and what exceeds 2**53 is seen
-_EXACT = 1 << 53
+_LONGEST = 18  # characters of a cell: 10**18 is below 2**64; of decimals what exceeds 2**53 is seen
+_EXACT, _SURELY_EXACT = 1 << 53, 15  # and the digits that are always below it
 _EXACT_POWER = 22
 _POWERS = 10.0 ** np.arange(_EXACT_POWER + 1)
 _POINT = (ord(".") - ord("0")) % 256
 _GROUP = 4  # places that fit 16 bits
-_TOTALS = (np.uint16, np.uint32, np.uint64, np.uint64)  # the smallest type for so many groups
+_TOTALS = (np.uint16, np.uint32, np.uint64, np.uint64, np.uint64)  # the smallest type for so many groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def _read_places(
     wrong.append(highest > 9)
     if shortest < 1:
         wrong.append(left < 1)
-    if decimal and longest == _LONGEST:
+    if decimal and longest > _SURELY_EXACT:
         wrong.append(total > _EXACT)
     return total, scale, _any(wrong)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from leasehold.ingest.blocks import cut_table, read_piece
+from leasehold.ingest.blocks import BLOCK_BYTES, cut_table, read_piece
 from leasehold.ingest.parse import string_lengths
 from leasehold.ingest.prologue import Table
 from leasehold.ingest.schema import Schema
@@ -13,12 +13,12 @@ from leasehold.ingest.schema import Schema
 __all__ = ["fit_strings", "measure_strings"]
 
 
-def measure_strings(table: Table) -> dict[str, int]:
+def measure_strings(table: Table, block_bytes: int = BLOCK_BYTES) -> dict[str, int]:
     """The longest cell of each string field of a table, in bytes; 0 where all are empty. Reads the whole file."""
     longest: dict[str, int] = {}
     buffer = bytearray()
-    for piece in cut_table(table):
-        for block in read_piece(table, piece, buffer=buffer):
+    for piece in cut_table(table, block_bytes):
+        for block in read_piece(table, piece, block_bytes, buffer):
             for name, length in string_lengths(block.data, table.schema).items():
                 longest[name] = max(length, longest.get(name, 0))
     return longest

@@ -72,6 +72,12 @@ def test_a_short_row_and_a_long_row_do_not_make_two_right_ones(parse):
     assert [bad.line for bad in parsed.bad] == [2, 3]
 
 
+def test_two_short_rows_do_not_make_one_right_one(parse):
+    parsed = parse("1\t2\t3\n4\n5\t6\n", "a:i4,b:i4,c:i4")
+    assert parsed.rows.tolist() == [(1, 2, 3)]
+    assert [bad.line for bad in parsed.bad] == [2, 3]
+
+
 def test_each_bad_row_is_reported_once_with_its_first_fault(parse):
     parsed = parse("x\ty\n1\t2\n", "a:i4,b:i4")
     assert [(bad.line, bad.column) for bad in parsed.bad] == [(1, "a")]
