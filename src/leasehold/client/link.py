@@ -23,6 +23,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from msgspec.structs import replace
+
 from leasehold.client.endpoint import Connection, Endpoint, NoticeLog
 from leasehold.client.mappings import MappingCache
 from leasehold.client.refusals import error_of
@@ -39,6 +41,8 @@ Reply = TypeVar("Reply", bound=m.RegistryMessage)
 RECOVER_WITHIN_S: Final = 10.0
 # Number of a claim that is yet to be said.
 _NOT_SAID: Final = 2**62
+# Requests that are answered with a lease after a while.
+_GRANTING: Final = (m.Lease, m.Attach, m.Inherit, m.Decline)
 # A claim rings for more spares when one in this many is left, which lasts until the registry has answered.
 _RING_WHEN_LEFT: Final = 4
 
@@ -72,7 +76,7 @@ class Link:
         ] = {}  # lease of a spare taken and not confirmed -> number of its claim, lock
         self._outstanding: dict[int, m.Request] = {}
         self._replies: dict[int, m.RegistryMessage] = {}
-        self._abandoned: set[int] = set()  # requests that nobody waits for any more
+        self._abandoned: dict[int, m.Request] = {}  # requests that nobody waits for any more
         self._late: deque[Callable[[int], m.Notice]] = deque()
         self._ended = ""  # why the registry cannot be used any more
 
@@ -238,8 +242,14 @@ class Link:
         while self._late and self._lock.acquire(blocking=False):
             try:
                 while self._late:
-                    with contextlib.suppress(LeaseholdError, OSError):
-                        self._say(self._late.popleft())
+                    said = self._said
+                    try:
+                        self._say(self._late[0])
+                    finally:
+                        if self._said != said and self._late:  # emptied if the registry has ended
+                            self._late.popleft()
+            except (LeaseholdError, OSError):
+                return  # it is said when the registry can be reached again
             finally:
                 self._lock.release()
 
@@ -259,7 +269,12 @@ class Link:
         # the clock is read after the journal is written: what is not rung for was there before the registry looks again
         if urgent or self.endpoint.clock.now_ns() - self._rung_ns >= m.QUIET_NS:
             self._seq += 1
-            self._send(m.Ring(self._seq))
+            try:
+                self._send(m.Ring(self._seq))
+            except RegistryUnavailableError:
+                if self._ended:
+                    raise
+                # else it is said: the registry finds it in the journal when it goes on, or its successor does
         return notice.seq
 
     def _confirm(self) -> None:
@@ -280,12 +295,14 @@ class Link:
                         f"registry {self.endpoint.id} has not answered for {RECOVER_WITHIN_S:.0f} s; is it stopped?",
                         registry=self.endpoint.id,
                     )
+            del self._outstanding[seq]
             return self._replies.pop(seq)
         except BaseException:
-            self._abandoned.add(seq)
+            self._outstanding.pop(seq, None)
+            self._abandoned[seq] = message
+            if seq in self._replies:  # interrupted just when it had come
+                self._take(self._replies.pop(seq))
             raise
-        finally:
-            del self._outstanding[seq]
 
     def _send(self, message: m.ClientMessage) -> None:
         assert self._connection is not None
@@ -345,7 +362,7 @@ class Link:
         if message.seq in self._outstanding:
             self._replies[message.seq] = message
         elif message.seq in self._abandoned:
-            self._abandoned.discard(message.seq)
+            del self._abandoned[message.seq]
             if isinstance(message, m.Granted | m.Attached):
                 lease = message.lease
                 self._late.append(lambda seq: m.Release(seq, lease))
@@ -438,8 +455,12 @@ class Link:
             self.client = welcome.client
             self._journal = self.endpoint.open_journal(self.client)
             return
+        self.mappings.clear()  # what was to be forgotten in the meantime was not told
         self._confirmed(welcome.applied + 1)
         for message in rest:
             self._take(message)
-        for request in list(self._outstanding.values()):
-            connection.send(encode([request]))
+        # what was granted to nobody who waits must be known, to be released: it is asked for again as well
+        self._abandoned = {seq: request for seq, request in self._abandoned.items() if isinstance(request, _GRANTING)}
+        for request in [*self._outstanding.values(), *self._abandoned.values()]:
+            in_vain = request.seq in self._abandoned and not isinstance(request, m.Inherit)
+            connection.send(encode([replace(request, timeout_ns=0) if in_vain else request]))
