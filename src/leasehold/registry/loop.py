@@ -262,6 +262,11 @@ class Loop:
             self._hang_up(connection)
             self.server.disconnected(client, f"{_BACKLOG} packets unread: the client was dropped and may resume")
 
+    def unread(self) -> list[int]:
+        """Clients whose packets lie in their sockets."""
+        ready = (self._connections.get(fd) for fd, _ in self._epoll.poll(0))
+        return [connection.client for connection in ready if connection is not None and connection.client]
+
     def drop(self, client: int) -> None:
         """Forget a client that has ended, or hang up on one that broke the protocol."""
         connection = self._by_client.get(client)

@@ -50,6 +50,10 @@ class Transport(Protocol):
         """Send, or drop the client if it does not read what it is sent; never block."""
         ...
 
+    def unread(self) -> list[int]:
+        """Clients that have sent packets which were not handed to the server yet."""
+        ...
+
     def drop(self, client: int) -> None:
         """Close the connection of `client`, if it has one."""
         ...
@@ -146,13 +150,17 @@ class Server:
         self._look_again_ns[client] = now_ns + m.LOOK_AGAIN_NS
         self._read_journal(client)
         for message in received:
-            if self.table.is_ended(client):  # what a dead process asked for nobody waits for
-                break
-            if not isinstance(message, m.Ring):
-                self._hear_all()
-                if isinstance(message, m.Statistics):
-                    self.settle()  # figures of what is, not of what is under way
-                self._apply(client, message, now_ns)
+            if isinstance(message, m.Ring):
+                continue
+            self._hear_all()
+            if isinstance(message, m.Statistics):
+                self.settle()  # figures of what is, not of what is under way
+            if self.table.is_ended(client):  # what one who is dead or gone has asked for nobody waits for
+                return
+            if self.table.would_refuse(message):  # what would change that may have been said, and rung for, just before
+                for other in self._transport.unread():
+                    self._read_journal(other)
+            self._apply(client, message, now_ns)
 
     def disconnected(self, client: int, reason: str = "") -> None:
         """The connection of `client` ended."""
