@@ -50,6 +50,7 @@ class Scene:
     over: bool = False
     resting: set[Process] = dataclasses.field(default_factory=set)
     excused_ns: int = 0
+    links: dict[Process, Link] = dataclasses.field(default_factory=dict)
 
     def excuse(self, for_ns: int) -> None:
         """For so long, calls may fail since the registry cannot be reached."""
@@ -67,7 +68,12 @@ class Scene:
             link._ended = RegistryUnavailableError(f"{process} is dead")
 
         process.at_death.append(died)
+        self.links[process] = link
         return link
+
+    def client_ids(self) -> set[int]:
+        """Under what numbers the registry knows those who are alive."""
+        return {link.client for process, link in self.links.items() if process.alive}
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -96,7 +102,7 @@ class Client:
         while not self.scene.calm:
             act = self.random.choices(_ACTS, _WEIGHTS)[0]
             self.machine.note(act.__name__)
-            with self._excused(RegistryUnavailableError, CapacityError), contextlib.suppress(KeyboardInterrupt):
+            with self._excused(CapacityError), contextlib.suppress(KeyboardInterrupt):
                 act(self)
             if self.link.is_ended:
                 self.inspect()  # what is mapped stays valid until it is let go
@@ -108,6 +114,8 @@ class Client:
         while self.held or self.views:
             self.drop_view()
             self.release()
+        if not self.link.is_ended:
+            self.handle.statistics()  # what was answered to a call that was interrupted is taken in with the next
         self.scene.resting.add(self.process)
         if self.random.getrandbits(1):
             self.link.close()
@@ -147,8 +155,10 @@ class Client:
         try:
             lease = self.handle.attach(name, timeout=timeout_s)
         except SegmentNotFoundError:
+            self.oracle.answered()
             self.oracle.not_found(name, before, counting)
         else:
+            self.oracle.answered()
             self._keep(lease, self.oracle.attached(lease, name))
 
     def redeem(self) -> None:
@@ -162,6 +172,10 @@ class Client:
         except TicketError:
             self.oracle.not_redeemed(paper, was_good)
             self.scene.mailbox = [other for other in self.scene.mailbox if other is not paper]
+        except (KeyboardInterrupt, RegistryUnavailableError):
+            if paper.redeemer is self.process:  # claimed, and not said: that ends with the process that gives up
+                self.leave()
+            raise
         else:
             self._keep(lease, self.oracle.redeemed(lease, paper))
 
@@ -173,8 +187,8 @@ class Client:
             self.link.notify(lambda seq, lease=held.lease: m.Share(seq, lease._id))  # type: ignore[misc]
         held = self.random.choice(self.held)
         lease = held.lease
-        descriptor = os.open(f"{self.scene.directory().segment_path(lease._segment)}", os.O_RDONLY)
-        mapping = map_segment(descriptor, lease._size_bytes, writable=False)
+        descriptor = os.open(self.scene.directory().segment_path(lease._segment), os.O_RDWR)
+        mapping = map_segment(descriptor, lease._size_bytes, writable=lease._is_writer)
         os.close(descriptor)
         process = self.machine.process(f"child of {self.process.name}", self.scene.life())
         child = Client(self.scene, process)
@@ -183,6 +197,7 @@ class Client:
             "", "ignore",
         )  # fmt: skip
         inherited._pid = 0  # of its parent
+        inherited._writable = lease._writable
         shadow = Holding(held.holding.content, process, counts=False)
         parent = held.holding
 
@@ -194,7 +209,7 @@ class Client:
 
     def inherit(self, inherited: Lease, shadow: Holding, parent: Holding) -> None:
         """In a forked child: use what the parent holds, which takes a lease of its own."""
-        with self._excused(RegistryUnavailableError), contextlib.suppress(KeyboardInterrupt):
+        with self._excused(CapacityError), contextlib.suppress(KeyboardInterrupt):
             try:
                 inherited.array  # noqa: B018 - asking is what takes it
             except LeaseClosedError:
@@ -314,7 +329,7 @@ class Client:
     def _excused(self, *kinds: type[LeaseholdError]) -> Iterator[None]:
         try:
             yield
-        except kinds as error:
+        except (RegistryUnavailableError, *kinds) as error:
             if not self.process.alive:
                 raise Killed from None
             if isinstance(error, RegistryUnavailableError) and not (self.scene.over or self.oracle.closing):

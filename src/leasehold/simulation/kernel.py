@@ -87,8 +87,8 @@ class Kernel:
             yield
 
     def _unraisable(self, unraisable: Any) -> None:
-        """An exception in a finalizer; of a process that is being killed there are none."""
-        if not isinstance(unraisable.exc_value, Killed | Stopped):
+        """An exception in a finalizer; Python drops one that the user or the simulation raised."""
+        if not isinstance(unraisable.exc_value, Killed | Stopped | KeyboardInterrupt):
             self.machine.report(unraisable.exc_value)
 
     def _identify(self, pid: int) -> Identity:

@@ -28,6 +28,7 @@ class Nemesis:
         self.scene = scene
         self.did: Counter[str] = Counter()
         self._random = random = machine.random
+        self._relented_ns = 0
         self._pause_s = random.choice((0.002, 0.02, 0.2))
         self._deeds: list[Callable[[], None]] = [
             deed
@@ -46,20 +47,27 @@ class Nemesis:
 
     def rage(self) -> None:
         """Do one bad thing after another until calm."""
-        while self._deeds and not self.scene.calm:
+        while self._deeds:
             self.machine.wait_s(self._random.expovariate(1 / self._pause_s))
-            deed = self._random.choice(self._deeds)
-            if not self.scene.calm:
+            if self._deeds:
+                deed = self._random.choice(self._deeds)
                 self.did[deed.__name__] += 1
                 self.machine.note(deed.__name__)
                 deed()
 
     def relent(self) -> None:
         """Leave the rest in peace."""
+        self._deeds.clear()
+        if self.kernel.disk.is_tight:
+            self._relented_ns = self.machine.now_ns()
         self._interrupts = 0
         self.kernel.disk.others_bytes = 0
         self.kernel.disk.size_bytes = 2**40
         self.machine.resume_all()
+
+    def is_filling(self) -> bool:
+        """Whether /dev/shm may be full, or was just now: who waits for room there looks again after a while."""
+        return self.kernel.disk.is_tight or self.machine.now_ns() < self._relented_ns + 100 * _MS
 
     # --- the deeds -----------------------------------------------------------------------------------------------------------
 

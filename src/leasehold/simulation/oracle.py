@@ -108,6 +108,7 @@ class Oracle:
         self._contents: dict[int, Content] = {}  # inode -> what was put there last
         self._papers: dict[int, Paper] = {}
         self._stamps = 0
+        self._asking: dict[Process, str] = {}  # by what name somebody attaches, or did when it died
         self._announced: dict[int, str | None] = {}
 
     # --- what the file system shows --------------------------------------------------------------------------------------
@@ -212,7 +213,7 @@ class Oracle:
         content.published = True
         if readers:
             # until the call returns, and after somebody attached, how many are still to come is the registry's to know
-            content.readers, content.readers_certain = 0, True
+            content.readers, content.readers_certain = 0, content.name not in self._asking.values()
             content.readers_deadline_ns = self.machine.now_ns() + ttl_ns
 
     def expects(self, holding: Holding, readers: int) -> None:
@@ -235,8 +236,13 @@ class Oracle:
                 return content
         return None
 
+    def answered(self) -> None:
+        """The running process has its answer to `attach`."""
+        self._asking.pop(self.machine.current.process, None)
+
     def asked_for(self, name: str) -> None:
-        """Somebody attaches by name: how many readers are still to come is not certain any more."""
+        """The running process attaches by name: how many readers are still to come is not certain any more."""
+        self._asking[self.machine.current.process] = name
         for content in self._contents.values():
             if content.name == name:
                 content.readers_certain = False
@@ -247,11 +253,13 @@ class Oracle:
 
     def not_found(self, name: str, before: Content | None, counting: list[Holding]) -> None:
         """`attach` said that nothing of that name was published; `before` and `counting` are of when it was called."""
-        if before is not None and any(holding.counts for holding in counting):
+        if before is not None and not self.closing and any(holding.counts for holding in counting):
             self._broken(f"{self.machine.current.process} could not attach {name!r} though {before} was published and held")
 
     def not_redeemed(self, paper: Paper, was_good: bool) -> None:
         """`redeem` refused."""
+        if self.closing:
+            return
         if was_good and paper.is_good(self.machine.now_ns()) and paper.redeemer in (None, self.machine.current.process):
             self._broken(f"{paper} was refused though it is good for {paper.ticket.deadline_ns - self.machine.now_ns()} ns")
 
