@@ -202,12 +202,12 @@ def pages_are_not_reserved() -> None:
 def _lose(kind: type) -> None:
     from leasehold.client.link import Link
 
-    original = Link.notify
+    original = Link._say
 
-    def notify(self: Any, build: Callable[[int], m.Notice], *, urgent: bool = False) -> int:
+    def say(self: Any, build: Callable[[int], m.Notice], *, urgent: bool = False) -> int:
         return 0 if isinstance(build(1), kind) else original(self, build, urgent=urgent)
 
-    Link.notify = notify  # type: ignore[method-assign]
+    Link._say = say  # type: ignore[method-assign]
 
 
 IN_REGISTRY: Final[tuple[Callable[[], None], ...]] = (

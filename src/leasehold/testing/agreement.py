@@ -6,6 +6,7 @@ The table is read from its ledger, as any auditor would; the directory with `os.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import zlib
@@ -31,8 +32,13 @@ def directory_of(registry: str) -> str:
 
 def sizes_by_inode(registry: str) -> dict[int, int]:
     """Bytes of each segment's file."""
-    with os.scandir(directory_of(registry)) as entries:
-        return {entry.inode(): entry.stat().st_size for entry in entries if entry.name[0] == "s" and entry.name != "socket"}
+    sizes = {}
+    for name in os.listdir(directory_of(registry)):
+        if name[0] == "s" and name != "socket":
+            with contextlib.suppress(FileNotFoundError):  # an idle one was just given back
+                status = os.stat(f"{directory_of(registry)}/{name}")
+                sizes[status.st_ino] = status.st_size
+    return sizes
 
 
 def differences(model: Model, registry: str) -> list[str]:
@@ -41,12 +47,13 @@ def differences(model: Model, registry: str) -> list[str]:
     snapshot = read_ledger(f"{directory}/ledger")
     try:
         seen = Counter(_row(snapshot, segment, directory) for segment in _live(snapshot))
-    except FileNotFoundError as error:
-        return [f"a live segment has no file: {error.filename}"]
+        files = list(_files(model, snapshot, registry))
+    except FileNotFoundError as error:  # it went between two looks, or a live segment has no file
+        return [f"{error.filename} is missing"]
     believed = model.rows()
     found = [f"not in the lease table: {_words(row)}" for row in (believed - seen).elements()]
     found += [f"only in the lease table: {_words(row)}" for row in (seen - believed).elements()]
-    return found + list(_files(model, snapshot, registry))
+    return found + files
 
 
 def sight_differences(holding: Holding, sight: Sight) -> Iterator[str]:
@@ -92,7 +99,7 @@ def _files(model: Model, snapshot: Snapshot, registry: str) -> Iterator[str]:
     registry_row = snapshot.registry
     assert registry_row is not None
     directory = directory_of(registry)
-    entries = {entry.name: entry.stat(follow_symlinks=False) for entry in os.scandir(directory)}
+    entries = {name: os.stat(f"{directory}/{name}", follow_symlinks=False) for name in os.listdir(directory)}
     if stat.S_IMODE(os.stat(directory).st_mode) != 0o700:
         yield f"{directory} may be entered by others"
     yield from (f"{name} is open to others" for name, status in entries.items() if status.st_mode & 0o077)
@@ -113,7 +120,7 @@ def _files(model: Model, snapshot: Snapshot, registry: str) -> Iterator[str]:
         if segment.state in _LIVE and status.st_blocks * 512 < status.st_size:
             yield f"{name} has {status.st_blocks * 512} of {status.st_size} bytes reserved"
         if status.st_ino in model.never_again:
-            yield f"{name} is {segment.state}, on memory whose use ended otherwise than in order"
+            yield f"{name} is {segment.state}, on memory whose use ended otherwise than in order: {model.never_again[status.st_ino]}"
     used_bytes = sum(segment.size_bytes for segment in snapshot.segments.values())
     if used_bytes > registry_row.capacity_bytes:
         yield f"{used_bytes} bytes are in use, the capacity is {registry_row.capacity_bytes}"

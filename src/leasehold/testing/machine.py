@@ -384,7 +384,8 @@ class RegistryMachine(RuleBasedStateMachine):
     def trim(self) -> None:
         """Warm memory goes back to the system."""
         self.registry.trim()
-        assert not self.registry.statistics().warm_bytes
+        left = self.registry.statistics().warm_bytes
+        assert not left, f"{left} bytes are warm after trim()"
 
     @_needs(_sole, _workers)
     @rule(holding=_one_of(_sole), worker=workers())

@@ -80,7 +80,7 @@ class Model:
         self.holdings: list[Holding] = []
         self.papers: list[Paper] = []
         self.inherited: list[tuple[WorkerProcess, Holding]] = []  # what a forked child may take a lease on
-        self.never_again: set[int] = set()  # inodes of contents that ended otherwise than in order
+        self.never_again: dict[int, str] = {}  # inode of a content that ended otherwise than in order -> how
 
     def rows(self) -> Counter[Row]:
         """What the lease table must hold: for each content its name, size, state, holders, tickets, readers and checksum."""
@@ -139,7 +139,7 @@ class Model:
             return
         self.contents.remove(content)
         if content.disturbed and content.inode:
-            self.never_again.add(content.inode)
+            self.never_again[content.inode] = content.disturbed
 
     def _holder(self, holding: Holding) -> tuple[int, str, str]:
         mode, state = "write" if holding.is_writer else "read", "lingering" if holding.is_released else "held"

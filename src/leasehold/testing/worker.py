@@ -15,7 +15,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from multiprocessing.connection import Client, Connection
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -68,7 +68,7 @@ def fill(array: np.ndarray[Any, Any], stamp: int) -> None:
 
 def checksum_of(array: np.ndarray[Any, Any]) -> int:
     """Of all bytes, padding included."""
-    return zlib.crc32(memoryview(raw_bytes(array)))
+    return zlib.crc32(raw_bytes(array).tobytes())
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -200,6 +200,9 @@ def _sight(array: np.ndarray[Any, Any], maps: list[tuple[int, int, str, int, boo
     return Sight(checksum, 0, "", False)
 
 
+# A process that ends with leases held still holds them when the interpreter shuts down.
+_kept: Final[list[Worker]] = []
+
 # --- the process -----------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +210,7 @@ def run(address: str, tag: int, registry: str) -> None:
     """Run as a worker: connect to the commander at `address`, and obey until it hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the commander
     worker = Worker(registry)
+    _kept.append(worker)
     obey(worker, address, tag)
     # a process ends with leases held, as careless ones do; it is the registry that is tested here, not the warning
     warnings.simplefilter("ignore", leasehold.LeaseholdWarning)
