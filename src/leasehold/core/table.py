@@ -366,10 +366,10 @@ class Table(Notices):
 
 def _is_of(client: ClientRow, identity: Identity) -> bool:
     """Whether `client` is of that very process, and has not ended."""
-    return client.state is not ClientState.ENDED and (client.identity.pid, client.identity.start_ticks) == (
-        identity.pid,
-        identity.start_ticks,
-    )
+    known = client.identity
+    # seen from another pid namespace the same process has another pid; its start time and its secret remain
+    same_pid = known.pid == identity.pid or known.pid_namespace != identity.pid_namespace
+    return client.state is not ClientState.ENDED and same_pid and known.start_ticks == identity.start_ticks
 
 
 def _holder_in_words(rows: Rows, lease: LeaseRow) -> str:
