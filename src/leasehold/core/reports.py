@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from leasehold.core import messages as m
 from leasehold.core.effects import (
+    DropToken,
     LinkAlias,
     RetireSegment,
     RevokeSpare,
@@ -104,6 +105,8 @@ class Reports(Lifetimes):
             self._at(now_ns + SHORTAGE_RETRY_NS, "ticket", ticket_id)
             return
         self.rows.drop_ticket(ticket)
+        if claimed_by is not None:  # by one who died before it said so
+            self.effects.append(DropToken(ticket_id, claimed_by))
         self._bury(ticket_id, "expired before it was redeemed")
         self.counters["tickets expired"] += 1
         self.rows.record(now_ns, EventKind.TICKET_EXPIRED, ticket.segment, 0, client_of(ticket_id), ticket.site)
