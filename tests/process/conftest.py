@@ -17,6 +17,15 @@ from rig.actor import Actor
 from rig.until import until
 
 
+def has_died(pid: int) -> bool:
+    """Whether the process is dead, buried or not; its locks are gone then."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 class Site:
     """A registry, seen from outside: through its directory and ledger, as an auditor sees it, without asking it."""
 
@@ -39,11 +48,11 @@ class Site:
         return registry.epoch
 
     def kill(self, number: int = signal.SIGKILL) -> int:
-        """Kill the registry process, and wait until the kernel has dropped its lock."""
+        """Kill the registry process, and wait until it is dead; who waits for it may have started a successor by then."""
         pid = self.pid
         os.kill(pid, number)
         if number == signal.SIGKILL:
-            until(lambda: not self.directory.is_served(), what="the death of the registry")
+            until(lambda: has_died(pid), what="the death of the registry")
         return pid
 
     def files(self) -> list[str]:
@@ -72,3 +81,4 @@ def actor(registry: leasehold.Registry) -> Iterator[Callable[..., Actor]]:
     """Starts processes that are connected to the registry."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(Actor(registry.id, **options))
+    until(lambda: registry.statistics().clients == 1, what="the end of the actors' leases")

@@ -265,6 +265,14 @@ def test_a_named_column_needs_a_file():
         parse_block(b"1\n", Schema(fields=(Field("a", "i4", source="pos"),)))
 
 
+def test_rows_say_where_they_begin(monkeypatch):
+    monkeypatch.setattr("leasehold.ingest.parse._STRETCH", 16)
+    data = b"#\n1\nx\n22\n\n333\n" * 5
+    parsed = parse_block(data, Schema(comments=("#",)).with_dtype("a:i4"), with_starts=True)
+    assert [data[start:].split(b"\n")[0] for start in parsed.starts] == [b"%d" % value for value in parsed.rows["a"]]
+    assert len(parsed.rows) == 15
+
+
 def test_a_table_of_bad_rows_is_given_up_early(monkeypatch):
     monkeypatch.setattr("leasehold.ingest.parse._STRETCH", 64)
     data = b"1\n" * 16 + b"x\n" * 1000
