@@ -17,7 +17,7 @@ import numpy.typing as npt
 from leasehold.ingest.cells import Cells, LineFault, last_line_end, split
 from leasehold.ingest.columns import Column
 from leasehold.ingest.schema import Schema
-from leasehold.ingest.text import Bytes, Text
+from leasehold.ingest.text import Bytes, Ints, Text
 
 __all__ = ["BadRow", "BytesLike", "ParsedBlock", "max_rows", "parse_block", "string_lengths"]
 
@@ -59,13 +59,9 @@ class BadRow:
     reason: str
     row: bytes
 
-    def below(self, lines: int) -> BadRow:
-        """The same, `lines` lines further down: for blocks whose first line was not known."""
-        return replace(self, line=self.line + lines)
-
-    def moved(self, offset: int) -> BadRow:
-        """The same, in a block that begins `offset` bytes earlier."""
-        return replace(self, offset=self.offset + offset)
+    def below(self, lines: int, offset: int = 0) -> BadRow:
+        """The same, `lines` lines and `offset` bytes further down: for blocks whose first line was not known."""
+        return replace(self, line=self.line + lines, offset=self.offset + offset)
 
     def __str__(self) -> str:
         return f"line {self.line}, " + (f"{self.column}: " if self.column else "") + self.reason
@@ -83,11 +79,14 @@ class ParsedBlock:
         The lines that did not become rows, in their order.
     notes : Counter
         What was passed over or changed, by kind: comments, blank lines, missing values, marks after numbers.
+    starts : ndarray of int, or None
+        First byte of each good row in the block, where that was asked for.
     """
 
     rows: npt.NDArray[Any]
     bad: list[BadRow]
     notes: Counter[str]
+    starts: Ints | None = None
 
 
 def parse_block(
@@ -97,6 +96,7 @@ def parse_block(
     out: npt.NDArray[Any] | None = None,
     first_line: int = 1,
     most_bad: int | None = None,
+    with_starts: bool = False,
 ) -> ParsedBlock:
     """Parse whole lines of a table into rows, each value as `numpy.loadtxt` gives it for the same dtype, bit for bit.
 
@@ -117,6 +117,8 @@ def parse_block(
     most_bad : int, optional
         Stop soon after more bad rows than this were found, as a caller does that gives up on them: a table read by the
         wrong schema makes a report of every line, at 20 us and 600 bytes each. Both lists are then incomplete.
+    with_starts : bool
+        Also say where each row begins in the block.
 
     Returns
     -------
@@ -141,6 +143,7 @@ def parse_block(
     ]
     bad: list[BadRow] = []
     notes: Counter[str] = Counter()
+    starts = [np.empty(0, np.int64)]
     filled = 0
     line, counted = first_line, 0
     for at, text, cells in _stretches(content, schema):
@@ -156,9 +159,11 @@ def parse_block(
         for row, (reason, name, cell) in wrong.items():
             where = LineFault(int(cells.row_starts[row]), int(cells.row_ends[row]), reason)
             faults[where.start] = (where, name, cell)
+        good = np.delete(np.arange(len(cells)), list(wrong)) if wrong else slice(None)
         if wrong:
-            good = np.delete(np.arange(len(cells)), list(wrong))
-            rows[filled : filled + len(good)] = rows[filled:stop][good]
+            rows[filled : stop - len(wrong)] = rows[filled:stop][good]
+        if with_starts:
+            starts.append(cells.row_starts[good] + at)
         filled = stop - len(wrong)
         for start, (fault, name, cell) in sorted(faults.items()):
             line += int(np.count_nonzero(content[counted : at + start] == schema.newline))
@@ -168,7 +173,7 @@ def parse_block(
             bad.append(BadRow(line, counted, name, shown, fault.reason, row_text))
         if most_bad is not None and len(bad) > most_bad:
             break
-    return ParsedBlock(rows[:filled], bad, +notes)
+    return ParsedBlock(rows[:filled], bad, +notes, np.concatenate(starts) if with_starts else None)
 
 
 def max_rows(data: BytesLike, schema: Schema) -> int:
