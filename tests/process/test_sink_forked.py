@@ -41,7 +41,12 @@ with HDF5Sink(sys.argv[1], encoders=2) as sink:
 @pytest.mark.parametrize("manner", ["append", "raise", "exit"])
 def test_a_forked_child_neither_writes_nor_ends_the_file_of_its_parent(manner: str, tmp_path: Path) -> None:
     path = tmp_path / "out.h5"
-    ended = subprocess.run([sys.executable, "-c", FORKING, path, manner], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING, path, manner],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
     with h5py.File(path) as file:
         assert np.array_equal(file["calls"], np.arange(400_000))
