@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import mmap
+import multiprocessing.connection
 import os
 import select
 import signal
@@ -17,7 +18,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Client as connect_to
 from typing import Any, Final
 
 import msgspec
@@ -305,10 +305,10 @@ class StressClient:
         return lease
 
     def _share(self, words: int, stamp: int) -> Lease | None:
-        lease, array = None, content.array_of(stamp, words)
+        array = content.array_of(stamp, words)
         with self._noting("share", stamp):
-            lease = self.registry.share(array, timeout=_WAIT_S)
-        return lease
+            return self.registry.share(array, timeout=_WAIT_S)
+        return None
 
     def _send_ticket(self, lease: Lease, stamp: int, receivers: list[int]) -> None:
         ticket = None
@@ -402,7 +402,7 @@ def run(address: str, text: str, epoch: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the coordinator
     assignment = msgspec.json.decode(text, type=Assignment)
     client = StressClient(assignment, epoch)
-    connection = connect_to(address, "AF_UNIX")
+    connection = multiprocessing.connection.Client(address, "AF_UNIX")
     connection.send((assignment.client, assignment.incarnation, os.getpid(), client.beacon_inode()))
     numbers = (number for start, end in assignment.ranges for number in range(start, end))
     with open(f"{assignment.directory}/progress", "r+b") as file:

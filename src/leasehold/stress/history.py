@@ -1,7 +1,7 @@
-"""What happened, as each process wrote it down itself: one file a process and epoch, a line before and a line after each call.
+"""What happened, as each process wrote it down itself: a file for each process and epoch, a line before and after each call.
 
-A line is written with one `write` to a file that the kernel keeps when the process is killed; a call that has a first line and no
-second may or may not have happened. Times are CLOCK_MONOTONIC, which all processes share.
+A line is written with one `write` to a file that the kernel keeps when the process is killed; a call that has a first line
+and no second may or may not have happened. Times are CLOCK_MONOTONIC, which all processes share.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ __all__ = ["Act", "Event", "Scribe", "read_history"]
 class Act(msgspec.Struct, frozen=True, array_like=True):
     """One call, as it began (`end_ns` 0) or as it ended.
 
-    `what` is lease, publish, attach, ticket, redeem, release, share, read or statistics; `stamp` the array's; `subject` a name or
-    ticket; `limit_ns` a deadline; `outcome` the class of the error, `detail` its words.
+    `what` is lease, publish, attach, ticket, redeem, release, share, read or statistics; `stamp` the array's; `subject` a
+    name or ticket; `limit_ns` a deadline; `outcome` the class of the error, `detail` its words.
     """
 
     what: str

@@ -1,8 +1,8 @@
 """What must not have happened, found in the histories of all processes together.
 
-The judge knows the promises and nothing of how they are kept. A call that began and did not end, because its process was killed,
-may or may not have happened; wherever that matters the benefit of the doubt is leasehold's. Times of different processes are
-compared only as "ended before the other began".
+The judge knows the promises and nothing of how they are kept. A call that began and did not end, because its process was
+killed, may or may not have happened; wherever that matters the benefit of the doubt is leasehold's. Times of different
+processes are compared only as "ended before the other began".
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A second pair of eyes: what /dev/shm and /proc say, read without a line of leasehold's table, ledger or auditor.
 
-It knows three facts about leasehold: a registry's files lie in ``/dev/shm/lh-<id>/``, those named ``s<number>`` are segments and
-``t<number>`` tickets in flight, and names given out lie beside the directory as ``/dev/shm/lh-<id>-<number>``.
+It knows three facts about leasehold: a registry's files lie in ``/dev/shm/lh-<id>/``, those named ``s<number>`` are segments
+and ``t<number>`` tickets in flight, and names given out lie beside the directory as ``/dev/shm/lh-<id>-<number>``.
 """
 
 from __future__ import annotations

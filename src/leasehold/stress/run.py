@@ -109,7 +109,7 @@ class _Client:
 class Run:
     """One run, from the first client to the verdict."""
 
-    def __init__(self, options: Options, watch: Callable[[Progress], None] = lambda progress: None) -> None:
+    def __init__(self, options: Options, watch: Callable[[Progress], None] | None = None) -> None:
         self.options = options
         self._watch = watch
         self._ground = tempfile.mkdtemp(prefix="leasehold-stress-")
@@ -135,9 +135,8 @@ class Run:
         self._sampled_s = self._shown_s = 0.0
         self._registry_bytes = (0, 0)
         replay = options.replay
-        self._ranges = replay.ranges if replay else dict.fromkeys(
-            range(options.clients), [(0, options.operations or _ALL)]
-        )  # fmt: skip
+        everything = [(0, options.operations or _ALL)]
+        self._ranges = replay.ranges if replay else {number: everything for number in range(options.clients)}
         for box in self._ranges:
             os.makedirs(f"{self._ground}/mail/{box}")
         with open(f"{self._ground}/progress", "wb") as file:
@@ -457,11 +456,12 @@ class Run:
 
     def _show(self, segments: int, segment_bytes: int) -> None:
         last = self._struck[-1].kind if self._struck else ""
-        self._watch(
-            Progress(
-                self._now_s(), self._operations(), len(self._struck), last, segments, segment_bytes, len(self._findings)
+        if self._watch is not None:
+            self._watch(
+                Progress(
+                    self._now_s(), self._operations(), len(self._struck), last, segments, segment_bytes, len(self._findings)
+                )
             )
-        )
 
     def _verdict(self, duration_s: float) -> Verdict:
         options = self.options
@@ -502,7 +502,7 @@ class Run:
         )
 
 
-def run(options: Options, watch: Callable[[Progress], None] = lambda progress: None) -> Verdict:
+def run(options: Options, watch: Callable[[Progress], None] | None = None) -> Verdict:
     """Run, and judge."""
     return Run(options, watch).run()
 

@@ -55,10 +55,9 @@ def _smaller(schedule: Schedule) -> Iterator[Schedule]:
     for faults in _without(schedule.faults):
         yield replace(schedule, faults=faults)
     for client in sorted(schedule.ranges):
-        if len(schedule.ranges) > 1:
-            # the client stays, so that the numbers of its peers mean the same, but has nothing to do
-            if schedule.ranges[client]:
-                yield replace(schedule, ranges={**schedule.ranges, client: []})
+        # the client stays, so that the numbers of its peers mean the same, but has nothing to do
+        if schedule.ranges[client] and sum(map(bool, schedule.ranges.values())) > 1:
+            yield replace(schedule, ranges={**schedule.ranges, client: []})
 
 
 def _halved_ranges(schedule: Schedule) -> Iterator[dict[int, list[tuple[int, int]]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -80,7 +80,7 @@ class Verdict(msgspec.Struct, frozen=True):
         return sum(finding.kind == kind for finding in self.findings)
 
 
-def latency_of(seconds: "np.ndarray[tuple[int], np.dtype[np.float64]] | list[float]") -> Latency | None:
+def latency_of(seconds: np.ndarray[Any, Any] | list[float]) -> Latency | None:
     """Percentiles of `seconds`; None if there are none."""
     if not len(seconds):
         return None
@@ -126,5 +126,6 @@ def as_text(verdict: Verdict) -> str:
 
 _KINDS: Final = {
     "leak": "leaks", "wrong read": "wrong reads", "lost publication": "lost publications",
-    "redeemed twice": "tickets redeemed twice", "unexpected error": "unexpected errors", "death": "clients that died by themselves",
+    "redeemed twice": "tickets redeemed twice", "unexpected error": "unexpected errors",
+    "death": "clients that died by themselves",
 }  # fmt: skip
