@@ -23,6 +23,7 @@ if sys.platform != "linux" or not os.path.isdir("/dev/shm"):
     )
 
 if TYPE_CHECKING:
+    from leasehold.auditor.looking import audit
     from leasehold.client.handle import RegistryHandle
     from leasehold.client.lease import Lease
     from leasehold.client.registry import Registry, connect
@@ -47,10 +48,14 @@ if TYPE_CHECKING:
         TicketError,
         UnsupportedPlatformError,
     )
+    from leasehold.pipeline.api import ingest
+    from leasehold.sinks.hdf5 import HDF5Sink
+    from leasehold.sinks.verification import verify
 
 __all__ = [
     "CapacityError",
     "DTypeError",
+    "HDF5Sink",
     "IngestError",
     "Lease",
     "LeaseClosedError",
@@ -72,16 +77,23 @@ __all__ = [
     "TicketError",
     "UnsupportedPlatformError",
     "__version__",
+    "audit",
     "connect",
+    "ingest",
+    "verify",
 ]
 
 _HOMES: Final = {
+    "HDF5Sink": "leasehold.sinks.hdf5",
     "Lease": "leasehold.client.lease",
     "Registry": "leasehold.client.registry",
     "RegistryHandle": "leasehold.client.handle",
     "Statistics": "leasehold.client.statistics",
     "Ticket": "leasehold.client.ticket",
+    "audit": "leasehold.auditor.looking",
     "connect": "leasehold.client.registry",
+    "ingest": "leasehold.pipeline.api",
+    "verify": "leasehold.sinks.verification",
 }
 
 
