@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from leasehold.errors import LeaseholdError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -70,7 +72,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if mode != "off":
         from leasehold.testing.gate import Gate  # noqa: PLC0415 - a tenth of a second, for those who want it
 
-        config.pluginmanager.register(Gate(config, mode), "leasehold-gate")
+        try:
+            gate = Gate(config, mode)
+        except LeaseholdError as error:
+            raise pytest.UsageError(str(error)) from error
+        config.pluginmanager.register(gate, "leasehold-gate")
 
 
 def _registry_scope(fixture_name: str, config: pytest.Config) -> Any:  # noqa: ARG001 - pytest's signature

@@ -21,6 +21,7 @@ from leasehold.auditor.configuration import load_configuration
 from leasehold.auditor.formats.github import announce
 from leasehold.auditor.writing import form_of, write_file
 from leasehold.core.findings import Creator, Event, Finding, Place, Report
+from leasehold.core.rules import Severity
 from leasehold.core.suppression import Suppression
 from leasehold.testing.leaks import LeakWatch, told
 
@@ -56,6 +57,7 @@ class Gate:
         self._at_start = self._watch.look()
         self._began_ns = time.time_ns()
         self._reports: list[tuple[str, Report]] = []
+        self._unknown: list[Finding] = []  # what no test is known to have made
 
     def pytest_unconfigure(self) -> None:
         """End the watch."""
@@ -106,7 +108,10 @@ class Gate:
         report = self._watch.check(
             item.nodeid, suppressions=_allowed(item), before_looking=_forget_failure if failed else gc.collect
         )
-        if report is None or not report.leaks:
+        if report is None:
+            return None
+        self._unknown += _doubtful(report)
+        if not report.leaks:
             return None
         report = replace(report, findings=tuple(_of_test(finding, item) for finding in report.leaks))
         item.user_properties.extend((_PROPERTY, f"{finding.rule} {finding.message}") for finding in report.findings)
@@ -142,7 +147,8 @@ class Gate:
         report = self._watch.check(_SESSION, always=bool(self._path))
         if report is not None:
             known = {finding.path for _, earlier in self._reports for finding in earlier.findings}
-            left = tuple(finding for finding in report.findings if finding.path not in known)
+            self._unknown += _doubtful(report)
+            left = tuple(finding for finding in report.leaks if finding.path not in known)
             self._take(replace(report, findings=left))
         if self._is_worker:
             own = [one.to_json(indent=0).decode() for nodeid, one in self._reports if nodeid == _SESSION]
@@ -161,11 +167,10 @@ class Gate:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say what leaked, annotate on GitHub, and write the report that was asked for."""
-        unknown = [one for _, report in self._reports for one in report.findings if not one.is_leak]
-        if unknown:
+        if self._unknown:
             terminalreporter.write_line(
-                f"leasehold: {len(unknown)} segments appeared that no test is known to have made, such as {unknown[0].name}; "
-                "if nothing else uses /dev/shm here, set leasehold_audit_alone"
+                f"leasehold: not known whose: {len(self._unknown)} segments that appeared meanwhile, such as "
+                f"{self._unknown[0].name}; if nothing else uses /dev/shm here, set leasehold_audit_alone"
             )
         leaked = [(nodeid, report) for nodeid, report in self._reports if report.leaks]
         if leaked:
@@ -241,6 +246,10 @@ def _forget_failure() -> None:
             pass  # it is still running: one of pytest's own
         trace = trace.tb_next
     gc.collect()
+
+
+def _doubtful(report: Report) -> list[Finding]:
+    return [one for one in report.findings if not one.is_leak and one.severity is not Severity.NOTE]
 
 
 def _in_short(report: Report) -> str:
