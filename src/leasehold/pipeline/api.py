@@ -21,10 +21,10 @@ from leasehold.pipeline.coordinator import Coordinator
 from leasehold.pipeline.flow import Flow, report_of
 from leasehold.pipeline.job import Job, plan_job, schema_of
 from leasehold.pipeline.measuring import measure
-from leasehold.pipeline.rejects import OnError, Rejects
+from leasehold.pipeline.rejects import Rejects
 from leasehold.pipeline.report import DatasetReport, IngestReport, Progress
 from leasehold.pipeline.sizing import size_for
-from leasehold.pipeline.tasks import Context
+from leasehold.pipeline.tasks import Context, OnError
 from leasehold.pipeline.workshop import Workshop
 from leasehold.sinks import Completed, HDF5Sink
 
@@ -155,7 +155,7 @@ class _Watch:
 
 def _fitted(job: Job, shop: Workshop, watch: _Watch) -> Job:
     """The job with strings just long enough for all files."""
-    contexts = [Context(-1 - index, table, None, BLOCK_BYTES, 0) for index, table in enumerate(job.tables)]
+    contexts = [Context(-1 - index, table, None, BLOCK_BYTES, 0, "fail") for index, table in enumerate(job.tables)]
     return job.with_types(with_lengths(job.schema, measure(contexts, shop.crew, watch)))
 
 
@@ -175,7 +175,7 @@ def _make(
         rejects = Rejects(on_error, sink)
         flows = (
             Flow(name, inputs, sink, shop.registry, rejects, sizing.chunks_a_task, opened.get(name))
-            for name, inputs in job.inputs(sizing)
+            for name, inputs in job.inputs(sizing, on_error)
             if name not in before.finished
         )
         coordinator = Coordinator(flows, shop.crew, sink, sizing, shop.workers, {"job": digest}, watch)

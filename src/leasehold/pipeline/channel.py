@@ -33,7 +33,7 @@ class _Pickler(pickle.Pickler):
         if value.id in self._known:
             return value.id, None
         _remember(self._known, value)
-        return value.id, (value.table, value.codec, value.block_bytes, value.lease_rows)
+        return value.id, (value.table, value.codec, value.block_bytes, value.lease_rows, value.on_error)
 
 
 class _Unpickler(pickle.Unpickler):

@@ -251,7 +251,7 @@ class Flow:
         state.lines += parsed.lines
         state.crc32 = combine(state.crc32, parsed.crc32, parsed.text_bytes)
         state.text_bytes += parsed.text_bytes
-        state.rejected += len(bad)
+        state.rejected += parsed.bad_count
         state.notes = dict(Counter(state.notes) + parsed.notes)
         chunks: list[PlannedChunk[HeldPart]] = []
         for part, held in zip(parsed.parts, parts, strict=True):

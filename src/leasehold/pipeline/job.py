@@ -20,7 +20,7 @@ from leasehold.ingest.sources import PathLike
 from leasehold.pipeline.feeds import FileMark, Input
 from leasehold.pipeline.naming import dataset_names
 from leasehold.pipeline.sizing import Sizing
-from leasehold.pipeline.tasks import Context
+from leasehold.pipeline.tasks import Context, OnError
 
 __all__ = ["Job", "plan_job", "schema_of"]
 
@@ -77,17 +77,16 @@ class Job:
                     field=each.name,
                 )
 
-    def inputs(self, sizing: Sizing) -> Iterator[tuple[str, list[Input]]]:
+    def inputs(self, sizing: Sizing, on_error: OnError) -> Iterator[tuple[str, list[Input]]]:
         """The datasets, each with its files."""
         numbered = enumerate(zip(self.tables, self.marks, self.datasets, strict=True))
         for name, group in itertools.groupby(numbered, key=lambda each: each[1][2]):
-            yield (
-                name,
-                [
-                    Input(index, Context(index, table, None, sizing.block_bytes, sizing.lease_rows(table.schema)), mark)
-                    for index, (table, mark, _) in group
-                ],
-            )
+            inputs = []
+            for index, (table, mark, _) in group:
+                lease_rows = sizing.lease_rows(table.schema)
+                context = Context(index, table, None, sizing.block_bytes, lease_rows, on_error)
+                inputs.append(Input(index, context, mark))
+            yield name, inputs
 
     def with_types(self, schema: Schema) -> Job:
         """The same job with the types of other fields of the same names."""

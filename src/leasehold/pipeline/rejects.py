@@ -7,20 +7,17 @@ reason, and where its text lies), ``rejected/calls/text`` is the bytes of all of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
 from leasehold.errors import IngestError
 from leasehold.ingest.parse import BadRow
 from leasehold.pipeline.report import Rejected
+from leasehold.pipeline.tasks import EXAMPLES, OnError
 
-__all__ = ["LINES", "OnError", "Rejects"]
+__all__ = ["LINES", "Rejects"]
 
-OnError: TypeAlias = Literal["fail", "skip", "quarantine"]
-
-# Of the report and of the reasons: a reason names a cell, which was shortened already.
-_EXAMPLES = 100
 LINES = np.dtype(
     [("file", "<i4"), ("line", "<i8"), ("field", "S64"), ("reason", "S256"), ("start", "<i8"), ("stop", "<i8")]
 )
@@ -67,7 +64,7 @@ class Rejects:
                 text=first.text,
                 reason=first.reason,
             )
-        self.examples += [_rejected(path, each) for each in bad[: _EXAMPLES - len(self.examples)]]
+        self.examples += [_rejected(path, each) for each in bad[: EXAMPLES - len(self.examples)]]
         if self._on_error == "quarantine":
             self._keep(dataset, file_index, bad)
 

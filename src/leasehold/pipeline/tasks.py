@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
 
 from leasehold.client.ticket import Ticket
 from leasehold.ingest.blocks import Piece
@@ -14,7 +15,25 @@ from leasehold.ingest.parse import BadRow
 from leasehold.ingest.prologue import Table
 from leasehold.sinks.chunks import Codec, EncodedChunk
 
-__all__ = ["Context", "Encode", "Encoded", "Measure", "Measured", "Parse", "ParsedPiece", "Part", "Result", "Task"]
+__all__ = [
+    "EXAMPLES",
+    "Context",
+    "Encode",
+    "Encoded",
+    "Measure",
+    "Measured",
+    "OnError",
+    "Parse",
+    "ParsedPiece",
+    "Part",
+    "Result",
+    "Task",
+]
+
+OnError: TypeAlias = Literal["fail", "skip", "quarantine"]
+
+# Of lines that are skipped, as many are shown at most; the others are only counted.
+EXAMPLES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +52,8 @@ class Context:
         The text that is parsed at once.
     lease_rows : int
         Rows that one lease holds at most.
+    on_error : {"fail", "skip", "quarantine"}
+        What becomes of lines that are no rows, and so how much is to be told of them.
     """
 
     id: int
@@ -40,6 +61,7 @@ class Context:
     codec: Codec | None
     block_bytes: int
     lease_rows: int
+    on_error: OnError
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +152,10 @@ class ParsedPiece:
     lines, text_bytes, crc32 : int
         Of the text.
     bad : tuple of BadRow
-        Lines that did not become rows, counted from line 1 of the piece.
+        Lines that did not become rows, counted from line 1 of the piece: the first of them when the run is to fail, some when
+        they are to be skipped, else all.
+    bad_count : int
+        How many there are, as far as the piece was read.
     notes : Counter
         What was passed over or changed, by kind.
     """
@@ -141,6 +166,7 @@ class ParsedPiece:
     text_bytes: int
     crc32: int
     bad: tuple[BadRow, ...] = ()
+    bad_count: int = 0
     notes: Counter[str] = field(default_factory=Counter)
 
 

@@ -20,7 +20,19 @@ from leasehold.ingest.fit import measure_strings
 from leasehold.ingest.parse import BadRow, max_rows, parse_block, string_lengths
 from leasehold.ingest.schema import Schema
 from leasehold.ingest.text import Bytes
-from leasehold.pipeline.tasks import Context, Encode, Encoded, Measure, Measured, Parse, ParsedPiece, Part, Result, Task
+from leasehold.pipeline.tasks import (
+    EXAMPLES,
+    Context,
+    Encode,
+    Encoded,
+    Measure,
+    Measured,
+    Parse,
+    ParsedPiece,
+    Part,
+    Result,
+    Task,
+)
 from leasehold.sinks.checksum import combine, crc32
 from leasehold.sinks.chunks import ChunkEncoder, Codec
 
@@ -31,6 +43,7 @@ LEASE_STEP_BYTES = 256 << 10
 # The coordinator admits no task whose leases do not fit, so waiting is for others who use the same registry.
 _LEASE_TIMEOUT_S = 60.0
 _ENCODERS_KEPT = 64
+_SKIP_STRETCH_BYTES = 1 << 20
 
 Rows = np.ndarray[Any, Any]
 
@@ -79,7 +92,8 @@ class Worker:
             if task.start_row is not None:
                 encoded = self._encode_whole(task.context, rows.filled(), task.start_row, is_last=task.is_last)
             needed = encoded is None or sum(chunk.data_bytes for _, _, chunk in encoded.chunks) < rows.size_bytes
-            return ParsedPiece(rows.parts(needed=needed), encoded, lines, text_bytes, checksum, tuple(rows.bad), rows.notes)
+            parts = rows.parts(needed=needed)
+            return ParsedPiece(parts, encoded, lines, text_bytes, checksum, tuple(rows.bad), rows.bad_count, rows.notes)
         finally:
             rows.release()
 
@@ -168,7 +182,9 @@ class _LeasedRows:
         self._most = context.lease_rows
         self._leases: list[tuple[Lease, int]] = []
         self._room = 0
+        self._on_error = context.on_error
         self.bad: list[BadRow] = []
+        self.bad_count = 0
         self.notes: Counter[str] = Counter()
 
     def parse(self, content: Bytes, lines_before: int) -> int:
@@ -176,11 +192,13 @@ class _LeasedRows:
         lines = 0
         for text, rows in self._cut(content):
             out = self._take_room(rows)
-            parsed = parse_block(text, self._schema, out=out, first_line=lines_before + lines + 1)
+            most_bad = 0 if self._on_error == "fail" else None
+            parsed = parse_block(text, self._schema, out=out, first_line=lines_before + lines + 1, most_bad=most_bad)
             lease, filled = self._leases[-1]
             self._leases[-1] = lease, filled + len(parsed.rows)
             self._room -= len(parsed.rows)
-            self.bad += parsed.bad
+            self.bad_count += len(parsed.bad)
+            self.bad += parsed.bad[: max(EXAMPLES - len(self.bad), 0)] if self._on_error == "skip" else parsed.bad
             self.notes += parsed.notes
             newline = self._schema.newline
             lines += rows if newline == ord("\n") else int(np.count_nonzero(text == newline)) + (text[-1] != newline)
@@ -207,7 +225,8 @@ class _LeasedRows:
     def _cut(self, content: Bytes) -> Iterator[tuple[Bytes, int]]:
         """The text in stretches that make no more rows than one lease holds, each with the most it makes."""
         while len(content):
-            size, rows = len(content), max_rows(content, self._schema)
+            size = self._stretch(content)
+            rows = max_rows(content[:size], self._schema)
             while rows > self._most:
                 aim = max(int(size * 0.9 * self._most / rows), 1)
                 cut = last_line_end(content[:aim], self._schema.newline, self._schema.quote)
@@ -218,6 +237,12 @@ class _LeasedRows:
                 size, rows = cut, max_rows(content[:cut], self._schema)
             yield content[:size], rows
             content = content[size:]
+
+    def _stretch(self, content: Bytes) -> int:
+        """How much to parse at once: all, unless reports are to be dropped in between, which take 600 bytes each."""
+        if self._on_error != "skip" or len(content) <= _SKIP_STRETCH_BYTES:
+            return len(content)
+        return last_line_end(content[:_SKIP_STRETCH_BYTES], self._schema.newline, self._schema.quote) or len(content)
 
     def _take_room(self, rows: int) -> Rows:
         if not self._leases or self._room < rows:

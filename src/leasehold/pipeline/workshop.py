@@ -81,7 +81,7 @@ class Workshop:
             if error is None:
                 self.peak_bytes = self.registry.statistics().peaks.get("bytes", 0)
                 if self._own is not None:
-                    self.leaks = holdings(self._own)
+                    self.leaks = holdings(self._own, workers_lost=self.crew.replaced > 0)
         finally:
             if self._own is not None:
                 self._own.close()
