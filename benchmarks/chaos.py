@@ -21,11 +21,14 @@ import argparse
 import os
 import queue
 import random
+import secrets
 import signal
 import sys
+import tempfile
 import time
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
 from multiprocessing.queues import Queue
@@ -53,13 +56,35 @@ def is_whole(array: np.ndarray[Any, Any]) -> bool:
     return int(array[0]) == zlib.crc32(np.ascontiguousarray(array[1:]))
 
 
+class Mailbox:
+    """A directory that tickets are put into: whole or not at all, whoever is killed in the middle."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        os.makedirs(path, exist_ok=True)
+
+    def put(self, ticket: str) -> None:
+        name = f"{self.path}/{secrets.token_hex(8)}"
+        with open(f"{name}.new", "w") as file:
+            file.write(ticket)
+        os.rename(f"{name}.new", name)
+
+    def take(self) -> Iterator[str]:
+        for name in os.listdir(self.path):
+            if not name.endswith(".new"):
+                with open(f"{self.path}/{name}") as file:
+                    ticket = file.read()
+                os.unlink(f"{self.path}/{name}")
+                yield ticket
+
+
 class Client:
     """One client process: works until it is killed or told to stop."""
 
-    def __init__(self, registry: str, seed: int, mail: Any, neighbour: Any, report: Any) -> None:
+    def __init__(self, registry: str, seed: int, mail: str, neighbour: str, report: Any) -> None:
         self.registry = leasehold.connect(registry, on_lingering="error")
         self.rng = np.random.default_rng(seed)
-        self.mail, self.neighbour, self.report = mail, neighbour, report
+        self.mail, self.neighbour, self.report = Mailbox(mail), Mailbox(neighbour), report
         self.longest = 0.0
         self.cycles = 0
 
@@ -73,14 +98,14 @@ class Client:
     def produce(self) -> None:
         array = sealed(self.rng)
         with self.timed(self.registry.share, array) as lease:
-            self.neighbour.send(str(self.timed(lease.ticket, ttl=5)))
+            self.neighbour.put(str(self.timed(lease.ticket, ttl=5)))
             if not is_whole(lease.array):
                 self.report.put(("violation", "a writer's own array is wrong"))
 
     def consume(self) -> None:
-        while self.mail.poll():
+        for ticket in self.mail.take():
             try:
-                lease = self.timed(self.registry.redeem, self.mail.recv())
+                lease = self.timed(self.registry.redeem, ticket)
             except leasehold.TicketError:
                 continue  # it waited too long for a client that was just being replaced
             with lease:
@@ -95,12 +120,10 @@ class Client:
         self.report.put(("done", (self.longest, self.cycles)))
 
 
-def client(registry: str, seed: int, mail: Any, neighbour: Any, report: Any, stop: Any) -> None:
+def client(registry: str, seed: int, mail: str, neighbour: str, report: Any, stop: Any) -> None:
     """What a client process runs."""
     try:
         Client(registry, seed, mail, neighbour, report).work(stop)
-    except (BrokenPipeError, EOFError):
-        pass  # its neighbour was killed in the middle of a message
     except BaseException as error:
         report.put(("violation", f"a client failed: {type(error).__name__}: {error}"))
 
@@ -114,7 +137,8 @@ class Chaos:
         self.registry = leasehold.Registry("256MiB")
         self.report: Queue[Any] = self.context.Queue()
         self.stop = self.context.Event()
-        self.pipes = [self.context.Pipe(duplex=False) for _ in range(clients)]
+        self.post = tempfile.TemporaryDirectory()
+        self.boxes = [f"{self.post.name}/{number}" for number in range(clients)]
         self.clients: list[SpawnProcess] = [self.start(number) for number in range(clients)]
         self.kept = {f"kept {number}": sealed(np.random.default_rng(seed + number)) for number in range(8)}
         self.leases = [self.registry.share(array, name) for name, array in self.kept.items()]
@@ -124,7 +148,7 @@ class Chaos:
         self.cycles = 0
 
     def start(self, number: int) -> SpawnProcess:
-        mail, neighbour = self.pipes[number][0], self.pipes[(number + 1) % len(self.pipes)][1]
+        mail, neighbour = self.boxes[number], self.boxes[(number + 1) % len(self.boxes)]
         seed = self.rng.randrange(2**32)
         process = self.context.Process(
             target=client, args=(self.registry.id, seed, mail, neighbour, self.report, self.stop), daemon=True
@@ -145,13 +169,18 @@ class Chaos:
         else:
             if role == "consumer":  # something is on its way to it
                 with self.registry.share(sealed(np.random.default_rng(number))) as lease:
-                    self.pipes[number][1].send(str(lease.ticket(ttl=5)))
+                    Mailbox(self.boxes[number]).put(str(lease.ticket(ttl=5)))
             self.clients[number].kill()
         self.look()
         if role != "registry":
             self.clients[number].join()
-            self.pipes[number] = self.context.Pipe(duplex=False)
             self.clients[number] = self.start(number)
+
+    def wait_for_load(self) -> None:
+        """Until every client has taken part at least once: interpreters start slowly."""
+        deadline = time.monotonic() + 60
+        while self.registry.statistics().clients <= len(self.clients) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def look(self) -> None:
         """Read one kept array by its name, as anybody would, and take in what the clients report."""
@@ -202,6 +231,7 @@ class Chaos:
         if self.longest > LONGEST_CALL_S:
             self.violations.append(f"a call took {self.longest:.1f} s")
         self.report.close()
+        self.post.cleanup()
 
 
 def main() -> int:
@@ -212,6 +242,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     chaos = Chaos(options.clients, options.seed)
+    chaos.wait_for_load()
     begun = time.monotonic()
     for _ in range(options.rounds):
         chaos.round()
