@@ -20,6 +20,7 @@ from leasehold.core import messages as m
 from leasehold.core.room import WASTE_LIMIT, file_size
 from leasehold.errors import (
     CapacityError,
+    LeaseClosedError,
     LeaseholdError,
     ProtocolError,
     SegmentNotFoundError,
@@ -221,15 +222,19 @@ class RegistryHandle:
         elif (spare := self._take_spare(layout, site)) is not None:
             self._claim(spare, layout, site, due_ns, published=False)
             return spare
-        timeout_ns, clock = int(timeout_s * 1e9), link.endpoint.clock
-        deadline_ns = clock.now_ns() + timeout_ns
-        granted = link.request(
-            m.Granted,
-            lambda seq: m.Lease(
-                seq, link.id_of(seq), name, size_bytes, layout.nbytes, layout.encoded, site, due_ns, timeout_ns
-            ),
-            timeout_s,
-        )
+        clock = link.endpoint.clock
+
+        def ask(wait_ns: int) -> m.Granted:
+            return link.request(
+                m.Granted,
+                lambda seq: m.Lease(
+                    seq, link.id_of(seq), name, size_bytes, layout.nbytes, layout.encoded, site, due_ns, wait_ns
+                ),
+                wait_ns / 1e9,
+            )
+
+        deadline_ns = clock.now_ns() + int(timeout_s * 1e9)
+        granted = ask(int(timeout_s * 1e9))
         while True:
             try:
                 return self._open_writer(granted, layout, name, site)
@@ -246,11 +251,16 @@ class RegistryHandle:
                 link.notify(lambda seq: m.Release(seq, lease))  # noqa: B023 - called at once
                 raise
             left_ns = max(deadline_ns - clock.now_ns(), 0)
-            granted = link.request(
-                m.Granted,
-                lambda seq: m.Decline(seq, lease, left_ns),  # noqa: B023 - called at once
-                left_ns / 1e9,
-            )
+            try:
+                granted = link.request(
+                    m.Granted,
+                    lambda seq: m.Decline(seq, lease, left_ns),  # noqa: B023 - called at once
+                    left_ns / 1e9,
+                )
+            except (
+                LeaseClosedError
+            ):  # declined to a registry that died, or over a connection that ended, before it was served
+                granted = ask(left_ns)
 
     def _take_spare(self, layout: Layout, site: str) -> Lease | None:
         """A lease on a segment granted ahead, to be claimed."""
