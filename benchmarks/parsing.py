@@ -1,7 +1,6 @@
 """How fast text becomes rows, beside numpy.loadtxt on the same text.
 
-Quantified: nanoseconds a row on one core, and the ratio to `numpy.loadtxt` reading the same file whole in the same run; and
-the memory that a reader needs, its rows included, as the growth of the peak resident set of a process of its own.
+Quantified: nanoseconds a row on one core, and the ratio to `numpy.loadtxt` reading the same file whole in the same run.
 Method: a table of the kind named is made from a fixed seed and written to a file; the readers take turns and the fastest of
 many turns counts, since a shared machine only ever makes a turn slower. Every reader's rows are compared with loadtxt's, bit
 for bit. `blocks` is what a worker does (read a block of 4 MiB into the same buffer, parse into the same rows); `loadtxt blocks`
@@ -135,31 +134,7 @@ def measure(name: str, rows: int, turns: int, folder: str) -> dict[str, float]:
             fastest[reader] = min(fastest[reader], time.perf_counter() - begin)
     figures = {f"{reader} ns/row": 1e9 * seconds / rows for reader, seconds in fastest.items()}
     figures |= {f"{reader} vs loadtxt": fastest["loadtxt"] / seconds for reader, seconds in fastest.items()}
-    figures["peak MiB of blocks"] = _extra_mib(table, blocks)
-    figures["peak MiB of loadtxt"] = _extra_mib(table, whole_loadtxt)
     return figures
-
-
-def _extra_mib(table: Table, read: Callable[[Table], object]) -> float:
-    """Growth of the peak resident set over one reading, in a forked process."""
-    receiver, sender = os.pipe()
-    if os.fork() == 0:
-        with open("/proc/self/clear_refs", "w") as reset:
-            reset.write("5")  # the peak begins anew at what is resident now
-        before = _peak_kib()
-        read(table)
-        os.write(sender, str(_peak_kib() - before).encode())
-        os._exit(0)
-    os.close(sender)
-    with os.fdopen(receiver) as answer:
-        kib = int(answer.read())
-    os.wait()
-    return kib / 1024
-
-
-def _peak_kib() -> int:
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ __all__ = ["Engine", "ParseBlock", "choose_parser"]
 Engine: TypeAlias = Literal["auto", "numpy", "numba"]
 ParseBlock: TypeAlias = Callable[..., ParsedBlock]  # called as `parse_block` is
 
-# Importing numba and loading the compiled loop takes 0.4 s, and it saves about 2 ns a byte of one core: with two cores it
-# pays from about this many bytes of text.
-_WORTH_COMPILING = 512 << 20
+# Importing numba and loading the compiled loop takes 0.35 s once compiled, and saves about 2 ns a byte of one core: with two
+# cores it pays from a little more than this many bytes of text.
+_WORTH_COMPILING = 256 << 20
 
 
 def choose_parser(text_bytes: int, engine: Engine = "auto") -> ParseBlock:
