@@ -110,6 +110,14 @@ def test_read_only_array_cannot_be_talked_into_being_written(fd: int, attempt: A
     assert os.pread(fd, SIZE, 0) == b"\x55" * SIZE
 
 
+def test_readers_array_is_read_only_from_the_start(fd: int) -> None:
+    """A store into it would be a segmentation fault, not an error: numpy itself must know."""
+    array = array_on(anchor_on(fd, writable=False), layout_of(100, "f8"))
+    assert not array.flags.writeable
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        array.flags.writeable = True
+
+
 def test_view_taken_before_publishing_stays_writable(fd: int) -> None:
     """The docstring of Lease says so; the mapping must then be writable too, or the write would be a segmentation fault."""
     array = array_on(anchor_on(fd, writable=True), layout_of(100, "u1"))
