@@ -121,8 +121,9 @@ def _read_range(table: Table, piece: Piece, stop: int, buffer: bytearray) -> Ite
     begin = piece.offset - (piece.index > 0)  # a line end just before the piece makes its first byte begin a line
     with open(table.path, "rb", buffering=0) as file:
         file.seek(begin)
-        buffer = _with_room(buffer, stop - begin + _OVERREAD)
-        filled = _read_into(file, buffer, 0)
+        room = stop - begin + _OVERREAD
+        buffer = _with_room(buffer, room)
+        filled = _read_into(file, buffer, 0, room)
         if begin + filled < stop:
             raise IngestError(
                 f"{table.path}: became shorter while it was read: {begin + filled} bytes where {table.size_bytes} were",
@@ -132,12 +133,13 @@ def _read_range(table: Table, piece: Piece, stop: int, buffer: bytearray) -> Ite
         if (piece.index and start == 0) or begin + start >= stop:
             return  # all of the piece is inside one line
         searched = stop - 1 - begin
-        while (end := buffer.find(newline, searched, filled)) < 0 and filled == len(buffer):
+        while (end := buffer.find(newline, searched, filled)) < 0 and filled == room:
             searched = filled
             if filled - start > _LONGEST_LINE:
                 raise _too_long(table, count_lines(table, begin + start) + buffer.count(newline, start, filled))
-            buffer = _with_room(buffer, 2 * len(buffer), filled)
-            filled = _read_into(file, buffer, filled)
+            room *= 2
+            buffer = _with_room(buffer, room, filled)
+            filled = _read_into(file, buffer, filled, room)
     first_line = None if piece.index else table.data_line
     data = memoryview(buffer)[start : filled if end < 0 else end + 1]
     if data:
@@ -146,24 +148,25 @@ def _read_range(table: Table, piece: Piece, stop: int, buffer: bytearray) -> Ite
 
 def _read_stream(table: Table, piece: Piece, block_bytes: int, buffer: bytearray) -> Iterator[Block]:
     newline, quote = table.schema.newline, table.schema.quote
-    line, offset, filled = table.data_line, piece.offset, 0
-    buffer = _with_room(buffer, block_bytes)
+    line, offset, filled, room = table.data_line, piece.offset, 0, block_bytes
+    buffer = _with_room(buffer, room)
     with open_source(table.path) as stream:
         stream.read(piece.offset)
         for index in itertools.count():
             size = 0
             while size == 0:
-                if filled == len(buffer):
+                if filled == room:
                     if filled > _LONGEST_LINE:
                         raise _too_long(table, line)
-                    buffer = _with_room(buffer, 2 * len(buffer), filled)
+                    room *= 2
+                    buffer = _with_room(buffer, room, filled)
                 try:
-                    filled = _read_into(stream, buffer, filled)
+                    filled = _read_into(stream, buffer, filled, room)
                 except IngestError as error:
                     line += buffer.count(newline, 0, filled)
                     raise IngestError(f"{error}, in line {line}", path=table.path, line=line) from error
                 content = np.frombuffer(buffer, np.uint8)[:filled]
-                at_end = filled < len(buffer)
+                at_end = filled < room
                 size = filled if at_end else last_line_end(content, newline, quote)
                 if filled == 0:
                     return
@@ -176,10 +179,10 @@ def _read_stream(table: Table, piece: Piece, block_bytes: int, buffer: bytearray
                 return
 
 
-def _read_into(stream: IO[bytes], buffer: bytearray, filled: int) -> int:
-    """Fill the buffer from `filled` on; how far it is filled then, short of its end only at the end of the stream."""
-    view = memoryview(buffer)
-    while filled < len(buffer) and (size := stream.readinto(view[filled:])):  # type: ignore[attr-defined]
+def _read_into(stream: IO[bytes], buffer: bytearray, filled: int, room: int) -> int:
+    """Fill the first `room` bytes from `filled` on; how far they are filled then, short of it only at the stream's end."""
+    view = memoryview(buffer)[:room]
+    while filled < room and (size := stream.readinto(view[filled:])):  # type: ignore[attr-defined]
         filled += size
     return filled
 
