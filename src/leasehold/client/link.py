@@ -435,19 +435,22 @@ class Link:
         self._seq += 1
         connection.send(encode([m.Hello(self._seq, m.PROTOCOL, self._secret, self.client)]))
         deadline_ns = self.endpoint.clock.now_ns() + int(RECOVER_WITHIN_S * 1e9)
-        packet = connection.receive(wait=True)
-        while packet is None and self.endpoint.clock.now_ns() < deadline_ns:
+        welcome: m.Welcome | m.Refused | None = None
+        others: list[m.RegistryMessage] = []  # answers over the connection before, pushed to whoever is there now
+        while welcome is None:
             packet = connection.receive(wait=True)
-        if not packet:
-            raise ConnectionResetError("the registry hung up")
-        welcome, *rest = decode_registry_packet(packet)
+            if packet == b"" or (packet is None and self.endpoint.clock.now_ns() > deadline_ns):
+                raise ConnectionResetError("the registry hung up")
+            for message in decode_registry_packet(packet) if packet else ():
+                if isinstance(message, m.Welcome | m.Refused) and message.seq in (self._seq, 0):
+                    welcome = message
+                else:
+                    others.append(message)
         if isinstance(welcome, m.Refused):
             self._hang_up()
             if welcome.code in (m.RefusalCode.CLOSING, m.RefusalCode.RESUME):
                 self._drop_everything(welcome.message)
             raise error_of(welcome)
-        if not isinstance(welcome, m.Welcome):
-            raise ProtocolError(f"the registry greeted with {type(welcome).__name__}")
         self.epoch = welcome.epoch
         self._spares.clear()
         self._rung_ns = -m.QUIET_NS
@@ -457,7 +460,7 @@ class Link:
             return
         self.mappings.clear()  # what was to be forgotten in the meantime was not told
         self._confirmed(welcome.applied + 1)
-        for message in rest:
+        for message in others:
             self._take(message)
         # what was granted to nobody who waits must be known, to be released: it is asked for again as well
         self._abandoned = {seq: request for seq, request in self._abandoned.items() if isinstance(request, _GRANTING)}
