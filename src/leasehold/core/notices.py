@@ -61,8 +61,8 @@ class Notices(Reports):
         segment = self._publish_segment(lease.segment, now_ns)
         if message.readers:
             segment = replace(segment, readers_expected=message.readers, readers_deadline_ns=message.deadline_ns)
-            self._at(message.deadline_ns, "readers", segment.number)
             self.rows.put(segment)
+            self._at(message.deadline_ns, "readers", segment.number)  # after the row: a deadline that no row has is dropped
         if segment.name is not None:
             for waiter in self._attach_queue.take(segment.name):
                 self._grant_reader(waiter.client, waiter.request, self.rows.segments[segment.number], now_ns)
