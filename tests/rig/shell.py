@@ -193,7 +193,7 @@ class Shell:
                 self.files[number] = file_size(size_bytes)
                 self.created.append(number)
                 table.segment_created(number, now)
-            case e.RevokeSpare(number, _):
+            case e.RevokeSpare(number, _, _):
                 revoked = number not in self.claimed
                 if revoked:
                     self.files.pop(number, None)

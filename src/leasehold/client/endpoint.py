@@ -73,7 +73,7 @@ class Endpoint(Protocol):
         """Map a segment; with `reserve`, give all its pages memory first (OSError ENOSPC if there is not enough)."""
         ...
 
-    def claim_spare(self, segment: int) -> int | None:
+    def claim_spare(self, segment: int, generation: int) -> int | None:
         """See `RegistryDirectory.claim_spare`."""
         ...
 
@@ -177,9 +177,9 @@ class DirectoryEndpoint:
         finally:
             os.close(fd)
 
-    def claim_spare(self, segment: int) -> int | None:
+    def claim_spare(self, segment: int, generation: int) -> int | None:
         """See `RegistryDirectory.claim_spare`."""
-        return self.directory.claim_spare(segment)
+        return self.directory.claim_spare(segment, generation)
 
     def let_go(self, claim: int) -> None:
         """Close the descriptor that holds a claim."""

@@ -170,7 +170,7 @@ class Link:
             else:
                 return None
             del self._spares[spare.lease]
-            claim = self.endpoint.claim_spare(spare.segment)
+            claim = self.endpoint.claim_spare(spare.segment, spare.generation)
             if claim is None:
                 return None
             self._claims[spare.lease] = (_NOT_SAID, claim)

@@ -40,6 +40,7 @@ class RevokeSpare:
     """Take a spare back unless its client has claimed it; answered by `Table.spare_revoked`."""
 
     segment: int
+    generation: int
     lease: int
 
 

@@ -278,7 +278,7 @@ class Lifetimes:
         if segment.number not in self._revoking:
             self._revoking[segment.number] = segment.size_bytes
             (lease,) = self.rows.leases_on[segment.number]
-            self.effects.append(RevokeSpare(segment.number, lease))
+            self.effects.append(RevokeSpare(segment.number, segment.generation, lease))
 
     def _trim_warm(self, now_ns: int) -> int:
         del now_ns

@@ -23,6 +23,7 @@ import fcntl
 import os
 import re
 import stat
+import struct
 import threading
 from collections.abc import Iterator
 from typing import Final
@@ -36,6 +37,7 @@ __all__ = ["SHM_ROOT", "RegistryDirectory", "registry_directories"]
 SHM_ROOT: Final = "/dev/shm"
 _DIRECTORY: Final = re.compile(r"lh-([0-9a-z]{1,32})")
 _ENTRY: Final = re.compile(r"([stj])(\d+)(?:\.(\d+))?")
+_FLOCK: Final = struct.Struct("@hhqqi")  # struct flock
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
 # Descriptors of registry locks: held by this process, or for the moment of an election. A child forked in that moment must
@@ -189,35 +191,33 @@ class RegistryDirectory:
         status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
 
-    # --- spares: claimed under a shared lock, revoked under an exclusive one ----------------------------------------
+    # --- spares: claimed and revoked under the same lock, one byte of the file for each generation ------------------
 
-    def claim_spare(self, number: int) -> int | None:
-        """A descriptor that keeps a spare from being revoked until it is closed; None if it was revoked before."""
+    def claim_spare(self, number: int, generation: int) -> int | None:
+        """A descriptor that keeps a spare from being revoked until it is closed; None if it was revoked before.
+
+        The lock is on the grant, not on the file: a client that is idle since holds on to nothing when the file is granted
+        again.
+        """
         try:
             fd = os.open(self.segment_path(number), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return None
-        if os.fstat(fd).st_nlink == 0:
+        if not _try_lock(fd, generation) or os.fstat(fd).st_nlink == 0:
             os.close(fd)
             return None
         return fd
 
-    def revoke_spare(self, number: int) -> bool:
+    def revoke_spare(self, number: int, generation: int) -> bool:
         """Unlink a spare, unless its client has claimed it: then False."""
         try:
             fd = os.open(self.segment_path(number), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return True
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _try_lock(fd, generation):
+                return False
             self.retire_segment(number, "", punch=True)
-        except BlockingIOError:
-            return False
         finally:
             os.close(fd)
         return True
@@ -334,6 +334,15 @@ def registry_directories(root: str = SHM_ROOT) -> list[RegistryDirectory]:
             continue
         found.append(directory)
     return found
+
+
+def _try_lock(fd: int, byte: int) -> bool:
+    """Lock one byte of a file for this open file description (fcntl(2), F_OFD_SETLK); False if another one has it."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 def _unlink(path: str) -> bool:

@@ -145,7 +145,7 @@ class FakeRegistry:
     def map(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError
 
-    def claim_spare(self, segment: int) -> int | None:
+    def claim_spare(self, segment: int, generation: int) -> int | None:
         return 1000 + segment
 
     def let_go(self, claim: int) -> None:
@@ -452,7 +452,7 @@ def test_spare_taken_and_given_back_keeps_no_descriptor(link: Link, registry: Fa
 def test_spare_that_was_revoked_is_not_taken(link: Link, registry: FakeRegistry) -> None:
     ping(link)
     registry.connections[0].push(m.Spare(0, 3 << 40 | 1 << 39 | 1, 8, 1, 8192, True))
-    registry.claim_spare = lambda segment: None  # type: ignore[method-assign,assignment]
+    registry.claim_spare = lambda segment, generation: None  # type: ignore[method-assign,assignment]
     assert link.take_spare(8192, 10240) is None
 
 

@@ -170,36 +170,36 @@ def test_alias_that_is_anothers_is_not_taken(directory: RegistryDirectory) -> No
 
 def test_claimed_spare_is_not_revoked_until_its_claim_is_let_go(directory: RegistryDirectory) -> None:
     directory.create_segment(7, PAGE)
-    claim = directory.claim_spare(7)
+    claim = directory.claim_spare(7, 1)
     assert claim is not None
-    assert not directory.revoke_spare(7)
+    assert not directory.revoke_spare(7, 1)
     assert os.path.exists(directory.segment_path(7))
     os.close(claim)
-    assert directory.revoke_spare(7)
+    assert directory.revoke_spare(7, 1)
     assert not os.path.exists(directory.segment_path(7))
 
 
 def test_revoked_spare_cannot_be_claimed(directory: RegistryDirectory) -> None:
     directory.create_segment(7, PAGE)
-    assert directory.revoke_spare(7)
-    assert directory.claim_spare(7) is None
-    assert directory.revoke_spare(7), "revoked is revoked"
+    assert directory.revoke_spare(7, 1)
+    assert directory.claim_spare(7, 1) is None
+    assert directory.revoke_spare(7, 1), "revoked is revoked"
 
 
 def test_of_claim_and_revocation_exactly_one_succeeds(directory: RegistryDirectory) -> None:
     for number in range(200):
         directory.create_segment(number, PAGE)
         claims: list[int | None] = []
-        thread = threading.Thread(target=lambda n=number, c=claims: c.append(directory.claim_spare(n)))  # type: ignore[misc]
+        thread = threading.Thread(target=lambda n=number, c=claims: c.append(directory.claim_spare(n, 1)))  # type: ignore[misc]
         thread.start()
-        revoked = directory.revoke_spare(number)
+        revoked = directory.revoke_spare(number, 1)
         thread.join()
         (claim,) = claims
         assert (claim is None) == revoked
         if claim is not None:
             assert os.fstat(claim).st_nlink == 1
             os.close(claim)
-            directory.revoke_spare(number)
+            directory.revoke_spare(number, 1)
 
 
 def test_token_is_claimed_once(directory: RegistryDirectory) -> None:
