@@ -68,13 +68,13 @@ def open_table(path: PathLike, schema: Schema) -> Table:
         names: tuple[str, ...] = ()
         if schema.header:
             lines.skip_comments()
-            names = tuple(cell.strip() for cell in split_line(lines.take("the header"), schema))
+            names = tuple(cell.strip() for cell in split_line(lines.take("the header", quoted=True), schema))
         for _ in range(schema.skip_after_header):
             lines.take("the lines after the header")
         data_offset, data_line = lines.offset, lines.number
         lines.skip_comments()
         first_line = lines.number
-        first_row = lines.peek()
+        first_row = lines.peek(quoted=True)
     fitted = _fit(name, schema, names, first_row, first_line)
     return Table(name, fitted, compression, names, data_offset, data_line, os.stat(name).st_size)
 
@@ -154,22 +154,23 @@ class _Lines:
         self.line_end = line_end_of(self._buffer) if schema.line_end == "auto" else schema.line_end
         self._newline = b"\r" if self.line_end == "cr" else b"\n"
 
-    def take(self, what: str) -> str:
+    def take(self, what: str, *, quoted: bool = False) -> str:
         """The next line, without its end; `what` says what it is for, should there be none."""
-        line = self.peek()
+        line = self.peek(quoted=quoted)
         if line is None:
             raise IngestError(
                 f"{self._name}: the file ends at line {self.number}, before {what}; check the lines to skip and the header",
                 path=self._name,
                 line=self.number,
             )
-        self.offset = self._end() + 1
-        self.number += 1
+        end = self._end(quoted=quoted)
+        self.number += self._buffer.count(self._newline, self.offset, end) + 1
+        self.offset = end + 1
         return line
 
-    def peek(self) -> str | None:
-        """The next line without taking it, or None at the end of the file."""
-        raw = self._buffer[self.offset : self._end()].removesuffix(b"\r")
+    def peek(self, *, quoted: bool = False) -> str | None:
+        """The next line without taking it, or None at the end of the file; if `quoted`, it may hold line ends in quotes."""
+        raw = self._buffer[self.offset : self._end(quoted=quoted)].removesuffix(b"\r")
         if self.offset >= len(self._buffer):
             return None
         try:
@@ -194,9 +195,15 @@ class _Lines:
         while (line := self.peek()) is not None and (not line.strip() or line.startswith(self._schema.comments)):
             self.take("the data")
 
-    def _end(self) -> int:
+    def _end(self, *, quoted: bool = False) -> int:
         """Where the next line ends, reading on as far as that needs."""
-        searched = self.offset
+        end = self._next_line_end(self.offset)
+        quote = self._schema.quote.encode() if quoted else b""
+        while quote and self._buffer.count(quote, self.offset, end) % 2 and end < len(self._buffer):
+            end = self._next_line_end(end + 1)
+        return end
+
+    def _next_line_end(self, searched: int) -> int:
         while (end := self._buffer.find(self._newline, searched)) < 0:
             searched = len(self._buffer)
             more = self._stream.read(_LOOK)

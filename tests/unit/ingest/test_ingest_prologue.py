@@ -82,3 +82,8 @@ def test_the_width_of_the_header_is_the_width_of_the_rows(write, read):
     found = read(write("n,x,y\n1,2,3\n4,5\n6,7,8\n"), schema)
     assert found.rows["n"].tolist() == [1, 6]
     assert found.bad[0].line == 3
+
+
+def test_the_first_row_may_hold_line_ends_in_quotes(write):
+    table = open_table(write('"a\nname",b\n1,"x\ny"\n'), Schema(delimiter=",", quote='"', header=True).with_dtype("a:i4,b:S4"))
+    assert (table.names, table.data_line, table.schema.width) == (("a\nname", "b"), 3, 2)
