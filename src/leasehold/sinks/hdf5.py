@@ -192,7 +192,7 @@ class HDF5Sink:
         path: str | os.PathLike[str] | None = None,
         rows: tuple[int, int] | None = None,
         size_bytes: int | None = None,
-        sha256: str | None = None,
+        digest: str | None = None,
         **details: Any,
     ) -> Source:
         """Note where rows came from; it is kept in the file, see `leasehold.sinks.provenance`.
@@ -215,12 +215,12 @@ class HDF5Sink:
         start, stop = rows or (progress.sources[-1].stop if progress.sources else 0, progress.cursor)
         if not 0 <= start <= stop or (stop > progress.cursor and not progress.declared.encoded):
             raise SinkError(f"dataset {name!r}: rows {start} to {stop} are no range of its {progress.cursor} rows")
-        if path is not None and size_bytes is None and sha256 is None and os.path.isfile(path):
-            size_bytes, sha256 = digest_file(path)
-        source = Source(start, stop, None if path is None else os.fspath(path), size_bytes, sha256, details=details)
+        if path is not None and size_bytes is None and digest is None and os.path.isfile(path):
+            size_bytes, digest = digest_file(path)
+        source = Source(start, stop, None if path is None else os.fspath(path), size_bytes, digest, details=details)
         self._rows.mark(progress, (start, stop))
         self._session.log(
-            journal.SourceRange(name, start, stop, source.path, source.size_bytes, source.sha256, source.details)
+            journal.SourceRange(name, start, stop, source.path, source.size_bytes, source.digest, source.details)
         )
         progress.sources.append(source)
         if rows is None:

@@ -104,7 +104,7 @@ class SourceRange(_Record, frozen=True):
     stop: int
     path: str | None
     size_bytes: int | None
-    sha256: str | None
+    digest: str | None
     details: dict[str, Any]
 
 

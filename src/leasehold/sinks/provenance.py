@@ -22,6 +22,8 @@ from typing import Any
 
 import msgspec
 
+from leasehold.sinks.checksum import crc32
+
 __all__ = [
     "CHECKSUM",
     "DATASETS",
@@ -44,6 +46,7 @@ DTYPE = PREFIX + "dtype"
 CHECKSUM = PREFIX + "checksum"
 SOURCES = PREFIX + "sources"
 DATASETS = PREFIX + "datasets"
+_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +61,9 @@ class Source:
         As it was given.
     size_bytes : int or None
         Size of the file at `path`.
-    sha256 : str or None
-        Digest of the file at `path`, in hexadecimal.
+    digest : str or None
+        Of the file at `path`: ``sha256:`` or ``crc32:`` and hexadecimal digits. The latter guards against accident only, and
+        costs a reader of the file next to nothing.
     checksum : str or None
         ``crc32:`` and the CRC-32 of these rows. None where rows were handed over across `start` or `stop`: the
         checksum of the dataset covers them all the same.
@@ -71,15 +75,21 @@ class Source:
     stop: int
     path: str | None = None
     size_bytes: int | None = None
-    sha256: str | None = None
+    digest: str | None = None
     checksum: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def digest_file(path: str | os.PathLike[str]) -> tuple[int, str]:
-    """Size in bytes and SHA-256, in hexadecimal, of the file at `path`."""
+def digest_file(path: str | os.PathLike[str], algorithm: str = "sha256") -> tuple[int, str]:
+    """Size in bytes of the file at `path`, and its digest as a `Source` has it; `algorithm` is ``sha256`` or ``crc32``."""
     with open(path, "rb", buffering=0) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if algorithm == "sha256":
+            digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        else:
+            value = 0
+            while data := file.read(_READ_BYTES):
+                value = crc32(data, value)
+            digest = format_checksum(value)
         return file.tell(), digest
 
 

@@ -164,4 +164,4 @@ def small_array_progress(record: journal.SmallArray) -> Progress:
 
 def source_of(record: journal.SourceRange) -> Source:
     """The source that a record tells of."""
-    return Source(record.start, record.stop, record.path, record.size_bytes, record.sha256, details=record.details)
+    return Source(record.start, record.stop, record.path, record.size_bytes, record.digest, details=record.details)

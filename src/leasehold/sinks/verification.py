@@ -198,21 +198,22 @@ def _check_sources(checks: Iterable[DatasetCheck], directory: Path) -> tuple[int
     recorded: dict[tuple[str, int | None, str | None], None] = {}
     for check in checks:
         for source in check.sources:
-            if source.path is not None and (source.size_bytes, source.sha256) != (None, None):
-                recorded[source.path, source.size_bytes, source.sha256] = None
+            if source.path is not None and (source.size_bytes, source.digest) != (None, None):
+                recorded[source.path, source.size_bytes, source.digest] = None
     mismatches = []
-    for path, size_bytes, sha256 in recorded:
+    for path, size_bytes, digest in recorded:
         candidates = [place for place in (directory / path, directory / Path(path).name) if place.is_file()]
         if not candidates:
             mismatches.append(Mismatch(f"source {path}", f"a file in {directory}", "none"))
             continue
         try:
-            seen_bytes, seen_sha256 = provenance.digest_file(candidates[0])
+            algorithm = "sha256" if digest is None else digest.partition(":")[0]
+            seen_bytes, seen_digest = provenance.digest_file(candidates[0], algorithm)
         except OSError as error:
             mismatches.append(Mismatch(f"source {path}", "a readable file", str(error)))
             continue
         if size_bytes not in (None, seen_bytes):
             mismatches.append(Mismatch(f"source {path}", f"{size_bytes} bytes", f"{seen_bytes}"))
-        elif sha256 not in (None, seen_sha256):
-            mismatches.append(Mismatch(f"source {path}", f"sha256 {sha256}", f"{seen_sha256}"))
+        elif digest not in (None, seen_digest):
+            mismatches.append(Mismatch(f"source {path}", str(digest), seen_digest))
     return len(recorded), mismatches

@@ -219,7 +219,7 @@ def test_each_dataset_says_where_it_comes_from(out: Path, tmp_path: Path, calls:
         "stop": 1500,
         "path": str(source),
         "size_bytes": 5000,
-        "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "digest": "sha256:" + hashlib.sha256(source.read_bytes()).hexdigest(),
         "checksum": f"crc32:{zlib.crc32(rows[:1500].tobytes()):08x}",
         "details": {},
     }
