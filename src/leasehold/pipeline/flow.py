@@ -26,7 +26,7 @@ from leasehold.pipeline.tasks import Encode, Encoded, Parse, ParsedPiece
 from leasehold.sinks import HDF5Sink
 from leasehold.sinks.checksum import combine
 from leasehold.sinks.plan import ChunkPlan, PlannedChunk
-from leasehold.sinks.provenance import Source
+from leasehold.sinks.provenance import Source, format_checksum
 
 __all__ = ["EncodeWork", "Flow", "HeldPart", "ParseWork", "ReadWork", "report_of"]
 
@@ -327,7 +327,7 @@ class Flow:
                     path=source.path,
                     rows=rows,
                     size_bytes=source.mark.size_bytes,
-                    crc32=f"{self._crc32(source, state):08x}",
+                    digest=format_checksum(self._crc32(source, state)),
                     lines=state.lines,
                     rejected=state.rejected,
                     notes=state.notes,

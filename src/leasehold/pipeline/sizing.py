@@ -15,7 +15,8 @@ __all__ = ["Sizing", "default_capacity", "size_for"]
 _CHUNK_BYTES = 1 << 20
 # Four chunks a task make the cost of handing a task over (some 0.3 ms) small beside encoding them (3 ms).
 _CHUNKS_A_TASK = 4
-_SMALLEST_BLOCK_BYTES = 64 << 10
+# Smaller ones cost more to hand over than to parse; only rows far wider than their text, in little memory, need them.
+_SMALLEST_BLOCK_BYTES = 4 << 10
 # Under way for each worker: the task it runs, and the one it takes next.
 _TASKS_A_WORKER = 2
 
