@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import leasehold
-from conftest import Site
+from conftest import Site, has_died
 from leasehold.system.reclaim import sweep
 from rig.actor import Actor
 from rig.until import until
@@ -81,6 +81,7 @@ def test_whole_tree_killed_is_cleaned_up_by_the_next_registry(tree: tuple[subpro
     kill_group(process)
     os.kill(site.pid, signal.SIGKILL)
     until(lambda: not site.directory.is_served())
+    until(lambda: all(has_died(client.identity.pid) for client in site.ledger().clients.values()))
     assert len(site.files()) >= 4
     assert not site.is_gone()
     Path("/dev/shm/lh-not-ours").touch()
