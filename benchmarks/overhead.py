@@ -1,10 +1,10 @@
 """What `leasehold run` and the pytest plugin cost.
 
 Quantified: (1) the time of a program that creates, fills and removes 1,000 plain `SharedMemory` segments, as taken by itself,
-under `leasehold run` with the recorder, as a ratio to the same program alone; and what `leasehold run` takes for a command that
-does nothing, in starts of a bare interpreter. (2) The time that the plugin adds to each of 500 tests that do nothing, and of 500
-that use one segment each. All times are processor time, user and system, of all processes that take part, so that what else runs on
-the machine disturbs little; each is the least of several rounds in which the variants take turns.
+under `leasehold run` with the recorder, as a ratio to the same program alone; and what `leasehold run` takes for a command
+that does nothing, in starts of a bare interpreter. (2) The time that the plugin adds to each of 500 tests that do nothing, and
+of 500 that use one segment each. All times are processor time, user and system, of all processes that take part, so that what
+else runs on the machine disturbs little; each is the least of several rounds in which the variants take turns.
 
     python benchmarks/overhead.py [--rounds 5] [--size 1MiB]
 """

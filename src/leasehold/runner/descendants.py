@@ -28,6 +28,8 @@ __all__ = ["Course", "descendants_of", "run_to_the_end"]
 _PR_SET_CHILD_SUBREAPER: Final = 36
 # What Python ignores and a command expects to find as the system has it.
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+# The kernel's queue of changes holds 16,384; a program makes and removes some hundred segments in this time.
+_GATHER_MS: Final = 10
 _TRACKER: Final = "resource_tracker import main"  # of multiprocessing, and of loky
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -102,6 +104,8 @@ class _Waiting:
         self._gives_up = False
         self._poll = select.poll()
         self._poll.register(signals, select.POLLIN)
+        self._signals_come = select.poll()
+        self._signals_come.register(signals, select.POLLIN)
         if watch.fileno() >= 0:
             self._poll.register(watch, select.POLLIN)
 
@@ -113,7 +117,10 @@ class _Waiting:
             timeout_ms = None if deadline is None else (deadline - time.monotonic()) * 1000
             if timeout_ms is not None and timeout_ms <= 0:
                 break
-            self._poll.poll(timeout_ms)
+            ready = self._poll.poll(timeout_ms)
+            if ready and all(descriptor == self._watch.fileno() for descriptor, _ in ready):
+                # changes are read by the handful: being woken for each would take the command's time
+                self._signals_come.poll(_GATHER_MS)
             self._watch.drain()  # before the exits are seen: what happened before the command's end is read before it
             for received in self._signals.read():
                 self._pass_on(received.number, received.from_process)
