@@ -189,8 +189,3 @@ def test_more_than_can_be_drawn_is_counted() -> None:
     text = page(Report(findings=findings, events=events)).texts["main"]
     assert "100 more are in the JSON of this page" in text
     assert "700 more segments are not drawn" in text
-
-
-def test_undecodable_name_is_shown() -> None:
-    name = b"psm_\xff".decode("utf-8", "surrogateescape")
-    render(full(name), "html").encode()
