@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import Any, Final, get_args
-
-import msgspec
+from typing import Any, get_args
 
 from leasehold.client.handle import RegistryHandle
 from leasehold.errors import IngestError
@@ -29,8 +27,6 @@ from leasehold.pipeline.workshop import Workshop
 from leasehold.sinks import Completed, HDF5Sink
 
 __all__ = ["ingest"]
-
-_FILES: Final = "leasehold_files"
 
 
 def ingest(
@@ -181,8 +177,6 @@ def _make(
         coordinator = Coordinator(flows, shop.crew, sink, sizing, shop.workers, {"job": digest}, watch)
         coordinator.run()
         watch(coordinator)
-        if on_error == "quarantine" and rejects.examples:
-            sink.attributes()[_FILES] = msgspec.json.encode([table.path for table in job.tables]).decode()
         sink.close()
     except BaseException:
         if coordinator is not None:

@@ -243,11 +243,12 @@ class Flow:
         yield from self._plan_rest()
 
     def _settle(self, work: ParseWork, parts: list[HeldPart], parsed: ParsedPiece) -> Iterator[EncodeWork]:
-        self._close_files(before=work.source.index - self._inputs[0].index)
+        place = work.source.index - self._inputs[0].index
+        self._close_files(before=place)
         state, table = self._state, work.source.context.table
         lines_before = table.data_line - 1 + state.lines
         bad = [each.below(lines_before) for each in parsed.bad]
-        self._rejects.take(self.name, work.source.index, work.source.path, bad)
+        self._rejects.take(self.name, place, work.source.path, bad)
         state.lines += parsed.lines
         state.crc32 = combine(state.crc32, parsed.crc32, parsed.text_bytes)
         state.text_bytes += parsed.text_bytes
@@ -305,6 +306,7 @@ class Flow:
         for part in self.plan.take_unused():
             self._let_go(part)
         if self._rest_planned and not self._chunks_open and not self.is_finished:
+            self._rejects.finish(self.name, [each.path for each in self._inputs])
             self._sink.finish(self.name, rows=self.plan.rows)
             self.is_finished = True
 

@@ -1,20 +1,22 @@
 """What becomes of lines that are no rows: the run fails, or they are counted, or kept in the file beside the rows.
 
 Kept lines of dataset ``calls`` are two datasets: ``rejected/calls/lines`` has one row for each line (file, line, field,
-reason, and where its text lies), ``rejected/calls/text`` is the bytes of all of them, each as it stands in its file.
+reason, and where its text lies), ``rejected/calls/text`` is the bytes of all of them, each as it stands in its file. The
+files that the first counts are named by its attribute ``files``, a JSON list.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from leasehold.errors import IngestError
 from leasehold.ingest.parse import BadRow
 from leasehold.pipeline.report import Rejected
 from leasehold.pipeline.tasks import EXAMPLES, OnError
+from leasehold.sinks import HDF5Sink
 
 __all__ = ["LINES", "Rejects"]
 
@@ -23,14 +25,10 @@ LINES = np.dtype(
 )
 
 
-class _Appends(Protocol):
-    def append(self, name: str, rows: Any) -> None: ...
-
-
 class Rejects:
     """The lines of one run that are no rows."""
 
-    def __init__(self, on_error: OnError, sink: _Appends) -> None:
+    def __init__(self, on_error: OnError, sink: HDF5Sink) -> None:
         self._on_error = on_error
         self._sink = sink
         self._kept: dict[str, int] = {}
@@ -67,6 +65,11 @@ class Rejects:
         self.examples += [_rejected(path, each) for each in bad[: EXAMPLES - len(self.examples)]]
         if self._on_error == "quarantine":
             self._keep(dataset, file_index, bad)
+
+    def finish(self, dataset: str, paths: Sequence[str]) -> None:
+        """Nothing more comes of a dataset, which was made of these files."""
+        if self.kept_bytes(dataset):
+            self._sink.attributes(f"rejected/{dataset}/lines")["files"] = msgspec.json.encode(paths).decode()
 
     def _keep(self, dataset: str, file_index: int, bad: Sequence[BadRow]) -> None:
         ends = self.kept_bytes(dataset) + np.cumsum([len(each.row) + 1 for each in bad])
