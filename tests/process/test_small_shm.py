@@ -151,6 +151,7 @@ with leasehold.Registry("8MiB") as registry, registry.share(np.arange(10), "kept
         print("no room yet")
     print(int(lease.array.sum()))
     os.unlink("/dev/shm/filler")
+    link.RECOVER_WITHIN_S = 10.0
     with registry.attach("kept") as reader:
         print(int(reader.array.sum()))
 """)
