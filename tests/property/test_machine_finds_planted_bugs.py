@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from typing import ClassVar
 
-import planted_bugs
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from leasehold.stress.nursery import Process
-from leasehold.system.ledger import read_ledger
 from leasehold.testing.machine import RegistryMachine, close_nurseries
+from rig import planted_bugs
 
 # Found within seconds each; the others are for `make stress`.
 QUICK = {"dead_holders_keep_their_leases", "publications_are_lost", "the_writer_takes_the_segment_with_it"}
 
 
 class Infected(RegistryMachine):
-    preload = ("planted_bugs",)
+    preload = ("rig.planted_bugs",)
     agree_within_s = 1.0  # which a planted bug uses up
     registries: ClassVar[list[str]] = []
 
@@ -31,29 +27,12 @@ class Infected(RegistryMachine):
 
 
 @pytest.fixture
-def planted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv(planted_bugs.ENVIRONMENT, request.param)
-    planted_bugs.infect_launches()
-    yield request.param
-    planted_bugs.heal_launches()
-    close_nurseries()
+def planted(request: pytest.FixtureRequest) -> Iterator[str]:
+    with planted_bugs.planted(request.param):
+        yield request.param
+        close_nurseries()
     while Infected.registries:
-        _remove(Infected.registries.pop())
-
-
-def _remove(registry: str) -> None:
-    """What a registry with a bug has left."""
-    directory = f"/dev/shm/lh-{registry}"
-    try:
-        row = read_ledger(f"{directory}/ledger").registry
-        assert row is not None
-        Process(row.identity.pid).kill()
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    shutil.rmtree(directory, ignore_errors=True)
-    for name in os.listdir("/dev/shm"):
-        if name.startswith(f"lh-{registry}-"):
-            os.unlink(f"/dev/shm/{name}")
+        planted_bugs.remove_what_is_left(Infected.registries.pop())
 
 
 @pytest.mark.filterwarnings("ignore::leasehold.LeaseholdWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

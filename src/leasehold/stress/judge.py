@@ -31,7 +31,7 @@ _FOREVER_NS: Final = 2**63
 class Finding:
     """One broken promise.
 
-    `kind` is leak, wrong read, lost publication, redeemed twice, unexpected error or death; `process` who met it.
+    `kind` is leak, wrong read, lost publication, redeemed twice, unexpected error, death or stuck; `process` who met it.
     """
 
     kind: str

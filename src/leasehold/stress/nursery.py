@@ -44,8 +44,9 @@ class Process:
 
     def signal(self, number: int) -> None:
         """Send a signal; nothing happens if the process has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, number)
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
 
     def wait_end(self, within_s: float) -> bool:
         """Wait until the process has ended; False if it has not."""
@@ -112,7 +113,11 @@ class Nursery:
                 stdin=subprocess.DEVNULL,
             )
         self._children: set[Child] = set()
-        self._ask({"ready": True})
+        try:
+            self._ask({"ready": True})
+        except ChildProcessError:
+            self._socket.close()
+            raise
 
     def fork(self, target: str, *arguments: str | int | float) -> Child:
         """A new process that calls ``module:function`` with `arguments`, and ends when that returns."""
@@ -137,8 +142,10 @@ class Nursery:
         self.close()
 
     def _ask(self, request: dict[str, Any]) -> Any:
-        self._socket.send(json.dumps(request).encode())
-        answer = self._socket.recv(_PACKET_BYTES)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            self._socket.send(json.dumps(request).encode())
+            answer = self._socket.recv(_PACKET_BYTES)
         if not answer:
             raise ChildProcessError(f"the nursery has ended with code {self._process.wait()}; what it said is on stderr")
         return json.loads(answer)

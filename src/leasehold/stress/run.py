@@ -114,7 +114,8 @@ class Run:
         self._watch = watch
         self._ground = tempfile.mkdtemp(prefix="leasehold-stress-")
         self._registry = leasehold.Registry(options.capacity_bytes)
-        self._directory = f"/dev/shm/lh-{self._registry.id}"
+        self.registry_id = self._registry.id
+        self._directory = f"/dev/shm/lh-{self.registry_id}"
         self._oracle = Oracle(self._registry.id, is_private=options.is_private)
         self._nursery = Nursery(["leasehold.stress.client", "leasehold.stress.strangers", *options.preload])
         self._listener = Listener(f"{self._ground}/coordinator", "AF_UNIX", backlog=64)
@@ -136,7 +137,7 @@ class Run:
         self._registry_bytes = (0, 0)
         replay = options.replay
         everything = [(0, options.operations or _ALL)]
-        self._ranges = replay.ranges if replay else {number: everything for number in range(options.clients)}
+        self._ranges = replay.ranges if replay else dict.fromkeys(range(options.clients), everything)
         for box in self._ranges:
             os.makedirs(f"{self._ground}/mail/{box}")
         with open(f"{self._ground}/progress", "wb") as file:
@@ -416,11 +417,12 @@ class Run:
         for client in list(self._clients.values()):
             self._order(client, order, *rest)
         deadline_s = self._now_s() + _PATIENCE_S + TTL_S
-        while any(client.owes > 0 for client in self._clients.values()):
-            if self._now_s() > deadline_s:
-                late = [str(client.number) for client in self._clients.values() if client.owes]
-                raise TimeoutError(f"clients {', '.join(late)} do not answer to {order!r}; seed {self._seed()}")
+        while (late := [client for client in self._clients.values() if client.owes > 0]) and self._now_s() < deadline_s:
             self._attend()
+        for client in late:
+            self._find("stuck", f"client {client.number}", f"it did not answer to {order!r} and was killed")
+            client.child.kill()
+            self._bury(client)
 
     def _know_registries(self) -> None:
         for pid in self._oracle.registry_pids() - self._registries.keys():

@@ -1,0 +1,145 @@
+"""`leasehold stress`: a sound run passes, and a run with a bug planted fails, with a schedule that fails again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from leasehold.stress.plan import FAULTS, FaultKind, Schedule
+from leasehold.stress.run import Options, Run, run
+from leasehold.stress.verdict import Verdict, as_text
+from rig import planted_bugs
+
+SAFE = tuple(kind for kind in FAULTS if kind is not FaultKind.SHM_FULL)  # this /dev/shm is others' too
+
+
+def stress(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "leasehold", "stress", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment}, check=False)
+
+
+# --- sound -----------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_lost_under_every_fault() -> None:
+    verdict = run(Options(seed=4, clients=3, capacity_bytes=8 << 20, seconds=6.0, chaos=SAFE, rest_every_s=2.0))
+    assert verdict.is_passed, as_text(verdict)
+    assert set(verdict.faults) == set(SAFE)
+    assert verdict.operations > 20
+    assert verdict.rests >= 2
+    assert verdict.reclaim is not None
+    assert verdict.takeover is not None
+
+
+def test_a_run_of_so_many_operations_does_them_all_and_can_be_run_again() -> None:
+    verdict = run(Options(seed=4, clients=2, capacity_bytes=8 << 20, seconds=None, operations=30))
+    assert verdict.is_passed, as_text(verdict)
+    assert verdict.operations == 60
+    assert verdict.schedule.ranges == {0: [(0, 30)], 1: [(0, 30)]}
+    again = run(Options(seed=0, replay=Schedule(4, 8 << 20, {0: [(20, 30)], 1: []})))
+    assert (again.seed, again.operations) == (4, 10)
+
+
+def test_the_command_gives_json_a_page_and_exit_code_0(tmp_path: Path) -> None:
+    finished = stress(
+        "--seed",
+        "3",
+        "--clients",
+        "2",
+        "--capacity",
+        "8MiB",
+        "--operations",
+        "20",
+        "--json",
+        "--html",
+        "v.html",
+        cwd=tmp_path,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    verdict = msgspec.json.decode(finished.stdout, type=Verdict)
+    assert (verdict.seed, verdict.operations, verdict.findings) == (3, 40, [])
+    page = (tmp_path / "v.html").read_text()
+    assert "Nothing was lost" in page
+    assert page.count("<svg") >= 3
+    assert "<script" not in page
+
+
+def test_chaos_all_fills_a_shm_of_its_own(tmp_path: Path) -> None:
+    finished = stress(
+        "--seed",
+        "5",
+        "--capacity",
+        "8MiB",
+        "--clients",
+        "2",
+        "--seconds",
+        "3",
+        "--chaos",
+        "shm-full",
+        "--json",
+        cwd=tmp_path,
+    )
+    verdict = msgspec.json.decode(finished.stdout, type=Verdict)
+    assert finished.returncode == 0, as_text(verdict)
+    if verdict.coverage:
+        pytest.skip(f"no /dev/shm of its own here: {verdict.coverage}")
+    assert verdict.faults["shm-full"] > 0
+
+
+def test_an_unknown_fault_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
+    finished = stress("--chaos", "flood", cwd=tmp_path)
+    assert finished.returncode == 2
+    assert "'flood' is none of all, kill, stop" in finished.stderr
+
+
+# --- bugs planted ------------------------------------------------------------------------------------------------------
+
+PLANTED = {
+    "dead_holders_keep_their_leases": ((FaultKind.KILL,), "leak"),
+    "releases_are_lost": ((), "leak"),
+    "tickets_hold_nothing": ((), "lost publication"),
+    "tickets_can_be_redeemed_twice": ((), "redeemed twice"),
+    "publications_are_lost": ((), "lost publication"),
+    "views_are_not_noticed": ((), "wrong read"),
+    "a_successor_forgets_tickets": ((FaultKind.REGISTRY,), "lost publication"),
+}
+
+
+@pytest.fixture
+def planted(request: pytest.FixtureRequest) -> Iterator[str]:
+    with planted_bugs.planted(request.param):
+        yield request.param
+
+
+@pytest.mark.filterwarnings("ignore::leasehold.LeaseholdWarning")
+@pytest.mark.parametrize(
+    "planted",
+    [pytest.param(name, marks=() if name == "publications_are_lost" else pytest.mark.stress) for name in PLANTED],
+    indirect=True,
+)
+def test_a_planted_bug_is_found(planted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leasehold.stress.run._PATIENCE_S", 3.0)  # which a planted bug uses up
+    chaos, kind = PLANTED[planted]
+    options = Options(
+        seed=4,
+        clients=3,
+        capacity_bytes=8 << 20,
+        seconds=20.0,
+        chaos=chaos,
+        rest_every_s=3.0,
+        preload=("rig.planted_bugs",),
+    )
+    stressed = Run(options)
+    try:
+        verdict = stressed.run()
+    finally:
+        planted_bugs.remove_what_is_left(stressed.registry_id)
+    print(as_text(verdict))
+    assert not verdict.is_passed
+    assert verdict.count(kind) or verdict.count("unexpected error"), as_text(verdict)

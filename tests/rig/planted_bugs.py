@@ -1,0 +1,286 @@
+"""Bugs to be planted one at a time, to see that each is found.
+
+A process that imports this module while LEASEHOLD_PLANTED_BUG names a bug has that bug: the nursery and its workers by
+preloading it, registries because `plant` makes every launch import it first. Nothing of it is in the product.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from leasehold.core import messages as m
+from leasehold.core.model import Gone, SegmentRow, SegmentState, Snapshot
+from leasehold.stress.nursery import Process
+from leasehold.system import launch
+from leasehold.system.ledger import read_ledger
+
+ENVIRONMENT: Final = "LEASEHOLD_PLANTED_BUG"
+_BOOT: Final = launch._BOOT
+
+
+def _before_end(change: Callable[[Any, SegmentRow], SegmentRow]) -> None:
+    """Change a segment's row just before it is decided what becomes of it."""
+    from leasehold.core.lifetimes import Lifetimes
+
+    original = Lifetimes._end_if_unused
+
+    def changed(self: Any, number: int, now_ns: int) -> None:
+        segment = change(self.rows, self.rows.segments[number])
+        if segment is not self.rows.segments[number]:
+            self.rows.put(segment)
+        original(self, number, now_ns)
+
+    Lifetimes._end_if_unused = changed  # type: ignore[method-assign]
+
+
+# --- in the registry -------------------------------------------------------------------------------------------------
+
+
+def dead_holders_keep_their_leases() -> None:
+    from leasehold.core.table import Table
+
+    Table.holder_died = lambda self, client, now_ns: None  # type: ignore[method-assign]
+
+
+def memory_of_the_dead_is_used_again() -> None:
+    _before_end(lambda rows, segment: replace(segment, tainted=False))
+
+
+def memory_known_elsewhere_is_used_again() -> None:
+    _before_end(lambda rows, segment: replace(segment, exposed=False))
+
+
+def tickets_hold_nothing() -> None:
+    def forget_tickets(rows: Any, segment: SegmentRow) -> SegmentRow:
+        rows.tickets_on.pop(segment.number, None)
+        return segment
+
+    _before_end(forget_tickets)
+
+
+def arrays_can_be_attached_before_they_are_published() -> None:
+    from leasehold.core import table
+
+    original = table._HANDLERS[m.Attach]
+
+    def attach(self: Any, client: int, message: m.Attach, now_ns: int) -> None:
+        number = self.rows.by_name.get(message.name)
+        if number is not None and self.rows.segments[number].state is SegmentState.FILLING:
+            self._grant_reader(client, message, self.rows.segments[number], now_ns)
+        else:
+            original(self, client, message, now_ns)
+
+    table._HANDLERS[m.Attach] = attach
+
+
+def the_writer_takes_the_segment_with_it() -> None:
+    from leasehold.core.lifetimes import Lifetimes
+
+    original = Lifetimes._end_lease
+
+    def end(self: Any, lease: Any, now_ns: int, *, tainted: bool = False) -> None:
+        segment = self.rows.segments[lease.segment]
+        original(self, lease, now_ns, tainted=tainted)
+        if lease.mode == "write" and self.rows.segments.get(segment.number) is segment:
+            self._retire(segment)
+
+    Lifetimes._end_lease = end  # type: ignore[method-assign]
+
+
+def a_successor_forgets_tickets() -> None:
+    from leasehold.registry import process
+
+    original = process._inheritance
+
+    def inherit(store: Any) -> Snapshot | None:
+        snapshot = original(store)
+        return snapshot and replace(snapshot, tickets={})
+
+    process._inheritance = inherit
+
+
+def releases_are_not_written_down() -> None:
+    from leasehold.system.ledger import Ledger
+
+    original = Ledger.commit
+    Ledger.commit = lambda self, changes: original(  # type: ignore[method-assign]
+        self, [change for change in changes if not (isinstance(change, Gone) and change.tag == "L")]
+    )
+
+
+def published_segments_do_not_count() -> None:
+    from leasehold.core.rows import Rows
+
+    original = Rows._index_segment
+
+    def index(self: Any, row: SegmentRow) -> None:
+        original(self, row)
+        if row.state is SegmentState.PUBLISHED:
+            self.used_bytes -= row.size_bytes
+
+    Rows._index_segment = index  # type: ignore[method-assign]
+
+
+def expired_tickets_stay_good() -> None:
+    from leasehold.system.directory import RegistryDirectory
+
+    RegistryDirectory.void_token = lambda self, ticket: None  # type: ignore[method-assign]
+
+
+def names_in_shm_are_left() -> None:
+    from leasehold.system.directory import RegistryDirectory
+
+    original = RegistryDirectory.retire_segment
+    RegistryDirectory.retire_segment = lambda self, number, alias, *, punch: original(  # type: ignore[method-assign]
+        self, number, "", punch=punch
+    )
+
+
+def promised_readers_are_not_waited_for() -> None:
+    from leasehold.core import table
+
+    original = table._HANDLERS[m.Publish]
+    table._HANDLERS[m.Publish] = lambda self, client, message, now_ns: original(
+        self, client, replace(message, readers=0), now_ns
+    )
+
+
+def trimming_leaves_the_memory() -> None:
+    from leasehold.core.lifetimes import Lifetimes
+
+    Lifetimes._trim_warm = lambda self, now_ns: self.rows.warm.total_bytes  # type: ignore[method-assign]
+
+
+# --- in the clients --------------------------------------------------------------------------------------------------
+
+
+def readers_may_write() -> None:
+    from leasehold.client.endpoint import DirectoryEndpoint
+
+    original = DirectoryEndpoint.map
+    DirectoryEndpoint.map = lambda self, segment, size_bytes, *, writable, reserve: original(  # type: ignore[method-assign]
+        self, segment, size_bytes, writable=True, reserve=reserve
+    )
+
+
+def views_are_not_noticed() -> None:
+    m.Linger = m.Release  # type: ignore[misc, assignment]
+
+
+def publications_are_lost() -> None:
+    _lose(m.Publish)
+
+
+def releases_are_lost() -> None:
+    _lose(m.Release)
+
+
+def tickets_can_be_redeemed_twice() -> None:
+    from leasehold.client.endpoint import DirectoryEndpoint
+
+    original = DirectoryEndpoint.claim_token
+    DirectoryEndpoint.claim_token = (  # type: ignore[method-assign]
+        lambda self, ticket, client: original(self, ticket, client) or True
+    )
+
+
+def a_forked_child_goes_on_as_its_parent() -> None:
+    from leasehold.client.link import Link
+
+    Link.after_fork_in_child = lambda self: None  # type: ignore[method-assign]
+
+
+def pages_are_not_reserved() -> None:
+    from leasehold.client import endpoint
+
+    endpoint.reserve_pages = lambda fd, mapping: None
+
+
+def _lose(kind: type) -> None:
+    from leasehold.client.link import Link
+
+    original = Link._say
+
+    def say(self: Any, build: Callable[[int], m.Notice], *, urgent: bool = False) -> int:
+        return 0 if isinstance(build(1), kind) else original(self, build, urgent=urgent)
+
+    Link._say = say  # type: ignore[method-assign]
+
+
+IN_REGISTRY: Final[tuple[Callable[[], None], ...]] = (
+    dead_holders_keep_their_leases,
+    memory_of_the_dead_is_used_again,
+    memory_known_elsewhere_is_used_again,
+    tickets_hold_nothing,
+    arrays_can_be_attached_before_they_are_published,
+    the_writer_takes_the_segment_with_it,
+    a_successor_forgets_tickets,
+    releases_are_not_written_down,
+    published_segments_do_not_count,
+    expired_tickets_stay_good,
+    names_in_shm_are_left,
+    promised_readers_are_not_waited_for,
+    trimming_leaves_the_memory,
+)
+IN_CLIENTS: Final[tuple[Callable[[], None], ...]] = (
+    readers_may_write,
+    views_are_not_noticed,
+    publications_are_lost,
+    releases_are_lost,
+    tickets_can_be_redeemed_twice,
+    a_forked_child_goes_on_as_its_parent,
+    pages_are_not_reserved,
+)
+NAMES: Final = [bug.__name__ for bug in (*IN_REGISTRY, *IN_CLIENTS)]
+
+
+def _infect_launches() -> None:
+    """Registries started by this process have the bug, too."""
+    launch._BOOT = _BOOT.replace("from leasehold.registry", f"import {__name__}; from leasehold.registry")  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def planted(name: str) -> Iterator[None]:
+    """Registries that this process starts, and processes that preload this module, have the bug `name`."""
+    os.environ[ENVIRONMENT] = name
+    _infect_launches()
+    try:
+        yield
+    finally:
+        launch._BOOT = _BOOT  # type: ignore[misc]
+        del os.environ[ENVIRONMENT]
+
+
+def remove_what_is_left(registry: str) -> None:
+    """What a registry with a bug has left."""
+    directory = f"/dev/shm/lh-{registry}"
+    with contextlib.suppress(OSError):
+        row = read_ledger(f"{directory}/ledger").registry
+        assert row is not None
+        process = Process(row.identity.pid)
+        process.kill()
+        process.close()
+    shutil.rmtree(directory, ignore_errors=True)
+    for name in os.listdir("/dev/shm"):
+        if name.startswith(f"lh-{registry}-"):
+            os.unlink(f"/dev/shm/{name}")
+
+
+def _plant_in_this_process() -> None:
+    is_registry = "numpy" not in sys.modules  # it runs without
+    for bug in IN_REGISTRY if is_registry else IN_CLIENTS:
+        if bug.__name__ == os.environ.get(ENVIRONMENT):
+            bug()
+    if not is_registry and ENVIRONMENT in os.environ:
+        _infect_launches()
+
+
+if "pytest" not in sys.modules:
+    _plant_in_this_process()
