@@ -28,11 +28,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from leasehold.ingest.blocks import cut_table, read_piece
-from leasehold.ingest.engine import ParseBlock, choose_parser
-from leasehold.ingest.parse import parse_block
-from leasehold.ingest.prologue import Table, open_table
-from leasehold.ingest.schema import Schema
+from leasehold.tabular.blocks import cut_table, read_piece
+from leasehold.tabular.engine import ParseBlock, choose_parser
+from leasehold.tabular.parse import parse_block
+from leasehold.tabular.prologue import Table, open_table
+from leasehold.tabular.schema import Schema
 
 CALLS = Schema().with_dtype("chr:S10,pos:i4,pct:f4,c:i4,t:i4")
 STATION = Schema(delimiter=None, missing=("---",)).with_dtype("year:i2,month:i1,tmax:f4,tmin:f4,rain:f4")

@@ -114,12 +114,12 @@ class UnsupportedPlatformError(LeaseholdError, ImportError):
     """leasehold needs Linux with /dev/shm."""
 
 
-class LeaseholdWarning(ResourceWarning):
-    """Base of the warnings of leasehold."""
+class LeaseholdWarning(UserWarning):
+    """Base of the warnings of leasehold; shown by default."""
 
 
-class LeaseNotHeldWarning(LeaseholdWarning):
-    """A lease object was collected, or a process ended, without a release."""
+class LeaseNotHeldWarning(LeaseholdWarning, ResourceWarning):
+    """A lease or registry was collected, or a process ended, without a release; hidden by default, as ResourceWarnings are."""
 
 
 class LingeringViewWarning(LeaseholdWarning):

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leasehold.ingest.blocks import count_lines, cut_table, read_piece
-from leasehold.ingest.fit import fit_strings, measure_strings
-from leasehold.ingest.parse import BadRow, parse_block
-from leasehold.ingest.prologue import open_table
-from leasehold.ingest.schema import Schema
+from leasehold.tabular.blocks import count_lines, cut_table, read_piece
+from leasehold.tabular.fit import fit_strings, measure_strings
+from leasehold.tabular.parse import BadRow, parse_block
+from leasehold.tabular.prologue import open_table
+from leasehold.tabular.schema import Schema
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from leasehold.ingest.infer import infer
-from leasehold.ingest.layouts import layout
+from leasehold.tabular.infer import infer
+from leasehold.tabular.layouts import layout
 
 _EPIDIVERSE = {  # rows, sum of positions, methylated, unmethylated, percentages
     "sample1": (21325, 5227796280, 145565, 54571, 1836410),

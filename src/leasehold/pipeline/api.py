@@ -11,10 +11,10 @@ from typing import Any, get_args
 
 from leasehold.client.handle import RegistryHandle
 from leasehold.errors import IngestError
-from leasehold.ingest.blocks import BLOCK_BYTES
-from leasehold.ingest.fit import fit_strings as with_lengths
-from leasehold.ingest.schema import Schema
-from leasehold.ingest.sources import PathLike
+from leasehold.tabular.blocks import BLOCK_BYTES
+from leasehold.tabular.fit import fit_strings as with_lengths
+from leasehold.tabular.schema import Schema
+from leasehold.tabular.sources import PathLike
 from leasehold.pipeline.coordinator import Coordinator
 from leasehold.pipeline.flow import Flow, report_of
 from leasehold.pipeline.job import Job, plan_job, schema_of

@@ -16,7 +16,7 @@ import numpy as np
 from leasehold.client.handle import RegistryHandle
 from leasehold.client.lease import Lease
 from leasehold.errors import IngestError
-from leasehold.ingest.blocks import Block, Piece, cut_table, read_piece
+from leasehold.tabular.blocks import Block, Piece, cut_table, read_piece
 from leasehold.pipeline.tasks import Context
 from leasehold.sinks.checksum import crc32
 

@@ -18,7 +18,7 @@ from leasehold.client.handle import RegistryHandle
 from leasehold.client.lease import Lease
 from leasehold.client.ticket import Ticket
 from leasehold.errors import IngestError, TicketError
-from leasehold.ingest.blocks import Piece
+from leasehold.tabular.blocks import Piece
 from leasehold.pipeline.feeds import HeldText, Input, RangeFeed, StreamFeed, checksum_of_file, open_feed
 from leasehold.pipeline.rejects import Rejects
 from leasehold.pipeline.report import FileReport

@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 
 from leasehold.errors import DTypeError, IngestError
-from leasehold.ingest.layouts import layout as layout_named
-from leasehold.ingest.prologue import Table, open_table
-from leasehold.ingest.schema import Field, Schema
-from leasehold.ingest.sources import PathLike
+from leasehold.tabular.layouts import layout as layout_named
+from leasehold.tabular.prologue import Table, open_table
+from leasehold.tabular.schema import Field, Schema
+from leasehold.tabular.sources import PathLike
 from leasehold.pipeline.feeds import FileMark, Input
 from leasehold.pipeline.naming import dataset_names
 from leasehold.pipeline.sizing import Sizing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from leasehold.ingest.blocks import Piece, cut_table
+from leasehold.tabular.blocks import Piece, cut_table
 from leasehold.pipeline.crew import Crew
 from leasehold.pipeline.tasks import Context, Measure, Measured
 

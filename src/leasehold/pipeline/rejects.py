@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from leasehold.errors import IngestError
-from leasehold.ingest.parse import BadRow
+from leasehold.tabular.parse import BadRow
 from leasehold.pipeline.report import Rejected
 from leasehold.pipeline.tasks import EXAMPLES, OnError
 from leasehold.sinks import HDF5Sink

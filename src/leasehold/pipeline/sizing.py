@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from leasehold.errors import CapacityError
-from leasehold.ingest.blocks import BLOCK_BYTES
-from leasehold.ingest.schema import Schema
+from leasehold.tabular.blocks import BLOCK_BYTES
+from leasehold.tabular.schema import Schema
 from leasehold.units import format_bytes
 
 __all__ = ["Sizing", "default_capacity", "size_for"]

@@ -14,12 +14,12 @@ import numpy as np
 
 from leasehold.client.handle import RegistryHandle
 from leasehold.client.lease import Lease
-from leasehold.ingest.blocks import read_piece
-from leasehold.ingest.cells import last_line_end
-from leasehold.ingest.fit import measure_strings
-from leasehold.ingest.parse import BadRow, max_rows, parse_block, string_lengths
-from leasehold.ingest.schema import Schema
-from leasehold.ingest.text import Bytes
+from leasehold.tabular.blocks import read_piece
+from leasehold.tabular.cells import last_line_end
+from leasehold.tabular.fit import measure_strings
+from leasehold.tabular.parse import BadRow, max_rows, parse_block, string_lengths
+from leasehold.tabular.schema import Schema
+from leasehold.tabular.text import Bytes
 from leasehold.pipeline.tasks import (
     EXAMPLES,
     Context,

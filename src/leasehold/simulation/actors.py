@@ -10,10 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from leasehold.client.endpoint import DirectoryEndpoint
+from leasehold.client.handle import RegistryHandle
 from leasehold.client.lease import Lease
-from leasehold.client.link import Link
-from leasehold.client.registry import RegistryHandle
 from leasehold.core import messages as m
 from leasehold.errors import (
     CapacityError,
@@ -24,56 +22,16 @@ from leasehold.errors import (
     SegmentNotFoundError,
     TicketError,
 )
-from leasehold.simulation.oracle import Holding, Oracle, Paper
-from leasehold.simulation.strands import Killed, Machine, Process
-from leasehold.system.directory import RegistryDirectory
+from leasehold.simulation.contents import Holding
+from leasehold.simulation.scene import Scene
+from leasehold.simulation.strands import Killed, Process
 from leasehold.system.mapping import map_segment
 
-__all__ = ["Client", "Scene"]
+__all__ = ["Client"]
 
 WORDS_A_PAGE: Final = 512
 _NAMES: Final = ("north", "south", "west")
 _MOST_HELD: Final = 5
-
-
-@dataclasses.dataclass(slots=True)
-class Scene:
-    """What the clients of one registry share."""
-
-    machine: Machine
-    oracle: Oracle
-    directory_id: str
-    root: str
-    life: Callable[[], int]
-    mailbox: list[Paper] = dataclasses.field(default_factory=list)
-    calm: bool = False
-    over: bool = False
-    resting: set[Process] = dataclasses.field(default_factory=set)
-    excused_ns: int = 0
-    links: dict[Process, Link] = dataclasses.field(default_factory=dict)
-
-    def excuse(self, for_ns: int) -> None:
-        """For so long, calls may fail since the registry cannot be reached."""
-        self.excused_ns = max(self.excused_ns, self.machine.now_ns() + for_ns)
-
-    def directory(self) -> RegistryDirectory:
-        """The registry's directory, as one process has it."""
-        return RegistryDirectory(self.directory_id, self.root)
-
-    def link(self, process: Process) -> Link:
-        """A link of `process` to the registry; silent once the process is dead."""
-        link = Link(DirectoryEndpoint(self.directory(), self.machine))
-
-        def died() -> None:
-            link._ended = RegistryUnavailableError(f"{process} is dead")
-
-        process.at_death.append(died)
-        self.links[process] = link
-        return link
-
-    def client_ids(self) -> set[int]:
-        """Under what numbers the registry knows those who are alive."""
-        return {link.client for process, link in self.links.items() if process.alive}
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -227,7 +185,7 @@ class Client:
 
     def publish(self) -> None:
         """Publish, with or without readers to come."""
-        held = self._any(lambda held: held.lease.writable)
+        held = self._any(writable=True)
         if held is not None:
             readers, ttl_s = self.random.choice((0, 0, 1, 2)), self.random.choice((0.005, 0.1))
             self.oracle.published(held.holding, readers, int(ttl_s * 1e9))
@@ -236,7 +194,7 @@ class Client:
 
     def ticket(self) -> None:
         """Make a ticket and put it where others find it."""
-        held = self._any(lambda held: True)
+        held = self._any()
         if held is not None:
             held.holding.content.published = True
             ticket = held.lease.ticket(ttl=self.random.choice((0.002, 0.02, 0.3)))
@@ -253,7 +211,7 @@ class Client:
 
     def expose(self) -> None:
         """Ask for a name in /dev/shm."""
-        held = self._any(lambda held: True)
+        held = self._any()
         if held is not None:
             held.lease.segment  # noqa: B018 - asking is what gives it the name
 
@@ -272,7 +230,7 @@ class Client:
 
     def release(self) -> None:
         """Release a lease, now and then with a view of it alive."""
-        held = self._any(lambda held: True)
+        held = self._any()
         if held is None:
             return
         self.held.remove(held)
@@ -321,20 +279,19 @@ class Client:
             self.oracle.looks(holding, lease.array)
         self.held.append(_Held(lease, holding))
 
-    def _any(self, wanted: Callable[[_Held], bool]) -> _Held | None:
-        fitting = [held for held in self.held if wanted(held)]
+    def _any(self, *, writable: bool = False) -> _Held | None:
+        fitting = [held for held in self.held if held.lease.writable or not writable]
         return self.random.choice(fitting) if fitting else None
 
     @contextlib.contextmanager
     def _excused(self, *kinds: type[LeaseholdError]) -> Iterator[None]:
         try:
             yield
-        except (RegistryUnavailableError, *kinds) as error:
+        except (RegistryUnavailableError, *kinds) as error:  # type: ignore[misc] - of a tuple that is made here
             if not self.process.alive:
                 raise Killed from None
-            if isinstance(error, RegistryUnavailableError) and not (self.scene.over or self.oracle.closing):
-                if self.machine.now_ns() > self.scene.excused_ns:
-                    self.machine.fail(error)
+            if isinstance(error, RegistryUnavailableError) and not self.scene.excuses():
+                self.machine.fail(error)
 
 
 _CHANCES: Final[dict[Callable[[Client], None], int]] = {

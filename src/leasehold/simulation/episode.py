@@ -8,17 +8,18 @@ import traceback
 from collections import Counter
 from typing import Final
 
-from leasehold.client.registry import RegistryHandle
+from leasehold.client.handle import RegistryHandle
 from leasehold.core import messages as m
 from leasehold.core.model import client_of
 from leasehold.core.settings import Settings
-from leasehold.errors import RegistryUnavailableError
-from leasehold.simulation.actors import Client, Scene
+from leasehold.simulation.actors import Client
 from leasehold.simulation.kernel import Kernel
 from leasehold.simulation.line import Line
 from leasehold.simulation.nemesis import Nemesis
 from leasehold.simulation.oracle import Oracle
-from leasehold.simulation.strands import FOR_EVER_NS, Machine, Process
+from leasehold.simulation.scene import Scene
+from leasehold.simulation.strands import FOR_EVER, Machine, Process
+from leasehold.simulation.stranger import Stranger
 from leasehold.system.directory import RegistryDirectory
 
 __all__ = ["Episode", "Outcome"]
@@ -67,11 +68,12 @@ class Episode:
         self.line = Line(machine)
         self.kernel = Kernel(machine, root)
         # some episodes are quiet, so that what takes many steps in peace happens as well
-        self.registry_life = choice((150, 600, 2_000, 6_000, FOR_EVER_NS))
-        self.client_life = choice((600, 3_000, 10_000, FOR_EVER_NS))
+        self.registry_life = choice((150, 600, 2_000, 6_000, FOR_EVER))
+        self.client_life = choice((600, 3_000, 10_000, FOR_EVER))
         self.scene = Scene(machine, self.oracle, _ID, root, self._life_of_client)
         self.nemesis = Nemesis(machine, self.kernel, self.scene)
         self.population = machine.random.randrange(2, 7)
+        self.has_stranger = not machine.random.randrange(6)
         self.clients: list[Process] = []
         self.counts: Counter[str] = Counter()
         self._watch()
@@ -99,6 +101,9 @@ class Episode:
             machine.start(owner, lambda: machine.wait(lambda: scene.over))
         self._begin(owner)
         machine.start(machine.process("nemesis"), self.nemesis.rage)
+        if self.has_stranger:
+            process = machine.process("stranger")
+            machine.start(process, Stranger(self.scene, process).live)
         while machine.steps < self.steps:
             self._populate()
             machine.wait_s(0.003)
@@ -142,16 +147,19 @@ class Episode:
     def _make_peace(self) -> None:
         """From now on nothing goes wrong."""
         self.nemesis.relent()
-        self.registry_life = self.client_life = FOR_EVER_NS
+        self.registry_life = self.client_life = FOR_EVER
         for process in self.machine.processes():
-            process.life = FOR_EVER_NS
+            process.life = FOR_EVER
 
     def _calm_down(self) -> None:
         """Everybody lets go: then nothing may be left."""
         machine, scene = self.machine, self.scene
         scene.calm = True
         busy = [process for process in machine.processes() if process.name.startswith(("client", "child"))]
-        machine.wait(lambda: not any(process.alive and process not in scene.resting for process in busy), int(_AT_REST_WITHIN_S * 1e9))
+        machine.wait(
+            lambda: not any(process.alive and process not in scene.resting for process in busy),
+            int(_AT_REST_WITHIN_S * 1e9),
+        )
         late = [process for process in busy if process.alive and process not in scene.resting]
         if late:
             machine.fail(f"promise broken: {late} still wait {_AT_REST_WITHIN_S:.0f} s after the last fault")
@@ -203,6 +211,8 @@ class Episode:
         if registry is None or not registry.alive or self.machine.is_stalled(registry) or self.nemesis.is_filling():
             return
         self.line.judge()
+        if self.has_stranger:  # who may be first in line, and want too much
+            return
         first, used = self.line.first(), sum(self.oracle.files.values())
         if first is not None and used + first.size_bytes <= self.capacity_bytes:
             self.machine.report(
@@ -211,12 +221,12 @@ class Episode:
             )
 
     def _life_of_registry(self) -> int:
-        if self.registry_life == FOR_EVER_NS:
-            return FOR_EVER_NS
+        if self.registry_life == FOR_EVER:
+            return FOR_EVER
         mean = self.registry_life if self.machine.random.randrange(6) else 60  # some die while they take over
         return int(self.machine.random.expovariate(1 / mean)) + (300 if self.kernel.started == 1 else 1)
 
     def _life_of_client(self) -> int:
-        if self.client_life == FOR_EVER_NS:
-            return FOR_EVER_NS
+        if self.client_life == FOR_EVER:
+            return FOR_EVER
         return 1 + int(self.machine.random.expovariate(1 / self.client_life))

@@ -15,13 +15,17 @@ from typing import Any, Final
 
 from leasehold.simulation.strands import Machine, Process
 
-__all__ = ["Disk", "Files", "LockCalls", "PunchCalls"]
+__all__ = ["Disk", "Files", "LockCalls", "PunchCalls", "ignore"]
 
 _PAGE: Final = 4096
 _AMPLE: Final = 2**40
 # Descriptors of simulated things are numbers that no real descriptor has.
 FIRST_SIMULATED: Final = 1_000_000
 _SEGMENT: Final = re.compile(r".*/s(\d+)")
+
+
+def ignore(*_: object) -> None:
+    """Take no notice of an event."""
 
 
 class Disk:
@@ -51,15 +55,21 @@ class Disk:
 
 
 class Files:
-    """Stands in for the module `os`; what is not about files or descriptors goes to the real one."""
+    """Stands in for the module `os`; what is not about files or descriptors goes to the real one.
+
+    Attributes
+    ----------
+    on_segment_made, on_segment_unlinked, on_renamed : callable
+        Told of segment files (number, inode, size; number, inode) and of renamed files (from, to).
+    """
 
     def __init__(self, machine: Machine, disk: Disk) -> None:
         self._machine = machine
         self.disk = disk
         self.simulated: dict[int, Any] = {}  # descriptors of sockets and the like
-        self.on_segment_made: Callable[[int, int, int], None] = lambda number, inode, size_bytes: None
-        self.on_segment_unlinked: Callable[[int, int], None] = lambda number, inode: None
-        self.on_renamed: Callable[[str, str], None] = lambda source, target: None
+        self.on_segment_made: Callable[[int, int, int], None] = ignore
+        self.on_segment_unlinked: Callable[[int, int], None] = ignore
+        self.on_renamed: Callable[[str, str], None] = ignore
         self._next_simulated = FIRST_SIMULATED
         self._opened: dict[int, str] = {}
 

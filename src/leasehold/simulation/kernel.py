@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, Final
-from unittest import mock
 
 from leasehold.client import endpoint
 from leasehold.core.model import Identity
@@ -23,9 +22,9 @@ from leasehold.core.settings import Settings
 from leasehold.errors import LeaseholdWarning, RegistryUnavailableError
 from leasehold.registry import loop
 from leasehold.registry import process as registry_process
-from leasehold.simulation.files import Disk, Files, LockCalls, PunchCalls
+from leasehold.simulation.files import Disk, Files, LockCalls, PunchCalls, ignore
 from leasehold.simulation.sockets import Pidfd, SelectCalls, SocketCalls
-from leasehold.simulation.strands import Killed, Machine, Process, Stopped
+from leasehold.simulation.strands import FOR_EVER, Killed, Machine, Process, Stopped
 from leasehold.system import directory, journal, ledger, mapping
 
 __all__ = ["Kernel"]
@@ -51,8 +50,8 @@ class Kernel:
         self.files = Files(machine, self.disk)
         self.sockets = SocketCalls(machine, self.files)
         self.registry: Process | None = None
-        self.life_of_registry: Callable[[], int] = lambda: 2**62
-        self.on_failed_start: Callable[[], None] = lambda: None
+        self.life_of_registry: Callable[[], int] = lambda: FOR_EVER
+        self.on_failed_start: Callable[[], None] = ignore
         self.started = 0
         self.limits: dict[str, int] = {}  # "module.NAME" -> value in place of the real one
 
@@ -61,7 +60,10 @@ class Kernel:
         """Run the code of leasehold on this kernel."""
         select = SelectCalls(self.machine, self.files)
         replaced: list[tuple[Any, str, Any]] = [
-            *((module, "os", self.files) for module in (directory, endpoint, journal, ledger, loop, mapping, registry_process)),
+            *(
+                (module, "os", self.files)
+                for module in (directory, endpoint, journal, ledger, loop, mapping, registry_process)
+            ),
             *((module, "socket", self.sockets) for module in (endpoint, registry_process)),
             (directory, "_no_fork", contextlib.nullcontext()),  # each process has its own, and one thread
             (directory, "_locks", set()),
@@ -71,20 +73,24 @@ class Kernel:
             (loop, "select", select),
             (loop, "signal", _NoSignals()),
             (loop, "peer_of", lambda accepted: (accepted.peer.owner.identity.pid, os.geteuid())),
-            (loop, "pidfd_of_peer", lambda accepted, pid: self.files.register(Pidfd(accepted.peer.owner))),
+            (loop, "pidfd_of_peer", lambda accepted, _: self.files.register(Pidfd(accepted.peer.owner))),
             (loop, "identify", self._identify),
             (loop, "watch", self._watch),
             (registry_process, "own_identity", lambda: self.machine.current.process.identity),
             (registry_process, "SystemClock", lambda: self.machine),
             *((_MODULES[name.partition(".")[0]], name.partition(".")[2], value) for name, value in self.limits.items()),
         ]
-        with contextlib.ExitStack() as stack:
-            for module, name, replacement in replaced:
-                stack.enter_context(mock.patch.object(module, name, replacement))
-            stack.enter_context(mock.patch.object(sys, "unraisablehook", self._unraisable))
-            stack.enter_context(warnings.catch_warnings())
+        replaced.append((sys, "unraisablehook", self._unraisable))
+        real = [(module, name, getattr(module, name)) for module, name, _ in replaced]
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", LeaseholdWarning)
-            yield
+            try:
+                for module, name, replacement in replaced:
+                    setattr(module, name, replacement)
+                yield
+            finally:
+                for module, name, value in real:
+                    setattr(module, name, value)
 
     def _unraisable(self, unraisable: Any) -> None:
         """An exception in a finalizer; Python drops one that the user or the simulation raised."""
@@ -132,4 +138,3 @@ class Kernel:
         if not state.ready:
             self.on_failed_start()
             raise RegistryUnavailableError(f"the registry process did not start: {state.words}")
-

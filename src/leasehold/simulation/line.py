@@ -34,7 +34,7 @@ class Line:
 
     def was_read(self, sender: Process, receiver: Process, packet: bytes) -> None:
         """`receiver` has read `packet`."""
-        if not receiver.name.startswith("registry"):
+        if not receiver.name.startswith("registry") or sender.name == "stranger":
             return
         self.judge()
         try:

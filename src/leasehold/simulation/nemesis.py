@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from leasehold.simulation.actors import Scene
 from leasehold.simulation.kernel import Kernel
+from leasehold.simulation.scene import Scene
 from leasehold.simulation.strands import Machine, Process
 
 __all__ = ["Nemesis"]
@@ -32,7 +32,14 @@ class Nemesis:
         self._pause_s = random.choice((0.002, 0.02, 0.2))
         self._deeds: list[Callable[[], None]] = [
             deed
-            for deed in (self.kill_client, self.kill_registry, self.kill_many, self.stall_client, self.stall_registry, self.sever)
+            for deed in (
+                self.kill_client,
+                self.kill_registry,
+                self.kill_many,
+                self.stall_client,
+                self.stall_registry,
+                self.sever,
+            )
             if random.getrandbits(1)
         ]
         if not random.randrange(4):

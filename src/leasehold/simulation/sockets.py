@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from leasehold.simulation.files import Files
+from leasehold.simulation.files import Files, ignore
 from leasehold.simulation.strands import Machine, Process
 
 __all__ = ["Pidfd", "SelectCalls", "SocketCalls"]
@@ -31,17 +31,21 @@ class SocketCalls:
     queue_packets : int
         How many packets an end takes in before its sender must wait.
     on_sent, on_read : callable
-        Told of each packet with the process that sends or reads it and the one at the other end.
+        Told of each packet: who sends it, who reads it, and what it is.
+    on_hung_up : callable
+        Told whose connection has ended.
+    after_wait : callable
+        Called when a process has waited for a packet; what it raises, the process meets.
     """
 
     def __init__(self, machine: Machine, files: Files) -> None:
         self.machine = machine
         self.files = files
         self.queue_packets = 256
-        self.on_sent: Callable[[Process, Process, bytes], None] = lambda sender, receiver, packet: None
-        self.on_read: Callable[[Process, Process, bytes], None] = lambda sender, receiver, packet: None
-        self.on_hung_up: Callable[[Process], None] = lambda client: None
-        self.after_wait: Callable[[], None] = lambda: None
+        self.on_sent: Callable[[Process, Process, bytes], None] = ignore
+        self.on_read: Callable[[Process, Process, bytes], None] = ignore
+        self.on_hung_up: Callable[[Process], None] = ignore
+        self.after_wait: Callable[[], None] = ignore
         self.connections: list[_Socket] = []  # their clients' ends
 
     def __getattr__(self, name: str) -> Any:

@@ -20,9 +20,9 @@ from typing import Final, NoReturn
 
 from leasehold.core.model import Identity
 
-__all__ = ["FOR_EVER_NS", "Killed", "Machine", "Process", "Stopped", "Strand"]
+__all__ = ["FOR_EVER", "Killed", "Machine", "Process", "Stopped", "Strand"]
 
-FOR_EVER_NS: Final = 2**62
+FOR_EVER: Final = 2**62  # nanoseconds, or system calls
 _START_NS: Final = 1_000_000_000_000
 # A system call takes 1 to 17 us here: of the order of the real ones, so that timeouts and steps stand as they do there.
 _LEAST_STEP_NS: Final = 1_000
@@ -65,7 +65,7 @@ class Strand:
         self.baton = allocate_lock()
         self.baton.acquire()
         self.ready: Callable[[], bool] | None = None
-        self.deadline_ns = FOR_EVER_NS
+        self.deadline_ns = FOR_EVER
         self.stalled_until_ns = 0
 
 
@@ -79,9 +79,9 @@ class Machine:
     """
 
     def __init__(self, seed: int | str) -> None:
-        self.random = random.Random(seed)
+        self.random = random.Random(seed)  # noqa: S311 - it must repeat itself
         self.steps = 0
-        self.most_steps = FOR_EVER_NS
+        self.most_steps = FOR_EVER
         self.failure: BaseException | str | None = None
         self.trace: deque[tuple[int, int, str, str]] = deque(maxlen=_TRACE_KEPT)
         self.when_idle: Callable[[], None] | None = None
@@ -113,7 +113,7 @@ class Machine:
 
     # --- processes -----------------------------------------------------------------------------------------------------
 
-    def process(self, name: str, life: int = FOR_EVER_NS) -> Process:
+    def process(self, name: str, life: int = FOR_EVER) -> Process:
         """A new process; now and then it has the pid of one that is dead."""
         if not self.random.randrange(4) and self._next_pid > 1_000:
             pid = self.random.randrange(1_000, self._next_pid)
@@ -181,7 +181,7 @@ class Machine:
         self._pass()
         strand = self.current
         strand.ready = ready
-        strand.deadline_ns = FOR_EVER_NS if timeout_ns is None else self._now_ns + timeout_ns
+        strand.deadline_ns = FOR_EVER if timeout_ns is None else self._now_ns + timeout_ns
         self._lay_down()
         strand.ready = None
 
@@ -295,7 +295,7 @@ class Machine:
                 strand.stalled_until_ns if strand.stalled_until_ns > self._now_ns else strand.deadline_ns
                 for strand in strands
             )
-            if next_ns >= FOR_EVER_NS:
+            if next_ns >= FOR_EVER:
                 self.report("every process waits for another, and none for a time")
             else:
                 self._now_ns = max(next_ns, self._now_ns)

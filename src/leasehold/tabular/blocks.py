@@ -14,9 +14,9 @@ from typing import IO
 import numpy as np
 
 from leasehold.errors import IngestError
-from leasehold.ingest.cells import last_line_end
-from leasehold.ingest.prologue import Table
-from leasehold.ingest.sources import open_source
+from leasehold.tabular.cells import last_line_end
+from leasehold.tabular.prologue import Table
+from leasehold.tabular.sources import open_source
 from leasehold.units import format_bytes
 
 __all__ = ["BLOCK_BYTES", "Block", "Piece", "count_lines", "cut_table", "read_piece"]

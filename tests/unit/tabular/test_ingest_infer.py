@@ -7,7 +7,7 @@ import gzip
 import pytest
 
 from leasehold.errors import IngestError
-from leasehold.ingest.infer import infer
+from leasehold.tabular.infer import infer
 
 
 def _types(inference):

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leasehold.ingest.parse import parse_block
-from leasehold.ingest.schema import Schema
+from leasehold.tabular.parse import parse_block
+from leasehold.tabular.schema import Schema
 
-compiled = pytest.importorskip("leasehold.ingest.compiled", reason="numba is not installed", exc_type=ImportError)
+compiled = pytest.importorskip("leasehold.tabular.compiled", reason="numba is not installed", exc_type=ImportError)
 
 _NUMBERS = st.one_of(
     st.integers(-300, 300).map(str),

@@ -1,7 +1,7 @@
 """What a text table looks like and what becomes of it: the schema that every step of an ingest is given.
 
 A schema is a value: frozen, hashable, picklable, and made of plain strings and numbers, so that msgspec and JSON carry it as
-it is. Nothing here reads a file; `leasehold.ingest.prologue` fits a schema to one.
+it is. Nothing here reads a file; `leasehold.tabular.prologue` fits a schema to one.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class Schema:
 
     @property
     def needs_fitting(self) -> bool:
-        """True while a string field has no length; `leasehold.ingest.fit_strings` finds it."""
+        """True while a string field has no length; `leasehold.tabular.fit_strings` finds it."""
         return any(each.needs_fitting for each in self.fields)
 
     @property

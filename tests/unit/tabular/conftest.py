@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leasehold.ingest.blocks import BLOCK_BYTES, count_lines, cut_table, read_piece
-from leasehold.ingest.parse import BadRow, parse_block
-from leasehold.ingest.prologue import open_table
-from leasehold.ingest.schema import Schema
+from leasehold.tabular.blocks import BLOCK_BYTES, count_lines, cut_table, read_piece
+from leasehold.tabular.parse import BadRow, parse_block
+from leasehold.tabular.prologue import open_table
+from leasehold.tabular.schema import Schema
 
 
 @dataclass

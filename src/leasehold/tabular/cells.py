@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from leasehold.ingest.schema import Schema
-from leasehold.ingest.text import Bools, Bytes, Ints, Text
+from leasehold.tabular.schema import Schema
+from leasehold.tabular.text import Bools, Bytes, Ints, Text
 
 __all__ = ["Cells", "LineFault", "last_line_end", "split"]
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from leasehold.ingest.text import Bools, Ints, Text
+from leasehold.tabular.text import Bools, Ints, Text
 
 __all__ = ["Numbers", "read_numbers"]
 

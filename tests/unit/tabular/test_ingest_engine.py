@@ -7,8 +7,8 @@ import importlib.util
 import pytest
 
 from leasehold.errors import IngestError
-from leasehold.ingest.engine import choose_parser
-from leasehold.ingest.parse import parse_block
+from leasehold.tabular.engine import choose_parser
+from leasehold.tabular.parse import parse_block
 
 _INSTALLED = importlib.util.find_spec("numba") is not None
 

@@ -7,8 +7,8 @@ import gzip
 import pytest
 
 from leasehold.errors import IngestError
-from leasehold.ingest.prologue import open_table
-from leasehold.ingest.schema import Schema
+from leasehold.tabular.prologue import open_table
+from leasehold.tabular.schema import Schema
 
 DTYPE = "name:S4,n:i4"
 

@@ -6,9 +6,9 @@ import gzip
 
 import pytest
 
-from leasehold.ingest.fit import fit_strings, measure_strings
-from leasehold.ingest.prologue import open_table
-from leasehold.ingest.schema import Schema
+from leasehold.tabular.fit import fit_strings, measure_strings
+from leasehold.tabular.prologue import open_table
+from leasehold.tabular.schema import Schema
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])

@@ -13,7 +13,7 @@ import zlib
 import pytest
 
 from leasehold.errors import IngestError
-from leasehold.ingest.sources import compression_of, open_source
+from leasehold.tabular.sources import compression_of, open_source
 
 TEXT = b"".join(b"chr%d\t%d\t%d\n" % (n % 20, n, n * n) for n in range(20_000))
 

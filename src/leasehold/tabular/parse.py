@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from leasehold.ingest.cells import Cells, LineFault, last_line_end, split
-from leasehold.ingest.columns import Column
-from leasehold.ingest.schema import Schema
-from leasehold.ingest.text import Bytes, Ints, Text
+from leasehold.tabular.cells import Cells, LineFault, last_line_end, split
+from leasehold.tabular.columns import Column
+from leasehold.tabular.schema import Schema
+from leasehold.tabular.text import Bytes, Ints, Text
 
 __all__ = ["BadRow", "BytesLike", "ParsedBlock", "max_rows", "parse_block", "string_lengths"]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from leasehold.errors import DTypeError, IngestError
-from leasehold.ingest.layouts import LAYOUTS, layout
-from leasehold.ingest.schema import Field, Schema, parse_dtype
+from leasehold.tabular.layouts import LAYOUTS, layout
+from leasehold.tabular.schema import Field, Schema, parse_dtype
 
 
 def test_fields_are_read_from_one_line():

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import IO, Literal
 
 from leasehold.errors import IngestError
-from leasehold.ingest.schema import Field, Schema
-from leasehold.ingest.sources import PathLike, compression_of, open_source
+from leasehold.tabular.schema import Field, Schema
+from leasehold.tabular.sources import PathLike, compression_of, open_source
 
 __all__ = ["Table", "line_end_of", "open_table", "split_line"]
 

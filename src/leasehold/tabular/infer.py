@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from leasehold.errors import IngestError
-from leasehold.ingest.fit import fit_strings, measure_strings
-from leasehold.ingest.prologue import line_end_of, open_table, split_line
-from leasehold.ingest.schema import Field, Schema
-from leasehold.ingest.sources import PathLike, compression_of, open_source
+from leasehold.tabular.fit import fit_strings, measure_strings
+from leasehold.tabular.prologue import line_end_of, open_table, split_line
+from leasehold.tabular.schema import Field, Schema
+from leasehold.tabular.sources import PathLike, compression_of, open_source
 
 __all__ = ["Inference", "infer"]
 

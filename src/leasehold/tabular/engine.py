@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias, cast
 
 from leasehold.errors import IngestError
-from leasehold.ingest.parse import ParsedBlock, parse_block
+from leasehold.tabular.parse import ParsedBlock, parse_block
 
 __all__ = ["Engine", "ParseBlock", "choose_parser"]
 
@@ -40,4 +40,4 @@ def choose_parser(text_bytes: int, engine: Engine = "auto") -> ParseBlock:
         raise IngestError("the engine numba was asked for and is not installed; pip install 'leasehold[numba]'")
     if engine == "numpy" or not installed or (engine == "auto" and text_bytes < _WORTH_COMPILING):
         return parse_block
-    return cast(ParseBlock, importlib.import_module("leasehold.ingest.compiled").parse_block_compiled)
+    return cast(ParseBlock, importlib.import_module("leasehold.tabular.compiled").parse_block_compiled)

@@ -1,7 +1,7 @@
 """`parse_block` with its common case compiled: two to three times as fast, where numba is installed.
 
 The compiled loop reads lines whose cells are all plain: strings that fit, integers, decimals with or without an exponent. It
-writes the bytes of the rows in place. Every line with anything else in it is left out and read by `leasehold.ingest.parse`
+writes the bytes of the rows in place. Every line with anything else in it is left out and read by `leasehold.tabular.parse`
 afterwards, so that both give the same rows and the same reports.
 
 Importing this module compiles the loop (about a second, once), or loads it from numba's cache (a tenth of one): better before
@@ -18,10 +18,10 @@ import numba  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import numpy as np
 import numpy.typing as npt
 
-from leasehold.ingest.columns import is_number
-from leasehold.ingest.parse import BytesLike, ParsedBlock, max_rows, parse_block
-from leasehold.ingest.schema import Schema
-from leasehold.ingest.text import Bools, Bytes, Ints
+from leasehold.tabular.columns import is_number
+from leasehold.tabular.parse import BytesLike, ParsedBlock, max_rows, parse_block
+from leasehold.tabular.schema import Schema
+from leasehold.tabular.text import Bools, Bytes, Ints
 
 __all__ = ["is_compilable", "parse_block_compiled"]
 

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from leasehold.errors import DTypeError
-from leasehold.ingest.digits import read_numbers
-from leasehold.ingest.schema import Field, Schema
-from leasehold.ingest.text import Bools, Ints, Text
+from leasehold.tabular.digits import read_numbers
+from leasehold.tabular.schema import Field, Schema
+from leasehold.tabular.text import Bools, Ints, Text
 
 __all__ = ["CellFault", "Column", "is_number"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from leasehold.ingest.blocks import BLOCK_BYTES, cut_table, read_piece
-from leasehold.ingest.parse import string_lengths
-from leasehold.ingest.prologue import Table
-from leasehold.ingest.schema import Schema
+from leasehold.tabular.blocks import BLOCK_BYTES, cut_table, read_piece
+from leasehold.tabular.parse import string_lengths
+from leasehold.tabular.prologue import Table
+from leasehold.tabular.schema import Schema
 
 __all__ = ["fit_strings", "measure_strings"]
 

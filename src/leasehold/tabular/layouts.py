@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leasehold.errors import IngestError
-from leasehold.ingest.schema import Schema, parse_dtype
+from leasehold.tabular.schema import Schema, parse_dtype
 
 __all__ = ["LAYOUTS", "Layout", "layout"]
 

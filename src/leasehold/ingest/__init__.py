@@ -1,1 +1,0 @@
-"""Text files to shared arrays to one HDF5 file."""
