@@ -285,13 +285,17 @@ class Client:
 
     @contextlib.contextmanager
     def _excused(self, *kinds: type[LeaseholdError]) -> Iterator[None]:
+        """Errors that may come: of these kinds, and that the registry cannot be reached when there is a reason for that."""
         try:
             yield
-        except (RegistryUnavailableError, *kinds) as error:  # type: ignore[misc] - of a tuple that is made here
+        except LeaseholdError as error:
             if not self.process.alive:
                 raise Killed from None
-            if isinstance(error, RegistryUnavailableError) and not self.scene.excuses():
-                self.machine.fail(error)
+            if isinstance(error, RegistryUnavailableError):
+                if not self.scene.excuses():
+                    self.machine.fail(error)
+            elif not isinstance(error, kinds):
+                raise
 
 
 _CHANCES: Final[dict[Callable[[Client], None], int]] = {

@@ -89,7 +89,8 @@ class Episode:
         trace = [f"{step:>7} {at_ns / 1e6:>12.3f} ms  {who:<20} {what}" for step, at_ns, who, what in machine.trace]
         if isinstance(why, BaseException):
             trace += traceback.format_exception(why)
-        self.counts["registries"] = self.kernel.started
+        self.counts["registry processes"] = self.kernel.started
+        self.counts.update({deed.replace("_", " "): count for deed, count in self.nemesis.did.items()})
         return Outcome(machine.steps, machine.elapsed_s(), self.counts, violation, tuple(trace) if violation else ())
 
     # --- the course of events ------------------------------------------------------------------------------------------------
