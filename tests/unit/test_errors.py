@@ -68,6 +68,10 @@ def test_fact_that_an_error_does_not_have_is_an_attribute_error() -> None:
 
 
 @pytest.mark.parametrize("warning", WARNINGS, ids=lambda warning: warning.__name__)
-def test_warnings_are_resource_warnings(warning: type[Warning]) -> None:
-    assert issubclass(warning, ResourceWarning)
+def test_warnings_have_one_base(warning: type[Warning]) -> None:
     assert issubclass(warning, errors.LeaseholdWarning)
+
+
+def test_only_what_was_never_released_is_a_resource_warning() -> None:
+    """Python hides ResourceWarnings by default: a view that keeps memory is worth being seen."""
+    assert [warning for warning in WARNINGS if issubclass(warning, ResourceWarning)] == [errors.LeaseNotHeldWarning]

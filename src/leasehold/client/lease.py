@@ -323,6 +323,8 @@ class Lease:
         if watched() is not None:
             del mapping
             say: Callable[[Callable[[int], m.Notice]], object] = link.notify_from_collector if collected else link.notify
+            if link.is_ended:  # nothing is held of a registry that is no more; the memory is the view's
+                return None
             with contextlib.suppress(LeaseholdError):
                 say(lambda seq: m.Linger(seq, lease))
             return (
