@@ -13,9 +13,9 @@ __all__ = [
     "DTypeError",
     "IngestError",
     "LeaseClosedError",
+    "LeaseNotHeldWarning",
     "LeaseholdError",
     "LeaseholdWarning",
-    "LeaseNotHeldWarning",
     "LingeringViewError",
     "LingeringViewWarning",
     "PermissionDeniedError",
@@ -124,5 +124,3 @@ class LeaseNotHeldWarning(LeaseholdWarning, ResourceWarning):
 
 class LingeringViewWarning(LeaseholdWarning):
     """A numpy view outlives its lease; the segment stays held until the view dies."""
-
-

@@ -13,12 +13,12 @@ import click
 
 from leasehold.cli.ingest_words import as_json, as_text, plan_as_json, plan_as_text
 from leasehold.errors import LeaseholdError
-from leasehold.tabular.infer import infer
-from leasehold.tabular.layouts import LAYOUTS
-from leasehold.tabular.schema import Schema
 from leasehold.pipeline.api import ingest
 from leasehold.pipeline.job import plan_job, schema_of
 from leasehold.pipeline.report import Progress
+from leasehold.tabular.infer import infer
+from leasehold.tabular.layouts import LAYOUTS
+from leasehold.tabular.schema import Schema
 
 __all__ = ["command"]
 

@@ -119,7 +119,9 @@ class Registry(RegistryHandle):
     def __del__(self) -> None:
         if getattr(self, "_closed", True) or self._pid != os.getpid():
             return
-        warnings.warn(LeaseNotHeldWarning(f"{self!r} was never closed; use it in a with statement"), stacklevel=2, source=self)
+        warnings.warn(
+            LeaseNotHeldWarning(f"{self!r} was never closed; use it in a with statement"), stacklevel=2, source=self
+        )
         self.close()
 
 

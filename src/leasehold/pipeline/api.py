@@ -11,10 +11,6 @@ from typing import Any, get_args
 
 from leasehold.client.handle import RegistryHandle
 from leasehold.errors import IngestError
-from leasehold.tabular.blocks import BLOCK_BYTES
-from leasehold.tabular.fit import fit_strings as with_lengths
-from leasehold.tabular.schema import Schema
-from leasehold.tabular.sources import PathLike
 from leasehold.pipeline.coordinator import Coordinator
 from leasehold.pipeline.flow import Flow, report_of
 from leasehold.pipeline.job import Job, plan_job, schema_of
@@ -25,6 +21,10 @@ from leasehold.pipeline.sizing import size_for
 from leasehold.pipeline.tasks import Context, OnError
 from leasehold.pipeline.workshop import Workshop
 from leasehold.sinks import Completed, HDF5Sink
+from leasehold.tabular.blocks import BLOCK_BYTES
+from leasehold.tabular.fit import fit_strings as with_lengths
+from leasehold.tabular.schema import Schema
+from leasehold.tabular.sources import PathLike
 
 __all__ = ["ingest"]
 

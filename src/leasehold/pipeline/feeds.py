@@ -16,9 +16,9 @@ import numpy as np
 from leasehold.client.handle import RegistryHandle
 from leasehold.client.lease import Lease
 from leasehold.errors import IngestError
-from leasehold.tabular.blocks import Block, Piece, cut_table, read_piece
 from leasehold.pipeline.tasks import Context
 from leasehold.sinks.checksum import crc32
+from leasehold.tabular.blocks import Block, Piece, cut_table, read_piece
 
 __all__ = ["FileMark", "HeldText", "Input", "RangeFeed", "StreamFeed", "checksum_of_file", "open_feed"]
 

@@ -18,7 +18,6 @@ from leasehold.client.handle import RegistryHandle
 from leasehold.client.lease import Lease
 from leasehold.client.ticket import Ticket
 from leasehold.errors import IngestError, TicketError
-from leasehold.tabular.blocks import Piece
 from leasehold.pipeline.feeds import HeldText, Input, RangeFeed, StreamFeed, checksum_of_file, open_feed
 from leasehold.pipeline.rejects import Rejects
 from leasehold.pipeline.report import FileReport
@@ -27,6 +26,7 @@ from leasehold.sinks import HDF5Sink
 from leasehold.sinks.checksum import combine
 from leasehold.sinks.plan import ChunkPlan, PlannedChunk
 from leasehold.sinks.provenance import Source, format_checksum
+from leasehold.tabular.blocks import Piece
 
 __all__ = ["EncodeWork", "Flow", "HeldPart", "ParseWork", "ReadWork", "report_of"]
 

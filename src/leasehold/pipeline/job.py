@@ -13,14 +13,14 @@ import msgspec
 import numpy as np
 
 from leasehold.errors import DTypeError, IngestError
-from leasehold.tabular.layouts import layout as layout_named
-from leasehold.tabular.prologue import Table, open_table
-from leasehold.tabular.schema import Field, Schema
-from leasehold.tabular.sources import PathLike
 from leasehold.pipeline.feeds import FileMark, Input
 from leasehold.pipeline.naming import dataset_names
 from leasehold.pipeline.sizing import Sizing
 from leasehold.pipeline.tasks import Context, OnError
+from leasehold.tabular.layouts import layout as layout_named
+from leasehold.tabular.prologue import Table, open_table
+from leasehold.tabular.schema import Field, Schema
+from leasehold.tabular.sources import PathLike
 
 __all__ = ["Job", "plan_job", "schema_of"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from leasehold.tabular.blocks import Piece, cut_table
 from leasehold.pipeline.crew import Crew
 from leasehold.pipeline.tasks import Context, Measure, Measured
+from leasehold.tabular.blocks import Piece, cut_table
 
 __all__ = ["measure"]
 

@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 
 from leasehold.errors import IngestError
-from leasehold.tabular.parse import BadRow
 from leasehold.pipeline.report import Rejected
 from leasehold.pipeline.tasks import EXAMPLES, OnError
 from leasehold.sinks import HDF5Sink
+from leasehold.tabular.parse import BadRow
 
 __all__ = ["LINES", "Rejects"]
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from leasehold.client.ticket import Ticket
+from leasehold.sinks.chunks import Codec, EncodedChunk
 from leasehold.tabular.blocks import Piece
 from leasehold.tabular.parse import BadRow
 from leasehold.tabular.prologue import Table
-from leasehold.sinks.chunks import Codec, EncodedChunk
 
 __all__ = [
     "EXAMPLES",

@@ -14,12 +14,6 @@ import numpy as np
 
 from leasehold.client.handle import RegistryHandle
 from leasehold.client.lease import Lease
-from leasehold.tabular.blocks import read_piece
-from leasehold.tabular.cells import last_line_end
-from leasehold.tabular.fit import measure_strings
-from leasehold.tabular.parse import BadRow, max_rows, parse_block, string_lengths
-from leasehold.tabular.schema import Schema
-from leasehold.tabular.text import Bytes
 from leasehold.pipeline.tasks import (
     EXAMPLES,
     Context,
@@ -35,6 +29,12 @@ from leasehold.pipeline.tasks import (
 )
 from leasehold.sinks.checksum import combine, crc32
 from leasehold.sinks.chunks import ChunkEncoder, Codec
+from leasehold.tabular.blocks import read_piece
+from leasehold.tabular.cells import last_line_end
+from leasehold.tabular.fit import measure_strings
+from leasehold.tabular.parse import BadRow, max_rows, parse_block, string_lengths
+from leasehold.tabular.schema import Schema
+from leasehold.tabular.text import Bytes
 
 __all__ = ["LEASE_STEP_BYTES", "Worker"]
 

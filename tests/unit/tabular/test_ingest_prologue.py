@@ -85,5 +85,7 @@ def test_the_width_of_the_header_is_the_width_of_the_rows(write, read):
 
 
 def test_the_first_row_may_hold_line_ends_in_quotes(write):
-    table = open_table(write('"a\nname",b\n1,"x\ny"\n'), Schema(delimiter=",", quote='"', header=True).with_dtype("a:i4,b:S4"))
+    table = open_table(
+        write('"a\nname",b\n1,"x\ny"\n'), Schema(delimiter=",", quote='"', header=True).with_dtype("a:i4,b:S4")
+    )
     assert (table.names, table.data_line, table.schema.width) == (("a\nname", "b"), 3, 2)

@@ -1,0 +1,181 @@
+"""Nothing is lost: whatever is killed, and whenever, the file is in the end the one that a quiet run makes."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ingesting import COLUMNS, DTYPE, OPTIONS, SMALL, call, contents, family, finish, make_table, start
+
+from leasehold.errors import IngestError, LeaseholdError
+from leasehold.pipeline.api import ingest
+from leasehold.pipeline.report import IngestReport, Progress
+from rig.until import until
+
+FIELDS = {"dtype": DTYPE, "columns": COLUMNS}
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("tables")
+    return [make_table(folder / name, 100_000, seed) for seed, name in enumerate(("a.cov", "b.cov.gz", "c.cov"))]
+
+
+@pytest.fixture(scope="module")
+def quiet(tables, tmp_path_factory) -> dict:
+    """What a run that nobody disturbs makes."""
+    out = tmp_path_factory.mktemp("quiet") / "out.h5"
+    ingest(tables, out, capacity=SMALL, **FIELDS)
+    return contents(out)
+
+
+def run_and(act: Callable[[], None], tables: list[Path], out: Path) -> IngestReport:
+    """Ingest in this process, and `act` once, when rows have begun to come in."""
+    acted = []
+
+    def watch(progress: Progress) -> None:
+        if progress.rows and not acted:
+            acted.append(True)
+            act()
+
+    report = ingest(tables, out, capacity=SMALL, progress=watch, **FIELDS)
+    assert acted
+    return report
+
+
+def kill(*kinds: str, number: int = signal.SIGKILL) -> None:
+    """Kill the first process of each kind of the run that this process coordinates."""
+    processes = family(os.getpid())
+    for kind in kinds:
+        os.kill(processes[kind][0], number)
+
+
+@pytest.mark.parametrize("kinds", [("worker",), ("template",), ("template", "worker")], ids="-".join)
+def test_what_a_killed_worker_had_in_hand_is_done_by_another(tables, quiet, tmp_path, kinds):
+    report = run_and(lambda: kill(*kinds), tables, tmp_path / "out.h5")
+    assert contents(tmp_path / "out.h5") == quiet
+    assert report.leaks == ()
+    assert report.workers_replaced == kinds.count("worker")
+
+
+def test_a_killed_registry_is_succeeded(tables, quiet, tmp_path):
+    report = run_and(lambda: kill("registry"), tables, tmp_path / "out.h5")
+    assert contents(tmp_path / "out.h5") == quiet
+    assert report.leaks == ()
+
+
+def test_workers_that_die_again_and_again_over_the_same_work_end_the_run(tables, tmp_path):
+    def watch(progress: Progress) -> None:
+        for pid in family(os.getpid())["worker"]:
+            os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(LeaseholdError, match="given up after 3 attempts"):
+        ingest(tables, tmp_path / "out.h5", capacity=SMALL, progress=watch, **FIELDS)
+    assert not (tmp_path / "out.h5").exists()
+
+
+def begun(process: subprocess.Popen, out: Path, size_bytes: int) -> None:
+    """Wait until a run has stored so much, or has ended."""
+    data = Path(f"{out}.partial/data")
+    until(lambda: process.poll() is not None or (data.exists() and data.stat().st_size > size_bytes), 60)
+
+
+def test_a_killed_coordinator_leaves_no_file_and_what_it_stored_is_used_again(tables, quiet, tmp_path):
+    out = tmp_path / "out.h5"
+    process = start(*tables, "-o", out, *OPTIONS, "--capacity", SMALL)
+    begun(process, out, 1_200_000)
+    process.kill()
+    finish(process)
+    assert not out.exists()
+    done = call(*tables, "-o", out, *OPTIONS, "--capacity", SMALL, "--resume", "--json")
+    assert (done.code, done.stderr) == (0, "")
+    assert contents(out) == quiet
+    assert done.summary["resumed_rows"] > 0
+    assert not Path(f"{out}.partial").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_ends_in_order_and_can_be_resumed(tables, quiet, tmp_path, number, code):
+    out = tmp_path / "out.h5"
+    process = start(*tables, "-o", out, *OPTIONS, "--capacity", SMALL)
+    begun(process, out, 800_000)
+    process.send_signal(number)
+    done = finish(process)
+    assert done.code == code
+    assert not out.exists()
+    assert "Traceback" not in done.stderr
+    report = ingest(tables, out, capacity=SMALL, resume=True, **FIELDS)
+    assert report.resumed_rows > 0
+    assert contents(out) == quiet
+
+
+def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(tables, quiet, tmp_path):
+    out = tmp_path / "out.h5"
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (900_000, 900_000))  # noqa: E731 - a preexec_fn
+    done = call(*tables, "-o", out, *OPTIONS, "--capacity", SMALL, "--resume", preexec_fn=limit)
+    assert done.code == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "File too large" in done.stderr
+    assert "--resume" in done.stderr
+    assert not out.exists()
+    report = ingest(tables, out, capacity=SMALL, resume=True, **FIELDS)
+    assert report.resumed_rows > 0
+    assert contents(out) == quiet
+
+
+def test_other_files_or_options_do_not_resume_a_run(tables, tmp_path):
+    out = tmp_path / "out.h5"
+    copies = [tmp_path / table.name for table in tables]
+    for copy, table in zip(copies, tables, strict=True):
+        copy.write_bytes(table.read_bytes())
+    process = start(*copies, "-o", out, *OPTIONS, "--capacity", SMALL)
+    begun(process, out, 800_000)
+    process.kill()
+    finish(process)
+    with pytest.raises(IngestError, match="the interrupted run was of other files or options"):
+        ingest(copies[:2], out, resume=True, **FIELDS)
+    os.utime(copies[0])
+    with pytest.raises(IngestError, match="a file was changed since"):
+        ingest(copies, out, resume=True, **FIELDS)
+
+
+def test_a_file_that_is_changed_meanwhile_fails_the_run(tables, tmp_path):
+    copy = tmp_path / "a.cov"
+    copy.write_bytes(tables[0].read_bytes())
+    with pytest.raises(IngestError, match=r"a\.cov: .*chang"):
+        run_and(lambda: os.utime(copy), [copy, tables[1]], tmp_path / "out.h5")
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1800)
+def test_100_runs_killed_at_random_moments_and_resumed_make_the_same_file(tables, quiet, tmp_path):
+    dice = random.Random(4)
+    out = tmp_path / "out.h5"
+    for number in range(100):
+        process = start(*tables, "-o", out, *OPTIONS, "--capacity", SMALL)
+        begun(process, out, dice.randrange(1_500_000))
+        kinds = dice.choice([("worker",), ("template",), ("registry",), (), ("worker", "template", "registry")])
+        processes = family(process.pid)
+        for pid in (pid for kind in kinds for pid in processes[kind]):
+            os.kill(pid, signal.SIGKILL)
+        if len(kinds) != 1:
+            process.kill()
+        done = finish(process)
+        while done.code:
+            assert len(kinds) != 1, done.stderr
+            assert not out.exists(), "a file that is not complete has its name"
+            process = start(*tables, "-o", out, *OPTIONS, "--capacity", SMALL, "--resume")
+            if dice.random() < 0.3:
+                begun(process, out, dice.randrange(1_500_000))
+                process.kill()
+            done = finish(process)
+            if out.exists():
+                break
+        assert contents(out) == quiet, f"run {number}, {kinds}"
+        out.unlink()
