@@ -27,6 +27,7 @@ COMMANDS = {
     "reap": "Remove what is proved to be nobody's.",
     "selftest": "Plant every kind of leak and see it detected.",
     "stress": "Run a seeded workload under chaos and give a verdict.",
+    "bench": "Measure hand-over and lease costs beside their references.",
     "top": "Watch the registries live.",
 }
 

@@ -1,0 +1,90 @@
+"""Measurements as tables and charts, for a terminal, for Markdown, and for the documentation."""
+
+from __future__ import annotations
+
+import re
+
+from leasehold.bench.handover import MEMCPY
+from leasehold.bench.timing import Figure, Measurement
+from leasehold.stress.charts import Axis, Series, chart
+from leasehold.units import format_bytes, format_duration
+
+__all__ = ["as_chart", "as_markdown", "as_table", "file_name"]
+
+
+def as_table(measurement: Measurement) -> list[list[str]]:
+    """Rows of words, the first of them the heading: a line for each subject, a column for each point."""
+    points = measurement.points()
+    rows = [["", *(_point(measurement, at) for at in points)]]
+    for subject in measurement.subjects():
+        rows.append([subject, *(_cell(measurement, measurement.find(subject, at), at) for at in points)])
+    return rows
+
+
+def as_markdown(measurement: Measurement) -> str:
+    """A section: what is quantified, the table, the machine."""
+    head, *rows = as_table(measurement)
+    lines = [
+        f"## {measurement.name[0].upper()}{measurement.name[1:]}",
+        "",
+        measurement.quantifies,
+        "",
+        f"![{measurement.name}](benchmarks/{file_name(measurement)}.svg)",
+        "",
+        _line(head),
+        "|---" + "|---:" * (len(head) - 1) + "|",
+        *map(_line, rows),
+        "",
+        f"Medians; in brackets the ratio to {measurement.reference}. Rounds of one method differed by up to "
+        f"{max(figure.noise for figure in measurement.figures):.2f}x. "
+        + ", ".join(f"{key} {value}" for key, value in measurement.machine.items())
+        + ".",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_chart(measurement: Measurement) -> str:
+    """An SVG; both axes are logarithmic."""
+    series = [
+        Series(
+            subject,
+            [(figure.at, figure.p50) for figure in measurement.figures if figure.subject == subject],
+            is_reference=subject == MEMCPY,
+        )
+        for subject in measurement.subjects()
+    ]
+    along = format_bytes if measurement.along == "bytes" else "{:,}".format
+    x = Axis(measurement.along, is_log=True, words=lambda at: along(round(at)))
+    y = Axis(measurement.unit, is_log=True, words=lambda value: _value(measurement, value))
+    return chart(measurement.name, x, y, series)
+
+
+def file_name(measurement: Measurement) -> str:
+    """For its files."""
+    return re.sub(r"\W+", "-", measurement.name)
+
+
+def _cell(measurement: Measurement, figure: Figure | None, at: float) -> str:
+    if figure is None:
+        return "-"
+    reference = measurement.find(measurement.reference, at)
+    ratio = f" ({figure.p50 / reference.p50:.2f}x)" if reference is not None and reference is not figure else ""
+    return _value(measurement, figure.p50) + ratio
+
+
+def _value(measurement: Measurement, value: float) -> str:
+    match measurement.unit:
+        case "s":
+            return format_duration(value)
+        case "bytes":
+            return format_bytes(round(value))
+        case _:
+            return f"{value:,.0f}/s"
+
+
+def _point(measurement: Measurement, at: float) -> str:
+    return format_bytes(round(at)) if measurement.along == "bytes" else f"{at:,.0f} {measurement.along}"
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
