@@ -64,10 +64,14 @@ def judge(events: Iterable[Event]) -> list[Finding]:
 
 
 def _errors(history: list[Event]) -> Iterator[Finding]:
+    cut_short = {event.process for event in history if not event.is_finished}
     for event in history:
         act = event.act
         if not act.outcome or act.outcome in _REFUSALS.get(act.what, ()):
             continue
+        parent = event.process.partition("f")[0]
+        if act.outcome == "LeaseClosedError" and parent != event.process and parent in cut_short:
+            continue  # a forked child whose parent was killed before the child took a lease of its own
         kind = "wrong read" if act.outcome == "WrongReadError" else "unexpected error"
         what = f"{act.what} of {act.subject or hex(act.stamp)}: {act.outcome}: {act.detail}"
         yield Finding(kind, event.process, what, act.begin_ns)

@@ -124,3 +124,9 @@ def test_refusals_that_are_promised_are_no_findings_and_others_are() -> None:
     assert kinds(event("lease", 0, 5, outcome="CapacityError")) == []
     assert kinds(event("publish", 0, 5, outcome="CapacityError")) == ["unexpected error"]
     assert kinds(event("lease", 0, 5, outcome="RegistryUnavailableError")) == ["unexpected error"]
+
+
+def test_a_forked_child_may_be_refused_what_its_killed_parent_held() -> None:
+    refused_child = event("read", 10, 15, "0.0f30", stamp=7, outcome="LeaseClosedError")
+    assert kinds(event("child", 5, 0), refused_child) == []
+    assert kinds(event("child", 5, 20), refused_child) == ["unexpected error"]
