@@ -187,10 +187,12 @@ class Link:
         if self.pid != os.getpid():
             return
         with self._lock:
-            if self._connection is not None and not self._ended:
-                with contextlib.suppress(LeaseholdError, OSError):
-                    self._say(m.Bye, urgent=True)
-            self._drop_everything("this process has left it")
+            try:
+                if self._connection is not None and not self._ended:
+                    with contextlib.suppress(LeaseholdError, OSError):
+                        self._say(m.Bye, urgent=True)
+            finally:
+                self._drop_everything("this process has left it")
 
     def end(self) -> None:
         """This process has closed the registry: wait until it has removed everything, and forget it."""
