@@ -32,6 +32,8 @@ __all__ = ["Client"]
 WORDS_A_PAGE: Final = 512
 _NAMES: Final = ("north", "south", "west")
 _MOST_HELD: Final = 5
+# A ticket that expires within this is now and then redeemed just before.
+_LAST_MOMENT_NS: Final = 25_000_000
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -120,10 +122,13 @@ class Client:
             self._keep(lease, self.oracle.attached(lease, name))
 
     def redeem(self) -> None:
-        """Redeem a ticket that somebody made, perhaps one that was redeemed before."""
+        """Redeem a ticket that somebody made, perhaps one that was redeemed before, perhaps at the last moment."""
         if not self.scene.mailbox or not self._may_take():
             return
         paper = self.random.choice(self.scene.mailbox)
+        left_ns = paper.ticket.deadline_ns - self.machine.now_ns()
+        if 0 < left_ns < _LAST_MOMENT_NS and self.random.getrandbits(1):
+            self.machine.wait_s(max(left_ns - self.random.randrange(60_000), 0) / 1e9)
         was_good = paper.is_good(self.machine.now_ns())
         try:
             lease = self.handle.redeem(paper.ticket)

@@ -12,7 +12,7 @@ class Content:
     """What one writer put into a segment, and who counts on it."""
 
     __slots__ = (
-        "disturbed", "holdings", "inode", "name", "number", "papers", "published", "readers", "readers_certain",
+        "disturbed", "holdings", "inode", "is_said", "name", "number", "papers", "published", "readers", "readers_certain",
         "readers_deadline_ns", "stamp",
     )  # fmt: skip
 
@@ -21,7 +21,8 @@ class Content:
         self.inode = inode
         self.stamp = stamp
         self.name = name
-        self.published = False
+        self.published = False  # perhaps: others may read it
+        self.is_said = False  # for certain: the call that published it has returned
         self.disturbed = ""  # why this memory must not be used again
         self.holdings: list[Holding] = []
         self.papers: list[Paper] = []

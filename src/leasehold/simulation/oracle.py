@@ -95,7 +95,7 @@ class Oracle:
             holding = Holding(content, self.machine.current.process)
         else:
             holding = self.granted(lease, self._announced[stamp], stamp)
-        holding.content.published = True
+        holding.content.published = holding.content.is_said = True
         return holding
 
     def attached(self, lease: Lease, name: str | None) -> Holding:
@@ -126,7 +126,7 @@ class Oracle:
     def minted(self, holding: Holding, ticket: Ticket) -> Paper:
         """The running process was given `ticket`."""
         paper = self._papers[ticket.id] = Paper(holding.content, ticket)
-        holding.content.published = True
+        holding.content.is_said = True
         holding.content.papers.append(paper)
         self.machine.note("minted", paper)
         return paper
@@ -142,6 +142,7 @@ class Oracle:
 
     def expects(self, holding: Holding, readers: int) -> None:
         """`publish` has returned."""
+        holding.content.is_said = True
         if readers:
             holding.content.readers = readers
 
@@ -154,9 +155,9 @@ class Oracle:
     # --- what clients were refused ---------------------------------------------------------------------------------------
 
     def find(self, name: str) -> Content | None:
-        """A content of that name that is published and in use for certain."""
+        """A content of that name that is published for certain, and in use."""
         for content in self._contents.values():
-            if content.name == name and content.published and any(holding.counts for holding in content.holdings):
+            if content.name == name and content.is_said and any(holding.counts for holding in content.holdings):
                 return content
         return None
 
