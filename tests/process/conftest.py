@@ -2,67 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
 import leasehold
-from leasehold.core.model import Snapshot
-from leasehold.system.directory import SHM_ROOT, RegistryDirectory
-from leasehold.system.ledger import read_ledger
 from rig.actor import Actor
+from rig.site import Site
 from rig.until import until
-
-
-def has_died(pid: int) -> bool:
-    """Whether the process is dead, buried or not; its locks are gone then."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-class Site:
-    """A registry, seen from outside: through its directory and ledger, as an auditor sees it, without asking it."""
-
-    def __init__(self, id: str) -> None:
-        self.directory = RegistryDirectory(id)
-
-    def ledger(self) -> Snapshot:
-        return read_ledger(self.directory.ledger_path)
-
-    @property
-    def pid(self) -> int:
-        registry = self.ledger().registry
-        assert registry is not None
-        return registry.identity.pid
-
-    @property
-    def epoch(self) -> int:
-        registry = self.ledger().registry
-        assert registry is not None
-        return registry.epoch
-
-    def kill(self, number: int = signal.SIGKILL) -> int:
-        """Kill the registry process, and wait until it is dead; who waits for it may have started a successor by then."""
-        pid = self.pid
-        os.kill(pid, number)
-        if number == signal.SIGKILL:
-            until(lambda: has_died(pid), what="the death of the registry")
-        return pid
-
-    def files(self) -> list[str]:
-        """Segments that have a file."""
-        return [name for name in os.listdir(self.directory.path) if name[0] == "s" and name != "socket"]
-
-    def is_gone(self) -> bool:
-        """Whether nothing of it is left in /dev/shm."""
-        prefix = f"lh-{self.directory.id}"
-        return not [name for name in os.listdir(SHM_ROOT) if name == prefix or name.startswith(f"{prefix}-")]
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import leasehold
-from conftest import Site
 from rig.actor import Actor
+from rig.site import Site
 from rig.until import until
 
 StartActor = Callable[..., Actor]

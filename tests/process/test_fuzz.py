@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import leasehold
-from conftest import Site
 from leasehold.core import messages as m
 from leasehold.core.wire import encode
+from rig.site import Site
 
 # Not Close, into which damage may turn a Ping all the same: so the fuzz comes from a process that may not end the registry.
 MESSAGES = [

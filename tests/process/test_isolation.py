@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import leasehold
-from conftest import Site
 from leasehold.core import messages as m
 from leasehold.core.wire import decode_registry_packet, encode
 from rig.actor import Actor
+from rig.site import Site
 from rig.until import until
 
 StartActor = Callable[..., Actor]

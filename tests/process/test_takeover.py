@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import leasehold
-from conftest import Site
 from leasehold.core.model import EventKind, SegmentState
 from rig.actor import Actor
+from rig.site import Site
 from rig.until import until
 
 StartActor = Callable[..., Actor]

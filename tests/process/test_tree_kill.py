@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import leasehold
-from conftest import Site, has_died
 from leasehold.system.reclaim import sweep
 from rig.actor import Actor
+from rig.site import Site, has_died
 from rig.until import until
 
 TREE = """
