@@ -403,7 +403,7 @@ def run(address: str, text: str, epoch: int) -> None:
     assignment = msgspec.json.decode(text, type=Assignment)
     client = StressClient(assignment, epoch)
     connection = multiprocessing.connection.Client(address, "AF_UNIX")
-    connection.send((assignment.client, assignment.incarnation, os.getpid(), client.beacon_inode()))
+    connection.send(client.beacon_inode())
     numbers = (number for start, end in assignment.ranges for number in range(start, end))
     with open(f"{assignment.directory}/progress", "r+b") as file:
         progress = mmap.mmap(file.fileno(), 0)

@@ -21,7 +21,9 @@ _REFUSALS: Final[dict[str, set[str]]] = {
     "lease": {"CapacityError", "SegmentExistsError"},
     "share": {"CapacityError"},
     "ticket": {"CapacityError"},
-    "attach": {"SegmentNotFoundError"},
+    # a full /dev/shm has no room for the lease table to grow: a forked child's first read takes a lease as well
+    "attach": {"SegmentNotFoundError", "CapacityError"},
+    "read": {"CapacityError"},
     "redeem": {"TicketError"},
 }
 _FOREVER_NS: Final = 2**63
