@@ -119,6 +119,6 @@ def family(coordinator: int) -> dict[str, list[int]]:
                 found["template"].append(pid)
             elif parents.get(parents[pid]) == coordinator:
                 found["worker"].append(pid)
-        elif b"leasehold.registry.process" in command and f'"pid":{coordinator},'.encode() in command:
+        elif b"leasehold.registry.process" in command and f'"owner":[{coordinator},'.encode() in command:
             found["registry"].append(pid)
     return found

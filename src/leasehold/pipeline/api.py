@@ -162,8 +162,8 @@ def _make(
     sizing = size_for(shop.capacity_bytes, shop.workers, schemas)
     sink = HDF5Sink(out, compression=compression, encoders=1, resume=resume, keep_partial=True)
     coordinator = None
+    before = sink.completed()
     try:
-        before = sink.completed()
         digest = job.digest()
         opened = _opened(before, digest, out)
         if before.position is None:
@@ -181,7 +181,8 @@ def _make(
     except BaseException:
         if coordinator is not None:
             coordinator.abandon()
-        sink.abort(keep_partial=coordinator is not None and coordinator.rows > 0)
+        # a partial file in which nothing is stored is of no use to anybody; one that could not be resumed may be, elsewhere
+        sink.abort(keep_partial=bool(before.rows) or (coordinator is not None and coordinator.has_stored))
         raise
     reports = {report.path: report for flow in coordinator.finished for report in flow.reports}
     earlier = [

@@ -20,13 +20,11 @@ from typing import Any, Final, Protocol
 
 from leasehold.errors import LeaseholdError, TicketError
 from leasehold.pipeline.channel import Channel
-from leasehold.pipeline.tasks import Task
+from leasehold.pipeline.tasks import TASKS_A_WORKER, Task
 from leasehold.system.launch import import_path
 
-__all__ = ["Crew", "ProcessCrew", "Work"]
+__all__ = ["Crew", "ProcessCrew", "Work", "WorkerLostError", "do_again"]
 
-# One task runs and one waits in the worker's socket, so that no worker idles while the coordinator writes a chunk.
-_TASKS_A_WORKER: Final = 2
 # A task that kills whoever takes it (a crash in a library, memory) is given up.
 _ATTEMPTS: Final = 3
 _LEAVE_WITHIN_S: Final = 5.0
@@ -37,8 +35,14 @@ _BOOT: Final = (
 )
 
 
+class WorkerLostError(LeaseholdError):
+    """The worker died while it did the work."""
+
+
 class Work(Protocol):
     """A task in the coordinator's hands. It is made into a task anew for each attempt, since tickets are used up."""
+
+    attempts: int
 
     def task(self) -> Task:
         """What to send to a worker."""
@@ -51,6 +55,21 @@ class Work(Protocol):
     def __str__(self) -> str:
         """What it is about, for messages."""
         ...
+
+
+def do_again(crew: Crew, work: Work, why: WorkerLostError | TicketError) -> None:
+    """Have `work` done anew, whose worker died, or whose tickets ran out while this process or its worker was stopped.
+
+    Raises
+    ------
+    LeaseholdError
+        That happened to it several times.
+    """
+    work.lost()
+    work.attempts += 1
+    if work.attempts == _ATTEMPTS:
+        raise LeaseholdError(f"{work}: given up after {work.attempts} attempts: {why}") from why
+    crew.submit(work, first=True)
 
 
 class Crew(Protocol):
@@ -97,7 +116,6 @@ class ProcessCrew:
     def __init__(self) -> None:
         self._registry_id = b""
         self._waiting: deque[Work] = deque()
-        self._attempts: dict[int, int] = {}
         self._delivered: deque[tuple[Any, Any]] = deque()
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -118,7 +136,7 @@ class ProcessCrew:
     @property
     def is_hungry(self) -> bool:
         """Whether a worker has nothing, or nothing to go on with."""
-        room = len(self._processes) * _TASKS_A_WORKER - sum(len(process.pending) for process in self._processes)
+        room = len(self._processes) * TASKS_A_WORKER - sum(len(process.pending) for process in self._processes)
         return room > len(self._waiting)
 
     def submit(self, work: Work, *, first: bool = False) -> None:
@@ -151,9 +169,9 @@ class ProcessCrew:
             process.channel.flush()
             alive = process.channel.fill()
             while (outcome := process.channel.take()) is not None:
-                self._settle(process.pending.popleft(), outcome, done)
+                done.append((process.pending.popleft(), outcome))
             if not alive:
-                self._replace(process)
+                self._replace(process, done)
             elif not process.channel.has_output:
                 self._selector.modify(process.channel.socket, selectors.EVENT_READ, process)
         while self._delivered:
@@ -176,7 +194,7 @@ class ProcessCrew:
             self._wake = -1
 
     def _hand_out(self) -> None:
-        for depth in range(_TASKS_A_WORKER):
+        for depth in range(TASKS_A_WORKER):
             for process in self._processes:
                 if self._waiting and len(process.pending) <= depth:
                     work = self._waiting.popleft()
@@ -186,32 +204,17 @@ class ProcessCrew:
                     if process.channel.has_output:
                         self._selector.modify(process.channel.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, process)
 
-    def _settle(self, work: Work, outcome: Any, done: list[tuple[Any, Any]]) -> None:
-        if isinstance(outcome, TicketError):  # this process was stopped for longer than the tickets last
-            self._again(work, str(outcome))
-        else:
-            self._attempts.pop(id(work), None)
-            done.append((work, outcome))
-
-    def _again(self, work: Work, why: str) -> None:
-        work.lost()
-        attempts = self._attempts[id(work)] = self._attempts.get(id(work), 0) + 1
-        if attempts == _ATTEMPTS:
-            raise LeaseholdError(f"{work}: given up after {attempts} attempts: {why}")
-        self._waiting.appendleft(work)
-
-    def _replace(self, process: _Process) -> None:
+    def _replace(self, process: _Process, done: list[tuple[Any, Any]]) -> None:
         self._selector.unregister(process.channel.socket)
         process.channel.socket.close()
         self._processes.remove(process)
         self.replaced += 1
-        # only the first was being worked on; the others cannot be what killed the worker
-        for position, work in reversed(list(enumerate(process.pending))):
-            if position:
-                work.lost()
-                self._waiting.appendleft(work)
-            else:
-                self._again(work, "each time the worker process died, perhaps for lack of memory")
+        if process.pending:
+            done.append((process.pending.popleft(), WorkerLostError("its worker died, perhaps for lack of memory")))
+        while process.pending:  # not begun: nothing is known against it
+            work = process.pending.pop()
+            work.lost()
+            self._waiting.appendleft(work)
         self._processes.append(self._start())
 
     def _start(self) -> _Process:

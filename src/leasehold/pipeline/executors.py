@@ -8,14 +8,12 @@ from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any
 
 from leasehold.client.registry import connect
-from leasehold.errors import LeaseholdError, TicketError
+from leasehold.errors import LeaseholdError
 from leasehold.pipeline.crew import Work
 from leasehold.pipeline.tasks import Result, Task
 from leasehold.pipeline.worker import Worker
 
 __all__ = ["ExecutorCrew"]
-
-_ATTEMPTS = 3
 
 
 class _Own(threading.local):
@@ -42,7 +40,6 @@ class ExecutorCrew:
         self._registry_id = registry_id
         self._most = 2 * count
         self._pending: set[Future[Result]] = set()
-        self._attempts: dict[int, int] = {}
         self._done: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
         self.replaced = 0
 
@@ -85,8 +82,6 @@ class ExecutorCrew:
                 if isinstance(outcome, Future):
                     self._pending.discard(outcome)
                     outcome = outcome.exception() or outcome.result()
-                    if isinstance(outcome, TicketError) and self._again(work):
-                        continue
                     if isinstance(outcome, BrokenExecutor):
                         raise LeaseholdError(f"{work}: the executor has broken: {outcome}") from outcome
                 done.append((work, outcome))
@@ -101,12 +96,3 @@ class ExecutorCrew:
             if not future.cancelled():
                 future.exception()
         self._pending.clear()
-
-    def _again(self, work: Work) -> bool:
-        """Submit work anew whose tickets expired while it waited for the executor."""
-        work.lost()
-        attempts = self._attempts[id(work)] = self._attempts.get(id(work), 0) + 1
-        if attempts == _ATTEMPTS:
-            return False
-        self.submit(work)
-        return True

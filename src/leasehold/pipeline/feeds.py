@@ -97,7 +97,17 @@ class RangeFeed:
 
 
 class StreamFeed:
-    """The blocks of a file that is read from its start, those before `start_byte` of its text passed over."""
+    """The blocks of a file that is read from its start, those before `start_byte` of its text passed over.
+
+    Attributes
+    ----------
+    is_reading, is_at_end : bool
+        Whether a block is being read, and whether there are none left; kept by the flow.
+    unclaimed : HeldText or None
+        A block that was read, until the flow has taken it over.
+    file_crc32 : int or None
+        Of the packed file; known at its end.
+    """
 
     def __init__(self, source: Input, start_byte: int, registry: RegistryHandle) -> None:
         table = source.context.table
@@ -107,6 +117,7 @@ class StreamFeed:
         self._path = table.path
         self.is_reading = False
         self.is_at_end = False
+        self.unclaimed: HeldText | None = None
         self.file_crc32: int | None = None
 
     def read(self) -> HeldText | None:
@@ -122,7 +133,8 @@ class StreamFeed:
         except BaseException:
             lease.release()
             raise
-        return HeldText(lease, size)
+        self.unclaimed = HeldText(lease, size)
+        return self.unclaimed
 
 
 def open_feed(source: Input, text_bytes_done: int, registry: RegistryHandle) -> RangeFeed | StreamFeed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from leasehold.errors import IngestError, TicketError
 from leasehold.pipeline.feeds import HeldText, Input, RangeFeed, StreamFeed, checksum_of_file, open_feed
 from leasehold.pipeline.rejects import Rejects
 from leasehold.pipeline.report import FileReport
-from leasehold.pipeline.tasks import Encode, Encoded, Parse, ParsedPiece
+from leasehold.pipeline.tasks import TICKET_TTL_S, Encode, Encoded, Parse, ParsedPiece
 from leasehold.sinks import HDF5Sink
 from leasehold.sinks.checksum import combine
 from leasehold.sinks.plan import ChunkPlan, PlannedChunk
@@ -60,11 +60,12 @@ class ParseWork:
     start_row: int | None
     is_last: bool
     reserved_bytes: int = 0
+    attempts: int = 0
     _ticket: Ticket | None = None
 
     def task(self) -> Parse:
         """The task, with a ticket of its own for the text."""
-        self._ticket = None if self.text is None else self.text.lease.ticket()
+        self._ticket = None if self.text is None else self.text.lease.ticket(ttl=TICKET_TTL_S)
         return Parse(self.source.context, self.piece, self._ticket, self.start_row, self.is_last)
 
     def lost(self) -> None:
@@ -85,6 +86,7 @@ class EncodeWork:
     source: Input
     chunks: Sequence[PlannedChunk[HeldPart]]
     reserved_bytes: int = 0
+    attempts: int = 0
     _tickets: list[Ticket] = field(default_factory=list)
 
     def task(self) -> Encode:
@@ -94,7 +96,7 @@ class EncodeWork:
             (chunk.index, tuple((numbers.setdefault(p.part, len(numbers)), p.start, p.stop) for p in chunk.pieces))
             for chunk in self.chunks
         )
-        self._tickets = [part.lease.ticket() for part in numbers if part.lease is not None]
+        self._tickets = [part.lease.ticket(ttl=TICKET_TTL_S) for part in numbers if part.lease is not None]
         assert len(self._tickets) == len(numbers), "a chunk needs rows that were let go"
         return Encode(self.source.context, chunks, tuple(self._tickets))
 
@@ -168,6 +170,7 @@ class Flow:
         self._file_crc32s: dict[int, int | None] = {}
         self._chunks_open = 0
         self._rest_planned = False
+        self.has_stored = False
         self.is_finished = False
 
     # --- giving out ----------------------------------------------------------------------------------------------------
@@ -204,6 +207,7 @@ class Flow:
         """Take a block that was read."""
         work.feed.is_reading = False
         self._held.add(text)
+        work.feed.unclaimed = None
         return self._parse_work(work.source, None, text, is_last=False)
 
     def take_end_of_file(self, work: ReadWork) -> None:
@@ -226,23 +230,38 @@ class Flow:
 
     # --- taking in -----------------------------------------------------------------------------------------------------
 
-    def take_parsed(self, work: ParseWork, parsed: ParsedPiece) -> Iterator[EncodeWork]:
-        """Take what a piece held; gives the chunks that can be encoded now."""
+    def take_parsed(self, work: ParseWork, parsed: ParsedPiece) -> list[EncodeWork]:
+        """Take what a piece held; gives the chunks that can be encoded now.
+
+        Raises
+        ------
+        TicketError
+            A ticket has run out; nothing was taken.
+        """
+        parts: list[HeldPart] = []
+        try:
+            for part in parsed.parts:
+                parts.append(HeldPart(None if part.ticket is None else self._registry.redeem(part.ticket)))
+                self._held.add(parts[-1])
+            if parsed.encoded is not None:
+                self._store(parsed.encoded)
+        except TicketError:
+            for held in parts:
+                self._let_go(held)
+            raise
+        if parsed.encoded is not None:
+            self._stored_early.update(index for index, _, _ in parsed.encoded.chunks)
         if work.text is not None:
             self._let_go(work.text)
-        if parsed.encoded is not None:
-            self._store(parsed.encoded)
-            self._stored_early.update(index for index, _, _ in parsed.encoded.chunks)
-        parts = [HeldPart(None if part.ticket is None else self._registry.redeem(part.ticket)) for part in parsed.parts]
-        self._held.update(parts)
         self._arrived[work.number] = work, parts, parsed
+        works: list[EncodeWork] = []
         while self._settled in self._arrived:
             settled = self._arrived.pop(self._settled)
             self._settled += 1
-            yield from self._settle(*settled)
-        yield from self._plan_rest()
+            works += self._settle(*settled)
+        return works + self.take_end()
 
-    def _settle(self, work: ParseWork, parts: list[HeldPart], parsed: ParsedPiece) -> Iterator[EncodeWork]:
+    def _settle(self, work: ParseWork, parts: list[HeldPart], parsed: ParsedPiece) -> list[EncodeWork]:
         place = work.source.index - self._inputs[0].index
         self._close_files(before=place)
         state, table = self._state, work.source.context.table
@@ -257,19 +276,17 @@ class Flow:
         chunks: list[PlannedChunk[HeldPart]] = []
         for part, held in zip(parsed.parts, parts, strict=True):
             chunks += self.plan.add(held, part.rows)
-        yield from self._encode_works(chunks, work.source)
+        return self._encode_works(chunks, work.source)
 
-    def _plan_rest(self) -> Iterator[EncodeWork]:
-        """When nothing follows: the last chunk."""
+    def take_end(self) -> list[EncodeWork]:
+        """Whatever is complete now: the last chunk when nothing follows, and the dataset when all chunks are stored."""
+        works: list[EncodeWork] = []
         if not self._rest_planned and self._settled == self._given and not self._has_more():
             self._rest_planned = True
             self._close_files(before=len(self._inputs))
-            yield from self._encode_works(self.plan.finish(), self._inputs[-1])
+            works = self._encode_works(self.plan.finish(), self._inputs[-1])
         self._release_unused()
-
-    def take_end(self) -> Iterator[EncodeWork]:
-        """A file that is read here has ended: what that completes."""
-        yield from self._plan_rest()
+        return works
 
     def _has_more(self) -> bool:
         while self.has_input and self._open_feed().is_at_end:
@@ -277,7 +294,7 @@ class Flow:
             self._opened += 1
         return self.has_input
 
-    def _encode_works(self, chunks: list[PlannedChunk[HeldPart]], source: Input) -> Iterator[EncodeWork]:
+    def _encode_works(self, chunks: list[PlannedChunk[HeldPart]], source: Input) -> list[EncodeWork]:
         left = []
         for chunk in chunks:
             if chunk.index in self._stored_early:
@@ -286,8 +303,8 @@ class Flow:
             else:
                 left.append(chunk)
         self._chunks_open += len(left)
-        for start in range(0, len(left), self._chunks_a_task):
-            yield EncodeWork(self, source, left[start : start + self._chunks_a_task])
+        step = self._chunks_a_task
+        return [EncodeWork(self, source, left[start : start + step]) for start in range(0, len(left), step)]
 
     def take_encoded(self, work: EncodeWork, encoded: Encoded) -> None:
         """Store chunks."""
@@ -298,6 +315,7 @@ class Flow:
         self._release_unused()
 
     def _store(self, encoded: Encoded) -> None:
+        self.has_stored = True
         with self._registry.redeem(encoded.ticket) as lease:
             for index, place, chunk in encoded.chunks:
                 self._sink.append_encoded(self.name, index, chunk, lease.array[place : place + chunk.size_bytes])
@@ -383,7 +401,9 @@ class Flow:
                 self._registry.redeem(ticket).release()
 
     def abandon(self) -> None:
-        """Let go of everything."""
+        """Let go of everything; no block is being read any more."""
+        if isinstance(self._feed, StreamFeed) and self._feed.unclaimed is not None:
+            self._held.add(self._feed.unclaimed)
         for held in list(self._held):
             self._let_go(held)
 

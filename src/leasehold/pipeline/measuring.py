@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from leasehold.pipeline.crew import Crew
+from leasehold.pipeline.crew import Crew, WorkerLostError, do_again
 from leasehold.pipeline.tasks import Context, Measure, Measured
 from leasehold.tabular.blocks import Piece, cut_table
 
@@ -16,6 +16,7 @@ __all__ = ["measure"]
 class _MeasureWork:
     context: Context
     piece: Piece | None
+    attempts: int = 0
 
     def task(self) -> Measure:
         return Measure(self.context, self.piece)
@@ -48,7 +49,10 @@ def measure(contexts: Sequence[Context], crew: Crew, on_tick: Callable[[], None]
             under_way += 1
         if not under_way:
             return longest
-        for _, outcome in crew.wait(0.1):
+        for work, outcome in crew.wait(0.1):
+            if isinstance(outcome, WorkerLostError):
+                do_again(crew, work, outcome)
+                continue
             under_way -= 1
             if isinstance(outcome, BaseException):
                 raise outcome

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from leasehold.errors import CapacityError
+from leasehold.pipeline.tasks import TASKS_A_WORKER
 from leasehold.tabular.blocks import BLOCK_BYTES
 from leasehold.tabular.schema import Schema
 from leasehold.units import format_bytes
@@ -17,8 +18,6 @@ _CHUNK_BYTES = 1 << 20
 _CHUNKS_A_TASK = 4
 # Smaller ones cost more to hand over than to parse; only rows far wider than their text, in little memory, need them.
 _SMALLEST_BLOCK_BYTES = 4 << 10
-# Under way for each worker: the task it runs, and the one it takes next.
-_TASKS_A_WORKER = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ def size_for(capacity_bytes: int, workers: int, schemas: Iterable[Schema]) -> Si
     CapacityError
         The capacity is too small for even the smallest blocks.
     """
-    tasks = workers * _TASKS_A_WORKER
+    tasks = workers * TASKS_A_WORKER
     # rows take this many bytes for each byte of text at most, and the text itself is held where it was unpacked here
     growth = 1 + max((schema.dtype.itemsize / _shortest_line(schema) for schema in schemas), default=1.0)
     chunks = max(min(_CHUNKS_A_TASK, capacity_bytes // 4 // (workers * _CHUNK_BYTES)), 1)

@@ -17,6 +17,8 @@ from leasehold.tabular.prologue import Table
 
 __all__ = [
     "EXAMPLES",
+    "TASKS_A_WORKER",
+    "TICKET_TTL_S",
     "Context",
     "Encode",
     "Encoded",
@@ -34,6 +36,11 @@ OnError: TypeAlias = Literal["fail", "skip", "quarantine"]
 
 # Of lines that are skipped, as many are shown at most; the others are only counted.
 EXAMPLES: Final = 100
+# From the making of a ticket to its use some 50 ms pass. One that has run out costs that its work is done again; one whose
+# redeemer was killed holds its segment for so long.
+TICKET_TTL_S: Final = 20.0
+# One task runs and one waits in the worker's socket, so that no worker idles while the coordinator writes a chunk.
+TASKS_A_WORKER: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,11 @@ class Parse:
     start_row: int | None
     is_last: bool
 
+    @property
+    def tickets(self) -> tuple[Ticket, ...]:
+        """What it takes tickets for."""
+        return () if self.text is None else (self.text,)
+
 
 @dataclass(frozen=True, slots=True)
 class Encode:
@@ -104,6 +116,11 @@ class Encode:
     chunks: tuple[tuple[int, tuple[tuple[int, int, int], ...]], ...]
     parts: tuple[Ticket, ...]
 
+    @property
+    def tickets(self) -> tuple[Ticket, ...]:
+        """What it takes tickets for."""
+        return self.parts
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
@@ -111,6 +128,11 @@ class Measure:
 
     context: Context
     piece: Piece | None
+
+    @property
+    def tickets(self) -> tuple[Ticket, ...]:
+        """What it takes tickets for."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +159,11 @@ class Encoded:
 
     ticket: Ticket
     chunks: tuple[tuple[int, int, EncodedChunk], ...]
+
+    @property
+    def tickets(self) -> tuple[Ticket, ...]:
+        """What it brings tickets for."""
+        return (self.ticket,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +196,23 @@ class ParsedPiece:
     bad_count: int = 0
     notes: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def tickets(self) -> tuple[Ticket, ...]:
+        """What it brings tickets for."""
+        parts = tuple(part.ticket for part in self.parts if part.ticket is not None)
+        return parts if self.encoded is None else (*parts, self.encoded.ticket)
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """Longest cells in bytes, by field."""
 
     lengths: dict[str, int]
+
+    @property
+    def tickets(self) -> tuple[Ticket, ...]:
+        """What it brings tickets for."""
+        return ()
 
 
 Task = Parse | Encode | Measure

@@ -6,19 +6,23 @@ its workers with it.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
 import socket
 import sys
 import time
+from collections import deque
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
+from leasehold.client.handle import RegistryHandle
 from leasehold.client.links import link_to
 from leasehold.client.registry import connect
-from leasehold.errors import LeaseholdError
+from leasehold.errors import LeaseholdError, TicketError
 from leasehold.pipeline.channel import Channel
-from leasehold.pipeline.tasks import Result, Task
+from leasehold.pipeline.tasks import TASKS_A_WORKER, Result, Task
 from leasehold.pipeline.worker import Worker
 
 __all__ = ["main"]
@@ -48,17 +52,17 @@ def _serve(registry_id: str, connection: socket.socket) -> NoReturn:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     code = 1
     try:
-        channel = Channel(connection)
         # an error's traceback holds views of a lease's array; the lease ends when it is dropped
-        with connect(registry_id, on_lingering="ignore") as registry:
-            worker = Worker(registry)
+        registry = connect(registry_id, on_lingering="ignore")
+        channel, worker = Channel(connection), Worker(registry)
+        sent: deque[Result | LeaseholdError] = deque(maxlen=TASKS_A_WORKER)
+        with contextlib.suppress(OSError):  # the coordinator is gone
             while (task := channel.receive()) is not None:
-                channel.send(_outcome(worker, task))
-                del task
+                sent.append(_outcome(worker, task))
+                channel.send(sent[-1])
+        _take_back(registry, [*sent, *iter(channel.take, None)])
         link_to(registry_id).close()
         code = 0
-    except OSError:  # the coordinator is gone
-        pass
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -74,6 +78,14 @@ def _outcome(worker: Worker, task: Task) -> Result | LeaseholdError:
     except Exception as error:
         sys.excepthook(type(error), error, error.__traceback__)
         return LeaseholdError(f"a worker failed: {type(error).__name__}: {error}")
+
+
+def _take_back(registry: RegistryHandle, values: Sequence[Task | Result | LeaseholdError]) -> None:
+    """Use up what nobody else will: tickets that the coordinator had no time to redeem, or for tasks that were not begun."""
+    for value in values:
+        for ticket in () if isinstance(value, LeaseholdError) else value.tickets:
+            with contextlib.suppress(TicketError):
+                registry.redeem(ticket).release()
 
 
 def _end_workers() -> NoReturn:

@@ -16,6 +16,7 @@ from leasehold.client.handle import RegistryHandle
 from leasehold.client.lease import Lease
 from leasehold.pipeline.tasks import (
     EXAMPLES,
+    TICKET_TTL_S,
     Context,
     Encode,
     Encoded,
@@ -152,7 +153,7 @@ class Worker:
                 encoded = encoder.encode(pieces, lease.array[place : place + size])
                 described.append((index, place, encoded))
                 place += encoded.size_bytes
-            return Encoded(lease.ticket(), tuple(described))
+            return Encoded(lease.ticket(ttl=TICKET_TTL_S), tuple(described))
 
     def _encoder(self, context_id: int, codec: Codec) -> ChunkEncoder:
         encoder = self._encoders.get(context_id)
@@ -215,7 +216,9 @@ class _LeasedRows:
 
     def parts(self, *, needed: bool) -> tuple[Part, ...]:
         """The leases as parts; tickets only if somebody needs the rows."""
-        return tuple(Part(lease.ticket() if needed else None, filled) for lease, filled in self._leases if filled)
+        return tuple(
+            Part(lease.ticket(ttl=TICKET_TTL_S) if needed else None, filled) for lease, filled in self._leases if filled
+        )
 
     def release(self) -> None:
         """Let go of the leases."""

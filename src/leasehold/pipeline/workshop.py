@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import Executor
 from types import TracebackType
 from typing import Self
 
 from leasehold.client.handle import RegistryHandle
 from leasehold.client.registry import Registry
+from leasehold.errors import LeaseholdWarning
 from leasehold.pipeline.crew import Crew, ProcessCrew
 from leasehold.pipeline.executors import ExecutorCrew
 from leasehold.pipeline.leaks import holdings, leftovers
@@ -84,5 +86,8 @@ class Workshop:
                     self.leaks = holdings(self._own, workers_lost=self.crew.replaced > 0)
         finally:
             if self._own is not None:
-                self._own.close()
+                with warnings.catch_warnings():
+                    if error is not None:  # its traceback still holds views of leased arrays
+                        warnings.simplefilter("ignore", LeaseholdWarning)
+                    self._own.close()
                 self.leaks += leftovers(self._own.id)
