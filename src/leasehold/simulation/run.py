@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import gc
@@ -9,7 +10,7 @@ import multiprocessing
 import shutil
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from typing import Final
 
@@ -134,16 +135,16 @@ def _outcomes(seed: str, steps: int, jobs: int) -> Generator[tuple[str, Outcome]
     if jobs == 1:
         for episode_seed in seeds:
             yield episode_seed, run_episode(episode_seed, steps)
+        return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(jobs) as pool:
-        while True:
-            batch = [(next(seeds), steps) for _ in range(16 * jobs)]
-            yield from pool.imap(_run, batch)
-
-
-def _run(work: tuple[str, int]) -> tuple[str, Outcome]:
-    seed, steps = work
-    return seed, run_episode(seed, steps)
+    # left in order, so that those under way end, and remove what is theirs
+    with concurrent.futures.ProcessPoolExecutor(jobs, context) as pool:
+        running: deque[tuple[str, concurrent.futures.Future[Outcome]]] = deque()
+        for episode_seed in seeds:
+            running.append((episode_seed, pool.submit(run_episode, episode_seed, steps)))
+            if len(running) > 2 * jobs:
+                first_seed, first = running.popleft()
+                yield first_seed, first.result()
 
 
 @contextlib.contextmanager
