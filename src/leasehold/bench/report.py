@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 import re
+import textwrap
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
 
 from leasehold.bench.handover import MEMCPY
 from leasehold.bench.timing import Figure, Measurement
 from leasehold.stress.charts import Axis, Series, chart
 from leasehold.units import format_bytes, format_duration
 
-__all__ = ["as_chart", "as_markdown", "as_table", "file_name"]
+__all__ = ["as_chart", "as_markdown", "as_table", "as_text", "file_name", "print_or_store"]
+
+# Rounds that differ by more than this say that the machine has other things to do.
+_MOST_NOISE: Final = 1.5
+_COLUMNS: Final = 100
+
+
+def as_text(measurement: Measurement) -> str:
+    """For a terminal."""
+    rows = as_table(measurement)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [measurement.name, *textwrap.wrap(measurement.quantifies, _COLUMNS)]
+    lines += ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    noise = max(figure.noise for figure in measurement.figures)
+    warning = "; this machine is busy, take them with care" if noise > _MOST_NOISE else ""
+    lines.append(f"medians, (ratio to {measurement.reference}); rounds differed by up to {noise:.2f}x{warning}\n")
+    return "\n".join(lines)
+
+
+def print_or_store(measurements: Sequence[Measurement], path: str) -> None:
+    """What the scripts of benchmarks/ do with what they have measured."""
+    if path:
+        with open(path, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(measurements), indent=2))
+    for measurement in measurements:
+        print(as_text(measurement))
 
 
 def as_table(measurement: Measurement) -> list[list[str]]:

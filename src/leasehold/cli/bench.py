@@ -10,7 +10,7 @@ import msgspec
 
 from leasehold.bench.handover import measure_handover
 from leasehold.bench.memory import measure_memory
-from leasehold.bench.report import as_table
+from leasehold.bench.report import as_text
 from leasehold.bench.roundtrip import measure_roundtrip, measure_throughput
 from leasehold.bench.timing import Measurement
 from leasehold.units import parse_bytes, parse_duration
@@ -18,7 +18,6 @@ from leasehold.units import parse_bytes, parse_duration
 __all__ = ["command"]
 
 _CLIENTS: Final = (1, 2, 4)
-_MOST_NOISE: Final = 1.5
 
 # name -> what it measures, from sizes and seconds a figure
 _BENCHMARKS: Final[dict[str, Callable[[list[int], float], Measurement]]] = {
@@ -51,20 +50,6 @@ def command(names: tuple[str, ...], sizes: str, duration: str, as_json: bool) ->
         measurement = _BENCHMARKS[name](sizes_bytes, seconds)
         measurements.append(measurement)
         if not as_json:
-            click.echo(_as_text(measurement))
+            click.echo(as_text(measurement))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(measurements), indent=2).decode())
-
-
-def _as_text(measurement: Measurement) -> str:
-    rows = as_table(measurement)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        click.style(measurement.name, bold=True),
-        click.wrap_text(measurement.quantifies, 100, preserve_paragraphs=True),
-    ]
-    lines += ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
-    noise = max(figure.noise for figure in measurement.figures)
-    warning = "; this machine is busy, take them with care" if noise > _MOST_NOISE else ""
-    lines.append(f"medians, (ratio to {measurement.reference}); rounds differed by up to {noise:.2f}x{warning}\n")
-    return "\n".join(lines)
