@@ -163,3 +163,11 @@ def test_progress_is_told_and_ends_at_the_end(tmp_path):
     ingest(table, tmp_path / "out.h5", capacity=SMALL, progress=seen.append, **FIELDS)
     assert (seen[-1].rows, seen[-1].files_done, seen[-1].bytes_done) == (50_000, 1, table.stat().st_size)
     assert all(earlier.rows <= later.rows for earlier, later in itertools.pairwise(seen))
+
+
+def test_lines_that_end_in_a_carriage_return_alone_come_in(tmp_path):
+    table = make_table(tmp_path / "calls.cov", 30_000)
+    (tmp_path / "old.cov").write_bytes(table.read_bytes().rstrip(b"\n").replace(b"\n", b"\r"))
+    report = ingest(tmp_path / "old.cov", tmp_path / "out.h5", capacity=SMALL, **FIELDS)
+    assert report.rows == 30_000
+    assert (rows_of(tmp_path / "out.h5", "old") == expected(table)).all()

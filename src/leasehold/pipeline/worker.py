@@ -202,7 +202,7 @@ class _LeasedRows:
             self.bad += parsed.bad[: max(EXAMPLES - len(self.bad), 0)] if self._on_error == "skip" else parsed.bad
             self.notes += parsed.notes
             newline = self._schema.newline
-            lines += rows if newline == ord("\n") else int(np.count_nonzero(text == newline)) + (text[-1] != newline)
+            lines += rows if newline == ord("\n") else int(np.count_nonzero(text == newline)) + int(text[-1] != newline)
         return lines
 
     def filled(self) -> list[Rows]:
