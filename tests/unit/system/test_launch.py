@@ -87,6 +87,7 @@ def test_registry_holds_the_lock_that_its_starter_took(directory: RegistryDirect
     assert directory.is_served()
     os.kill(pid, signal.SIGKILL)
     until(lambda: not directory.is_served())
+    directory.remove()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
