@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from leasehold.testing.machine import RegistryMachine, close_nurseries
+from leasehold.testing.machine import RegistryMachine, close_nurseries, has_leases, leases
+from leasehold.testing.model import Holding
+from leasehold.testing.worker import Worker
 
 COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 
@@ -25,6 +27,29 @@ def test_processes_agree_with_the_model_after_every_step() -> None:
     run_state_machine_as_test(
         RegistryMachine, settings=settings(max_examples=8, stateful_step_count=40, derandomize=True, **COMMON)
     )
+
+
+def bytes_of(worker: Worker, key: int) -> int:
+    """What the subclass below has its workers do."""
+    return worker.leases[key].array.nbytes
+
+
+def test_a_subclass_has_rules_of_its_own() -> None:
+    asked = 0
+
+    class Asking(RegistryMachine):
+        capacity = "1MiB"
+
+        @precondition(has_leases)
+        @rule(holding=leases())
+        def ask(self, holding: Holding) -> None:
+            nonlocal asked
+            assert self.tell(holding.worker, bytes_of, holding.key) == holding.content.nbytes
+            asked += 1
+
+    few = settings(max_examples=12, stateful_step_count=30, derandomize=True, phases=[Phase.generate], **COMMON)
+    run_state_machine_as_test(Asking, settings=few)
+    assert asked
 
 
 @pytest.mark.stress

@@ -7,6 +7,7 @@ ledger has it, the files in /dev/shm, and the arrays as each process sees them.
 Subclass it to add rules of your own::
 
     class MyMachine(RegistryMachine):
+        @precondition(has_leases)
         @rule(holding=leases())
         def compute(self, holding):
             self.tell(holding.worker, my_module.compute, holding.key)   # compute(worker: Worker, key: int)
@@ -41,7 +42,7 @@ from leasehold.testing.strategies import LayoutArguments, layouts
 from leasehold.testing.worker import Answer
 from leasehold.units import parse_bytes
 
-__all__ = ["RegistryMachine", "close_nurseries", "leases", "papers", "workers"]
+__all__ = ["RegistryMachine", "close_nurseries", "has_leases", "has_papers", "has_workers", "leases", "papers", "workers"]
 
 # How long an answer may take: a takeover on a loaded machine takes a second, a client gives up after ten.
 _ANSWER_WITHIN_S: Final = 30.0
@@ -136,6 +137,21 @@ def _sole(machine: RegistryMachine) -> list[Holding]:
 
 def _pages(pages: int) -> LayoutArguments:
     return LayoutArguments(shape=(pages * PAGE_BYTES,), dtype=np.dtype("u1"), order="C")
+
+
+def has_leases(machine: RegistryMachine) -> bool:
+    """Whether `leases` finds one: a precondition for rules that use it."""
+    return bool(_leases(machine))
+
+
+def has_workers(machine: RegistryMachine) -> bool:
+    """Whether `workers` finds one."""
+    return bool(_workers(machine))
+
+
+def has_papers(machine: RegistryMachine) -> bool:
+    """Whether `papers` finds one."""
+    return bool(_papers(machine))
 
 
 def leases() -> st.SearchStrategy[Holding]:

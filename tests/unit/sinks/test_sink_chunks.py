@@ -107,7 +107,7 @@ def test_an_encoder_remembers_what_was_smallest_and_looks_again_now_and_then(mon
     out = np.empty(encoder.codec.bound_bytes, np.uint8)
     for _ in range(33):
         encoder.encode(array, out)
-    assert tried == [4, 15] + 31 * [15] + [4, 15]
+    assert tried == [1, 15] + 31 * [15] + [1, 15]
 
 
 def test_padding_is_stored_as_zeros_whatever_memory_held() -> None:
