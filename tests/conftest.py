@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import resource
 import secrets
+import signal
+import sys
 import time
 from collections.abc import Iterator
 
@@ -25,6 +27,10 @@ _found_at_start: set[str] = set()
 def pytest_configure(config: pytest.Config) -> None:
     os.environ[MARK] = f"{os.getpid()}-{secrets.token_hex(4)}"
     _found_at_start.update(shm_entries())
+    # a shell ignores Ctrl-C for what it starts in the background, and programs started from there would inherit that
+    for number, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, action)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -34,6 +40,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.write_line(f"left behind by the session: {', '.join(left)}", red=True, bold=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """A child forked by a test that did not end in it must not go on with the tests of its parent."""
+    if os.environ[MARK].split("-")[0] != str(os.getpid()):
+        sys.stderr.write(f"a child forked in {item.nodeid} went on after its test: {call.excinfo}\n")
+        os._exit(70)
 
 
 @pytest.fixture(autouse=True)

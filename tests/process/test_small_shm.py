@@ -109,9 +109,6 @@ with leasehold.Registry("32MiB") as registry:
     assert out == "True\nrefused True\n1\n"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="notices may fill the ledger's reserve, and compaction has no room for a second file"
-)
 def test_hand_over_in_a_full_mount_works_or_is_refused_and_the_registry_lives() -> None:
     out = run_in_64_mb("""
 with leasehold.Registry("8MiB") as registry:

@@ -161,9 +161,11 @@ class Lifetimes:
         """Whether a client took an unnamed segment since `grant_ahead` was last called."""
         return bool(self._took_bytes)
 
-    def grant_ahead(self, now_ns: int) -> None:
+    def grant_ahead(self, now_ns: int, *, allowed: bool = True) -> None:
         """Set the next segments aside for clients that have just taken one, when that costs nobody anything."""
         took, self._took_bytes = self._took_bytes, {}
+        if not allowed:  # what is granted ahead is claimed, published and sent on without a request that could be refused
+            return
         for client, size_bytes in took.items():
             self._grant_ahead(client, size_bytes, now_ns)
 
@@ -280,8 +282,8 @@ class Lifetimes:
             (lease,) = self.rows.leases_on[segment.number]
             self.effects.append(RevokeSpare(segment.number, segment.generation, lease))
 
-    def _trim_warm(self, now_ns: int) -> int:
-        del now_ns
+    def trim_warm(self) -> int:
+        """Give back all that is only kept warm or granted ahead; the bytes that the warm segments take."""
         freed = self.rows.warm.total_bytes
         for number in list(self.rows.warm):
             self._retire(self.rows.segments[number])

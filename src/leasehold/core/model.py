@@ -150,11 +150,16 @@ class EventKind(enum.StrEnum):
     CLOSED_WITH_HOLDERS = "registry closed with leases held"
 
 
+# The pid namespace of a process that the kernel shows with pid 0: one that is not below the registry's own.
+UNSEEN_NAMESPACE: Final = -1
+
+
 class Identity(msgspec.Struct, frozen=True, array_like=True):
     """Which process this is, so that a reused pid is not mistaken for it.
 
     `start_ticks` is field 22 of /proc/PID/stat; `boot_id` that of /proc/sys/kernel/random; `pid_namespace` the inode of the
-    namespace in which `pid` was counted, that of whoever wrote it down: a pid of another namespace means nothing.
+    namespace in which `pid` was counted, that of whoever wrote it down: a pid of another namespace means nothing. A process outside the namespace of whoever wrote
+    it down has pid and start time 0, and `UNSEEN_NAMESPACE`.
     """
 
     pid: int

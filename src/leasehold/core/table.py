@@ -101,7 +101,8 @@ class Table(Notices):
                 raise Refusal(m.RefusalCode.RESUME, f"there is no client {message.resume} that this process could resume")
             client = row.id
             self._forget_waiters(client, now_ns)
-            self.rows.put(replace(row, state=ClientState.CONNECTED, since_ns=now_ns))
+            known = row.identity if row.identity.pid else identity
+            self.rows.put(replace(row, identity=known, state=ClientState.CONNECTED, since_ns=now_ns))
         else:
             if registry.closing:
                 raise closing_refusal(registry)
@@ -299,7 +300,7 @@ class Table(Notices):
         )  # fmt: skip
 
     def _trim(self, client: int, message: m.Trim, now_ns: int) -> None:
-        self._send(client, m.Done(message.seq, self._trim_warm(now_ns)))
+        self._send(client, m.Done(message.seq, self.trim_warm()))
 
     def _ping(self, client: int, message: m.Ping, now_ns: int) -> None:
         del now_ns
@@ -367,9 +368,10 @@ class Table(Notices):
 def _is_of(client: ClientRow, identity: Identity) -> bool:
     """Whether `client` is of that very process, and has not ended."""
     known = client.identity
-    # seen from another pid namespace the same process has another pid; its start time and its secret remain
+    # seen from another pid namespace the same process has another pid, or none; its start time, or at least its secret, remains
     same_pid = known.pid == identity.pid or known.pid_namespace != identity.pid_namespace
-    return client.state is not ClientState.ENDED and same_pid and known.start_ticks == identity.start_ticks
+    same_start = known.start_ticks == identity.start_ticks or 0 in {known.pid, identity.pid}
+    return client.state is not ClientState.ENDED and same_pid and same_start
 
 
 def _holder_in_words(rows: Rows, lease: LeaseRow) -> str:

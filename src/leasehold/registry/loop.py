@@ -17,7 +17,7 @@ from leasehold.core.model import Identity
 from leasehold.errors import PermissionDeniedError
 from leasehold.registry.server import Server
 from leasehold.system.clock import Clock
-from leasehold.system.identity import identify, peer_of, pidfd_of_peer, require_same_user, watch
+from leasehold.system.identity import identify, peer_of, pidfd_of_peer, require_same_user, unseen_identity, watch
 
 __all__ = ["Loop"]
 
@@ -146,7 +146,7 @@ class Loop:
             pid, uid = peer_of(accepted)
             require_same_user(uid, f"the client with pid {pid}")
             pidfd = pidfd_of_peer(accepted, pid)
-            identity = identify(pid)
+            identity = identify(pid) if pid else unseen_identity(uid)
         except (PermissionDeniedError, OSError):  # another user, or dead already
             accepted.close()
             return
@@ -197,10 +197,11 @@ class Loop:
             self._hang_up(stale)
         connection.client = answer
         self._by_client[answer] = connection
-        if answer in self._pidfd_of:
-            os.close(connection.pidfd)
-        else:
-            self._watch(answer, connection.pidfd)
+        if connection.pidfd >= 0:
+            if answer in self._pidfd_of:
+                os.close(connection.pidfd)
+            else:
+                self._watch(answer, connection.pidfd)
         connection.pidfd = -1
         return True
 

@@ -218,7 +218,7 @@ class Server:
         while True:
             if table.wants_to_grant_ahead():
                 self._hear_all()  # what others have released can be granted ahead in place of something fresh
-                table.grant_ahead(self._clock.now_ns())
+                table.grant_ahead(self._clock.now_ns(), allowed=self._log.has_room())
             told: list[Effect] = []
             while table.effects:
                 effect = table.effects.popleft()
@@ -248,6 +248,7 @@ class Server:
         if isinstance(message, _GROWING) and not self._log.has_room():
             self._log.compact(table.rows.all_rows())
             if not self._log.has_room():
+                table.trim_warm()  # the next who asks may find room in what was only kept warm
                 refused = m.Refused(
                     message.seq,
                     m.RefusalCode.CAPACITY,

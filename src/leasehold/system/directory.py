@@ -17,6 +17,7 @@ takes away the name, not the segment.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -42,7 +43,8 @@ _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
 # Descriptors of registry locks: held by this process, or for the moment of an election. A child forked in that moment must
 # not keep one, or nobody could succeed while it lives; so no fork happens between the opening of one and its listing here.
-_locks: Final[set[int]] = set()
+# With the file that each is of: a descriptor closed behind this module's back may be of another file by now.
+_locks: Final[dict[int, tuple[int, int]]] = {}
 _no_fork: Final = threading.Lock()
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -102,7 +104,7 @@ class RegistryDirectory:
                 fd = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except FileNotFoundError:
                 return None
-            _locks.add(fd)
+            _locks[fd] = _file_of(fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -116,7 +118,7 @@ class RegistryDirectory:
     @staticmethod
     def unlock(fd: int) -> None:
         """Let go of what `lock` gave; a process that inherited the descriptor through exec still holds the lock."""
-        _locks.discard(fd)
+        _locks.pop(fd, None)
         os.close(fd)
 
     def is_served(self) -> bool:
@@ -353,9 +355,16 @@ def _unlink(path: str) -> bool:
     return True
 
 
+def _file_of(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
 def _after_fork_in_child() -> None:
-    for fd in _locks:
-        os.close(fd)
+    for fd, file in _locks.items():
+        with contextlib.suppress(OSError):
+            if _file_of(fd) == file:
+                os.close(fd)
     _locks.clear()
     _no_fork.release()
 

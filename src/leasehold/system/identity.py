@@ -13,10 +13,10 @@ import socket
 import struct
 from typing import Final
 
-from leasehold.core.model import Identity
+from leasehold.core.model import UNSEEN_NAMESPACE, Identity
 from leasehold.errors import PermissionDeniedError
 
-__all__ = ["identify", "is_dead", "own_identity", "peer_of", "pidfd_of_peer", "watch"]
+__all__ = ["identify", "is_dead", "own_identity", "peer_of", "pidfd_of_peer", "unseen_identity", "watch"]
 
 SO_PEERPIDFD: Final = 77
 _UCRED: Final = struct.Struct("3i")
@@ -57,6 +57,11 @@ def own_pid_namespace() -> int:
     return os.stat("/proc/self/ns/pid").st_ino
 
 
+def unseen_identity(uid: int) -> Identity:
+    """What is known of a process outside this pid namespace, which the kernel shows with pid 0: its user."""
+    return Identity(0, 0, boot_id(), UNSEEN_NAMESPACE, uid, "")
+
+
 def own_identity() -> Identity:
     """The identity of this process."""
     return identify(os.getpid())
@@ -93,7 +98,7 @@ def require_same_user(uid: int, subject: str) -> None:
 
 
 def pidfd_of_peer(connection: socket.socket, pid: int) -> int:
-    """A descriptor that becomes readable when the process at the other end has died.
+    """A descriptor that becomes readable when the process at the other end has died; -1 if there is no way to see that.
 
     Raises
     ------
@@ -103,7 +108,7 @@ def pidfd_of_peer(connection: socket.socket, pid: int) -> int:
     try:
         return connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
     except OSError:  # before Linux 6.5: by pid; the caller compares the start time it reads afterwards
-        return os.pidfd_open(pid)
+        return os.pidfd_open(pid) if pid else -1
 
 
 def watch(identity: Identity) -> int | None:

@@ -77,18 +77,34 @@ def test_lock_has_one_holder(directory: RegistryDirectory) -> None:
     assert fd is not None
     assert directory.lock() is None
     assert directory.is_served()
-    os.close(fd)
+    directory.unlock(fd)
     assert not directory.is_served()
     again = directory.lock()
     assert again is not None
-    os.close(again)
+    directory.unlock(again)
 
 
 def test_lock_does_not_pass_to_programs_that_are_started(directory: RegistryDirectory) -> None:
     fd = directory.lock()
     assert fd is not None
     assert not os.get_inheritable(fd)
-    os.close(fd)
+    directory.unlock(fd)
+
+
+def test_descriptor_that_is_no_lock_any_more_is_left_alone_in_a_forked_child(directory: RegistryDirectory) -> None:
+    fd = directory.lock()
+    assert fd is not None
+    os.close(fd)  # behind the module's back
+    reading, writing = os.pipe()
+    assert fd in {reading, writing}
+    child = os.fork()
+    if child == 0:
+        os.write(writing, b"open")
+        os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        assert pipe.read() == b"open"
+    os.waitpid(child, 0)
 
 
 def test_lock_of_a_registry_that_has_ended_is_not_given(directory: RegistryDirectory) -> None:
@@ -272,7 +288,7 @@ def test_removal_leaves_nothing_and_may_be_finished_by_another(directory: Regist
     directory.remove()
     directory.remove()
     assert os.listdir(directory.root) == ["lh-0a1b2c3d-x"]
-    os.close(fd or 0)
+    directory.unlock(fd or 0)
 
 
 @pytest.mark.parametrize("steps", range(12))
@@ -285,7 +301,7 @@ def test_removal_cut_short_anywhere_is_finished_by_the_next(
     directory.create_journal(3)
     directory.mint_token(77)
     Path(directory.ledger_path).touch()
-    os.close(directory.lock() or 0)
+    directory.unlock(directory.lock() or 0)
     unlink, left = os.unlink, steps
 
     def until_killed(path: str) -> None:

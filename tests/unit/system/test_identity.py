@@ -22,6 +22,7 @@ from leasehold.system.identity import (
     peer_of,
     pidfd_of_peer,
     require_same_user,
+    unseen_identity,
     watch,
 )
 from rig.until import until
@@ -54,6 +55,13 @@ def test_name_of_a_process_may_hold_anything() -> None:
 
 def test_living_process_is_not_dead(sleeper: subprocess.Popen[bytes]) -> None:
     assert not is_dead(identify(sleeper.pid))
+
+
+def test_process_that_cannot_be_seen_from_here_is_never_called_dead() -> None:
+    unseen = unseen_identity(1000)
+    assert (unseen.pid, unseen.uid) == (0, 1000)
+    assert not is_dead(unseen)
+    assert watch(unseen) == -1
 
 
 def test_process_that_has_ended_is_dead_buried_or_not(sleeper: subprocess.Popen[bytes]) -> None:

@@ -41,7 +41,7 @@ def start(directory: RegistryDirectory, **changes: object) -> int:
     try:
         launch(settings, lock_fd)
     finally:
-        os.close(lock_fd)
+        directory.unlock(lock_fd)
     registry = read_ledger(directory.ledger_path).registry
     assert registry is not None
     return registry.identity.pid
@@ -150,7 +150,7 @@ def test_registry_of_an_owner_that_has_died_already_ends(directory: RegistryDire
     lock_fd = directory.lock()
     assert lock_fd is not None
     launch(settings, lock_fd)
-    os.close(lock_fd)
+    directory.unlock(lock_fd)
     until(lambda: not directory.exists())
 
 
@@ -160,7 +160,7 @@ def test_directory_that_never_had_a_ledger_is_not_succeeded_but_removed(director
     assert lock_fd is not None
     with pytest.raises(RegistryUnavailableError):
         launch(Settings(directory.id, SHM_ROOT), lock_fd)
-    os.close(lock_fd)
+    directory.unlock(lock_fd)
     assert not directory.exists()
 
 

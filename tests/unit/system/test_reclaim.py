@@ -87,7 +87,7 @@ def test_registry_that_runs_is_left_alone(root: str, dead: Identity) -> None:
     assert lock_fd is not None
     assert remove_if_abandoned(directory) == "its registry is running"
     assert sweep(root) == []
-    os.close(lock_fd)
+    directory.unlock(lock_fd)
     assert sweep(root) == ["runs"]
 
 

@@ -38,18 +38,18 @@ def test_lock_is_held_as_long_as_its_holder_lives(root: Root, directory: Registr
     lock = directory.lock()
     assert lock is not None
     assert facts(root).lock is LockState.HELD
-    os.close(lock)
+    directory.unlock(lock)
     assert facts(root).lock is LockState.FREE
 
 
 def test_looking_neither_makes_nor_keeps_a_lock(root: Root, directory: RegistryDirectory) -> None:
     assert facts(root).lock is LockState.FREE
     assert os.listdir(directory.path) == []
-    os.close(directory.lock() or -1)
+    directory.unlock(directory.lock() or -1)
     facts(root)
     lock = directory.lock()
     assert lock is not None
-    os.close(lock)
+    directory.unlock(lock)
 
 
 def test_table_is_read_from_the_ledger(root: Root, directory: RegistryDirectory) -> None:
