@@ -175,3 +175,39 @@ except KeyboardInterrupt:
 endpoint.map = kept
 """)
     assert registry.statistics().leases.get("write", 0) == 0
+
+
+@pytest.mark.parametrize("when", ["before the claim", "after the claim", "before the notice", "after the notice"])
+def test_interrupted_redemption_leaves_no_lease(
+    actor: StartActor, registry: leasehold.Registry, site: Site, when: str
+) -> None:
+    client = actor()
+    with registry.share(np.arange(10)) as lease:
+        ticket = lease.ticket()
+    client(
+        """
+link = registry._link
+holder, name = (link.endpoint, "claim_token") if "claim" in when else (link, "notify")
+original, calls = getattr(holder, name), []
+def interrupted(*arguments):
+    calls.append(arguments)
+    if len(calls) == 1 and when.startswith("after"):
+        original(*arguments)
+    if len(calls) == 1:
+        raise KeyboardInterrupt
+    return original(*arguments)
+setattr(holder, name, interrupted)
+try:
+    registry.redeem(ticket)
+    raise AssertionError("it was not interrupted")
+except KeyboardInterrupt:
+    setattr(holder, name, original)
+if when == "before the claim":
+    registry.redeem(ticket).release()
+""",
+        ticket=ticket,
+        when=when,
+    )
+    until(lambda: not registry.statistics().leases.get("read"), what="the end of the lease")
+    until(lambda: not registry.statistics().tickets)
+    until(lambda: not [name for name in os.listdir(site.directory.path) if name.startswith("t")])

@@ -143,7 +143,6 @@ def test_redeemer_killed_between_claiming_the_token_and_saying_so_frees_the_segm
     until(lambda: not [name for name in _entries(site) if name.startswith("t")], what="the end of the token")
 
 
-@pytest.mark.xfail(reason="a token whose ticket was never told of stays until the registry ends", strict=False)
 def test_sender_killed_between_making_the_token_and_saying_so_leaves_no_token(actor: StartActor, site: Site) -> None:
     sender = actor()
     sender("link = registry._link; link.endpoint.mint_token(link.client << 40 | 4711)")

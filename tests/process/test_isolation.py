@@ -243,7 +243,9 @@ def test_client_in_another_pid_namespace_is_not_taken_for_dead_and_takes_nobody_
         with Actor(registry.id) as outsider:  # whom the successor sees without a pid
             outsider("held = registry.share(np.arange(3), 'short-lived')")
             outsider.kill()
-            until(lambda: "short-lived" not in names_in(registry.id), what="the end of a lease whose holder has no pid here")
+            until(
+                lambda: "short-lived" not in names_in(registry.id), what="the end of a lease whose holder has no pid here"
+            )
         inside("own.release()")
         assert inside.leave() == 0
 

@@ -93,6 +93,10 @@ class Endpoint(Protocol):
         """See `RegistryDirectory.claim_token`."""
         ...
 
+    def has_claimed(self, ticket: int, client: int) -> bool:
+        """See `RegistryDirectory.has_claimed`."""
+        ...
+
 
 class _SocketConnection:
     def __init__(self, path: str) -> None:
@@ -196,3 +200,7 @@ class DirectoryEndpoint:
     def claim_token(self, ticket: int, client: int) -> bool:
         """See `RegistryDirectory.claim_token`."""
         return self.directory.claim_token(ticket, client)
+
+    def has_claimed(self, ticket: int, client: int) -> bool:
+        """See `RegistryDirectory.has_claimed`."""
+        return self.directory.has_claimed(ticket, client)

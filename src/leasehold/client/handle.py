@@ -140,11 +140,26 @@ class RegistryHandle:
             )
         if not link.client:
             link.connect()
-        number, due_ns = ticket.id, self._due_ns(_seconds(due))
-        if not link.endpoint.claim_token(number, link.client):
+        number, lease, due_ns = ticket.id, link.new_id(), self._due_ns(_seconds(due))
+
+        def redeemed(seq: int) -> m.Redeemed:
+            return m.Redeemed(seq, lease, number, site, due_ns)
+
+        claimed = False
+        try:
+            claimed = link.endpoint.claim_token(number, link.client)
+            if claimed:
+                link.notify(redeemed)
+        except BaseException:  # interrupted: the segment must not stay for a lease that nobody has
+            if link.endpoint.has_claimed(number, link.client):  # and the registry may not have been told
+                claimed = True
+                link.notify(redeemed)
+            if claimed:
+                link.notify(lambda seq: m.Release(seq, lease))
+            raise
+        if not claimed:
             link.request(m.Done, lambda seq: m.Redeem(seq, number))  # always refused: the registry knows why
             raise TicketError(f"ticket {number:#x} cannot be redeemed", ticket=str(ticket))
-        lease = link.id_of(link.notify(lambda seq: m.Redeemed(seq, link.id_of(seq), number, site, due_ns)))
         try:
             return self._open(lease, ticket.segment, ticket.generation, ticket.size_bytes, ticket.layout, ticket.name, site)
         except (FileNotFoundError, ProtocolError) as error:

@@ -300,6 +300,7 @@ class Table(Notices):
         )  # fmt: skip
 
     def _trim(self, client: int, message: m.Trim, now_ns: int) -> None:
+        del now_ns
         self._send(client, m.Done(message.seq, self.trim_warm()))
 
     def _ping(self, client: int, message: m.Ping, now_ns: int) -> None:

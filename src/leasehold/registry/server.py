@@ -103,6 +103,7 @@ class Server:
         self._look_again_ns: dict[int, int] = {}  # clients that have rung lately, and when to look at their journals again
         self._heard: defaultdict[int, deque[m.Notice]] = defaultdict(deque)  # read from journals, not applied yet
         self._applying: set[int] = set()
+        self._bereaved: set[int] = set()  # clients that have died and may have left tokens that nobody was told of
 
     # --- what happens --------------------------------------------------------------------------------------------
 
@@ -170,6 +171,7 @@ class Server:
         """The process of `client` is proved dead; what it said before counts."""
         self._read_journal(client)
         self.table.holder_died(client, self._clock.now_ns())
+        self._bereaved.add(client)
 
     def tick(self) -> None:
         """Do what has come due, and read the journals of those who cannot be heard."""
@@ -230,6 +232,7 @@ class Server:
             if changes:
                 self._commit(changes, told)
             if not told and not table.wants_to_grant_ahead():
+                self._sweep_tokens()
                 return
             replies: defaultdict[int, list[m.RegistryMessage]] = defaultdict(list)
             for effect in told:
@@ -298,6 +301,15 @@ class Server:
         self._applying.discard(client)
         if not heard or table.is_ended(client):
             del self._heard[client]
+
+    def _sweep_tokens(self) -> None:
+        """Remove the tokens of those who died before they could tell of the ticket; nobody was given it."""
+        if not self._bereaved:
+            return
+        dead, self._bereaved = self._bereaved, set()
+        for kind, number, redeemer in list(self._store.entries()):
+            if kind == "t" and client_of(number) in dead and number not in self.table.rows.tickets:
+                self._store.remove_entry(kind, number, redeemer)
 
     def _may_still_come(self, ticket: int, redeemer: int | None) -> bool:
         """Whether the notice of a ticket's making may yet come from its sender.

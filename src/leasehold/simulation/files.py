@@ -206,6 +206,10 @@ class LockCalls:
     def __getattr__(self, name: str) -> Any:
         return getattr(fcntl, name)
 
+    def fcntl(self, descriptor: int, command: int, argument: bytes = b"") -> Any:
+        self._machine.step()
+        return fcntl.fcntl(descriptor, command, argument)
+
     def flock(self, descriptor: int, operation: int) -> None:
         self._machine.step()
         fcntl.flock(descriptor, operation)

@@ -66,7 +66,7 @@ class Kernel:
             ),
             *((module, "socket", self.sockets) for module in (endpoint, registry_process)),
             (directory, "_no_fork", contextlib.nullcontext()),  # each process has its own, and one thread
-            (directory, "_locks", set()),
+            (directory, "_locks", {}),
             (directory, "fcntl", LockCalls(self.machine)),
             (directory, "_libc", PunchCalls(self.machine, directory._libc)),
             (endpoint, "launch", self.launch),

@@ -244,6 +244,10 @@ class RegistryDirectory:
             return False
         return True
 
+    def has_claimed(self, ticket: int, client: int) -> bool:
+        """Whether `client` has claimed the token and the registry has not read that yet."""
+        return os.path.exists(f"{self.path}/t{ticket}.{client}")
+
     def void_token(self, ticket: int) -> int | None:
         """Make a ticket unredeemable: None; or the client that has redeemed it already."""
         if _unlink(f"{self.path}/t{ticket}"):

@@ -169,6 +169,11 @@ class HeapDirectory:
             self._tokens[ticket] = client
             return True
 
+    def has_claimed(self, ticket: int, client: int) -> bool:
+        """Whether `client` has claimed the token and the registry has not read that yet."""
+        with self._lock:
+            return self._tokens.get(ticket) == client
+
     def void_token(self, ticket: int) -> int | None:
         """Make a ticket unredeemable: None; or the client that has redeemed it already."""
         with self._lock:

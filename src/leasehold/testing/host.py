@@ -268,3 +268,7 @@ class MemoryEndpoint:
     def claim_token(self, ticket: int, client: int) -> bool:
         """See `RegistryDirectory.claim_token`."""
         return self.host.directory.claim_token(ticket, client)
+
+    def has_claimed(self, ticket: int, client: int) -> bool:
+        """See `RegistryDirectory.has_claimed`."""
+        return self.host.directory.has_claimed(ticket, client)
