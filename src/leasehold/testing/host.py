@@ -55,7 +55,7 @@ class _MemoryConnection:
         self.closed = False
 
     def send(self, packet: bytes) -> None:
-        if self.closed:
+        if self.closed or os.getpid() != self._host.pid:
             raise BrokenPipeError("the registry in memory has hung up")
         self._host.post(self, packet)
 
@@ -80,6 +80,7 @@ class MemoryHost:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.clock = clock
+        self.pid = os.getpid()
         self.directory = HeapDirectory(settings.capacity_bytes)
         row = RegistryRow(
             settings.id, own_identity(), settings.capacity_bytes, settings.warm_limit_bytes, int(settings.warm_idle_s * 1e9),
@@ -138,6 +139,8 @@ class MemoryHost:
         with self._serving:
             self.server.died(client)
             self.server.settle()
+        self._wake_all()
+        self._serve()  # what was posted meanwhile
 
     # --- the server's transport ---------------------------------------------------------------------------------------
 
@@ -175,8 +178,11 @@ class MemoryHost:
                     self._end()
             finally:
                 self._serving.release()
-            with self._changed:
-                self._changed.notify_all()
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _take(self, connection: _MemoryConnection, packet: bytes | None) -> None:
         if packet is None:
@@ -215,7 +221,6 @@ class MemoryEndpoint:
         self.id = id
         self.clock = host.clock
         self.host = host
-        self._pid = os.getpid()
 
     def exists(self) -> bool:
         """Whether the registry has not ended.
@@ -225,9 +230,9 @@ class MemoryEndpoint:
         RegistryUnavailableError
             This is a forked child: it has a copy of the registry, which nobody else would see.
         """
-        if os.getpid() != self._pid:
+        if os.getpid() != self.host.pid:
             raise RegistryUnavailableError(
-                f"registry {self.id} lives in the memory of pid {self._pid}, and this is pid {os.getpid()}; "
+                f"registry {self.id} lives in the memory of pid {self.host.pid}, and this is pid {os.getpid()}; "
                 "a test of several processes needs a leasehold.Registry",
                 registry=self.id,
             )

@@ -15,6 +15,7 @@ from leasehold.client.lease import OnLingering
 from leasehold.client.link import Link
 from leasehold.client.links import links
 from leasehold.client.registry import ENVIRONMENT, WARM_IDLE_S, Registry, _open_registries, settings_for
+from leasehold.core import messages as m
 from leasehold.system.clock import Clock
 from leasehold.system.directory import RegistryDirectory
 from leasehold.system.identity import own_identity
@@ -88,9 +89,12 @@ class MemoryRegistry(Registry):
         ------
         TypeError
             The registry was given a clock, whose time passes by itself.
+        RegistryUnavailableError
+            The registry has ended.
         """
         if not isinstance(self._clock, FakeClock):
             raise TypeError(f"the clock of {self!r} is a {type(self._clock).__name__}: its time passes by itself")
+        self._link.request(m.Done, m.Ping)  # what was released before has been idle from now on
         self._host.pass_time(self._clock.now_ns() + int(parse_duration(duration) * 1e9))
 
 
