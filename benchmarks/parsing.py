@@ -4,7 +4,7 @@ Quantified: nanoseconds a row on one core, and the ratio to `numpy.loadtxt` read
 Method: a table of the kind named is made from a fixed seed and written to a file; the readers take turns and the fastest of
 many turns counts, since a shared machine only ever makes a turn slower. Every reader's rows are compared with loadtxt's, bit
 for bit. `blocks` is what a worker does (read a block of 4 MiB into the same buffer, parse into the same rows); `loadtxt blocks`
-is numpy.loadtxt on the same blocks, `compiled blocks` the twin of the parser that numba compiles, where that is installed.
+is numpy.loadtxt on the same blocks, `native blocks` the parser in C, where that was compiled.
 
 Tables: ``methylation`` (name, position, percentage with two decimals, two counts: the rows of the ingest targets),
 ``bismark`` (the same with percentages of 15 digits), ``station`` (runs of blanks, signs, missing values), ``p-values``
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import io
 import json
 import os
@@ -29,7 +28,8 @@ from collections.abc import Callable
 import numpy as np
 
 from leasehold.tabular.blocks import cut_table, read_piece
-from leasehold.tabular.engine import ParseBlock, choose_parser
+from leasehold.tabular.engine import PARSERS, ParseBlock
+from leasehold.tabular.native import library
 from leasehold.tabular.parse import parse_block
 from leasehold.tabular.prologue import Table, open_table
 from leasehold.tabular.schema import Schema
@@ -124,8 +124,8 @@ def measure(name: str, rows: int, turns: int, folder: str) -> dict[str, float]:
     readers: dict[str, Callable[[Table], object]] = {"loadtxt": whole_loadtxt, "blocks": blocks}
     if not schema.missing:
         readers["loadtxt blocks"] = loadtxt_blocks
-    if importlib.util.find_spec("numba") is not None:
-        readers["compiled blocks"] = functools.partial(blocks, parse=choose_parser(0, "numba"))
+    if library() is not None:
+        readers["native blocks"] = functools.partial(blocks, parse=PARSERS["native"])
     fastest = dict.fromkeys(readers, float("inf"))
     for _ in range(turns):
         for reader, read in readers.items():

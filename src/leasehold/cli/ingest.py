@@ -55,6 +55,10 @@ _INTERRUPTED, _TERMINATED = 130, 143  # 128 and the number of the signal, as she
     "--on-error", type=click.Choice(["fail", "skip", "quarantine"]), default="fail", show_default=True,
     help="For lines that are no rows: fail at the first, leave them out, or keep them in the file, under rejected/.",
 )  # fmt: skip
+@click.option(
+    "--parser", type=click.Choice(["auto", "native", "numpy"]), default="auto", show_default=True,
+    help="What reads the lines: C where it was compiled, or numpy. Both give the same.",
+)  # fmt: skip
 @click.option("--fit-strings", is_flag=True, help="Read all files first, and make string fields as long as they need.")
 @click.option("--resume", is_flag=True, help="Go on with what an interrupted run has left, if it has.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
@@ -72,6 +76,7 @@ def command(
     workers: int | None,
     capacity: str | None,
     on_error: Any,
+    parser: Any,
     fit_strings: bool,
     resume: bool,
     dry_run: bool,
@@ -109,7 +114,7 @@ def command(
             lambda: ingest(
                 files, output, layout=schema, dtype=dtype, columns=chosen, into=into, compression=compression,
                 workers=workers, capacity=capacity, on_error=on_error, fit_strings=fit_strings, resume=resume,
-                progress=progress, **options,
+                progress=progress, parser=parser, **options,
             ),
         )  # fmt: skip
     if is_json:

@@ -51,7 +51,10 @@ def as_text(report: IngestReport) -> str:
         f"{format_bytes(report.input_bytes)} of files in {format_duration(report.elapsed_s)} "
         f"({report.rows / seconds / 1e6:.2f} million rows/s, {report.input_bytes / seconds / 1e6:.0f} MB/s)"
     )
-    extra = [f"{format_bytes(report.shared_peak_bytes)} of shared memory at most", f"{report.workers} workers"]
+    extra = [
+        f"{format_bytes(report.shared_peak_bytes)} of shared memory at most",
+        f"{report.workers} workers, {report.parser} parser",
+    ]
     extra += [f"{report.workers_replaced} workers died and were replaced"] if report.workers_replaced else []
     extra += [f"{report.resumed_rows:,} rows were there from an interrupted run"] if report.resumed_rows else []
     extra += [] if report.leaks else ["nothing is left in shared memory"]

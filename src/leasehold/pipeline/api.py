@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from leasehold.client.handle import RegistryHandle
 from leasehold.errors import IngestError
@@ -22,6 +22,7 @@ from leasehold.pipeline.tasks import Context, OnError
 from leasehold.pipeline.workshop import Workshop
 from leasehold.sinks import Completed, HDF5Sink
 from leasehold.tabular.blocks import BLOCK_BYTES
+from leasehold.tabular.engine import Parser, choose_parser
 from leasehold.tabular.fit import fit_strings as with_lengths
 from leasehold.tabular.schema import Schema
 from leasehold.tabular.sources import PathLike
@@ -46,6 +47,7 @@ def ingest(
     executor: Executor | None = None,
     registry: RegistryHandle | None = None,
     progress: Callable[[Progress], None] | None = None,
+    parser: Literal["auto"] | Parser = "auto",
     **reading: Any,
 ) -> IngestReport:
     """Bring text tables into one HDF5 file, parsed and compressed by worker processes through leased shared memory.
@@ -87,6 +89,8 @@ def ingest(
         A registry to use; by default one is started for the run.
     progress : callable, optional
         Called some ten times a second with a `Progress`.
+    parser : {"auto", "native", "numpy"}
+        What reads the lines: by default C where it was compiled, else numpy; both give the same.
     **reading
         Options of `Schema`, such as ``delimiter=","`` or ``header=True``, in place of those of the layout.
 
@@ -108,6 +112,7 @@ def ingest(
     workers = workers or len(os.sched_getaffinity(0))
     if on_error not in get_args(OnError):
         raise ValueError(f"on_error={on_error!r}; it is one of {', '.join(get_args(OnError))}")
+    chosen = choose_parser(parser)
     job = plan_job(paths, schema_of(layout, dtype, columns, reading), into)
     if os.path.realpath(out) in {os.path.realpath(table.path) for table in job.tables}:
         raise IngestError(f"{os.fspath(out)}: is one of the files to read; choose another name for the output")
@@ -116,7 +121,7 @@ def ingest(
         if fit_strings:
             job = _fitted(job, shop, watch)
         job.require_fitted()
-        made = _make(job, out, shop, compression, on_error, resume, watch)
+        made = _make(job, out, shop, compression, on_error, resume, chosen, watch)
     return replace(
         made,
         size_bytes=os.stat(out).st_size,
@@ -156,7 +161,14 @@ def _fitted(job: Job, shop: Workshop, watch: _Watch) -> Job:
 
 
 def _make(
-    job: Job, out: PathLike, shop: Workshop, compression: str, on_error: OnError, resume: bool, watch: _Watch
+    job: Job,
+    out: PathLike,
+    shop: Workshop,
+    compression: str,
+    on_error: OnError,
+    resume: bool,
+    parser: Parser,
+    watch: _Watch,
 ) -> IngestReport:
     schemas = [table.schema for table in job.tables]
     sizing = size_for(shop.capacity_bytes, shop.workers, schemas)
@@ -171,7 +183,7 @@ def _make(
         rejects = Rejects(on_error, sink)
         flows = (
             Flow(name, inputs, sink, shop.registry, rejects, sizing.chunks_a_task, opened.get(name))
-            for name, inputs in job.inputs(sizing, on_error)
+            for name, inputs in job.inputs(sizing, on_error, parser)
             if name not in before.finished
         )
         coordinator = Coordinator(flows, shop.crew, sink, sizing, shop.workers, {"job": digest}, watch)
@@ -198,6 +210,7 @@ def _make(
         rejected=tuple(rejects.examples),
         size_bytes=0,
         elapsed_s=0.0,
+        parser=parser,
         workers=shop.workers,
         workers_replaced=shop.crew.replaced,
         shared_peak_bytes=0,

@@ -10,6 +10,7 @@ import io
 import pickle
 import socket
 import struct
+from dataclasses import fields
 from typing import Any, Final
 
 from leasehold.pipeline.tasks import Context
@@ -20,6 +21,7 @@ _LENGTH: Final = struct.Struct("<Q")
 _RECEIVE_BYTES: Final = 1 << 18
 # Contexts that both ends remember, the oldest forgotten first: a run over many small files needs each only for a moment.
 _REMEMBERED: Final = 64
+_CONTENT: Final = [each.name for each in fields(Context) if each.name != "id"]
 
 
 class _Pickler(pickle.Pickler):
@@ -33,7 +35,7 @@ class _Pickler(pickle.Pickler):
         if value.id in self._known:
             return value.id, None
         _remember(self._known, value)
-        return value.id, (value.table, value.codec, value.block_bytes, value.lease_rows, value.on_error)
+        return value.id, tuple(getattr(value, name) for name in _CONTENT)
 
 
 class _Unpickler(pickle.Unpickler):

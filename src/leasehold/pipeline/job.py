@@ -17,6 +17,7 @@ from leasehold.pipeline.feeds import FileMark, Input
 from leasehold.pipeline.naming import dataset_names
 from leasehold.pipeline.sizing import Sizing
 from leasehold.pipeline.tasks import Context, OnError
+from leasehold.tabular.engine import Parser
 from leasehold.tabular.layouts import layout as layout_named
 from leasehold.tabular.prologue import Table, open_table
 from leasehold.tabular.schema import Field, Schema
@@ -77,14 +78,14 @@ class Job:
                     field=each.name,
                 )
 
-    def inputs(self, sizing: Sizing, on_error: OnError) -> Iterator[tuple[str, list[Input]]]:
+    def inputs(self, sizing: Sizing, on_error: OnError, parser: Parser) -> Iterator[tuple[str, list[Input]]]:
         """The datasets, each with its files."""
         numbered = enumerate(zip(self.tables, self.marks, self.datasets, strict=True))
         for name, group in itertools.groupby(numbered, key=lambda each: each[1][2]):
             inputs = []
             for index, (table, mark, _) in group:
                 lease_rows = sizing.lease_rows(table.schema)
-                context = Context(index, table, None, sizing.block_bytes, lease_rows, on_error)
+                context = Context(index, table, None, sizing.block_bytes, lease_rows, on_error, parser)
                 inputs.append(Input(index, context, mark))
             yield name, inputs
 

@@ -89,6 +89,8 @@ class IngestReport:
     size_bytes : int
         Of the HDF5 file.
     elapsed_s : float
+    parser : str
+        Which read the lines: ``native``, compiled from C, or ``numpy``.
     workers : int
     workers_replaced : int
         Workers that died and were replaced.
@@ -108,6 +110,7 @@ class IngestReport:
     rejected: tuple[Rejected, ...]
     size_bytes: int
     elapsed_s: float
+    parser: str
     workers: int
     workers_replaced: int
     shared_peak_bytes: int

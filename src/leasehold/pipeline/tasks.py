@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias
 from leasehold.client.ticket import Ticket
 from leasehold.sinks.chunks import Codec, EncodedChunk
 from leasehold.tabular.blocks import Piece
+from leasehold.tabular.engine import Parser
 from leasehold.tabular.parse import BadRow
 from leasehold.tabular.prologue import Table
 
@@ -61,6 +62,8 @@ class Context:
         Rows that one lease holds at most.
     on_error : {"fail", "skip", "quarantine"}
         What becomes of lines that are no rows, and so how much is to be told of them.
+    parser : {"native", "numpy"}
+        Which reads the lines.
     """
 
     id: int
@@ -69,6 +72,7 @@ class Context:
     block_bytes: int
     lease_rows: int
     on_error: OnError
+    parser: Parser = "numpy"
 
 
 @dataclass(frozen=True, slots=True)

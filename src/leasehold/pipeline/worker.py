@@ -32,8 +32,9 @@ from leasehold.sinks.checksum import combine, crc32
 from leasehold.sinks.chunks import ChunkEncoder, Codec
 from leasehold.tabular.blocks import read_piece
 from leasehold.tabular.cells import last_line_end
+from leasehold.tabular.engine import PARSERS
 from leasehold.tabular.fit import measure_strings
-from leasehold.tabular.parse import BadRow, max_rows, parse_block, string_lengths
+from leasehold.tabular.parse import BadRow, max_rows, string_lengths
 from leasehold.tabular.schema import Schema
 from leasehold.tabular.text import Bytes
 
@@ -184,6 +185,7 @@ class _LeasedRows:
         self._leases: list[tuple[Lease, int]] = []
         self._room = 0
         self._on_error = context.on_error
+        self._parse = PARSERS[context.parser]
         self.bad: list[BadRow] = []
         self.bad_count = 0
         self.notes: Counter[str] = Counter()
@@ -194,7 +196,7 @@ class _LeasedRows:
         for text, rows in self._cut(content):
             out = self._take_room(rows)
             most_bad = 0 if self._on_error == "fail" else None
-            parsed = parse_block(text, self._schema, out=out, first_line=lines_before + lines + 1, most_bad=most_bad)
+            parsed = self._parse(text, self._schema, out=out, first_line=lines_before + lines + 1, most_bad=most_bad)
             lease, filled = self._leases[-1]
             self._leases[-1] = lease, filled + len(parsed.rows)
             self._room -= len(parsed.rows)

@@ -1,34 +1,46 @@
-"""The parser is chosen by what is installed and by how much there is to read, and a wrong wish is an error."""
+"""The parser is chosen by what was compiled, and a wrong wish is an error."""
 
 from __future__ import annotations
-
-import importlib.util
 
 import pytest
 
 from leasehold.errors import IngestError
-from leasehold.tabular.engine import choose_parser
+from leasehold.tabular import engine, native
+from leasehold.tabular.engine import PARSERS, choose_parser
 from leasehold.tabular.parse import parse_block
 
-_INSTALLED = importlib.util.find_spec("numba") is not None
+
+@pytest.fixture
+def without_library(monkeypatch, tmp_path):
+    monkeypatch.setattr(native, "_SOURCE", tmp_path / "lines.c")
+    native.library.cache_clear()
+    yield tmp_path
+    native.library.cache_clear()
 
 
-def test_little_text_is_read_without_compiling():
-    assert choose_parser(1 << 20) is parse_block
+def test_numpy_can_be_asked_for():
+    assert PARSERS[choose_parser("numpy")] is parse_block
 
 
-def test_the_general_parser_can_be_asked_for():
-    assert choose_parser(1 << 40, "numpy") is parse_block
+@pytest.mark.skipif(native.library() is None, reason="lines.c was not compiled (no C compiler)")
+def test_what_was_compiled_is_used():
+    assert choose_parser() == choose_parser("native") == "native"
 
 
-@pytest.mark.skipif(_INSTALLED, reason="numba is installed")
-def test_without_numba_the_general_parser_reads_all():
-    assert choose_parser(1 << 40) is parse_block
-    with pytest.raises(IngestError, match=r"pip install 'leasehold\[numba\]'"):
-        choose_parser(1, "numba")
+def test_without_the_library_numpy_reads_all(without_library):
+    assert choose_parser() == "numpy"
+    with pytest.raises(IngestError, match="C compiler"):
+        choose_parser("native")
 
 
-@pytest.mark.skipif(not _INSTALLED, reason="numba is not installed")
-def test_with_numba_much_text_is_read_by_the_compiled_parser():
-    assert choose_parser(1 << 40).__name__ == "parse_block_compiled"
-    assert choose_parser(1, "numba").__name__ == "parse_block_compiled"
+@pytest.mark.skipif(native.library() is None, reason="lines.c was not compiled (no C compiler)")
+def test_a_library_of_another_source_is_not_used(without_library, monkeypatch):
+    compiled = native.__file__.replace("native.py", "_lines.so")
+    (without_library / "_lines.so").symlink_to(compiled)
+    (without_library / "lines.c").write_text("/* a later one */")
+    assert choose_parser() == "numpy"
+
+
+def test_an_unknown_parser_is_refused():
+    with pytest.raises(ValueError, match="auto, native, numpy"):
+        engine.choose_parser("polars")

@@ -1,4 +1,4 @@
-"""The compiled reader gives what the general one gives: the same rows, reports and notes, on good lines and on any other."""
+"""The parser in C gives what the general one gives: the same rows, reports and notes, on good lines and on any other."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leasehold.tabular.native import library, parse_block_native
 from leasehold.tabular.parse import parse_block
 from leasehold.tabular.schema import Schema
 
-compiled = pytest.importorskip("leasehold.tabular.compiled", reason="numba is not installed", exc_type=ImportError)
+pytestmark = pytest.mark.skipif(library() is None, reason="lines.c was not compiled (no C compiler)")
 
 _NUMBERS = st.one_of(
     st.integers(-300, 300).map(str),
@@ -33,7 +34,7 @@ _GOOD = st.builds("{}\t{}\t{}\t{}\t{}".format, _WORDS, st.integers(-9, 9), st.fl
 
 def _compare(text: bytes, schema: Schema) -> None:
     expected = parse_block(text, schema, first_line=10)
-    found = compiled.parse_block_compiled(text, schema, first_line=10)
+    found = parse_block_native(text, schema, first_line=10)
     assert found.rows.dtype == expected.rows.dtype
     for name in schema.dtype.names or ():
         assert found.rows[name].tobytes() == expected.rows[name].tobytes(), name
@@ -66,7 +67,7 @@ def test_both_readers_agree_on_any_lines(dtype, odd, good, line_end, ends):
         Schema(quote='"').with_dtype("a:S3,b:i4"),
     ],
 )
-def test_what_cannot_be_compiled_is_read_all_the_same(schema):
+def test_what_c_cannot_read_is_read_all_the_same(schema):
     end = "\r" if schema.line_end == "cr" else "\n"
     between = schema.delimiter or " "
     _compare(f'x{between}1{end}"y"{between}2{end}z{between}-9{end}'.encode(), schema)
@@ -81,7 +82,7 @@ def test_rows_go_into_the_callers_array_and_gaps_are_closed():
     schema = Schema().with_dtype("a:i4,b:S3")
     data = b"".join(b"%d\tx\n" % n if n % 40 else b"no\ty\n" for n in range(400))
     out = np.ones(500, schema.dtype)
-    parsed = compiled.parse_block_compiled(data, schema, out=out)
+    parsed = parse_block_native(data, schema, out=out)
     assert parsed.rows.base is out
     assert parsed.rows["a"].tolist() == [n for n in range(400) if n % 40]
     assert [bad.line for bad in parsed.bad] == [n + 1 for n in range(0, 400, 40)]
@@ -92,3 +93,35 @@ def test_subarrays_and_columns_out_of_order():
     data = b"".join(b"%d,%d,%d,%d\n" % (n, n + 1, n + 2, n + 3) for n in range(200))
     schema = Schema(delimiter=",", width=4).with_dtype("last:i2,first:2f8", [3, 0])
     _compare(data, schema)
+
+
+@pytest.mark.parametrize("size", range(0, 140, 7))
+def test_cells_of_any_length_at_any_place(size):
+    """Across the 64 bytes that are searched at once, and up to the very end of the text."""
+    schema = Schema(width=3).with_dtype("a:S150,b:f8,c:u8", [0, 1, 2])
+    lines = [f"{'x' * (size + n)}\t{'1' * (n % 19)}.{n}\t{10**n}" for n in range(20)]
+    for count in range(1, 20):
+        _compare("".join(line + "\n" for line in lines[:count]).encode(), schema)
+        _compare("".join(line + "\n" for line in ["x\t1\t1"] * 40 + lines[:count]).encode(), schema)
+
+
+@pytest.mark.parametrize("delimiter", [" ", "e", ".", "-", "5", "|"])
+def test_a_delimiter_may_be_part_of_numbers(delimiter):
+    cells = ["ab", "12", "3.5", "-1", "1e3"]
+    schema = Schema(delimiter=delimiter, width=3).with_dtype("a:S4,b:i4,c:f8")
+    _compare(b"".join(f"{a}{delimiter}{b}{delimiter}{c}\n".encode() for a in cells for b in cells for c in cells), schema)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
+def test_integers_at_the_ends_of_their_range(dtype):
+    ends = np.iinfo(dtype)
+    values = [end + step for end in (int(ends.min), int(ends.max)) for step in (-1, 0, 1)]
+    _compare("".join(f"{value}\n" for value in [*range(100), *values]).encode(), Schema().with_dtype(f"a:{dtype}"))
+
+
+def test_most_bad_ends_the_reading_early():
+    data = b"".join(b"%d\n" % n if n % 5 else b"no\n" for n in range(1_000_000))
+    parsed = parse_block_native(data, Schema().with_dtype("a:i4"), most_bad=0)
+    assert parsed.bad[0].line == 1
+    assert len(parsed.bad) < 200_000
+    assert all(n % 5 for n in parsed.rows["a"].tolist())
