@@ -112,6 +112,8 @@ def test_view_outlives_the_registry(world: World) -> None:
     ("options", "words"),
     [({"capacity": 100}, "holds no segment"), ({"capacity": "much"}, "much"), ({"warm_idle": "soon"}, "soon")],
 )
-def test_registry_that_cannot_be_is_refused(open_world: Callable[..., World], options: dict[str, object], words: str) -> None:
+def test_registry_that_cannot_be_is_refused(
+    open_world: Callable[..., World], options: dict[str, object], words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
         open_world(**options)

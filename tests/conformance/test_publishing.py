@@ -9,7 +9,6 @@ from worlds import World, live
 import leasehold
 from rig.until import until
 
-
 # --- when it can be read ---------------------------------------------------------------------------------------------
 
 
