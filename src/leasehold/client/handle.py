@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
+from leasehold.client.copying import copy_into
 from leasehold.client.layout import Layout, decode_layout, layout_of
 from leasehold.client.lease import Lease, OnLingering
 from leasehold.client.link import Link
@@ -190,7 +191,7 @@ class RegistryHandle:
         if lease is None:
             lease = self._acquire(name, layout, timeout_s, due_s, site)
         try:
-            lease.array[...] = values
+            copy_into(lease.array, values)
             if claimed:
                 self._claim(lease, layout, site, self._due_ns(due_s), published=True)
                 lease._seal()

@@ -61,32 +61,32 @@ def layout_of(shape: int | tuple[int, ...], dtype: Any, order: str = "C") -> Lay
     ValueError
         A negative dimension, or an order other than ``"C"`` and ``"F"``.
     """
-    if order not in ("C", "F"):
-        raise ValueError(f"order {order!r} is neither 'C' nor 'F'")
-    sizes = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
-    dimensions = tuple(int(size) for size in sizes)
-    if any(size < 0 for size in dimensions) or len(dimensions) > _MAX_DIMENSIONS:
-        raise ValueError(f"shape {sizes} has a negative dimension or more than {_MAX_DIMENSIONS} of them")
+    sizes = shape if isinstance(shape, tuple) else (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
     kind = np.dtype(dtype)
-    if kind.kind in "SU" and kind.itemsize == 0:
-        raise DTypeError(f"dtype {kind!r} has no width; say how long its strings may be, such as 'S10' or 'U10'")
-    if math.prod(max(size, 1) for size in dimensions) * max(kind.itemsize, 1) > _MAX_BYTES:
-        raise ValueError(f"an array of shape {sizes} and dtype {kind} is larger than any memory")
     if kind.subdtype is not None:  # numpy.empty(3, "(2,)i4") has shape (3, 2) as well
-        dimensions, kind = dimensions + kind.shape, kind.base
-    return _layout(kind, dimensions, "F" if order == "F" else "C", _metadata_key(kind))
+        sizes, kind = sizes + kind.shape, kind.base
+    return _layout(kind, tuple(map(int, sizes)), order, _metadata_key(kind))
 
 
 @functools.lru_cache(maxsize=256)
-def _layout(dtype: np.dtype[Any], shape: tuple[int, ...], order: Order, _key: str) -> Layout:
+def _layout(dtype: np.dtype[Any], shape: tuple[int, ...], order: str, _key: str) -> Layout:
+    if order not in ("C", "F"):
+        raise ValueError(f"order {order!r} is neither 'C' nor 'F'")
+    if any(size < 0 for size in shape) or len(shape) > _MAX_DIMENSIONS:
+        raise ValueError(f"shape {shape} has a negative dimension or more than {_MAX_DIMENSIONS} of them")
+    if dtype.kind in "SU" and dtype.itemsize == 0:
+        raise DTypeError(f"dtype {dtype!r} has no width; say how long its strings may be, such as 'S10' or 'U10'")
+    if math.prod(max(size, 1) for size in shape) * max(dtype.itemsize, 1) > _MAX_BYTES:
+        raise ValueError(f"an array of shape {shape} and dtype {dtype} is larger than any memory")
     described = _describe(dtype)
     if _dtype(described) != dtype:
         raise DTypeError(f"dtype {dtype} cannot be described exactly; use a plain numpy dtype", dtype=str(dtype))
-    encoded = _encoder.encode(_Wire(described, shape, order))
+    exact_order: Order = "F" if order == "F" else "C"
+    encoded = _encoder.encode(_Wire(described, shape, exact_order))
     if len(encoded) > _MAX_LAYOUT_BYTES:
         raise DTypeError(f"dtype with {len(dtype.names or ())} fields takes {len(encoded)} bytes to describe; "
                          f"at most {_MAX_LAYOUT_BYTES} are allowed")  # fmt: skip
-    return Layout(dtype, shape, order, encoded)
+    return Layout(dtype, shape, exact_order, encoded)
 
 
 @functools.lru_cache(maxsize=256)

@@ -180,7 +180,8 @@ class Link:
         """Say that a spare was taken."""
         with self._lock:
             self._say(build, urgent=len(self._spares) in (0, self._ring_at))
-        self._say_late()
+        if self._late:
+            self._say_late()
 
     def close(self) -> None:
         """Leave in order; whatever is said to this link afterwards is dropped."""

@@ -43,7 +43,9 @@ SPARE_IDS: Final = 1 << (NUMBER_BITS - 1)
 FRESH_SPARE_BYTES: Final = 1024 * 1024
 # How much is granted ahead to a client that takes one small segment after another. Each message that asks for more wakes the
 # registry, which on a virtual machine costs as much as all the rest of handing over 4 KiB.
-AHEAD_BYTES: Final = 256 * 1024
+AHEAD_BYTES: Final = 4 * 1024 * 1024
+# And at most this part of the capacity, so that others seldom have to wait until it is taken back.
+AHEAD_SHARE: Final = 8
 MOST_AHEAD: Final = 64
 # Deadlines are looked through for stale ones when there are twice as many as mattered the last time, and not below this.
 DEADLINES_KEPT: Final = 64
@@ -179,7 +181,8 @@ class Lifetimes:
         row = rows.clients.get(client)
         if self._lease_queue or rows.registry.closing or row is None or row.state is not ClientState.CONNECTED:
             return
-        wanted = min(max(AHEAD_BYTES // size_bytes, 1), MOST_AHEAD, self._appetite[client])
+        ahead_bytes = min(AHEAD_BYTES, rows.registry.capacity_bytes // AHEAD_SHARE)
+        wanted = min(max(ahead_bytes // size_bytes, 1), MOST_AHEAD, self._appetite[client])
         for _ in range(wanted - len(self._spares[client]) - self._making[client]):
             warm = rows.warm.best_fit(size_bytes)
             if warm is not None:

@@ -113,6 +113,10 @@ class Files:
         self._opened[descriptor] = path
         return self.adopt(machine.current.process, descriptor)
 
+    def mknod(self, path: str, mode: int) -> None:
+        self._machine.step()
+        os.mknod(path, mode)
+
     def close(self, descriptor: int) -> None:
         machine = self._machine
         machine.step()

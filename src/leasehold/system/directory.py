@@ -234,7 +234,7 @@ class RegistryDirectory:
         OSError
             ENOSPC and the like.
         """
-        os.close(os.open(f"{self.path}/t{ticket}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.mknod(f"{self.path}/t{ticket}", 0o600)
 
     def claim_token(self, ticket: int, client: int) -> bool:
         """Redeem a ticket for `client`; False if it was redeemed before, has expired, or never was."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 
+from leasehold.client import handle
 from leasehold.client.site import calling_site
 
 
@@ -12,24 +13,24 @@ def test_site_is_the_nearest_caller_outside_leasehold() -> None:
     assert calling_site().endswith("in test_site_is_the_nearest_caller_outside_leasehold")
 
 
-def inside(name: str, filename: str = "inside.py") -> types.FunctionType:
-    """A function that calls `calling_site` from a module called `name`."""
+def inside(filename: str) -> types.FunctionType:
+    """A function that calls `calling_site` from the module `filename`."""
     code = compile("def call(f): return f()", filename, "exec")
-    namespace = {"__name__": name}
+    namespace: dict[str, object] = {}
     exec(code, namespace)
     return namespace["call"]  # type: ignore[return-value]
 
 
 def test_frames_of_leasehold_are_passed_over() -> None:
-    assert "test_site.py" in inside("leasehold.client.handle")(calling_site)
-    assert inside("leasehold_user")(calling_site) == "inside.py:1 in call"
+    assert "test_site.py" in inside(handle.__file__)(calling_site)
+    assert inside("/leasehold/client_of/mine.py")(calling_site) == "/leasehold/client_of/mine.py:1 in call"
 
 
 def test_long_path_keeps_its_end() -> None:
-    site = inside("user", "/very/long/" * 100 + "the_end.py")(calling_site)
+    site = inside("/very/long/" * 100 + "the_end.py")(calling_site)
     assert len(site) <= 512
     assert site.endswith("the_end.py:1 in call")
 
 
 def test_path_that_utf8_cannot_carry_can_be_sent() -> None:
-    inside("user", "caf\udce9.py")(calling_site).encode()
+    inside("caf\udce9.py")(calling_site).encode()

@@ -1,0 +1,52 @@
+"""Copies by several threads are the copies that one would make."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from leasehold.client import copying
+from leasehold.client.copying import copy_into
+
+
+@pytest.fixture
+def threads_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the threads that are started, on a machine with three cores on which a kilobyte is worth a thread."""
+    names: list[str] = []
+    start = threading.Thread.start
+    monkeypatch.setattr(copying, "_BYTES_A_THREAD", 1024)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    monkeypatch.setattr(threading.Thread, "start", lambda self: (names.append(self.name), start(self))[1])
+    return names
+
+
+@pytest.mark.parametrize("shape", [(5000,), (7, 1000), (3, 50, 40), (1000, 7)])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["f8", ">i4", "M8[s]", [("chr", "S10"), ("pct", "f4")]])
+def test_copy_is_the_array(threads_of: list[str], shape: tuple[int, ...], order: str, dtype: object) -> None:
+    count = int(np.prod(shape))
+    values = np.frombuffer(np.random.default_rng(1).bytes(count * np.dtype(dtype).itemsize), dtype).reshape(shape)
+    target = np.empty(shape, dtype, order=order)
+    copy_into(target, values)
+    assert target.tobytes() == values.tobytes()
+    assert threads_of == ["leasehold-copy"] * 2
+
+
+def test_strided_array_is_copied(threads_of: list[str]) -> None:
+    values = np.arange(40_000).reshape(200, 200)[::2, ::-2]
+    target = np.empty(values.shape, values.dtype)
+    copy_into(target, values)
+    assert np.array_equal(target, values)
+    assert threads_of
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1, 5000), (100,)])
+def test_what_is_small_or_cannot_be_divided_is_copied_here(threads_of: list[str], shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(1).random(shape)
+    target = np.empty(shape)
+    copy_into(target, values)
+    assert np.array_equal(target, values)
+    assert not threads_of
