@@ -33,6 +33,7 @@ from leasehold.core.refusals import Refusal
 from leasehold.core.table import Table
 from leasehold.core.wire import decode_client_packet, encode
 from leasehold.errors import ProtocolError
+from leasehold.registry.promises import Promises
 from leasehold.system.clock import Clock
 
 __all__ = ["Log", "Server", "Store", "Transport"]
@@ -99,7 +100,7 @@ class Server:
         self._log = log
         self._transport = transport
         self._clock = clock
-        self._unreserved: set[int] = set()  # fresh grants whose pages their clients are reserving
+        self._promises = Promises(store.unreserved_bytes)
         self._look_again_ns: dict[int, int] = {}  # clients that have rung lately, and when to look at their journals again
         self._heard: defaultdict[int, deque[m.Notice]] = defaultdict(deque)  # read from journals, not applied yet
         self._applying: set[int] = set()
@@ -344,9 +345,9 @@ class Server:
     def _create(self, effect: CreateSegment) -> None:
         store, table, now_ns = self._store, self.table, self._clock.now_ns()
         free = store.free_bytes()
-        self._unreserved = {number for number in self._unreserved if store.unreserved_bytes(number)}
-        spoken_for = sum(map(store.unreserved_bytes, self._unreserved))
-        table.shm_free_bytes = max(free - spoken_for, 0)
+        if effect.size_bytes > free - self._promises.total_bytes:
+            self._promises.look_at_all()
+        table.shm_free_bytes = max(free - self._promises.total_bytes, 0)
         if effect.size_bytes > table.shm_free_bytes:
             table.segment_failed(effect.segment, "/dev/shm has not enough room", table.shm_free_bytes, now_ns)
             return
@@ -355,7 +356,7 @@ class Server:
         except OSError as error:
             table.segment_failed(effect.segment, f"/dev/shm refused a file ({error.strerror})", free, now_ns)
             return
-        self._unreserved.add(effect.segment)
+        self._promises.add(effect.segment, effect.size_bytes)
         table.segment_created(effect.segment, now_ns)
 
     def _revoke(self, effect: RevokeSpare) -> None:
@@ -378,7 +379,7 @@ class Server:
             self._store.retire_segment(effect.segment, effect.alias, punch=effect.punch)
         except OSError as error:
             failure = str(error)
-        self._unreserved.discard(effect.segment)
+        self._promises.discard(effect.segment)
         self.table.segment_retired(effect.segment, failure, self._clock.now_ns())
 
     def _drop_token(self, effect: DropToken) -> None:

@@ -1,0 +1,43 @@
+"""Room in /dev/shm that is promised: fresh segments whose pages their clients are yet to reserve."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Final
+
+__all__ = ["Promises"]
+
+# Looked at again whenever one is added: more than are added, so that those kept are forgotten, however many there are.
+_LOOKED_AT: Final = 2
+
+
+class Promises:
+    """What is promised and not yet kept; `missing_bytes` tells what a segment still lacks."""
+
+    def __init__(self, missing_bytes: Callable[[int], int]) -> None:
+        self._missing_bytes = missing_bytes
+        self._promised: dict[int, int] = {}  # segment -> bytes it lacked when it was last looked at
+        self.total_bytes = 0
+
+    def add(self, segment: int, size_bytes: int) -> None:
+        """A segment was made, and none of its pages are there."""
+        self._look_at(itertools.islice(self._promised, _LOOKED_AT))
+        self._promised[segment] = size_bytes
+        self.total_bytes += size_bytes
+
+    def discard(self, segment: int) -> None:
+        """A segment is no more."""
+        self.total_bytes -= self._promised.pop(segment, 0)
+
+    def look_at_all(self) -> None:
+        """Find out which promises were kept."""
+        self._look_at(self._promised)
+
+    def _look_at(self, segments: Iterable[int]) -> None:
+        for segment in list(segments):
+            self.discard(segment)
+            missing = self._missing_bytes(segment)
+            if missing:  # behind the others: these were not looked at for longer
+                self._promised[segment] = missing
+                self.total_bytes += missing
