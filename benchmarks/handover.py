@@ -2,8 +2,9 @@
 
 Quantified: the median wall time of one cycle, in seconds and as a ratio to the stdlib idiom of the same run; see
 `leasehold.bench.handover.QUANTIFIES` for what a cycle is. Peers: the stdlib's SharedMemory, SharedMemoryManager, pickle through a
-Pipe, and iceoryx2, SharedArray and torch where they are installed; a memory copy of the same array is what none can be below.
-Methods take turns in blocks within one run, since machines are shared and noisy.
+Pipe, and iceoryx2, SharedArray, vineyard (the extra `leasehold[bench]`) and torch where they are installed; a memory copy of the
+same array, by one thread, is what the others cannot be below. Methods take turns in blocks within one run, since machines are
+shared and noisy.
 
     python benchmarks/handover.py [--sizes 4KiB,1MiB,64MiB] [--seconds 2] [--subjects leasehold,iceoryx2] [--json FILE]
 """
