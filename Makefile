@@ -7,7 +7,7 @@ WORKERS ?= 2
 
 .PHONY: demo test check stress bench docs dist clean
 
-$(VENV)/.installed: pyproject.toml hatch_build.py src/leasehold/tabular/lines.c
+$(VENV)/.installed: pyproject.toml hatch_build.py $(wildcard src/leasehold/*/*.c)
 	$(PYTHON) -m venv --without-pip $(VENV)
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@

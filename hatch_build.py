@@ -1,8 +1,8 @@
-"""Compiles src/leasehold/tabular/lines.c when leasehold is built or installed, if there is a C compiler; if not, numpy parses.
+"""Compiles the C files of leasehold when it is built or installed, if there is a C compiler; if not, numpy does their work.
 
-The library uses neither Python nor libc, so it is one for all versions of both: a wheel with it is tagged ``py3-none-`` and
-the oldest Linux that pip knows. ``LEASEHOLD_NO_NATIVE=1`` makes a wheel of Python only. ``python hatch_build.py`` compiles
-for a source tree that is used where it lies.
+The libraries use neither Python nor libc, so they are the same for all versions of both: a wheel with them is tagged
+``py3-none-`` and the oldest Linux that pip knows. ``LEASEHOLD_NO_NATIVE=1`` makes a wheel of Python only. ``python
+hatch_build.py`` compiles for a source tree that is used where it lies.
 """
 
 from __future__ import annotations
@@ -21,30 +21,39 @@ try:
 except ImportError:  # run by itself
     BuildHookInterface = object
 
-SOURCE = Path(__file__).parent / "src/leasehold/tabular/lines.c"
-LIBRARY = SOURCE.with_name("_lines.so")
+PACKAGE = Path(__file__).parent / "src/leasehold"
+SOURCES = (PACKAGE / "tabular/lines.c", PACKAGE / "sinks/planes.c")
 FLAGS = (
     "-std=c11 -O3 -Wall -Wextra -shared -fPIC -ffreestanding -nostdlib -fno-tree-loop-distribute-patterns "
-    "-fno-stack-protector -ffp-contract=off -fvisibility=default -s"
+    "-fno-stack-protector -ffp-contract=off -s"
 )
 
 
-def compile_lines() -> bool:
-    """Make the library anew; whether that succeeded. One that cannot be made is not left from before, either."""
-    LIBRARY.unlink(missing_ok=True)
+def library_of(source: Path) -> Path:
+    """Where leasehold.system.compiled looks for it."""
+    return source.with_name(f"_{source.stem}.so")
+
+
+def compile_all() -> bool:
+    """Make the libraries anew; whether that succeeded. Those that cannot be made are not left from before, either."""
+    for source in SOURCES:
+        library_of(source).unlink(missing_ok=True)
     if os.environ.get("LEASEHOLD_NO_NATIVE") or not sys.platform.startswith("linux") or sys.byteorder != "little":
         return False
-    made = LIBRARY.with_suffix(f".{os.getpid()}")
+    made = [compile_one(source) for source in SOURCES]
+    return all(made)
+
+
+def compile_one(source: Path) -> bool:
+    """Make one library, in one step, so that whoever loads it meanwhile has the old or the new one."""
+    made = source.with_suffix(f".{os.getpid()}.so")
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    mark = f"-DSOURCE_CRC32={zlib.crc32(SOURCE.read_bytes())}u"
+    mark = f"-DSOURCE_CRC32={zlib.crc32(source.read_bytes())}u"
     try:
-        subprocess.run([*compiler, *FLAGS.split(), mark, str(SOURCE), "-o", str(made)], check=True)
-        made.rename(LIBRARY)
+        subprocess.run([*compiler, *FLAGS.split(), mark, str(source), "-o", str(made)], check=True)
+        made.rename(library_of(source))
     except (OSError, subprocess.CalledProcessError) as error:
-        print(
-            f"leasehold: lines.c was not compiled ({error}); numpy parses instead, at a quarter of the speed",
-            file=sys.stderr,
-        )
+        print(f"leasehold: {source.name} was not compiled ({error}); numpy does its work, slower", file=sys.stderr)
         made.unlink(missing_ok=True)
         return False
     return True
@@ -56,11 +65,11 @@ class NativeHook(BuildHookInterface):
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's signature
-        if self.target_name == "wheel" and compile_lines():
+        if self.target_name == "wheel" and compile_all():
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-manylinux2014_{platform.machine()}"
-            build_data["artifacts"].append(f"/{LIBRARY.relative_to(Path(self.root))}")
+            build_data["artifacts"] += [f"/{library_of(source).relative_to(self.root)}" for source in SOURCES]
 
 
 if __name__ == "__main__":
-    sys.exit(0 if compile_lines() else 1)
+    sys.exit(0 if compile_all() else 1)

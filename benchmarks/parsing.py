@@ -125,7 +125,7 @@ def measure(name: str, rows: int, turns: int, folder: str) -> dict[str, float]:
     if not schema.missing:
         readers["loadtxt blocks"] = loadtxt_blocks
     if library() is not None:
-        readers["native blocks"] = functools.partial(blocks, parse=PARSERS["native"])
+        readers["native blocks"] = functools.partial(blocks, parse=PARSERS["native"].parse_block)
     fastest = dict.fromkeys(readers, float("inf"))
     for _ in range(turns):
         for reader, read in readers.items():

@@ -1,29 +1,33 @@
-"""`leasehold ingest`: text tables into one HDF5 file."""
+"""`leasehold ingest`: text tables into one HDF5 file. Its options; what it does is in `leasehold.cli.ingest_run`."""
 
 from __future__ import annotations
 
+import gc
 import os
-import signal
-import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-from leasehold.cli.ingest_words import as_json, as_text, plan_as_json, plan_as_text
-from leasehold.errors import LeaseholdError
-from leasehold.pipeline.api import ingest
-from leasehold.pipeline.job import plan_job, schema_of
-from leasehold.pipeline.report import Progress
-from leasehold.tabular.infer import infer
-from leasehold.tabular.layouts import LAYOUTS
-from leasehold.tabular.schema import Schema
+from leasehold.pipeline import launching
 
 __all__ = ["command"]
 
-_DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " ", "blanks": None}
-_INTERRUPTED, _TERMINATED = 130, 143  # 128 and the number of the signal, as shells have it
+DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " ", "blanks": None}
+# As in leasehold.tabular.layouts, which imports numpy.
+LAYOUTS = (
+    "bismark-cov",
+    "bedgraph-methylation",
+    "methylkit",
+    "allc",
+    "gembs",
+    "metoffice",
+    "tmy3",
+    "nsrdb",
+    "rdb",
+    "csv",
+    "tsv",
+    "blanks",
+)
 
 
 @click.command("ingest")
@@ -37,7 +41,7 @@ _INTERRUPTED, _TERMINATED = 130, 143  # 128 and the number of the signal, as she
 @click.option(
     "--infer", "inferred", is_flag=True, help="Look at the first file, and print the schema that it seems to have."
 )
-@click.option("--delimiter", metavar="CHARACTER", help=f"Between cells: a character, or {', '.join(_DELIMITERS)}.")
+@click.option("--delimiter", metavar="CHARACTER", help=f"Between cells: a character, or {', '.join(DELIMITERS)}.")
 @click.option("--header/--no-header", default=None, help="Whether the first line names the columns.")
 @click.option("--skip-lines", type=click.IntRange(0), metavar="N", help="Lines before the table that are not data.")
 @click.option("--comment", "comments", multiple=True, metavar="TEXT", help="Skip lines that begin so; may be repeated.")
@@ -93,86 +97,21 @@ def command(
     Exit codes: 0 all lines became rows; 1 the file is complete, and some lines did not; 2 failed, and there is no file; 130
     interrupted.
     """
-    options = _reading(reading)
-    schema: str | Schema | None = layout
-    if inferred:
-        schema = _inferred(files[0], layout, dtype, options, quiet=quiet and output is not None)
-        options = {}
-    elif output is None and not dry_run:
-        raise click.UsageError("Missing option '-o' / '--output': the HDF5 file to make.")
-    chosen = None if columns is None else [int(each) if each.isdigit() else each for each in columns.split(",")]
-    if dry_run:
-        job = plan_job(files, schema_of(schema, dtype, chosen, options), into)
-        click.echo(plan_as_json(job, output) if is_json else plan_as_text(job, output))
-        return
-    if output is None:
-        return
-    signal.signal(signal.SIGTERM, _terminate)
-    with _display(shown=not quiet) as progress:
-        report = _checked(
-            output,
-            lambda: ingest(
-                files, output, layout=schema, dtype=dtype, columns=chosen, into=into, compression=compression,
-                workers=workers, capacity=capacity, on_error=on_error, fit_strings=fit_strings, resume=resume,
-                progress=progress, parser=parser, **options,
-            ),
-        )  # fmt: skip
-    if is_json:
-        click.echo(as_json(report))
-    elif not quiet:
-        click.echo(as_text(report))
-    for leak in report.leaks:
-        click.echo(f"leasehold: left in shared memory: {leak}", err=True)
-    sys.exit(report.exit_code)
+    is_run = output is not None and not dry_run
+    if is_run:
+        # Whatever is imported from here on the workers' template imports beside it. Nothing here multiplies matrices.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        launching.begin()
+    gc.disable()
+    from leasehold.cli.ingest_run import run  # noqa: PLC0415 - after the template has begun
 
-
-def _checked(output: str, run: Callable[[], Any]) -> Any:
-    """The result of `run`; failures in one line, which says so when something is left to be resumed."""
+    gc.freeze()
+    gc.enable()
     try:
-        return run()
-    except KeyboardInterrupt:
-        click.echo(f"leasehold: interrupted{_to_resume(output)}", err=True)
-        sys.exit(_INTERRUPTED)
-    except LeaseholdError as error:
-        click.echo(f"leasehold: {error}{_to_resume(output)}", err=True)
-    except (OSError, MemoryError, ValueError) as error:
-        click.echo(f"leasehold: {type(error).__name__}: {error}{_to_resume(output)}", err=True)
-    sys.exit(2)
-
-
-def _to_resume(output: str) -> str:
-    return (
-        f" (what was stored is in {output}.partial, --resume goes on with it)" if os.path.isdir(f"{output}.partial") else ""
-    )
-
-
-def _terminate(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - a signal handler's signature
-    sys.exit(_TERMINATED)
-
-
-def _reading(given: dict[str, Any]) -> dict[str, Any]:
-    """The options of a schema that were given."""
-    options = {name: value for name, value in given.items() if value not in (None, ())}
-    if "delimiter" in options:
-        name = options["delimiter"]
-        options["delimiter"] = _DELIMITERS.get(name, name)
-    return options
-
-
-def _inferred(path: str, layout: str | None, dtype: str | None, options: dict[str, Any], *, quiet: bool) -> Schema:
-    if layout or dtype or options:
-        raise click.UsageError(
-            "--infer finds out what --layout, --dtype and the options for reading say; give one or the other"
-        )
-    inference = infer(path)
-    if not quiet:
-        click.echo(f"{path}: {inference}", err=True)
-    return inference.schema
-
-
-def _display(*, shown: bool) -> AbstractContextManager[Callable[[Progress], None] | None]:
-    if not shown or not sys.stderr.isatty():
-        return nullcontext()
-    from leasehold.cli.progress import Display  # noqa: PLC0415 - only a terminal needs rich
-
-    return Display()
+        run(
+            files, output, layout=layout, dtype=dtype, columns=columns, inferred=inferred, dry_run=dry_run, is_json=is_json,
+            quiet=quiet, reading=reading, into=into, compression=compression, workers=workers, capacity=capacity,
+            on_error=on_error, parser=parser, fit_strings=fit_strings, resume=resume,
+        )  # fmt: skip
+    finally:
+        launching.drop()

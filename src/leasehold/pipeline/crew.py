@@ -8,31 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import selectors
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections import deque
 from typing import Any, Final, Protocol
 
 from leasehold.errors import LeaseholdError, TicketError
 from leasehold.pipeline.channel import Channel
+from leasehold.pipeline.launching import Template, take
 from leasehold.pipeline.tasks import TASKS_A_WORKER, Task
-from leasehold.system.launch import import_path
 
 __all__ = ["Crew", "ProcessCrew", "Work", "WorkerLostError", "do_again"]
 
 # A task that kills whoever takes it (a crash in a library, memory) is given up.
 _ATTEMPTS: Final = 3
-_LEAVE_WITHIN_S: Final = 5.0
-# The interpreter that the caller runs, with exactly its import path and nothing of its environment, as the registry is.
-_BOOT: Final = (
-    "import sys; sys.path[:] = sys.argv.pop(1).split(chr(10)); "
-    "from leasehold.pipeline.template import main; main(*sys.argv[1:])"
-)
 
 
 class WorkerLostError(LeaseholdError):
@@ -122,7 +112,7 @@ class ProcessCrew:
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._lock = threading.Lock()  # between `deliver` and `close`, which gives the event's number back
         # the last one is in use; a killed one stays unreaped until the end, so that its group's number stays its own
-        self._templates: list[subprocess.Popen[bytes]] = []
+        self._templates: list[Template] = []
         self._control: socket.socket | None = None
         self.replaced = 0
         self._processes: list[_Process] = []
@@ -186,7 +176,7 @@ class ProcessCrew:
         self._processes.clear()
         self._drop_control()
         while self._templates:
-            _end(self._templates.pop(), orderly=orderly)
+            self._templates.pop().end(orderly=orderly)
         self._selector.close()
         with self._lock:
             if self._wake >= 0:
@@ -237,30 +227,6 @@ class ProcessCrew:
 
     def _template_control(self) -> socket.socket:
         if self._control is None:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-            with theirs, open(os.devnull, "rb") as null:
-                number = str(theirs.fileno())
-                template = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _BOOT, "\n".join(import_path()), number],
-                    stdin=null,
-                    stdout=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,  # Ctrl-C is for the coordinator, which ends its workers in order
-                    env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-                )
-            self._templates.append(template)
-            self._control = ours
+            self._templates.append(take())
+            self._control = self._templates[-1].control
         return self._control
-
-
-def _end(template: subprocess.Popen[bytes], *, orderly: bool) -> None:
-    """End a template and its workers, which are of one session."""
-    watched = os.pidfd_open(template.pid)
-    try:
-        if orderly:
-            select.select([watched], [], [], _LEAVE_WITHIN_S)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(template.pid, signal.SIGKILL)  # not reaped yet: the number is still its own
-    finally:
-        os.close(watched)
-    template.wait()

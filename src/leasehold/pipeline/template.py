@@ -24,6 +24,7 @@ from leasehold.errors import LeaseholdError, TicketError
 from leasehold.pipeline.channel import Channel
 from leasehold.pipeline.tasks import TASKS_A_WORKER, Result, Task
 from leasehold.pipeline.worker import Worker
+from leasehold.tabular.native import library
 
 __all__ = ["main"]
 
@@ -35,7 +36,9 @@ def main(control_fd: str) -> NoReturn:
     """Fork a worker for each registry id and socket that come through `control_fd`, until that is closed."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps the workers
     control = socket.socket(fileno=int(control_fd))
+    library()
     gc.freeze()  # a collection would write to every page that is shared with the template
+    gc.enable()
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 256, 1)
         if not message:

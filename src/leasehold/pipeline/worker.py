@@ -6,6 +6,7 @@ works in, and three chunks that the encoder works in.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, assert_never
@@ -29,12 +30,12 @@ from leasehold.pipeline.tasks import (
     Task,
 )
 from leasehold.sinks.checksum import combine, crc32
-from leasehold.sinks.chunks import ChunkEncoder, Codec
+from leasehold.sinks.chunks import ChunkEncoder, Codec, EncodedChunk
 from leasehold.tabular.blocks import read_piece
 from leasehold.tabular.cells import last_line_end
 from leasehold.tabular.engine import PARSERS
 from leasehold.tabular.fit import measure_strings
-from leasehold.tabular.parse import BadRow, max_rows, string_lengths
+from leasehold.tabular.parse import BadRow, string_lengths
 from leasehold.tabular.schema import Schema
 from leasehold.tabular.text import Bytes
 
@@ -42,6 +43,7 @@ __all__ = ["LEASE_STEP_BYTES", "Worker"]
 
 # Leases of rows are whole multiples of this, so that blocks of about the same length recycle each other's segments.
 LEASE_STEP_BYTES = 256 << 10
+_ENCODED_STEP_BYTES = 128 << 10
 # The coordinator admits no task whose leases do not fit, so waiting is for others who use the same registry.
 _LEASE_TIMEOUT_S = 60.0
 _ENCODERS_KEPT = 64
@@ -56,6 +58,7 @@ class Worker:
     def __init__(self, registry: RegistryHandle) -> None:
         self._registry = registry
         self._buffer = bytearray()
+        self._encoded = np.empty(0, np.uint8)
         self._encoders: dict[int, ChunkEncoder] = {}
 
     def run(self, task: Task) -> Result:
@@ -145,16 +148,34 @@ class Worker:
                 lease.release()
 
     def _encode_chunks(self, context: Context, chunks: list[tuple[int, list[Rows]]]) -> Encoded:
+        """The chunks in a segment just as large as they are: encoded here first, where that makes them smaller."""
         codec = _required(context.codec)
         encoder = self._encoder(context.id, codec)
         size = codec.bound_bytes
-        described, place = [], 0
-        with self._registry.lease(shape=(len(chunks) * size,), dtype=np.uint8, timeout=_LEASE_TIMEOUT_S) as lease:
-            for index, pieces in chunks:
-                encoded = encoder.encode(pieces, lease.array[place : place + size])
-                described.append((index, place, encoded))
-                place += encoded.size_bytes
-            return Encoded(lease.ticket(ttl=TICKET_TTL_S), tuple(described))
+        if codec.compression == "none":
+            with self._leased_bytes(len(chunks) * size) as lease:
+                stored = [encoder.encode(pieces, lease.array[n * size :][:size]) for n, (_, pieces) in enumerate(chunks)]
+                return self._described(lease, chunks, stored)
+        if len(self._encoded) < size:
+            self._encoded = np.empty(size, np.uint8)
+        stored, payloads = [], []
+        for _, pieces in chunks:
+            stored.append(encoder.encode(pieces, self._encoded))
+            payloads.append(self._encoded[: stored[-1].size_bytes].tobytes())
+        content = b"".join(payloads)
+        with self._leased_bytes(len(content)) as lease:
+            lease.array[: len(content)] = np.frombuffer(content, np.uint8)
+            return self._described(lease, chunks, stored)
+
+    def _leased_bytes(self, size: int) -> Lease:
+        steps = -(-size // _ENCODED_STEP_BYTES)  # of few sizes, so that one is used again for another
+        return self._registry.lease(shape=(steps * _ENCODED_STEP_BYTES,), dtype=np.uint8, timeout=_LEASE_TIMEOUT_S)
+
+    @staticmethod
+    def _described(lease: Lease, chunks: list[tuple[int, list[Rows]]], stored: list[EncodedChunk]) -> Encoded:
+        places = itertools.accumulate((chunk.size_bytes for chunk in stored), initial=0)
+        described = tuple((index, place, chunk) for (index, _), place, chunk in zip(chunks, places, stored, strict=False))
+        return Encoded(lease.ticket(ttl=TICKET_TTL_S), described)
 
     def _encoder(self, context_id: int, codec: Codec) -> ChunkEncoder:
         encoder = self._encoders.get(context_id)
@@ -185,7 +206,7 @@ class _LeasedRows:
         self._leases: list[tuple[Lease, int]] = []
         self._room = 0
         self._on_error = context.on_error
-        self._parse = PARSERS[context.parser]
+        self._parser = PARSERS[context.parser]
         self.bad: list[BadRow] = []
         self.bad_count = 0
         self.notes: Counter[str] = Counter()
@@ -196,7 +217,9 @@ class _LeasedRows:
         for text, rows in self._cut(content):
             out = self._take_room(rows)
             most_bad = 0 if self._on_error == "fail" else None
-            parsed = self._parse(text, self._schema, out=out, first_line=lines_before + lines + 1, most_bad=most_bad)
+            parsed = self._parser.parse_block(
+                text, self._schema, out=out, first_line=lines_before + lines + 1, most_bad=most_bad
+            )
             lease, filled = self._leases[-1]
             self._leases[-1] = lease, filled + len(parsed.rows)
             self._room -= len(parsed.rows)
@@ -231,7 +254,7 @@ class _LeasedRows:
         """The text in stretches that make no more rows than one lease holds, each with the most it makes."""
         while len(content):
             size = self._stretch(content)
-            rows = max_rows(content[:size], self._schema)
+            rows = self._parser.max_rows(content[:size], self._schema)
             while rows > self._most:
                 aim = max(int(size * 0.9 * self._most / rows), 1)
                 cut = last_line_end(content[:aim], self._schema.newline, self._schema.quote)
@@ -239,7 +262,7 @@ class _LeasedRows:
                     cut = _first_line_end(content[:size], self._schema)
                     if cut == size:
                         break
-                size, rows = cut, max_rows(content[:cut], self._schema)
+                size, rows = cut, self._parser.max_rows(content[:cut], self._schema)
             yield content[:size], rows
             content = content[size:]
 

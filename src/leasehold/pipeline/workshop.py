@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from concurrent.futures import Executor
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from leasehold.client.handle import RegistryHandle
 from leasehold.client.registry import Registry
@@ -18,6 +18,9 @@ from leasehold.system.directory import RegistryDirectory
 from leasehold.units import parse_bytes
 
 __all__ = ["Workshop"]
+
+# Segments of rows and of chunks that are kept to be used again: enough that a worker seldom takes fresh memory.
+_WARM_BYTES: Final = 2 << 20
 
 
 class Workshop:
@@ -57,8 +60,9 @@ class Workshop:
         own = ProcessCrew() if self._executor is None else None  # from here on it imports, beside what follows
         try:
             if self._given is None:
+                warm_bytes = min(_WARM_BYTES * (self.workers + 1), self.capacity_bytes // 2)
                 # an error's traceback holds views of leased arrays for a moment; they are dropped with it
-                self.registry = self._own = Registry(self.capacity_bytes, on_lingering="ignore")
+                self.registry = self._own = Registry(self.capacity_bytes, warm=warm_bytes, on_lingering="ignore")
             else:
                 self.registry = self._given
                 self.capacity_bytes = min(self.capacity_bytes, self._given.statistics().capacity_bytes)

@@ -1,13 +1,20 @@
-"""Where arrays go: HDF5."""
+"""Where arrays go: HDF5.
+
+What is named here is imported when first used: a worker that encodes chunks needs neither the sink nor h5py.
+"""
 
 from __future__ import annotations
 
-from leasehold.sinks.chunks import ChunkEncoder, Codec, EncodedChunk, encode_chunk
-from leasehold.sinks.hdf5 import HDF5Sink
-from leasehold.sinks.plan import ChunkPlan, Piece, PlannedChunk
-from leasehold.sinks.provenance import Source, digest_file
-from leasehold.sinks.recovery import Completed
-from leasehold.sinks.verification import DatasetCheck, Mismatch, VerifyReport, verify
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from leasehold.sinks.chunks import ChunkEncoder, Codec, EncodedChunk, encode_chunk
+    from leasehold.sinks.hdf5 import HDF5Sink
+    from leasehold.sinks.plan import ChunkPlan, Piece, PlannedChunk
+    from leasehold.sinks.provenance import Source, digest_file
+    from leasehold.sinks.recovery import Completed
+    from leasehold.sinks.verification import DatasetCheck, Mismatch, VerifyReport, verify
 
 __all__ = [
     "ChunkEncoder",
@@ -26,3 +33,25 @@ __all__ = [
     "encode_chunk",
     "verify",
 ]
+
+_HOMES: Final = {
+    "chunks": ("ChunkEncoder", "Codec", "EncodedChunk", "encode_chunk"),
+    "hdf5": ("HDF5Sink",),
+    "plan": ("ChunkPlan", "Piece", "PlannedChunk"),
+    "provenance": ("Source", "digest_file"),
+    "recovery": ("Completed",),
+    "verification": ("DatasetCheck", "Mismatch", "VerifyReport", "verify"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"leasehold.sinks.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'leasehold.sinks' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

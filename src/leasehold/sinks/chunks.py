@@ -20,6 +20,7 @@ from leasehold.sinks import deflate
 from leasehold.sinks.checksum import crc32
 from leasehold.sinks.filters import COMPRESSIONS, filter_through_hdf5
 from leasehold.sinks.layout import Grid, is_all_float, padding_bytes
+from leasehold.sinks.planes import to_planes
 
 __all__ = ["ChunkEncoder", "Codec", "EncodedChunk", "encode_chunk", "plain_bytes"]
 
@@ -175,27 +176,33 @@ class ChunkEncoder:
     def _filtered(self, parts: list[Bytes]) -> tuple[bytes | Bytes, int]:
         if self._method.encoded_by == "copy":
             return b"", self._method.skip_all
-        plain = parts[0]
-        if len(parts) > 1 or plain.size < self.codec.bound_bytes:
-            plain = _concatenated(parts, _scratch.take("plain", self.codec.bound_bytes))
         if self._method.encoded_by == "hdf5":
-            return filter_through_hdf5(plain.view(self.codec.dtype), self.codec.grid.chunk_shape, self.codec.compression)
-        return self._deflated(plain)
+            plain = self._plain(parts).view(self.codec.dtype)
+            return filter_through_hdf5(plain, self.codec.grid.chunk_shape, self.codec.compression)
+        return self._deflated(parts)
 
-    def _deflated(self, plain: Bytes) -> tuple[bytes, int]:
-        itemsize = self.codec.dtype.itemsize
+    def _plain(self, parts: list[Bytes]) -> Bytes:
+        """The chunk as it lies in memory."""
+        bound = self.codec.bound_bytes
+        if len(parts) == 1 and parts[0].size == bound:
+            return parts[0]
+        return _concatenated(parts, _scratch.take("plain", bound))
+
+    def _deflated(self, parts: list[Bytes]) -> tuple[bytes, int]:
         best = self._best
         candidates = self._recipes if best is None or self._encoded % _TRY_ALL_EVERY == 0 else (best,)
         self._encoded += 1
+        plain: Bytes | None = None
         shuffled: Bytes | None = None
         results = []
         for recipe in candidates:
-            data = plain
-            if recipe.shuffle:
-                if shuffled is None:
-                    shuffled = _scratch.take("shuffled", plain.size)
-                    shuffled.reshape(itemsize, -1)[...] = plain.reshape(-1, itemsize).T
-                data = shuffled
+            if recipe.shuffle and shuffled is None:
+                shuffled = _scratch.take("shuffled", self.codec.bound_bytes)
+                to_planes(parts, self.codec.dtype.itemsize, shuffled)
+            elif not recipe.shuffle and plain is None:
+                plain = self._plain(parts)
+            data = shuffled if recipe.shuffle else plain
+            assert data is not None
             results.append((deflate.compress(data, recipe.window_bits), recipe))
         payload, chosen = min(results, key=lambda result: len(result[0]))
         if len(candidates) > 1:

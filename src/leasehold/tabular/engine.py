@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from leasehold.errors import IngestError
-from leasehold.tabular.native import library, parse_block_native
-from leasehold.tabular.parse import ParsedBlock, parse_block
+from leasehold.tabular.native import library, max_rows_native, parse_block_native
+from leasehold.tabular.parse import ParsedBlock, max_rows, parse_block
+from leasehold.tabular.schema import Schema
+from leasehold.tabular.text import Bytes
 
-__all__ = ["PARSERS", "ParseBlock", "Parser", "choose_parser"]
+__all__ = ["PARSERS", "ParseBlock", "Parser", "Reading", "choose_parser"]
 
 Parser: TypeAlias = Literal["native", "numpy"]
 ParseBlock: TypeAlias = Callable[..., ParsedBlock]  # called as `parse_block` is
 
-PARSERS: dict[Parser, ParseBlock] = {"native": parse_block_native, "numpy": parse_block}
+
+class Reading(NamedTuple):
+    """The functions of a parser."""
+
+    parse_block: ParseBlock
+    max_rows: Callable[[Bytes, Schema], int]
+
+
+PARSERS: dict[Parser, Reading] = {
+    "native": Reading(parse_block_native, max_rows_native),
+    "numpy": Reading(parse_block, max_rows),
+}
 
 
 def choose_parser(wish: Literal["auto"] | Parser = "auto") -> Parser:

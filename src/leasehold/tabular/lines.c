@@ -246,6 +246,28 @@ static inline int store_number(const uint8_t *at, const uint8_t *end, const stru
     return cell->kind == FLOAT ? store_float(whole, scale, 0, cell, to) : store_integer(whole, 0, cell, to);
 }
 
+int64_t leasehold_count(const uint8_t *text, int64_t size, uint8_t byte)
+{
+    const uint8_t *at = text, *end = text + size;
+    int64_t count = 0;
+#ifdef __SSE2__
+    const __m128i wanted = _mm_set1_epi8((char)byte);
+    for (; end - at >= 64; at += 64) {
+        __m128i sum = _mm_setzero_si128(); /* of -1 for each found, in 16 bytes */
+        for (int place = 0; place < 64; place += 16)
+            sum = _mm_sub_epi8(sum, _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(at + place)), wanted));
+        sum = _mm_sad_epu8(sum, _mm_setzero_si128());
+        count += _mm_cvtsi128_si64(sum) + _mm_cvtsi128_si64(_mm_srli_si128(sum, 8));
+    }
+#else
+    for (; end - at >= 8; at += 8)
+        count += __builtin_popcountll(marks_of(load8(at), byte));
+#endif
+    for (; at < end; at++)
+        count += *at == byte;
+    return count;
+}
+
 /* --- lines --------------------------------------------------------------------------------------------------------------- */
 
 /* Reads `size` bytes of text, whole lines of `width` cells, the last with its line end; the delimiter is none.

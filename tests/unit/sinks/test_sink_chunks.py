@@ -16,6 +16,7 @@ from leasehold.sinks import deflate
 from leasehold.sinks.chunks import ChunkEncoder, Codec, EncodedChunk, encode_chunk
 from leasehold.sinks.filters import COMPRESSIONS, compression_named
 from leasehold.sinks.layout import Grid
+from leasehold.sinks.planes import to_planes
 
 Calls = Callable[..., np.ndarray]
 
@@ -183,3 +184,16 @@ def test_a_missing_plugin_is_named_with_the_command_that_installs_it(monkeypatch
     monkeypatch.setitem(__import__("sys").modules, "hdf5plugin", None)
     with pytest.raises(SinkError, match=r"pip install 'leasehold\[hdf5plugin\]'"):
         compression_named("zstd")
+
+
+@pytest.mark.parametrize("itemsize", [1, 2, 3, 8, 15, 16, 17, 26, 32, 33, 100])
+@pytest.mark.parametrize("counts", [(1,), (16,), (5, 40, 3), (100, 0, 17), (64, 64)])
+def test_planes_are_those_of_numpy(itemsize: int, counts: tuple[int, ...]) -> None:
+    random = np.random.default_rng(itemsize)
+    parts = [random.integers(0, 256, count * itemsize, np.uint8) for count in counts]
+    room = sum(counts) + 7
+    out = np.full(room * itemsize, 0xAA, np.uint8)
+    to_planes(parts, itemsize, out)
+    expected = np.zeros((room, itemsize), np.uint8)
+    expected[: sum(counts)] = np.concatenate(parts).reshape(-1, itemsize)
+    assert out.tobytes() == expected.T.tobytes()

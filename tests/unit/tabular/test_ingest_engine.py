@@ -19,7 +19,7 @@ def without_library(monkeypatch, tmp_path):
 
 
 def test_numpy_can_be_asked_for():
-    assert PARSERS[choose_parser("numpy")] is parse_block
+    assert PARSERS[choose_parser("numpy")].parse_block is parse_block
 
 
 @pytest.mark.skipif(native.library() is None, reason="lines.c was not compiled (no C compiler)")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leasehold.tabular.native import library, parse_block_native
-from leasehold.tabular.parse import parse_block
+from leasehold.tabular.native import library, max_rows_native, parse_block_native
+from leasehold.tabular.parse import max_rows, parse_block
 from leasehold.tabular.schema import Schema
 
 pytestmark = pytest.mark.skipif(library() is None, reason="lines.c was not compiled (no C compiler)")
@@ -33,6 +33,7 @@ _GOOD = st.builds("{}\t{}\t{}\t{}\t{}".format, _WORDS, st.integers(-9, 9), st.fl
 
 
 def _compare(text: bytes, schema: Schema) -> None:
+    assert max_rows_native(np.frombuffer(text, np.uint8), schema) == max_rows(text, schema)
     expected = parse_block(text, schema, first_line=10)
     found = parse_block_native(text, schema, first_line=10)
     assert found.rows.dtype == expected.rows.dtype
