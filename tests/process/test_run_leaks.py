@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -110,6 +111,7 @@ def test_in_a_shared_directory_what_others_hold_is_not_blamed_on_the_command(tmp
     os.mkfifo(answered)
     stranger = os.fork()
     if stranger == 0:
+        signal.alarm(60)  # should the test fail before it asks
         asked.read_text()
         os.open(f"/dev/shm/{name}", os.O_CREAT | os.O_RDWR)
         answered.write_text("made")
