@@ -101,23 +101,22 @@ def call(*arguments: object, **popen: Any) -> Finished:
 
 
 def family(coordinator: int) -> dict[str, list[int]]:
-    """The processes of a run, by what they are: template, workers, registry."""
-    found: dict[str, list[int]] = {"template": [], "worker": [], "registry": []}
+    """The processes of a run, by what they are: workers, whose session their template began, and registry."""
+    found: dict[str, list[int]] = {"worker": [], "registry": []}
     parents: dict[int, int] = {}
+    sessions: dict[int, int] = {}
     commands: dict[int, bytes] = {}
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
         try:
             stat = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            parents[pid], sessions[pid] = int(stat[1]), int(stat[3])
             if stat[0] not in "ZX":
                 commands[pid] = Path(f"/proc/{pid}/cmdline").read_bytes()
-                parents[pid] = int(stat[1])
         except OSError:
             continue
     for pid, command in commands.items():
         if b"pipeline.template" in command:
-            if parents[pid] == coordinator:
-                found["template"].append(pid)
-            elif parents.get(parents[pid]) == coordinator:
+            if pid != sessions[pid] and parents.get(sessions[pid]) == coordinator:
                 found["worker"].append(pid)
         elif b"leasehold.registry.process" in command and f'"owner":[{coordinator},'.encode() in command:
             found["registry"].append(pid)

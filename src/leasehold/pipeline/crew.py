@@ -11,6 +11,7 @@ import os
 import selectors
 import socket
 import threading
+import time
 from collections import deque
 from typing import Any, Final, Protocol
 
@@ -23,6 +24,7 @@ __all__ = ["Crew", "ProcessCrew", "Work", "WorkerLostError", "do_again"]
 
 # A task that kills whoever takes it (a crash in a library, memory) is given up.
 _ATTEMPTS: Final = 3
+_LEAVE_WITHIN_S: Final = 5.0
 
 
 class WorkerLostError(LeaseholdError):
@@ -122,6 +124,7 @@ class ProcessCrew:
         """Start `count` workers on a registry."""
         self._registry_id = registry_id.encode()
         self._processes += [self._start() for _ in range(count)]
+        self._dismiss()
 
     @property
     def is_hungry(self) -> bool:
@@ -171,17 +174,31 @@ class ProcessCrew:
 
     def close(self, *, orderly: bool = True) -> None:
         """End the workers; if not `orderly`, without waiting for what they do."""
+        if orderly:
+            self._wait_for_workers()
         for process in self._processes:
             process.channel.socket.close()
         self._processes.clear()
-        self._drop_control()
+        self._control = None
         while self._templates:
-            self._templates.pop().end(orderly=orderly)
+            self._templates.pop().end()
         self._selector.close()
         with self._lock:
             if self._wake >= 0:
                 os.close(self._wake)
             self._wake = -1
+
+    def _wait_for_workers(self) -> None:
+        """Tell the workers that nothing more comes, and wait until they have closed what they had open, but not for ever."""
+        deadline = time.monotonic() + _LEAVE_WITHIN_S
+        for process in self._processes:
+            with contextlib.suppress(OSError):
+                process.channel.socket.shutdown(socket.SHUT_WR)
+        for process in self._processes:
+            process.channel.socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            with contextlib.suppress(OSError):
+                while process.channel.socket.recv(1 << 16):
+                    pass
 
     def _hand_out(self) -> None:
         for depth in range(TASKS_A_WORKER):
@@ -206,6 +223,7 @@ class ProcessCrew:
             work.lost()
             self._waiting.appendleft(work)
         self._processes.append(self._start())
+        self._dismiss()
 
     def _start(self) -> _Process:
         """Have the template fork a worker; it is there when it answers, and can be given tasks at once."""
@@ -214,16 +232,16 @@ class ProcessCrew:
             try:
                 socket.send_fds(self._template_control(), [self._registry_id], [theirs.fileno()])
             except OSError:  # the template itself was killed
-                self._drop_control()
+                self._control = None
                 socket.send_fds(self._template_control(), [self._registry_id], [theirs.fileno()])
         process = _Process(ours)
         self._selector.register(ours, selectors.EVENT_READ, process)
         return process
 
-    def _drop_control(self) -> None:
-        if self._control is not None:
-            self._control.close()
-            self._control = None
+    def _dismiss(self) -> None:
+        """Let the template go: workers seldom die, and another is up in a tenth of a second."""
+        self._templates[-1].leave()
+        self._control = None
 
     def _template_control(self) -> socket.socket:
         if self._control is None:

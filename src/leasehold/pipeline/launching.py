@@ -6,8 +6,8 @@ ingest can have a template begin (`begin`) before it imports the same itself, an
 
 from __future__ import annotations
 
+import contextlib
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -17,9 +17,9 @@ from typing import Final
 
 from leasehold.system.launch import import_path
 
-__all__ = ["Template", "begin", "drop", "take"]
+__all__ = ["LEAVE", "Template", "begin", "drop", "take"]
 
-_LEAVE_WITHIN_S: Final = 5.0
+LEAVE: Final = b"leave"
 # The interpreter that the caller runs, with exactly its import path and nothing of its environment, as the registry is.
 # What is imported lives as long as the process: collecting garbage meanwhile would find none.
 _BOOT: Final = (
@@ -30,7 +30,10 @@ _BOOT: Final = (
 
 @dataclass(eq=False, slots=True)
 class Template:
-    """A template and its workers, which are one session; it forks one for each descriptor sent through `control`."""
+    """A template and its workers, which are one session; it forks one for each descriptor sent through `control`.
+
+    Told to leave, it ends; its workers go on, and its number stays theirs until `end`.
+    """
 
     process: subprocess.Popen[bytes]
     control: socket.socket
@@ -50,19 +53,16 @@ class Template:
             )
         return cls(process, ours)
 
-    def end(self, *, orderly: bool) -> None:
-        """End it and its workers; if not `orderly`, without waiting for what they do."""
+    def leave(self) -> None:
+        """Have it end once it has forked all workers that were asked for: its memory is of no more use."""
+        with contextlib.suppress(OSError):  # it was killed
+            self.control.sendall(LEAVE)
+
+    def end(self) -> None:
+        """End it and whichever of its workers are left."""
         self.control.close()
-        watched = os.pidfd_open(self.process.pid)
-        try:
-            if orderly:
-                select.select([watched], [], [], _LEAVE_WITHIN_S)
-            try:
-                os.killpg(self.process.pid, signal.SIGKILL)  # not reaped yet: the number is still its own
-            except ProcessLookupError:
-                pass
-        finally:
-            os.close(watched)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # not reaped yet: the number is still its own
         self.process.wait()
 
 
@@ -89,4 +89,4 @@ def drop() -> None:
     while _begun:
         pid, template = _begun.pop()
         if pid == os.getpid():
-            template.end(orderly=False)
+            template.end()

@@ -1,7 +1,7 @@
 """The process that workers are forked from: it imports what they need, once, and then only forks and waits.
 
-It has one thread and no connection to the registry, so that its forks are safe. When its coordinator is gone it ends, and
-its workers with it.
+It has one thread and no connection to the registry, so that its forks are safe. It ends when it is told to, so that its memory
+is not kept for nothing, or when its coordinator is gone. A worker ends when its coordinator is gone, after the task in hand.
 """
 
 from __future__ import annotations
@@ -12,28 +12,25 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from leasehold.client.handle import RegistryHandle
 from leasehold.client.links import link_to
 from leasehold.client.registry import connect
 from leasehold.errors import LeaseholdError, TicketError
 from leasehold.pipeline.channel import Channel
+from leasehold.pipeline.launching import LEAVE
 from leasehold.pipeline.tasks import TASKS_A_WORKER, Result, Task
 from leasehold.pipeline.worker import Worker
 from leasehold.tabular.native import library
 
 __all__ = ["main"]
 
-# What a worker needs to finish its block, and to leave by itself.
-_GRACE_S: Final = 1.0
-
 
 def main(control_fd: str) -> NoReturn:
-    """Fork a worker for each registry id and socket that come through `control_fd`, until that is closed."""
+    """Fork a worker for each registry id and socket that come through `control_fd`, until told to leave."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps the workers
     control = socket.socket(fileno=int(control_fd))
     library()
@@ -41,13 +38,12 @@ def main(control_fd: str) -> NoReturn:
     gc.enable()
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 256, 1)
-        if not message:
-            break
+        if message in (b"", LEAVE):
+            os._exit(0)
         if os.fork() == 0:
             control.close()
             _serve(message.decode(), socket.socket(fileno=descriptors[0]))
         os.close(descriptors[0])
-    _end_workers()
 
 
 def _serve(registry_id: str, connection: socket.socket) -> NoReturn:
@@ -89,15 +85,3 @@ def _take_back(registry: RegistryHandle, values: Sequence[Task | Result | Leaseh
         for ticket in () if isinstance(value, LeaseholdError) else value.tickets:
             with contextlib.suppress(TicketError):
                 registry.redeem(ticket).release()
-
-
-def _end_workers() -> NoReturn:
-    deadline = time.monotonic() + _GRACE_S
-    while time.monotonic() < deadline:
-        try:
-            os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:  # none is left
-            os._exit(0)
-        time.sleep(0.002)
-    os.killpg(0, signal.SIGKILL)
-    os._exit(1)

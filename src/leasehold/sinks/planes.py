@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +15,7 @@ __all__ = ["to_planes"]
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
-_SOURCE: Final = Path(__file__).with_name("planes.c")
+_SOURCE: Final = os.path.join(os.path.dirname(__file__), "planes.c")
 _PAYS_FROM: Final = 16  # bytes of an element; smaller ones numpy copies as fast
 
 

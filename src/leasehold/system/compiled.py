@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import zlib
-from pathlib import Path
 
 __all__ = ["load_compiled"]
 
 
-def load_compiled(source: Path) -> ctypes.CDLL | None:
+def load_compiled(source: str) -> ctypes.CDLL | None:
     """The library made of a C file: ``_lines.so`` of ``lines.c``; None if it was not compiled, or from another source."""
+    folder, name = os.path.split(source)
     try:
-        library = ctypes.CDLL(str(source.with_name(f"_{source.stem}.so")))
+        library = ctypes.CDLL(os.path.join(folder, f"_{os.path.splitext(name)[0]}.so"))
         made_of = ctypes.c_uint32.in_dll(library, "leasehold_source_crc32").value
-        return library if made_of == zlib.crc32(source.read_bytes()) else None
+        with open(source, "rb") as file:
+            return library if made_of == zlib.crc32(file.read()) else None
     except (OSError, ValueError):
         return None

@@ -8,10 +8,10 @@ afterwards, so that both give the same rows and the same reports. It runs withou
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections import Counter
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +25,7 @@ from leasehold.tabular.text import Bytes, Ints
 
 __all__ = ["is_native", "library", "max_rows_native", "parse_block_native"]
 
-_SOURCE: Final = Path(__file__).with_name("lines.c")
+_SOURCE: Final = os.path.join(os.path.dirname(__file__), "lines.c")
 _SKIPPED, _STRING, _SIGNED, _UNSIGNED, _FLOAT = range(5)  # enum kind
 _KINDS: Final = {"S": _STRING, "i": _SIGNED, "u": _UNSIGNED, "f": _FLOAT}
 _SELDOM: Final = 4  # when more than one line in so many is odd, reading all of them the general way is quicker

@@ -12,7 +12,7 @@ from leasehold.tabular.parse import parse_block
 
 @pytest.fixture
 def without_library(monkeypatch, tmp_path):
-    monkeypatch.setattr(native, "_SOURCE", tmp_path / "lines.c")
+    monkeypatch.setattr(native, "_SOURCE", str(tmp_path / "lines.c"))
     native.library.cache_clear()
     yield tmp_path
     native.library.cache_clear()
