@@ -1,12 +1,21 @@
-"""The leak auditor: looks at the system, holds it against the lease tables, and reports what leaked and what it missed."""
+"""The leak auditor: looks at the system, holds it against the lease tables, and reports what leaked and what it missed.
 
-from leasehold.auditor.configuration import Configuration, load_configuration
-from leasehold.auditor.formats import FORMATS, render
-from leasehold.auditor.looking import audit, begin_scope
-from leasehold.auditor.reaping import Reaping, reap
-from leasehold.core.findings import Confidence, Finding, Report
-from leasehold.core.rules import RULES, Rule, Severity
-from leasehold.core.suppression import DEFAULT_SUPPRESSIONS, Suppression
+What is named here is imported when first used: `leasehold run` starts its command before it loads what judges it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from leasehold.auditor.configuration import Configuration, load_configuration
+    from leasehold.auditor.formats import FORMATS, render
+    from leasehold.auditor.looking import audit, begin_scope
+    from leasehold.auditor.reaping import Reaping, reap
+    from leasehold.core.findings import Confidence, Finding, Report
+    from leasehold.core.rules import RULES, Rule, Severity
+    from leasehold.core.suppression import DEFAULT_SUPPRESSIONS, Suppression
 
 __all__ = [
     "DEFAULT_SUPPRESSIONS",
@@ -26,3 +35,34 @@ __all__ = [
     "reap",
     "render",
 ]
+
+_HOMES: Final = {
+    "DEFAULT_SUPPRESSIONS": "leasehold.core.suppression",
+    "FORMATS": "leasehold.auditor.formats",
+    "RULES": "leasehold.core.rules",
+    "Confidence": "leasehold.core.findings",
+    "Configuration": "leasehold.auditor.configuration",
+    "Finding": "leasehold.core.findings",
+    "Reaping": "leasehold.auditor.reaping",
+    "Report": "leasehold.core.findings",
+    "Rule": "leasehold.core.rules",
+    "Severity": "leasehold.core.rules",
+    "Suppression": "leasehold.core.suppression",
+    "audit": "leasehold.auditor.looking",
+    "begin_scope": "leasehold.auditor.looking",
+    "load_configuration": "leasehold.auditor.configuration",
+    "reap": "leasehold.auditor.reaping",
+    "render": "leasehold.auditor.formats",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'leasehold.auditor' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -6,7 +6,6 @@ in a finding's fingerprint is random: two runs that leak in the same place give 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -174,6 +173,8 @@ class Finding:
     @property
     def fingerprint(self) -> str:
         """A hash of the rule and what is stable of the subject: the same for the same leak in every run."""
+        import hashlib  # noqa: PLC0415 - loads OpenSSL, which takes as long as a third of an interpreter's start
+
         return hashlib.sha256(f"{self.rule}\0{self.stable_subject}".encode()).hexdigest()[:32]
 
 

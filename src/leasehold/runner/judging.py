@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from textwrap import shorten
 from typing import Any, Final
 
-from leasehold.auditor import audit
+from leasehold.auditor.looking import audit
 from leasehold.core.evidence import Scope
 from leasehold.core.findings import Confidence, Event, Fact, Finding, Gap, Process, Report
 from leasehold.runner.blame import answered_for

@@ -148,7 +148,7 @@ def _isolate(wanted: bool | None) -> str:
 
 
 def _begin_scope(name: str) -> Scope:
-    from leasehold.auditor import begin_scope  # noqa: PLC0415 - an isolated run begins without it
+    from leasehold.auditor.looking import begin_scope  # noqa: PLC0415 - an isolated run begins without it
 
     return begin_scope(name, foreign=False)
 
