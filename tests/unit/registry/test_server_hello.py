@@ -51,7 +51,7 @@ def test_client_goes_on_with_what_it_had(stage: Stage) -> None:
     lease = stage.share(client, "a").lease
     applied = stage.rows.applied[client]
     stage.server.disconnected(client)
-    assert stage.resume(client) == client
+    assert stage.deeds(lambda: stage.resume(client)) == ["commit", "send"], "it has a journal"
     assert stage.rows.clients[client].state is ClientState.CONNECTED
     assert stage.heard(client)[-1].applied == applied
     assert [held for held in stage.rows.leases if held == lease] == [lease]
