@@ -24,8 +24,10 @@ Array = np.ndarray[Any, Any]
 
 def copy_into(target: Array, values: Array) -> None:
     """``target[...] = values``, of the same shape and dtype."""
+    threads = target.nbytes // _BYTES_A_THREAD
+    if threads > 1:
+        threads = min(threads, _MOST_THREADS, len(os.sched_getaffinity(0)))
     axis = 0 if target.flags.c_contiguous else target.ndim - 1  # the slowest: each thread has pages of its own
-    threads = min(target.nbytes // _BYTES_A_THREAD, _MOST_THREADS, len(os.sched_getaffinity(0))) if target.ndim else 1
     if threads < 2 or target.shape[axis] < threads:
         target[...] = values
         return
