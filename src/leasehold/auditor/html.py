@@ -50,7 +50,7 @@ def render(report: Report, style: Style | None = None) -> str:  # noqa: ARG001 -
     # "</script>" in a name must not end the block; these three escapes are JSON's own
     data = report.to_json(indent=0).decode().replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src '{_hash(script)}'"
-    text = (
+    return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -59,7 +59,6 @@ def render(report: Report, style: Style | None = None) -> str:  # noqa: ARG001 -
         f"<style>{css}</style>\n</head>\n<body>\n{body}\n"
         f'<script type="application/json" id="report">{data}</script>\n<script>{script}</script>\n</body>\n</html>\n'
     )
-    return text.encode("utf-8", "backslashreplace").decode()  # a file's name need not be UTF-8
 
 
 def _resource(name: str) -> str:

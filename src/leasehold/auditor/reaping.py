@@ -22,6 +22,7 @@ from typing import Final
 from leasehold.auditor.observer import Observer
 from leasehold.core.evidence import File, Probe, RegistryFacts
 from leasehold.core.findings import Finding
+from leasehold.core.legible import legible
 from leasehold.core.picture import Picture
 from leasehold.core.reconcile import confirmed, reconcile
 from leasehold.core.suppression import DEFAULT_SUPPRESSIONS, Suppression, Suppressions
@@ -144,7 +145,7 @@ def reap(
 
 
 def _declined(finding: Finding, reason: str) -> Declined:
-    return Declined(finding.path or finding.name, finding.rule, finding.resident_bytes, reason)
+    return Declined(finding.path or finding.name, finding.rule, finding.resident_bytes, legible(reason))
 
 
 def _in_doubt(picture: Picture) -> Iterator[Declined]:
@@ -153,7 +154,7 @@ def _in_doubt(picture: Picture) -> Iterator[Declined]:
         verdict = picture.verdict(file)
         if verdict in {Probe.HELD, Probe.UNKNOWN}:
             hidden = ", and nobody who can be seen from here" if verdict is Probe.HELD else ""
-            yield Declined(file.path, "LH001", file.resident_bytes, _VERDICTS[verdict] + hidden)
+            yield Declined(legible(file.path), "LH001", file.resident_bytes, _VERDICTS[verdict] + hidden)
 
 
 def _remove(picture: Picture, finding: Finding, *, yes: bool, older_than_ns: int) -> None:
@@ -169,7 +170,7 @@ def _remove(picture: Picture, finding: Finding, *, yes: bool, older_than_ns: int
     if finding.rule in _NOT_OURS:
         raise _LeftAlone(_NOT_OURS[finding.rule])
     if finding.rule == _DEAD_REGISTRY:
-        registry = next(r for r in picture.evidence.registries if r.path == finding.path)
+        registry = next(r for r in picture.evidence.registries if r.directory == finding.identity)
         _remove_registry(picture, registry, finding, yes=yes)
         return
     file = next(f for f in picture.suspects if f.identity == finding.identity)

@@ -7,6 +7,7 @@ import msgspec
 
 from leasehold.auditor.configuration import load_configuration
 from leasehold.auditor.reaping import Reaping, reap
+from leasehold.core.legible import printable
 from leasehold.units import format_bytes
 
 __all__ = ["command"]
@@ -39,8 +40,8 @@ def command(yes: bool, older_than: str, paths: tuple[str, ...], config: str | No
 
 def _told(reaping: Reaping) -> str:
     done = "would remove" if reaping.dry else "removed"
-    lines = [f"{done} {one.path} ({format_bytes(one.resident_bytes)}, {one.rule})" for one in reaping.removed]
-    lines += [f"left alone {one.path} ({one.rule}): {one.reason}" for one in reaping.declined]
+    lines = [f"{done} {printable(one.path)} ({format_bytes(one.resident_bytes)}, {one.rule})" for one in reaping.removed]
+    lines += [f"left alone {printable(one.path)} ({one.rule}): {printable(one.reason)}" for one in reaping.declined]
     total = format_bytes(sum(one.resident_bytes for one in reaping.removed))
     again = "; run it again with --yes to do so" if reaping.dry and reaping.removed else ""
     lines.append(f"{done} {len(reaping.removed)} ({total}), left alone {len(reaping.declined)}{again}")

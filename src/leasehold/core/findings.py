@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any
 
 import msgspec
 
+from leasehold.core.legible import legible_fields
 from leasehold.core.rules import RULES, Rule, Severity
 from leasehold.errors import ProtocolError
 
@@ -134,18 +135,21 @@ class Finding:
 
     @classmethod
     def of(
-        cls, rule: str, message: str, *, name: str, confidence: Confidence = Confidence.PROVED, **fields: Any
+        cls, rule: str, message: str, *, name: str, confidence: Confidence = Confidence.PROVED, **others: Any
     ) -> Finding:
-        """A finding of `rule`, with the severity and remedy of the rule unless `fields` say otherwise.
+        """A finding of `rule`, with the severity and remedy of the rule unless `others` say otherwise.
 
-        Names of files may be any bytes; they are made legible here, once, for all forms of report.
+        Names of files may be any bytes; they are legible from here on, so that suppressions can name them.
         """
         definition = RULES[rule]
-        fields.setdefault("severity", definition.severity)
-        fields.setdefault("remedy", definition.remedy)
-        fields.setdefault("subject", name)
-        finding = cls(rule=rule, message=message, confidence=confidence, name=name, **fields)
-        return finding if _is_legible(finding) else _legible_finding(finding)
+        others.setdefault("severity", definition.severity)
+        others.setdefault("remedy", definition.remedy)
+        others.setdefault("subject", name)
+        finding = cls(rule=rule, message=message, confidence=confidence, name=name, **others)
+        if name.isascii() and message.isascii() and finding.path.isascii():
+            return finding
+        legible_one: Finding = legible_fields(finding)
+        return legible_one
 
     @property
     def definition(self) -> Rule:
@@ -192,21 +196,6 @@ def stable_name(name: str) -> str:
     tokens = re.split(r"([-_./])", name)
     starred = "".join("*" if _RANDOM_TOKEN.fullmatch(token) else token for token in tokens)
     return _RUN_OF_RANDOM.sub("*", starred)
-
-
-def _is_legible(finding: Finding) -> bool:
-    return finding.name.isascii() and finding.path.isascii() and finding.message.isascii()
-
-
-def _legible_finding(finding: Finding) -> Finding:
-    facts = tuple(Fact(_legible(fact.text), _legible(fact.source)) for fact in finding.evidence)
-    name, path, message = _legible(finding.name), _legible(finding.path), _legible(finding.message)
-    return replace(finding, name=name, path=path, message=message, evidence=facts)
-
-
-def _legible(text: str) -> str:
-    """`text` with the bytes that were no UTF-8, which Python carries as lone surrogates, written as ``\\udcff``."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +280,7 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The result of one audit."""
+    """The result of one audit; all text in it is legible, whatever the names of the files."""
 
     findings: tuple[Finding, ...] = ()
     coverage: Coverage = field(default_factory=Coverage)
@@ -300,6 +289,13 @@ class Report:
     environment: Environment = field(default_factory=Environment)
     events: tuple[Event, ...] = ()
     format: int = REPORT_FORMAT
+
+    def __post_init__(self) -> None:
+        try:
+            msgspec.json.encode(self)  # the quickest way to look at all of it
+        except UnicodeEncodeError:
+            for one in fields(self):
+                object.__setattr__(self, one.name, legible_fields(getattr(self, one.name)))
 
     @property
     def leaks(self) -> tuple[Finding, ...]:

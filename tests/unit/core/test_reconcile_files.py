@@ -172,7 +172,7 @@ def test_recorded_creator_is_told(system: System) -> None:
 def test_name_of_any_bytes_is_made_legible(system: System) -> None:
     system.file("bad\udcff", probe=Probe.FREE)
     (finding,) = system.findings()
-    assert finding.name == "bad\\udcff"
+    assert finding.name == r"bad\xff"
     finding.message.encode()
 
 

@@ -46,7 +46,7 @@ def _add_case(suite: ElementTree.Element, rule: str, findings: list[Finding]) ->
     if leaks:
         first = leaks[0].creator.place if leaks[0].creator else None
         if first is not None:
-            case.set("file", first.file)
+            case.set("file", _xml(first.file))
             case.set("line", str(first.line))
         message = leaks[0].message if len(leaks) == 1 else f"{leaks[0].message}, and {len(leaks) - 1} more"
         failure = ElementTree.SubElement(case, "failure", type=rule, message=_xml(message))

@@ -86,7 +86,7 @@ def _location(finding: Finding, place: Place | None) -> dict[str, Any]:
     if place is not None:
         return _in_code(place)
     path = finding.path if os.path.isabs(finding.path) else f"/dev/shm/{finding.name}"
-    return {"physicalLocation": {"artifactLocation": {"uri": "file://" + quote(path, errors="replace")}}}
+    return {"physicalLocation": {"artifactLocation": {"uri": "file://" + quote(path)}}}
 
 
 def _in_code(place: Place) -> dict[str, Any]:

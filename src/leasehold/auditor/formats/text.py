@@ -11,6 +11,7 @@ import click
 
 from leasehold.auditor.formats.style import Style
 from leasehold.core.findings import Confidence, Finding, Report
+from leasehold.core.legible import printable
 from leasehold.core.rules import Severity
 from leasehold.units import format_bytes, format_duration
 
@@ -45,7 +46,7 @@ def _lines(report: Report, style: Style) -> Iterator[str]:
         yield click.style(line, dim=True)
     for gap in report.coverage.gaps:
         if gap.blinding or style.verbose:
-            line = f"not seen: {_printable(gap.what)}: {_printable(gap.why)}"
+            line = f"not seen: {printable(gap.what)}: {printable(gap.why)}"
             yield click.style(line, fg="yellow") if gap.blinding else click.style(line, dim=True)
     yield _verdict(report)
 
@@ -54,7 +55,7 @@ def _finding(finding: Finding, style: Style) -> Iterator[str]:
     head = click.style(f"{finding.rule} {finding.definition.name}", fg=_COLOURS[finding.severity], bold=True)
     plain = finding.severity is Severity.ERROR and finding.confidence is Confidence.PROVED
     doubt = "" if plain else click.style(f"  {finding.severity.value}, {finding.confidence.value}", dim=True)
-    yield f"{head}{doubt}  {_printable(finding.message)}"
+    yield f"{head}{doubt}  {printable(finding.message)}"
     columns = max(style.width_columns - _LABEL_COLUMNS - 2, 30)
     for label, text in _details(finding, style):
         first, *rest = textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False) or [""]
@@ -70,14 +71,14 @@ def _details(finding: Finding, style: Style) -> Iterator[tuple[str, str]]:
         parts += [f"at {creator.place}"] if creator.place else []
         parts += [f"in test {creator.test}"] if creator.test else []
         if parts:
-            yield "made by", _printable(" ".join(parts))
+            yield "made by", printable(" ".join(parts))
     label = "held by"
     for holder in finding.holders if style.verbose else finding.holders[:3]:
-        yield label, _printable(str(holder))
+        yield label, printable(str(holder))
         label = ""
     label = "seen"
     for fact in finding.evidence if style.verbose else finding.evidence[:3]:
-        yield label, _printable(f"{fact.text}  [{fact.source}]")
+        yield label, printable(f"{fact.text}  [{fact.source}]")
         label = ""
     if finding.remedy:
         yield "mend", finding.remedy
@@ -110,8 +111,3 @@ def _verdict(report: Report) -> str:
     count = len(report.leaks)
     leaks = f"{count} {'leak' if count == 1 else 'leaks'} ({format_bytes(total)})"
     return click.style(f"{leaks}{also}; {scanned}", fg="red", bold=True)
-
-
-def _printable(text: str) -> str:
-    """Names come from anybody: nothing in them may steer the terminal or break a line."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
