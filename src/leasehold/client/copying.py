@@ -28,7 +28,7 @@ def copy_into(target: Array, values: Array) -> None:
     if threads > 1:
         threads = min(threads, _MOST_THREADS, len(os.sched_getaffinity(0)))
     axis = 0 if target.flags.c_contiguous else target.ndim - 1  # the slowest: each thread has pages of its own
-    if threads < 2 or target.shape[axis] < threads:
+    if threads < 2 or target.ndim == 0 or target.shape[axis] < threads:
         target[...] = values
         return
     into, out_of = np.moveaxis(target, axis, 0), np.moveaxis(values, axis, 0)
@@ -37,8 +37,14 @@ def copy_into(target: Array, values: Array) -> None:
         threading.Thread(target=np.copyto, args=(into[start:end], out_of[start:end]), name="leasehold-copy", daemon=True)
         for start, end in zip(bounds[1:-1], bounds[2:], strict=True)
     ]
-    for helper in helpers:
-        helper.start()
+    done = bounds[1]
+    try:
+        for helper, end in zip(helpers, bounds[2:], strict=True):
+            helper.start()
+            done = end
+    except RuntimeError:  # no more threads are to be had: the rest is done here
+        into[done:] = out_of[done:]
     into[: bounds[1]] = out_of[: bounds[1]]
     for helper in helpers:
-        helper.join()
+        if helper.ident is not None:
+            helper.join()

@@ -43,6 +43,29 @@ def test_strided_array_is_copied(threads_of: list[str]) -> None:
     assert threads_of
 
 
+def test_threads_that_cannot_be_had_are_done_without(threads_of: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def only_one(self: threading.Thread) -> None:
+        if threads_of:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", only_one)
+    values = np.arange(10_000)
+    target = np.zeros_like(values)
+    copy_into(target, values)
+    assert np.array_equal(target, values)
+    assert len(threads_of) == 1
+
+
+def test_one_large_element_is_copied(threads_of: list[str]) -> None:
+    values = np.ones((), [("image", "f8", (2000,))])
+    target = np.zeros_like(values)
+    copy_into(target, values)
+    assert target.tobytes() == values.tobytes()
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (1, 5000), (100,)])
 def test_what_is_small_or_cannot_be_divided_is_copied_here(threads_of: list[str], shape: tuple[int, ...]) -> None:
     values = np.random.default_rng(1).random(shape)
