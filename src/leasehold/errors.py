@@ -103,7 +103,11 @@ class LingeringViewError(LeaseholdError, BufferError):
 
 
 class SinkError(LeaseholdError, OSError):
-    """The sink could not write what it was given."""
+    """The sink could not write what it was given; `errno` is the system's reason, where it was the system."""
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.errno: int | None = fields.get("errno")  # OSError has its own, which is not looked up in the fields
 
 
 class IngestError(LeaseholdError, ValueError):

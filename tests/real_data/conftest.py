@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from leasehold.tabular.blocks import count_lines, cut_table, read_piece
-from leasehold.tabular.fit import fit_strings, measure_strings
-from leasehold.tabular.parse import BadRow, parse_block
-from leasehold.tabular.prologue import open_table
-from leasehold.tabular.schema import Schema
+from rig.reading import Read, read_table
 
 
 @pytest.fixture(scope="session")
@@ -29,33 +23,7 @@ def real_data() -> Path:
     return path
 
 
-@dataclass
-class Read:
-    """A table, read whole."""
-
-    rows: np.ndarray
-    bad: list[BadRow] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
-
-
-def read_table(path: Path, schema: Schema, *, fit: bool = False, block_bytes: int = 1 << 16) -> Read:
-    """Rows of a file in small blocks, so that every file here has many."""
-    table = open_table(path, schema)
-    if fit:
-        table = replace(table, schema=fit_strings(table.schema, measure_strings(table)))
-    parts: list[np.ndarray] = [np.empty(0, table.schema.dtype)]
-    read = Read(parts[0])
-    for piece in cut_table(table, block_bytes):
-        for block in read_piece(table, piece, block_bytes):
-            first_line = block.first_line or count_lines(table, block.offset)
-            parsed = parse_block(block.data, table.schema, first_line=first_line)
-            parts.append(parsed.rows)
-            read.bad += parsed.bad
-            read.notes += parsed.notes
-    read.rows = np.concatenate(parts)
-    return read
-
-
 @pytest.fixture
 def read() -> Callable[..., Read]:
-    return read_table
+    """Reads in small blocks, so that every file here has many."""
+    return functools.partial(read_table, block_bytes=1 << 16)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import errno
 import pickle
 
 import pytest
 
 from leasehold import errors
-from leasehold.errors import CapacityError, LeaseholdError
+from leasehold.errors import CapacityError, LeaseholdError, SinkError
 
 ERRORS = [
     value
@@ -75,3 +76,9 @@ def test_warnings_have_one_base(warning: type[Warning]) -> None:
 def test_only_what_was_never_released_is_a_resource_warning() -> None:
     """Python hides ResourceWarnings by default: a view that keeps memory is worth being seen."""
     assert [warning for warning in WARNINGS if issubclass(warning, ResourceWarning)] == [errors.LeaseNotHeldWarning]
+
+
+def test_reason_of_the_system_survives_pickle() -> None:
+    raised = SinkError("out.h5: the disk is full", path="out.h5", errno=errno.ENOSPC)
+    assert pickle.loads(pickle.dumps(raised)).errno == copy.copy(raised).errno == raised.errno == errno.ENOSPC
+    assert SinkError("too many rows").errno is None

@@ -4,31 +4,67 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Final
+from collections import Counter
+from typing import Any, Final
 
 from leasehold.client.handle import RegistryHandle
+from leasehold.client.lease import Lease
+from leasehold.client.links import link_to
+from leasehold.client.ticket import Ticket
 from leasehold.system.directory import RegistryDirectory
+from leasehold.system.ledger import read_ledger
 
-__all__ = ["holdings", "leftovers"]
+__all__ = ["RecordingHandle", "holdings", "leftovers"]
 
 # The workers have ended; the registry reads of it within milliseconds.
 _WITHIN_S: Final = 2.0
 
 
+class RecordingHandle(RegistryHandle):
+    """A registry that others use as well, and which of its segments a run has had a lease on: those are the run's own."""
+
+    def __init__(self, registry_id: str) -> None:
+        super().__init__(link_to(registry_id), "ignore")  # an error's traceback holds views of leased arrays for a moment
+        self._had: dict[int, int] = {}  # segment -> generation
+
+    def lease(self, *arguments: Any, **options: Any) -> Lease:
+        """As `RegistryHandle.lease`."""
+        lease = super().lease(*arguments, **options)
+        self._had[lease._segment] = lease._generation
+        return lease
+
+    def redeem(self, ticket: Ticket | str, **options: Any) -> Lease:
+        """As `RegistryHandle.redeem`."""
+        lease = super().redeem(ticket, **options)
+        self._had[lease._segment] = lease._generation
+        return lease
+
+    def held(self) -> tuple[Counter[str], int]:
+        """Leases by mode and tickets, of anybody, on the segments of the run."""
+        table = read_ledger(RegistryDirectory(self.id).ledger_path)
+        own = {row.number for row in table.segments.values() if self._had.get(row.number) == row.generation}
+        leases = Counter(row.mode.value for row in table.leases.values() if row.segment in own)
+        return leases, sum(row.segment in own for row in table.tickets.values())
+
+
 def holdings(registry: RegistryHandle, *, workers_lost: bool) -> tuple[str, ...]:
-    """What of a registry is still leased or in flight, in words; nothing, once a run that had it to itself has ended.
+    """What a run has left leased or in flight, in words: anything in its own registry, or of what it had of another's.
 
     A worker that was killed between making a ticket and saying so leaves one that nobody can redeem; it expires by itself.
     """
     deadline_s = time.monotonic() + _WITHIN_S
     while True:
-        figures = registry.statistics()
+        if isinstance(registry, RecordingHandle):
+            leases, tickets = registry.held()
+        else:
+            figures = registry.statistics()
+            leases, tickets = Counter(figures.leases), figures.tickets
         found = [
             f"{count} {mode} leases are held"
-            for mode, count in figures.leases.items()
+            for mode, count in leases.items()
             if count and mode != "spare"  # granted ahead, and taken back by the registry
         ]
-        found += [f"{figures.tickets} tickets were not redeemed"] if figures.tickets and not workers_lost else []
+        found += [f"{tickets} tickets were not redeemed"] if tickets and not workers_lost else []
         if not found or time.monotonic() > deadline_s:
             return tuple(found)
         time.sleep(0.005)

@@ -12,7 +12,7 @@ from leasehold.client.registry import Registry
 from leasehold.errors import LeaseholdWarning
 from leasehold.pipeline.crew import Crew, ProcessCrew
 from leasehold.pipeline.executors import ExecutorCrew
-from leasehold.pipeline.leaks import holdings, leftovers
+from leasehold.pipeline.leaks import RecordingHandle, holdings, leftovers
 from leasehold.pipeline.sizing import default_capacity
 from leasehold.system.directory import RegistryDirectory
 from leasehold.units import parse_bytes
@@ -64,7 +64,7 @@ class Workshop:
                 # an error's traceback holds views of leased arrays for a moment; they are dropped with it
                 self.registry = self._own = Registry(self.capacity_bytes, warm=warm_bytes, on_lingering="ignore")
             else:
-                self.registry = self._given
+                self.registry = RecordingHandle(self._given.id)
                 self.capacity_bytes = min(self.capacity_bytes, self._given.statistics().capacity_bytes)
             if own is not None:
                 own.start(self.workers, self.registry.id)
@@ -86,8 +86,7 @@ class Workshop:
             self.crew.close(orderly=error is None)
             if error is None:
                 self.peak_bytes = self.registry.statistics().peaks.get("bytes", 0)
-                if self._own is not None:
-                    self.leaks = holdings(self._own, workers_lost=self.crew.replaced > 0)
+                self.leaks = holdings(self.registry, workers_lost=self.crew.replaced > 0)
         finally:
             if self._own is not None:
                 with warnings.catch_warnings():

@@ -30,9 +30,7 @@ def _explained(action: str, path: Path) -> Iterator[None]:
     except SinkError:
         raise
     except OSError as error:
-        explained = SinkError(f"{path}: cannot {action}: {error.strerror or error}", path=str(path))
-        explained.errno = error.errno
-        raise explained from error
+        raise SinkError(f"{path}: cannot {action}: {error.strerror or error}", path=str(path), errno=error.errno) from error
 
 
 class Partial:

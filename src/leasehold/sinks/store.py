@@ -176,9 +176,11 @@ class Store:
             return
         if isinstance(failure, SinkError) or not isinstance(failure, Exception):
             raise failure
-        error = SinkError(f"{self._label}: writing failed: {failure}; nothing was put in its place", path=self._label)
-        error.errno = getattr(failure, "errno", None)
-        raise error from failure
+        raise SinkError(
+            f"{self._label}: writing failed: {failure}; nothing was put in its place",
+            path=self._label,
+            errno=getattr(failure, "errno", None),
+        ) from failure
 
     def _dataset(self, progress: Progress) -> Any:
         dataset = self._datasets.get(progress.name)

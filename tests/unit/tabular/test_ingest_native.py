@@ -121,8 +121,8 @@ def test_integers_at_the_ends_of_their_range(dtype):
 
 
 def test_most_bad_ends_the_reading_early():
-    data = b"".join(b"%d\n" % n if n % 5 else b"no\n" for n in range(1_000_000))
+    data = b"".join(b"%d\n" % n if n % 5 else b"no" * 100 + b"\n" for n in range(50_000))
     parsed = parse_block_native(data, Schema().with_dtype("a:i4"), most_bad=0)
     assert parsed.bad[0].line == 1
-    assert len(parsed.bad) < 200_000
+    assert len(parsed.bad) < 10_000
     assert all(n % 5 for n in parsed.rows["a"].tolist())
