@@ -1,19 +1,30 @@
 """Ingest against the usual idiom, on methylation calls: wall time, processor time, and memory of all processes together.
 
+Quantified, each as leasehold's figure divided by the idiom's in the same run, below 1 is better:
+
+- ``gzip``: eight files of 1,000,000 rows into one HDF5 file, compressed;
+- ``none``: the same without compression;
+- ``large``: one file of 20,000,000 rows, compressed; and leasehold's memory there against its own for a tenth of the rows.
+
 The idiom is what one finds written: a process and a ``SharedMemory`` for each file, `numpy.loadtxt`, and a parent that writes
 h5py gzip-4 with shuffle (or nothing) while the others go on. As usually printed it fails: each child starts a resource tracker
 of its own, which unlinks the child's segment when the child exits. Here it is repaired by starting the tracker first, and each
 child answers through a pipe of its own.
 
-Both run as programs of their own, interpreter start and imports included, in turn, on the same files (made by a seed). Wall time
-is from start to exit; memory is the most that all processes had at once, sampled every 10 ms: private memory and file pages by
-share (PSS without shared memory), and the files in /dev/shm. Ratios are medians of the pairs.
+Method: both run as programs of their own, interpreter start and imports included, in turn, `--rounds` times after one unmeasured
+run of leasehold, on the same files (made by a seed, in the system's cache). Wall time is from start to exit; memory is the most
+that all processes had at once, sampled every 10 ms: private memory and file pages by share (PSS without shared memory), and the
+files in /dev/shm. Ratios are of the medians, with the least and the most of the pairs. Other programs on the machine spoil the wall
+time; processor time they spoil less.
+
+Run: ``python benchmarks/ingest.py`` (some five minutes, 1.5 GB of disk); for a quick look ``--scale 0.1 --rounds 1``.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import secrets
 import statistics
@@ -21,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -29,6 +40,25 @@ DTYPE = "chr:S10,pos:i4,pct:f4,c:i4,t:i4"
 COLUMNS = (0, 1, 3, 4, 5)
 MARK = "LEASEHOLD_BENCHMARK"
 _TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is read, how it is written, and what is to be shown."""
+
+    files: int
+    rows: int  # in each
+    compression: str
+    wall_target: float
+    peak_target: float | None = None
+    growth_target: float | None = None  # of the peak, against a tenth of the rows
+
+
+CASES = {
+    "gzip": Case(8, 1_000_000, "gzip", wall_target=0.36, peak_target=0.25),
+    "none": Case(8, 1_000_000, "none", wall_target=0.75),
+    "large": Case(1, 20_000_000, "gzip", wall_target=0.25, growth_target=1.1),
+}
 
 
 @dataclass
@@ -41,56 +71,120 @@ class Measured:
     busy: float  # of all processors, between the first and the last sample
 
 
+@dataclass
+class Ratio:
+    """A figure of leasehold's over one of a reference's."""
+
+    case: str
+    what: str
+    ratio: float
+    least: float
+    most: float
+    target: float | None
+
+    @classmethod
+    def of(cls, case: str, what: str, ours: list[float], theirs: list[float], target: float | None) -> Ratio:
+        pairs = [a / b for a, b in zip(ours, theirs, strict=True)]
+        return cls(case, what, statistics.median(ours) / statistics.median(theirs), min(pairs), max(pairs), target)
+
+    def __str__(self) -> str:
+        verdict = (
+            "" if self.target is None else f"target {self.target:.2f}: {'met' if self.ratio <= self.target else 'MISSED'}"
+        )
+        return f"{self.case:6} {self.what:34} {self.ratio:6.3f}x  ({self.least:.3f} to {self.most:.3f})  {verdict}".rstrip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--files", type=int, default=8, help="number of files (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="rows in each (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="pairs of runs (default: %(default)s)")
-    parser.add_argument("--compression", choices=("gzip", "none"), default="gzip")
-    parser.add_argument("--only", choices=("idiom", "leasehold"), help="run one of the two")
-    parser.add_argument("--directory", help="where to put files; by default a temporary directory")
+    parser.add_argument("--cases", default=",".join(CASES), help="which to measure (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="pairs of runs of each case (default: %(default)s)")
+    parser.add_argument("--scale", type=float, default=1.0, help="rows, as a factor (default: %(default)s)")
+    parser.add_argument("--parser", choices=("auto", "native", "numpy"), default="auto", help="leasehold's (default: auto)")
+    parser.add_argument("--only", choices=("idiom", "leasehold"), help="run one of the two, without ratios")
+    parser.add_argument("--directory", help="where to put files, and leave them; by default a temporary directory")
+    parser.add_argument("--json", action="store_true", help="one JSON object with all runs and ratios")
     parser.add_argument("--as-idiom", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.as_idiom:
-        run_idiom(options.as_idiom[0], options.as_idiom[1:], options.compression)
+        compression, out, *paths = options.as_idiom
+        run_idiom(out, paths, compression)
         return
+    runs: dict[str, dict[str, list[Measured]]] = {}
     with contextlib.ExitStack() as stack:
         directory = options.directory or stack.enter_context(tempfile.TemporaryDirectory(prefix="leasehold-bench-"))
         os.makedirs(directory, exist_ok=True)
-        paths = [make_file(directory, index, options.rows) for index in range(options.files)]
-        compare(paths, directory, options)
+        for name in options.cases.split(","):
+            runs[name] = run_case(CASES[name], directory, options)
+    ratios = [] if options.only else [ratio for name, each in runs.items() for ratio in ratios_of(name, each)]
+    load = f"load average {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} processors"
+    if options.json:
+        content = {name: {who: [asdict(run) for run in each] for who, each in case.items()} for name, case in runs.items()}
+        print(json.dumps({"runs": content, "ratios": [asdict(ratio) for ratio in ratios], "load": load}))
+        return
+    print(*ratios, load, sep="\n")
 
 
-def compare(paths: list[str], directory: str, options: argparse.Namespace) -> None:
+def run_case(case: Case, directory: str, options: argparse.Namespace) -> dict[str, list[Measured]]:
+    """Runs of each program, in turn."""
+    rows = max(int(case.rows * options.scale), 10)
+    paths = [make_file(directory, index, rows) for index in range(case.files)]
     out = os.path.join(directory, "out.h5")
     commands = {
-        "idiom": [sys.executable, __file__, "--compression", options.compression, "--as-idiom", out, *paths],
-        "leasehold": [
-            *(sys.executable, "-m", "leasehold", "ingest", *paths, "-o", out, "--quiet"),
-            *("--dtype", DTYPE, "--columns", ",".join(map(str, COLUMNS)), "--compression", options.compression),
-        ],
+        "idiom": [sys.executable, __file__, "--as-idiom", case.compression, out, *paths],
+        "leasehold": ingest_command(paths, out, case.compression, options.parser),
     }
-    chosen = [options.only] if options.only else list(commands)
-    runs: dict[str, list[Measured]] = {name: [] for name in chosen}
+    if options.only:
+        commands = {options.only: commands[options.only]}
+    elif case.growth_target is not None:
+        tenth = [make_file(directory, index, rows // 10) for index in range(case.files)]
+        commands["a tenth"] = ingest_command(tenth, out, case.compression, options.parser)
+    talk = sys.stderr if options.json else sys.stdout
     size = sum(map(os.path.getsize, paths))
-    print(f"{len(paths)} files of {options.rows:,} rows, {size / 1e6:.0f} MB of text, compression {options.compression}")
+    print(f"{case.files} files of {rows:,} rows, {size / 1e6:.0f} MB of text, compression {case.compression}", file=talk)
+    runs: dict[str, list[Measured]] = {who: [] for who in commands}
+    measure(ingest_command(paths, out, case.compression, options.parser))  # files and programs are in memory now
     for number in range(options.rounds):
-        for name in chosen:
-            measured = measure(commands[name])
-            runs[name].append(measured)
+        for who, command in commands.items():
+            measured = measure(command)
+            runs[who].append(measured)
             written = os.path.getsize(out)
             os.remove(out)
             print(
-                f"  {number + 1} {name:9}  {measured.wall_s:6.2f} s  cpu {measured.cpu_s:6.2f} s  busy {measured.busy:4.0%}  "
+                f"  {number + 1} {who:9}  {measured.wall_s:6.2f} s  cpu {measured.cpu_s:6.2f} s  busy {measured.busy:4.0%}  "
                 f"peak {measured.peak_bytes / 1e6:6.0f} MB  file {written / 1e6:.1f} MB",
-                flush=True,
-            )
-    if len(runs) == 2:
-        for what in ("wall_s", "cpu_s", "peak_bytes"):
-            ratios = [getattr(b, what) / getattr(a, what) for a, b in zip(runs["idiom"], runs["leasehold"], strict=True)]
-            print(f"{what:10}  {statistics.median(ratios):.3f}x of the idiom  ({min(ratios):.3f} to {max(ratios):.3f})")
-    load = os.getloadavg()[0]
-    print(f"load average {load:.1f} on {len(os.sched_getaffinity(0))} processors")
+                flush=True, file=talk,
+            )  # fmt: skip
+    return runs
+
+
+def ingest_command(paths: list[str], out: str, compression: str, parser: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "leasehold", "ingest", *paths, "-o", out, "--quiet", "--parser", parser),
+        *("--dtype", DTYPE, "--columns", ",".join(map(str, COLUMNS)), "--compression", compression),
+    ]
+
+
+def ratios_of(name: str, runs: dict[str, list[Measured]]) -> list[Ratio]:
+    """Leasehold's figures over the idiom's, and over its own for a tenth of the rows."""
+    case, ours, idiom = CASES[name], runs["leasehold"], runs["idiom"]
+    ratios = [
+        Ratio.of(
+            name,
+            f"{what} of the idiom's",
+            [getattr(run, field) for run in ours],
+            [getattr(run, field) for run in idiom],
+            to,
+        )
+        for what, field, to in (
+            ("wall time", "wall_s", case.wall_target),
+            ("processor time", "cpu_s", None),
+            ("peak memory", "peak_bytes", case.peak_target),
+        )
+    ]
+    if case.growth_target is not None:
+        peaks, tenth = ([float(run.peak_bytes) for run in each] for each in (ours, runs["a tenth"]))
+        ratios.append(Ratio.of(name, "peak memory of a tenth of the rows'", peaks, tenth, case.growth_target))
+    return ratios
 
 
 def make_file(directory: str, index: int, rows: int) -> str:
