@@ -68,7 +68,7 @@ def test_usage_error_exits_2(call: Call) -> None:
     assert call("audit", "--overdue-after", "long").returncode == 2
     unknown = call("audit", "--rule", "orphans")
     assert (unknown.returncode, unknown.stdout) == (2, "")
-    assert "there is no rule orphans" in unknown.stderr
+    assert "there is no rule 'orphans'; did you mean orphan (LH001)?" in unknown.stderr
 
 
 def test_blind_audit_exits_125_if_strict(call: Call) -> None:
@@ -90,6 +90,8 @@ def test_json_is_a_report(call: Call, leak: Path) -> None:
 def test_report_is_written_to_a_file(call: Call, leak: Path, tmp_path: Path) -> None:
     finished = call("audit", "--format", "sarif", "-o", str(tmp_path / "out.sarif"))
     assert (finished.returncode, finished.stdout) == (23, "")
+    assert finished.stderr.startswith("1 leak (8 KiB); ")
+    assert finished.stderr.endswith(f"; the report is in {tmp_path / 'out.sarif'}\n")
     assert json.loads((tmp_path / "out.sarif").read_text())["runs"][0]["results"][0]["ruleId"] == "LH001"
 
 

@@ -240,6 +240,26 @@ def test_reports_are_written_in_the_form_of_their_name(tmp_path: Path) -> None:
     assert "program.py:1" in (tmp_path / "report.txt").read_text()
 
 
+def test_report_that_cannot_be_written_is_refused_before_the_command_runs(tmp_path: Path) -> None:
+    for path, why in (("no/such/x.html", "there is no directory no/such"), ("taken.html", "it is a directory")):
+        (tmp_path / "taken.html").mkdir(exist_ok=True)
+        finished = run_command(tmp_path, "touch", "ran", options=("-o", path))
+        assert (finished.code, finished.stderr) == (2, f"leasehold: cannot write {path}: {why}\n")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("isolation", ["--isolate", "--no-isolate"])
+def test_temporary_directory_in_shared_memory_is_no_leak_of_the_command(tmp_path: Path, isolation: str) -> None:
+    finished = run_command(tmp_path, "true", options=(isolation,), env={"TMPDIR": "/dev/shm"})
+    assert (finished.code, finished.report.findings) == (0, ())
+
+
+def test_mistyped_rule_is_told_what_may_be_meant(tmp_path: Path) -> None:
+    finished = run_command(tmp_path, "true", options=("--ignore", "tracker-reapd"))
+    assert finished.code == 2
+    assert "did you mean tracker-reaped (LH015)?" in finished.stderr
+
+
 def test_report_of_no_known_form_is_refused_before_the_command_runs(tmp_path: Path) -> None:
     finished = run_command(tmp_path, "touch", "ran", options=("-o", "report.pdf"))
     assert finished.code == 2

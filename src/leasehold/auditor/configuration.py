@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from leasehold.core.rules import RULES, rule_of
+from leasehold.core.rules import no_such_rule, rule_of
 from leasehold.core.suppression import Suppression
 from leasehold.errors import LeaseholdError
 from leasehold.units import parse_duration
@@ -128,8 +128,7 @@ def _configuration(table: dict[str, Any], path: str) -> Configuration:
 def _check(configuration: Configuration, path: str) -> None:
     for rule in (*(configuration.rules or ()), *configuration.ignore):
         if rule_of(rule) is None:
-            known = ", ".join(f"{one.id} {one.name}" for one in RULES.values())
-            raise LeaseholdError(f"{path}: there is no rule {rule!r}; the rules are {known}", path=path)
+            raise LeaseholdError(f"{path}: {no_such_rule(rule)}", path=path)
     for one in configuration.suppress:
         if not one.reason.strip():
             raise LeaseholdError(f"{path}: the suppression of rule {one.rule!r}, name {one.name!r} has no reason; "

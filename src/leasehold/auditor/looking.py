@@ -23,7 +23,7 @@ from leasehold.core.evidence import Scope
 from leasehold.core.findings import Creator, Environment, FileIdentity, Finding, Report
 from leasehold.core.picture import Limits, Picture
 from leasehold.core.reconcile import PROBED, confirmed, reconcile, scope_of, still_free
-from leasehold.core.rules import RULES, Severity, rule_of
+from leasehold.core.rules import RULES, Severity, no_such_rule, rule_of
 from leasehold.core.suppression import DEFAULT_SUPPRESSIONS, Suppression, Suppressions
 from leasehold.core.timeline import events_of
 from leasehold.errors import LeaseholdError
@@ -171,8 +171,7 @@ def rule_ids(texts: Collection[str]) -> frozenset[str]:
     rules = {text: rule_of(text) for text in texts}
     unknown = sorted(text for text, rule in rules.items() if rule is None)
     if unknown:
-        known = ", ".join(f"{rule.id} {rule.name}" for rule in RULES.values())
-        raise LeaseholdError(f"there is no rule {', '.join(unknown)}; the rules are {known}", rules=unknown)
+        raise LeaseholdError(no_such_rule(unknown[0]), rules=unknown)
     return frozenset(rule.id for rule in rules.values() if rule is not None)
 
 

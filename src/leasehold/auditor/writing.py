@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 from leasehold.auditor.formats import render
 from leasehold.core.findings import Report
 from leasehold.errors import LeaseholdError
 
-__all__ = ["form_of", "write_file"]
+__all__ = ["check_writable", "form_of", "write_file"]
 
 # how a file's name ends -> the form that is written to it; of two that fit, the longer comes first
 _ENDINGS: Final = {
@@ -33,6 +34,23 @@ def form_of(path: str) -> str:
     if form is None:
         raise LeaseholdError(f"{path}: a report's file name is to end in {', '.join(_ENDINGS)}", path=path)
     return form
+
+
+def check_writable(path: str) -> None:
+    """Refuse now what `write_file` would refuse later, as far as it can be told without writing.
+
+    Raises
+    ------
+    LeaseholdError
+        The name asks for no form that there is, or the file could not be written.
+    """
+    form_of(path)
+    directory = os.path.dirname(path) or os.curdir
+    if not os.path.isdir(directory):
+        raise LeaseholdError(f"cannot write {path}: there is no directory {directory}", path=path)
+    if not os.access(path if os.path.exists(path) else directory, os.W_OK) or os.path.isdir(path):
+        why = "it is a directory" if os.path.isdir(path) else "permission denied"
+        raise LeaseholdError(f"cannot write {path}: {why}", path=path)
 
 
 def write_file(report: Report, path: str) -> None:

@@ -67,6 +67,9 @@ def command(
         kept, aside = set_aside_known(report.findings, read_baseline(known), known)
         report = replace(report, findings=kept, suppressed=(*report.suppressed, *aside))
     write_report(report, form, output, verbose=verbose)
+    if output is not None:
+        verdict = render(report, "text").splitlines()[-1]
+        click.echo(f"{verdict}; the report is in {output}", err=True)
     sys.exit(report.exit_code(strict=configuration.strict if strict is None else strict))
 
 

@@ -14,9 +14,9 @@ from leasehold.auditor.baseline import read_baseline
 from leasehold.auditor.configuration import Configuration, load_configuration
 from leasehold.auditor.formats import Style, render
 from leasehold.auditor.formats.github import announce
-from leasehold.auditor.writing import form_of, write_file
+from leasehold.auditor.writing import check_writable, write_file
 from leasehold.core.findings import Report
-from leasehold.core.rules import RULES, rule_of
+from leasehold.core.rules import no_such_rule, rule_of
 from leasehold.core.suppression import set_aside_known
 from leasehold.runner.running import SETTLE_S, CommandNotStartedError, run
 from leasehold.units import parse_duration
@@ -28,8 +28,7 @@ def _checked_rules(context: click.Context, option: click.Parameter, rules: tuple
     """Refuse what is no rule before the command runs."""
     for rule in rules:
         if rule_of(rule) is None:
-            known = ", ".join(f"{one.id} {one.name}" for one in RULES.values())
-            raise click.BadParameter(f"there is no rule {rule!r}; the rules are {known}", context, option)
+            raise click.BadParameter(no_such_rule(rule), context, option)
     return rules
 
 
@@ -84,7 +83,7 @@ def command(
     ended it.
     """
     for path in outputs:
-        form_of(path)  # before the command runs
+        check_writable(path)  # before the command runs, which may take hours
     configuration = load_configuration(config)
     settings = _settings(configuration, rules, ignore, overdue_after)
     known = baseline or configuration.baseline
@@ -98,10 +97,10 @@ def command(
     if known:
         kept, aside = set_aside_known(report.findings, allowed, known)
         report = replace(report, findings=kept, suppressed=(*report.suppressed, *aside))
-    for path in outputs:
-        write_file(report, path)
     if not (quiet and report.is_clean):
         _tell(report, finished.why_shared, verbose=verbose)
+    for path in outputs:
+        write_file(report, path)
     if report.findings:
         announce(report, sys.stderr.write, os.environ)
     sys.exit(finished.returncode or report.exit_code(strict=configuration.strict if strict is None else strict))

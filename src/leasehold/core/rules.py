@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["RULES", "Rule", "Severity", "rule_of"]
+__all__ = ["RULES", "Rule", "Severity", "no_such_rule", "rule_of"]
 
 
 class Severity(Enum):
@@ -163,3 +163,12 @@ _BY_NAME = {rule.name: rule for rule in _TABLE}
 def rule_of(text: str) -> Rule | None:
     """The rule with this id (``"LH001"``, any case) or name (``"orphan"``), or None."""
     return RULES.get(text.upper()) or _BY_NAME.get(text.lower())
+
+
+def no_such_rule(text: str) -> str:
+    """What to say of `text`, which names no rule: the rule that may be meant, and all there are."""
+    import difflib  # noqa: PLC0415 - only for who mistyped
+
+    near = difflib.get_close_matches(text.lower(), _BY_NAME, n=1)
+    guess = f"did you mean {near[0]} ({_BY_NAME[near[0]].id})? " if near else ""
+    return f"there is no rule {text!r}; {guess}the rules are {', '.join(f'{one.id} {one.name}' for one in RULES.values())}"

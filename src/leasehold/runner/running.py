@@ -27,6 +27,7 @@ SETTLE_S: Final = 5.0
 # Set for a command that has a /dev/shm of its own.
 ISOLATED: Final = "LEASEHOLD_ISOLATED"
 _REGISTRY: Final = "LEASEHOLD_REGISTRY"
+_SHM: Final = "/dev/shm"
 _NAME_LENGTH: Final = 60
 _EXIT_NOT_FOUND: Final = 127
 _EXIT_NOT_EXECUTABLE: Final = 126
@@ -90,7 +91,7 @@ def run(
     why_shared = _isolate(isolate)
     is_isolated = not why_shared
     name = _name(command)
-    with tempfile.TemporaryDirectory(prefix="leasehold-") as directory, Watch() as watch:
+    with tempfile.TemporaryDirectory(prefix="leasehold-", dir=_outside_shared_memory()) as directory, Watch() as watch:
         path = os.path.join(directory, "records")
         environment = recording_environment(os.environ, path) if hook else dict(os.environ)
         if is_isolated:
@@ -123,6 +124,14 @@ def recording_environment(environment: Mapping[str, str], path: str) -> dict[str
     before = environment.get("PYTHONPATH")
     search = f"{inject}{os.pathsep}{before}" if before else inject
     return {**environment, ENVIRONMENT: path, "PYTHONPATH": search}
+
+
+def _outside_shared_memory() -> str | None:
+    """Where to put what would itself be found if it lay in shared memory, as with TMPDIR=/dev/shm; None for anywhere."""
+    usual = os.path.realpath(tempfile.gettempdir())
+    if usual != _SHM and not usual.startswith(f"{_SHM}/"):
+        return None
+    return next((path for path in ("/tmp", "/var/tmp", os.getcwd()) if os.access(path, os.W_OK)), None)
 
 
 def _isolate(wanted: bool | None) -> str:

@@ -166,6 +166,12 @@ def test_sarif_without_a_place_locates_the_segment() -> None:
     assert location["physicalLocation"]["artifactLocation"]["uri"] == "file:///dev/shm/x"
 
 
+def test_text_lists_what_was_set_aside_when_verbose() -> None:
+    line = f"  {REPORT.suppressed[0].finding.rule} "
+    assert line in render(REPORT, "text", Style(verbose=True))
+    assert line not in render(REPORT, "text", Style())
+
+
 def test_sarif_tells_what_was_set_aside_and_what_was_not_seen() -> None:
     run = sarif(REPORT)
     assert run["results"][-1]["suppressions"] == [

@@ -123,7 +123,9 @@ def test_rules_are_chosen_by_id_or_name(shm: Path) -> None:
 
 
 def test_rule_that_does_not_exist_is_told_with_those_that_do(shm: Path) -> None:
-    with pytest.raises(LeaseholdError, match="there is no rule orphans; the rules are LH001 orphan"):
+    with pytest.raises(
+        LeaseholdError, match=r"there is no rule 'orphans'; did you mean orphan \(LH001\)\? the rules are LH001 orphan"
+    ):
         look(shm, rules=["orphans"])
 
 

@@ -88,6 +88,10 @@ def _set_aside(report: Report, style: Style) -> Iterator[str]:
     aside = Counter((one.reason, one.source) for one in report.suppressed)
     for (reason, source), count in aside.most_common():
         yield f"set aside: {count}, {reason} ({source})"
+        if style.verbose:
+            for one in report.suppressed:
+                if (one.reason, one.source) == (reason, source):
+                    yield f"  {one.finding.rule} {printable(one.finding.message)}"
     for use in report.suppressions:
         own = use.source != "default"
         if use.expired:
