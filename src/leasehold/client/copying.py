@@ -6,6 +6,7 @@ copy; smaller arrays are copied sooner than a thread is started.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from typing import Any, Final
@@ -35,7 +36,7 @@ def copy_into(target: Array, values: Array) -> None:
     bounds = [len(into) * number // threads for number in range(threads + 1)]
     helpers = [
         threading.Thread(target=np.copyto, args=(into[start:end], out_of[start:end]), name="leasehold-copy", daemon=True)
-        for start, end in zip(bounds[1:-1], bounds[2:], strict=True)
+        for start, end in itertools.pairwise(bounds[1:])
     ]
     done = bounds[1]
     try:
