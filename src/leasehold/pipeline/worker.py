@@ -1,7 +1,7 @@
 """What a worker does with a task: text to rows, rows to chunks, each in a leased segment.
 
-Memory of a worker beside the segments it maps: the interpreter with numpy, one block of text, about 4 MiB that the parser
-works in, and three chunks that the encoder works in.
+Memory of a worker beside the segments it maps: the interpreter with numpy, one block of text, up to three chunks that the
+encoder works in, what they became, and with the numpy parser 6 MiB that it works in.
 """
 
 from __future__ import annotations
