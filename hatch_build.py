@@ -1,7 +1,7 @@
 """Compiles the C files of leasehold when it is built or installed, if there is a C compiler; if not, numpy does their work.
 
 The libraries use neither Python nor libc, so they are the same for all versions of both: a wheel with them is tagged
-``py3-none-`` and the oldest Linux that pip knows. ``LEASEHOLD_NO_NATIVE=1`` makes a wheel of Python only. ``python
+``py3-none-`` and, with glibc, the oldest Linux that pip knows. ``LEASEHOLD_NO_NATIVE=1`` makes a wheel of Python only. ``python
 hatch_build.py`` compiles for a source tree that is used where it lies.
 """
 
@@ -12,6 +12,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import sysconfig
 import zlib
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,9 @@ def library_of(source: Path) -> Path:
 
 
 def compile_all() -> bool:
-    """Make the libraries anew; whether that succeeded. Those that cannot be made are not left from before, either."""
-    for source in SOURCES:
-        library_of(source).unlink(missing_ok=True)
-    if os.environ.get("LEASEHOLD_NO_NATIVE") or not sys.platform.startswith("linux") or sys.byteorder != "little":
+    """Make the libraries anew; whether that succeeded. What is left from before of another source is not loaded."""
+    suits = sys.platform.startswith("linux") and sys.byteorder == "little" and sys.maxsize > 2**32
+    if os.environ.get("LEASEHOLD_NO_NATIVE") or not suits:
         return False
     made = [compile_one(source) for source in SOURCES]
     return all(made)
@@ -59,6 +59,14 @@ def compile_one(source: Path) -> bool:
     return True
 
 
+def platform_tag() -> str:
+    """Where a wheel with the libraries can be installed: here, and on whatever else pip calls by the same name."""
+    tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    if platform.libc_ver()[0] == "glibc" and tag in ("linux_x86_64", "linux_aarch64"):
+        return tag.replace("linux", "manylinux2014")
+    return tag
+
+
 class NativeHook(BuildHookInterface):
     """Called by hatchling for wheels and editable installs."""
 
@@ -67,7 +75,7 @@ class NativeHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's signature
         if self.target_name == "wheel" and compile_all():
             build_data["pure_python"] = False
-            build_data["tag"] = f"py3-none-manylinux2014_{platform.machine()}"
+            build_data["tag"] = f"py3-none-{platform_tag()}"
             build_data["artifacts"] += [f"/{library_of(source).relative_to(self.root)}" for source in SOURCES]
 
 
