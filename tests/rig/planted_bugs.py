@@ -206,12 +206,12 @@ def pages_are_not_reserved() -> None:
 def _lose(kind: type) -> None:
     from leasehold.client.link import Link
 
-    original = Link._say
+    original = Link._write
 
-    def say(self: Any, build: Callable[[int], m.Notice], *, urgent: bool = False) -> int:
-        return 0 if isinstance(build(1), kind) else original(self, build, urgent=urgent)
+    def write(self: Any, build: Callable[[int], m.Notice]) -> int:
+        return 0 if isinstance(build(1), kind) else original(self, build)
 
-    Link._say = say  # type: ignore[method-assign]
+    Link._write = write  # type: ignore[method-assign]
 
 
 IN_REGISTRY: Final[tuple[Callable[[], None], ...]] = (

@@ -78,6 +78,7 @@ class Link:
         self._replies: dict[int, m.RegistryMessage] = {}
         self._abandoned: dict[int, m.Request] = {}  # requests that nobody waits for any more
         self._late: deque[Callable[[int], m.Notice]] = deque()
+        self._saying_late = False
         self._ended = ""  # why the registry cannot be used any more
 
     # --- what the client does with it ------------------------------------------------------------------------------
@@ -242,24 +243,41 @@ class Link:
     # --- the lock --------------------------------------------------------------------------------------------------
 
     def _say_late(self) -> None:
-        while self._late and self._lock.acquire(blocking=False):
+        while self._late and not self._saying_late and self._lock.acquire(blocking=False):
             try:
-                while self._late:
-                    said = self._said
-                    try:
-                        self._say(self._late[0])
-                    finally:
-                        if self._said != said and self._late:  # emptied if the registry has ended
-                            self._late.popleft()
-            except (LeaseholdError, OSError):
-                return  # it is said when the registry can be reached again
+                if not self._say_what_is_late():
+                    return
             finally:
                 self._lock.release()
 
     # --- sending; the lock is held -----------------------------------------------------------------------------------
 
+    def _say_what_is_late(self) -> bool:
+        """False if it cannot be said now: the registry cannot be reached, or who says it waits for room in the journal."""
+        if self._saying_late:
+            return False
+        self._saying_late = True
+        try:
+            while self._late:
+                self._make_ready()
+                self._write(self._late[0])
+                if self._late:  # emptied if the registry has ended
+                    self._late.popleft()
+                self._ring()
+        except (LeaseholdError, OSError):
+            return False  # it is said when the registry can be reached again
+        finally:
+            self._saying_late = False
+        return True
+
     def _say(self, build: Callable[[int], m.Notice], *, urgent: bool = False) -> int:
         self._make_ready()
+        seq = self._write(build)
+        self._ring(urgent=urgent)
+        return seq
+
+    def _write(self, build: Callable[[int], m.Notice]) -> int:
+        """Write a notice into the journal; if that is full, wait for room, and let others have the lock meanwhile."""
         while True:
             self._seq += 1
             notice = build(self._seq)
@@ -269,6 +287,9 @@ class Link:
         self._said = notice.seq
         if isinstance(notice, m.Claim | m.Release) and notice.lease in self._claims:
             self._claims[notice.lease] = (notice.seq, self._claims[notice.lease][1])
+        return notice.seq
+
+    def _ring(self, *, urgent: bool = False) -> None:
         # the clock is read after the journal is written: what is not rung for was there before the registry looks again
         if urgent or self.endpoint.clock.now_ns() - self._rung_ns >= m.QUIET_NS:
             self._seq += 1
@@ -278,7 +299,6 @@ class Link:
                 if self._ended:
                     raise
                 # else it is said: the registry finds it in the journal when it goes on, or its successor does
-        return notice.seq
 
     def _confirm(self) -> None:
         """Wait until all notices so far have been applied; the journal then has room again."""
@@ -293,6 +313,8 @@ class Link:
             self._send(message)
             while seq not in self._replies:
                 self._await_more()
+                if self._late:  # what it waits for may be what is to be released
+                    self._say_what_is_late()
                 if seq not in self._replies and self.endpoint.clock.now_ns() > deadline_ns:
                     raise RegistryUnavailableError(
                         f"registry {self.endpoint.id} has not answered for {RECOVER_WITHIN_S:.0f} s; is it stopped?",
@@ -305,6 +327,8 @@ class Link:
             self._abandoned[seq] = message
             if seq in self._replies:  # interrupted just when it had come
                 self._take(self._replies.pop(seq))
+            elif isinstance(message, _GRANTING) and not self._outstanding and not self._reading:
+                self._hang_up()  # the registry grants nothing to who is not there: nobody waits in this one's place
             raise
 
     def _send(self, message: m.ClientMessage) -> None:

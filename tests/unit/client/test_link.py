@@ -242,6 +242,26 @@ def test_full_journal_is_confirmed_and_begun_again() -> None:
     assert len(registry.heard_of(m.Ping)) == 4
 
 
+def test_finalizers_of_two_threads_say_each_thing_once_though_the_journal_is_full() -> None:
+    """Who waits for room lets the lock go; the other must neither say the same thing again nor take its place."""
+    registry = FakeRegistry(journal_room=1)
+    registry.others_act = True
+    link = Link(registry)  # type: ignore[arg-type]
+    link.notify(release(1))
+    asked: list[tuple[FakeConnection, m.Ping]] = []
+    registry.answers[m.Ping] = lambda connection, ping: asked.append((connection, ping))
+    waiting = threading.Thread(target=link.notify_from_collector, args=(release(2),))
+    waiting.start()
+    until(lambda: asked)
+    registry.journal.left = 2  # room for what the other says, were it to say anything
+    link.notify_from_collector(release(3))
+    registry.answers[m.Ping] = lambda connection, ping: connection.push(m.Done(ping.seq))
+    connection, ping = asked[0]
+    connection.push(m.Done(ping.seq))
+    waiting.join(10)
+    assert [notice.lease for notice in registry.journal.notices] == [1, 2, 3]  # type: ignore[union-attr]
+
+
 def test_journal_is_not_begun_again_before_all_of_it_was_read(link: Link, registry: FakeRegistry) -> None:
     """A reply confirms what was written before its request was sent, not what was written since."""
     registry.others_act = True
@@ -359,25 +379,59 @@ def test_registry_that_nobody_can_succeed_is_given_up_after_a_while(link: Link, 
     assert registry.clock.ns - begun <= (RECOVER_WITHIN_S + 2) * S
 
 
-def test_lease_granted_to_nobody_is_released(link: Link, registry: FakeRegistry) -> None:
-    """Its caller was interrupted while it waited."""
+def ask_for_a_lease(link: Link) -> m.Granted:
+    return link.request(m.Granted, lambda seq: m.Lease(seq, link.id_of(seq), None, 4096, 1, b"", "", 0, 0), 60)
 
-    def interrupt(connection: FakeConnection, lease: m.Lease) -> None:
-        receive = connection.receive
 
-        def interrupted(*, wait: bool) -> bytes | None:
-            connection.receive = receive  # type: ignore[method-assign]
-            raise KeyboardInterrupt
+def interrupt_once(connection: FakeConnection, message: m.Request) -> None:
+    """What the caller of `message` meets while it waits for the answer."""
+    receive = connection.receive
 
-        connection.receive = interrupted  # type: ignore[method-assign]
+    def interrupted(*, wait: bool) -> bytes | None:
+        connection.receive = receive  # type: ignore[method-assign]
+        raise KeyboardInterrupt
 
-    registry.answers[m.Lease] = interrupt
+    connection.receive = interrupted  # type: ignore[method-assign]
+
+
+def test_who_is_interrupted_while_it_waits_for_a_lease_waits_no_more(link: Link, registry: FakeRegistry) -> None:
+    registry.answers[m.Lease] = interrupt_once
     with pytest.raises(KeyboardInterrupt):
-        link.request(m.Granted, lambda seq: m.Lease(seq, link.id_of(seq), None, 4096, 1, b"", "", 0, 0), 60)
+        ask_for_a_lease(link)
+    assert registry.connections[0].closed  # a registry forgets what a client that hangs up has asked for
     (asked,) = registry.heard_of(m.Lease)
-    registry.connections[0].push(m.Granted(asked.seq, asked.lease, 5, 1, 4096, True))
+    registry.answers[m.Lease] = lambda connection, lease: connection.push(
+        m.Granted(lease.seq, lease.lease, 5, 1, 4096, True)  # granted before it knew
+    )
     ping(link)
-    assert m.Release(link._said, asked.lease) in registry.journal.notices
+    link.notify(release(1))
+    assert registry.heard_of(m.Lease)[1].timeout_ns == 0
+    assert asked.lease in [notice.lease for notice in registry.journal.notices]  # type: ignore[union-attr]
+
+
+def test_lease_granted_to_nobody_is_released_while_another_waits(link: Link, registry: FakeRegistry) -> None:
+    """What it waits for may be the very memory that was granted to nobody."""
+    link.connect()
+    registry.answers[m.Lease] = interrupt_once
+    link._outstanding[0] = m.Ping(0)  # as of another thread: the connection stays
+    with pytest.raises(KeyboardInterrupt):
+        ask_for_a_lease(link)
+    del link._outstanding[0]
+    (asked,) = registry.heard_of(m.Lease)
+
+    def grant_what_was_asked_before(connection: FakeConnection, trim: m.Trim) -> None:
+        append = registry.journal.append
+
+        def appended(notice: m.Notice) -> bool:
+            connection.push(m.Done(trim.seq))
+            return append(notice)
+
+        registry.journal.append = appended  # type: ignore[method-assign]
+        connection.push(m.Granted(asked.seq, asked.lease, 5, 1, 4096, True))
+
+    registry.answers[m.Trim] = grant_what_was_asked_before
+    link.request(m.Done, m.Trim)
+    assert [notice.lease for notice in registry.journal.notices] == [asked.lease]  # type: ignore[union-attr]
 
 
 def test_threads_get_their_own_answers(link: Link, registry: FakeRegistry) -> None:
