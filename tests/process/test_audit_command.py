@@ -103,7 +103,7 @@ def test_file_that_cannot_be_written_exits_2(call: Call) -> None:
 
 def test_baseline_makes_old_leaks_pass_and_new_ones_fail(call: Call, leak: Path, shm: Path) -> None:
     written = call("audit", "--write-baseline", "leaks.json")
-    assert (written.returncode, written.stderr) == (0, "1 leaks are known from now on: leaks.json\n")
+    assert (written.returncode, written.stderr) == (0, "1 leak is known from now on: leaks.json\n")
     assert call("audit", "--baseline", "leaks.json").returncode == 0
     leak.rename(shm / "psm_deadbeef")
     assert call("audit", "--baseline", "leaks.json").returncode == 0, "the name has another random part"

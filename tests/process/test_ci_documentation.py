@@ -39,3 +39,16 @@ def test_line_of_the_pytest_settings_is_valid_and_known() -> None:
     found = re.search(r"```toml\n(.*?)```", (DOCS / "pytest.md").read_text(), re.DOTALL)
     assert found is not None
     assert tomllib.loads(found[1]) == {"tool": {"pytest": {"ini_options": {"leasehold_audit": "fail"}}}}
+
+
+def test_lines_of_the_baseline_make_old_leaks_pass_and_new_ones_fail(tmp_path: Path) -> None:
+    found = re.search(
+        r"^(leasehold run --write-baseline .*)\n(leasehold run --baseline .*)$", (DOCS / "ci.md").read_text(), re.M
+    )
+    assert found is not None
+    assert call(tmp_path, found[1], LEAK).returncode == 0
+    assert call(tmp_path, found[2], LEAK).returncode == 0
+    new = LEAK + "\ndef test_another():\n    SharedMemory(create=True, size=100)\n"
+    finished = call(tmp_path, found[2], new)
+    assert finished.returncode == 23, finished.stderr
+    assert "in test_another" in " ".join(finished.stderr.split())

@@ -245,6 +245,8 @@ def test_report_that_cannot_be_written_is_refused_before_the_command_runs(tmp_pa
         (tmp_path / "taken.html").mkdir(exist_ok=True)
         finished = run_command(tmp_path, "touch", "ran", options=("-o", path))
         assert (finished.code, finished.stderr) == (2, f"leasehold: cannot write {path}: {why}\n")
+    refused = run_command(tmp_path, "touch", "ran", options=("--write-baseline", "no/such/known.json"))
+    assert (refused.code, refused.report.environment.command) == (2, "")
     assert not (tmp_path / "ran").exists()
 
 
@@ -298,11 +300,16 @@ def test_bad_configuration_is_refused_before_the_command_runs(tmp_path: Path) ->
 
 
 def test_what_a_baseline_knows_does_not_fail_the_run(tmp_path: Path) -> None:
-    first = run_program(tmp_path, LEAK, *PRIVATE)
-    from leasehold.auditor.baseline import write_baseline
-
-    write_baseline(str(tmp_path / "known.json"), first.report)
+    first = run_program(tmp_path, LEAK + "raise SystemExit(3)", *PRIVATE, "--write-baseline", "known.json")
+    assert (first.code, first.stderr) == (3, "1 leak is known from now on: known.json\n")
     assert run_program(tmp_path, LEAK, *PRIVATE, "--baseline", "known.json").code == 0
+
+
+def test_baseline_that_is_to_be_written_need_not_be_there_before(tmp_path: Path) -> None:
+    (tmp_path / "leasehold.toml").write_text("[audit]\nbaseline = 'known.json'\n")
+    assert run_program(tmp_path, LEAK, *PRIVATE).code == 2
+    assert run_program(tmp_path, LEAK, *PRIVATE, "--write-baseline", "known.json").code == 0
+    assert run_program(tmp_path, LEAK, *PRIVATE).code == 0
 
 
 def test_rules_can_be_chosen_and_ignored(tmp_path: Path) -> None:

@@ -37,14 +37,13 @@ def form_of(path: str) -> str:
 
 
 def check_writable(path: str) -> None:
-    """Refuse now what `write_file` would refuse later, as far as it can be told without writing.
+    """Refuse now what could not be written later, as far as it can be told without writing.
 
     Raises
     ------
     LeaseholdError
-        The name asks for no form that there is, or the file could not be written.
+        The file could not be written.
     """
-    form_of(path)
     directory = os.path.dirname(path) or os.curdir
     if not os.path.isdir(directory):
         raise LeaseholdError(f"cannot write {path}: there is no directory {directory}", path=path)

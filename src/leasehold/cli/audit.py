@@ -60,7 +60,7 @@ def command(
     report = _audit(configuration, rules, ignore, paths, overdue_after, default_suppressions)
     if new_baseline is not None:
         count = write_baseline(new_baseline, report)
-        click.echo(f"{count} leaks are known from now on: {new_baseline}", err=True)
+        click.echo(f"{count} {'leak is' if count == 1 else 'leaks are'} known from now on: {new_baseline}", err=True)
         return
     known = baseline or configuration.baseline
     if known is not None:

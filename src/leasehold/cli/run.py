@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from leasehold.auditor.baseline import read_baseline
+from leasehold.auditor.baseline import read_baseline, write_baseline
 from leasehold.auditor.configuration import Configuration, load_configuration
 from leasehold.auditor.formats import Style, render
 from leasehold.auditor.formats.github import announce
-from leasehold.auditor.writing import check_writable, write_file
+from leasehold.auditor.writing import check_writable, form_of, write_file
 from leasehold.core.findings import Report
 from leasehold.core.rules import no_such_rule, rule_of
 from leasehold.core.suppression import set_aside_known
@@ -57,6 +57,10 @@ def _checked_rules(context: click.Context, option: click.Parameter, rules: tuple
 @click.option("--ignore", multiple=True, metavar="RULE", callback=_checked_rules, help="Not this rule; may be repeated.")
 @click.option("--overdue-after", metavar="DURATION", help="Report leases that are held for longer, such as 1h.")
 @click.option("--baseline", metavar="FILE", help="Set aside the findings that this file knows.")
+@click.option(
+    "--write-baseline", "new_baseline", metavar="FILE",
+    help="Write what leaks now as known; the exit code is the command's own.",
+)  # fmt: skip
 @click.option("--config", metavar="FILE", help="Instead of the nearest leasehold.toml or pyproject.toml.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing when nothing leaked.")
 @click.option("-v", "--verbose", is_flag=True, help="All evidence, every suppression, every gap.")
@@ -71,6 +75,7 @@ def command(
     ignore: tuple[str, ...],
     overdue_after: str | None,
     baseline: str | None,
+    new_baseline: str | None,
     config: str | None,
     quiet: bool,
     verbose: bool,
@@ -83,10 +88,12 @@ def command(
     ended it.
     """
     for path in outputs:
+        form_of(path)
+    for path in (*outputs, *([new_baseline] if new_baseline else [])):
         check_writable(path)  # before the command runs, which may take hours
     configuration = load_configuration(config)
     settings = _settings(configuration, rules, ignore, overdue_after)
-    known = baseline or configuration.baseline
+    known = None if new_baseline else baseline or configuration.baseline
     allowed = read_baseline(known) if known else {}
     try:
         finished = run(program, isolate=isolate, hook=hook, settle_s=_seconds("--settle", settle), settings=settings)
@@ -94,6 +101,10 @@ def command(
         click.echo(f"leasehold: {error}", err=True)
         sys.exit(error.exit_code)
     report = finished.report
+    if new_baseline is not None:
+        count = write_baseline(new_baseline, report)
+        click.echo(f"{count} {'leak is' if count == 1 else 'leaks are'} known from now on: {new_baseline}", err=True)
+        sys.exit(finished.returncode)
     if known:
         kept, aside = set_aside_known(report.findings, allowed, known)
         report = replace(report, findings=kept, suppressed=(*report.suppressed, *aside))
