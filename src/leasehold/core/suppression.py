@@ -75,11 +75,11 @@ def _by_design(reason: str, name: str, *rules: str) -> tuple[Suppression, ...]:
 # instance, unlinks its file at once, so a `pym-*` that still has a name is a leak like any other.
 DEFAULT_SUPPRESSIONS: tuple[Suppression, ...] = (
     *_by_design("a named POSIX semaphore keeps its name until sem_unlink, whether or not it is open",
-                "sem.*", "orphan", "unlinked-but-held"),
+                "sem.*", "orphan", "foreign-namespace", "unlinked-but-held"),
     *_by_design("multiprocessing unlinks the file of its heap (Array, Value) as soon as it has mapped it",
                 "pym-*", "unlinked-but-held"),
     *_by_design("PulseAudio keeps its pool while it runs, and removes what a crash left at its next start",
-                "pulse-shm-*", "orphan", "unlinked-but-held"),
+                "pulse-shm-*", "orphan", "foreign-namespace", "unlinked-but-held"),
     *_by_design("PipeWire and PulseAudio clients hold their pool unlinked", "pipewire-*", "unlinked-but-held"),
     *_by_design("Chromium unlinks its shared memory when it creates it and passes descriptors on",
                 ".org.chromium.*", "unlinked-but-held"),
@@ -88,11 +88,11 @@ DEFAULT_SUPPRESSIONS: tuple[Suppression, ...] = (
     *_by_design("Firefox unlinks its shared memory when it creates it and passes descriptors on",
                 "org.mozilla.*", "unlinked-but-held"),
     *_by_design("PostgreSQL keeps dynamic segments that no backend maps at the moment; its next start removes leftovers",
-                "PostgreSQL.*", "orphan", "half-created"),
+                "PostgreSQL.*", "orphan", "foreign-namespace", "half-created"),
     *_by_design("iceoryx2 keeps the state of its services in files that are opened when needed; its nodes clean up",
-                "iox2_*", "orphan", "half-created"),
+                "iox2_*", "orphan", "foreign-namespace", "half-created"),
     *_by_design("the OpenMP runtime registers itself under this name so that a second copy of it is noticed",
-                "__KMP_REGISTERED_LIB_*", "orphan", "unlinked-but-held"),
+                "__KMP_REGISTERED_LIB_*", "orphan", "foreign-namespace", "unlinked-but-held"),
 )  # fmt: skip
 
 

@@ -79,6 +79,8 @@ def test_use_of_each_suppression_is_counted_and_the_unused_are_told() -> None:
         (".org.chromium.Chromium.abc", "LH003", True),
         ("PostgreSQL.2213", "LH001", True),
         ("iox2_x", "LH001", True),
+        ("iox2_x", "LH013", True),  # the same program in a container
+        ("pym-7-x", "LH013", False),
         ("pulse-shm-1", "LH001", True),
         ("psm_4f2a", "LH001", False),
         ("psm_4f2a", "LH003", False),
