@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leasehold.tabular import native
 from leasehold.tabular.native import library, max_rows_native, parse_block_native
 from leasehold.tabular.parse import max_rows, parse_block
 from leasehold.tabular.schema import Schema
@@ -126,3 +130,18 @@ def test_most_bad_ends_the_reading_early():
     assert parsed.bad[0].line == 1
     assert len(parsed.bad) < 10_000
     assert all(n % 5 for n in parsed.rows["a"].tolist())
+
+
+@pytest.mark.parametrize("words", ["as the machine has them", "of eight bytes"])
+def test_no_text_makes_it_touch_memory_that_is_not_its_own(words, tmp_path):
+    """Compiled anew, with every access checked; without SSE2, too, as for other processors."""
+    here = Path(__file__).with_name("lines_fuzz.c")
+    options = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-w"]
+    options += ["-U__SSE2__"] if words == "of eight bytes" else []
+    program = tmp_path / "fuzz"
+    source = Path(native.__file__).parent
+    made = subprocess.run(["cc", *options, "-I", source, here, "-o", program], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"this compiler cannot check accesses: {made.stderr[-200:]}")
+    ran = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr

@@ -1,0 +1,55 @@
+/* Random text through lines.c, everything in memory of exactly its size: for a compiler that watches every access. */
+
+#include "lines.c"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *LETTERS = "0123456789.eE+-\t\n\r ,abc\xc3#";
+static const int SIZES[] = {1, 2, 4, 8};
+
+static void one(int kind)
+{
+    int width = 1 + rand() % 5, size = 1 + rand() % 200;
+    struct cell *cells = malloc(sizeof(struct cell) * width);
+    int64_t row_bytes = 0, lines = 0, found = 0;
+    for (int i = 0; i < width; i++) {
+        cells[i].kind = rand() % 5;
+        cells[i].size = cells[i].kind == STRING    ? 1 + rand() % 20
+                        : cells[i].kind == FLOAT   ? SIZES[2 + rand() % 2]
+                        : cells[i].kind == SKIPPED ? 0
+                                                   : SIZES[rand() % 4];
+        cells[i].offset = row_bytes;
+        row_bytes += cells[i].size;
+    }
+    uint8_t *text = malloc(size), *flags = calloc(256, 1);
+    for (int i = 0; i < size; i++)
+        text[i] = kind == 0 ? rand() % 256 : kind == 1 ? LETTERS[rand() % strlen(LETTERS)] : '0' + rand() % 10;
+    for (int i = 0, ends = 0; kind == 2 && i < size; i++)
+        if (rand() % 4 == 0)
+            text[i] = ++ends % width ? '\t' : '\n';
+    text[size - 1] = '\n';
+    flags['#'] = rand() % 2;
+    for (int i = 0; i < size; i++)
+        lines += text[i] == '\n';
+    int64_t room = rand() % 10 ? lines : rand() % (lines + 1), odd_room = lines / 4 + 1;
+    uint8_t *rows = malloc(room * row_bytes + 1) + 1; /* at an odd address */
+    struct line *odd = malloc(sizeof(struct line) * odd_room);
+    uint8_t delimiter = rand() % 4 ? '\t' : "\t,e.- 5"[rand() % 7];
+    int64_t count = leasehold_read_lines(text, size, delimiter, width, cells, flags, rand() % 2, rows, row_bytes, room, odd,
+                                         odd_room, &found);
+    if (leasehold_count(text, size, '\n') != lines || (count >= 0 && found != lines))
+        abort();
+    free(rows - 1);
+    free(odd);
+    free(text);
+    free(flags);
+    free(cells);
+}
+
+int main(void)
+{
+    for (int i = 0; i < 60000; i++)
+        one(i % 3);
+    return 0;
+}
