@@ -14,7 +14,8 @@ the two medians. The sink's time contains its checksums, its journal and the fsy
 no fsync. The sink uses `--encoders` threads or processes. What was written is read back by h5py and compared, outside the
 time.
 
-Run: ``python benchmarks/sink.py``, with ``--json`` for machines. Other programs on the machine spoil it.
+Run: ``python benchmarks/sink.py``, with ``--json`` for machines; for a quick look ``--cases rows --repeats 3``. Other programs on
+the machine spoil it. The aims: 0.085 of the time for ``rows``, at most 1.08 of the size; for float fields a smaller file.
 """
 
 from __future__ import annotations
@@ -166,8 +167,9 @@ def measure(case: str, array: np.ndarray[Any, Any], sink: Write, reference: Writ
 @click.option("--repeats", default=5, help="Measured rounds of each case.")
 @click.option("--encoders", default=2, help="Threads or processes that encode.")
 @click.option("--directory", help="Where to write; a disk, by default that of temporary files.")
+@click.option("--cases", "wanted", default="", help="Only those whose names begin so; several with commas between.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each case.")
-def main(size: str, repeats: int, encoders: int, directory: str | None, as_json: bool) -> None:
+def main(size: str, repeats: int, encoders: int, directory: str | None, wanted: str, as_json: bool) -> None:
     """Measure the sink against h5py."""
     rows = methylation_rows(parse_bytes(size) // CALLS.itemsize)
     chunk_rows = (1 << 20) // CALLS.itemsize
@@ -188,6 +190,8 @@ def main(size: str, repeats: int, encoders: int, directory: str | None, as_json:
         click.echo(f"{'case':24} {'time':>8} {'size':>8}   ratio of the sink to h5py, median of {repeats}")
     with tempfile.TemporaryDirectory(dir=directory) as folder:
         for case, array, sink, reference in cases:
+            if not case.startswith(tuple(wanted.split(","))):
+                continue
             result = measure(case, array, sink, reference, Path(folder), repeats)
             if as_json:
                 ratios = {"time_ratio": result.time_ratio, "size_ratio": result.size_ratio}

@@ -20,6 +20,7 @@ from test_sink_disk_full import namespace
 from leasehold.errors import IngestError, LeaseholdError
 from leasehold.pipeline.api import ingest
 from leasehold.pipeline.report import IngestReport, Progress
+from leasehold.pipeline.tasks import TICKET_TTL_S
 from rig.until import until
 
 FIELDS = {"dtype": DTYPE, "columns": COLUMNS}
@@ -184,6 +185,7 @@ def test_a_file_that_is_changed_meanwhile_fails_the_run(tables, tmp_path):
 def test_100_runs_killed_at_random_moments_and_resumed_make_the_same_file(tables, quiet, tmp_path):
     dice = random.Random(4)
     out = tmp_path / "out.h5"
+    before = set(os.listdir("/dev/shm"))
     resumed = 0
     for number in range(100):
         process = start(*tables, "-o", out, *OPTIONS, "--capacity", SMALL)
@@ -206,3 +208,5 @@ def test_100_runs_killed_at_random_moments_and_resumed_make_the_same_file(tables
         assert contents(out) == quiet, f"run {number}, {kinds}"
         out.unlink()
     assert resumed > 10
+    # a registry whose coordinator and workers were killed, and it not, ends with the tickets that were on their way
+    until(lambda: set(os.listdir("/dev/shm")) <= before, TICKET_TTL_S + 10)
