@@ -76,10 +76,10 @@ def test_array_is_shared_as_it_is(
             assert looks(seen.array) == looks(array)
 
 
-def test_another_process_reads_an_array_as_it_was_written(world: World) -> None:
+def test_another_process_reads_an_array_as_it_was_written(lasting_world: World) -> None:
     array = ARRAYS["structured in F order"]
-    with world.registry.share(array, "a"):
-        seen = world.process()("with registry.attach('a') as lease: seen = lease.array.copy('A')\nseen")
+    with lasting_world.registry.share(array, "a"):
+        seen = lasting_world.process()("with registry.attach('a') as lease: seen = lease.array.copy('A')\nseen")
         assert looks(seen) == looks(array)
 
 
@@ -88,6 +88,14 @@ def test_array_in_neither_order_is_shared_in_c_order(lasting_world: World) -> No
     with lasting_world.registry.share(array) as lease:
         assert lease.array.flags.c_contiguous
         assert np.array_equal(lease.array, array)
+
+
+def test_masked_values_are_not_shared_as_if_they_were_values(lasting_world: World) -> None:
+    masked = np.ma.masked_array([1, 2, 3], [False, True, False])
+    with pytest.raises(leasehold.DTypeError, match="would lose its mask"):
+        lasting_world.registry.share(masked)
+    with lasting_world.registry.share(masked.filled(0)) as lease, lasting_world.registry.share(masked[:1]) as first:
+        assert (lease.array.tolist(), first.array.tolist()) == ([1, 0, 3], [1])
 
 
 def test_list_is_shared_as_the_array_it_makes(lasting_world: World) -> None:

@@ -33,50 +33,52 @@ def test_ticket_travels_as(lasting_world: World, peer: leasehold.RegistryHandle,
         assert seen.array.sum() == 45
 
 
-def test_ticket_keeps_the_segment_when_its_sender_has_released(world: World) -> None:
-    with world.registry.share(np.arange(10)) as lease:
+def test_ticket_keeps_the_segment_when_its_sender_has_released(lasting_world: World) -> None:
+    with lasting_world.registry.share(np.arange(10)) as lease:
         ticket = lease.ticket()
-    figures = world.registry.statistics()
-    assert (live(world.registry), figures.tickets, figures.leases.get("write", 0)) == (1, 1, 0)
-    with world.peer().redeem(ticket) as seen:
+    figures = lasting_world.registry.statistics()
+    assert (live(lasting_world.registry), figures.tickets, figures.leases.get("write", 0)) == (1, 1, 0)
+    with lasting_world.peer().redeem(ticket) as seen:
         assert seen.array.sum() == 45
-        until(lambda: world.registry.statistics().tickets == 0)
-        assert live(world.registry) == 1
-    until(lambda: live(world.registry) == 0, what="the end of the segment")
+        until(lambda: lasting_world.registry.statistics().tickets == 0)
+        assert live(lasting_world.registry) == 1
+    until(lambda: live(lasting_world.registry) == 0, what="the end of the segment")
 
 
-def test_each_ticket_is_for_one_reader(world: World) -> None:
-    with world.registry.share(np.arange(10)) as lease:
+def test_each_ticket_is_for_one_reader(lasting_world: World) -> None:
+    with lasting_world.registry.share(np.arange(10)) as lease:
         tickets = [lease.ticket() for _ in range(3)]
     for ticket in tickets:
-        assert live(world.registry) == 1
-        with world.peer().redeem(ticket) as seen:
+        assert live(lasting_world.registry) == 1
+        with lasting_world.peer().redeem(ticket) as seen:
             assert seen.array.sum() == 45
-    until(lambda: live(world.registry) == 0, what="the end of the segment")
+    until(lambda: live(lasting_world.registry) == 0, what="the end of the segment")
 
 
-def test_ticket_is_redeemed_by_another_process(world: World) -> None:
-    with world.registry.share(np.arange(10)) as lease:
+def test_ticket_is_redeemed_by_another_process(lasting_world: World) -> None:
+    with lasting_world.registry.share(np.arange(10)) as lease:
         ticket = str(lease.ticket())
-        seen = world.process()("with registry.redeem(ticket) as lease: seen = lease.array.copy()\nseen", ticket=ticket)
+        seen = lasting_world.process()(
+            "with registry.redeem(ticket) as lease: seen = lease.array.copy()\nseen", ticket=ticket
+        )
     assert seen.sum() == 45
 
 
-def test_ticket_of_an_array_that_is_not_published_publishes_it(world: World) -> None:
-    with world.registry.lease("a", shape=3) as lease:
+def test_ticket_of_an_array_that_is_not_published_publishes_it(lasting_world: World) -> None:
+    with lasting_world.registry.lease("a", shape=3) as lease:
         lease.array[:] = 2
         ticket = lease.ticket()
         assert not lease.writable
-        with world.peer().redeem(ticket) as seen, world.peer().attach("a", timeout=0):
+        with lasting_world.peer().redeem(ticket) as seen, lasting_world.peer().attach("a", timeout=0):
             assert seen.array.sum() == 6
 
 
-def test_reader_may_hand_on(world: World) -> None:
-    with world.registry.share(np.arange(10)) as lease:
+def test_reader_may_hand_on(lasting_world: World) -> None:
+    with lasting_world.registry.share(np.arange(10)) as lease:
         ticket = lease.ticket()
-    with world.peer().redeem(ticket) as seen:
+    with lasting_world.peer().redeem(ticket) as seen:
         handed_on = seen.ticket()
-    with world.peer().redeem(handed_on) as seen:
+    with lasting_world.peer().redeem(handed_on) as seen:
         assert seen.array.sum() == 45
 
 
@@ -120,6 +122,17 @@ def test_what_is_no_ticket_is_refused(lasting_world: World, text: str) -> None:
     assert refused.value.ticket == text
 
 
+@pytest.mark.parametrize("thing", [None, 5, b"lht1-", np.arange(3)], ids=repr)
+def test_what_is_neither_ticket_nor_text_is_a_type_error(lasting_world: World, thing: object) -> None:
+    with pytest.raises(TypeError, match=f"a Ticket or its text, not {type(thing).__name__}"):
+        lasting_world.registry.redeem(thing)  # type: ignore[arg-type]
+
+
+def test_text_of_a_ticket_may_have_blanks_around_it(lasting_world: World) -> None:
+    with lasting_world.registry.share(np.arange(3)) as lease, lasting_world.registry.redeem(f" {lease.ticket()}\n") as seen:
+        assert seen.array.tolist() == [0, 1, 2]
+
+
 def test_damaged_ticket_is_refused_and_the_true_one_is_good(lasting_world: World) -> None:
     with lasting_world.registry.share(np.arange(10)) as lease:
         text = str(lease.ticket())
@@ -131,9 +144,9 @@ def test_damaged_ticket_is_refused_and_the_true_one_is_good(lasting_world: World
 
 
 @pytest.mark.parametrize("ttl", ["soon", -1])
-def test_ticket_for_no_duration_is_refused_and_the_array_stays_writable(registry: leasehold.Registry, ttl: str) -> None:
-    with registry.lease(shape=3) as lease:
+def test_ticket_for_no_duration_is_refused_and_the_array_stays_writable(lasting_world: World, ttl: str) -> None:
+    with lasting_world.registry.lease(shape=3) as lease:
         with pytest.raises(ValueError, match=str(ttl)):
             lease.ticket(ttl=ttl)
         assert lease.writable
-        assert registry.statistics().tickets == 0
+        assert lasting_world.registry.statistics().tickets == 0

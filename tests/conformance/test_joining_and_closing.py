@@ -36,6 +36,35 @@ def test_registry_opened_inside_another_is_the_one_to_join_until_it_is_closed(op
     assert leasehold.connect().id == outer.id
 
 
+def test_registry_that_the_environment_names_wrongly_is_refused_with_who_named_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT, "nobody")
+    with pytest.raises(
+        leasehold.RegistryUnavailableError, match=f"registry nobody cannot be used.*{ENVIRONMENT}"
+    ) as refused:
+        leasehold.connect()
+    assert refused.value.registry == "nobody"
+    with pytest.raises(leasehold.RegistryUnavailableError, match="leasehold serve") as refused:
+        leasehold.connect("nobody-else")
+    assert ENVIRONMENT not in str(refused.value)
+
+
+def test_reaction_to_views_that_there_is_not_is_refused(world: World, open_world: Callable[..., World]) -> None:
+    for refusing in (lambda: open_world(on_lingering="raise"), lambda: leasehold.connect(on_lingering="raise")):  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="'raise' is none of 'warn', 'error', 'ignore'"):
+            refusing()
+    assert leasehold.connect().id == world.registry.id
+
+
+def test_warning_of_leases_held_at_the_end_names_the_line_of_the_block(open_world: Callable[..., World]) -> None:
+    with (
+        pytest.warns(leasehold.LeaseholdWarning, match="closed while 1 leases were held") as caught,
+        open_world().registry as registry,
+    ):
+        lease = registry.share(np.arange(3))
+    assert [warning.filename for warning in caught] == [__file__]
+    assert lease.held
+
+
 @pytest.mark.parametrize(
     "call",
     [

@@ -54,12 +54,12 @@ def test_released_lease_is_of_no_more_use(lasting_world: World, use: Callable[[l
     assert "test_leases_end.py" in refused.value.site
 
 
-def test_releasing_twice_is_releasing_once(world: World) -> None:
-    lease = world.registry.lease("a", shape=3)
+def test_releasing_twice_is_releasing_once(lasting_world: World) -> None:
+    lease = lasting_world.registry.lease("a", shape=3)
     lease.release()
-    with world.peer().lease("a", shape=3):
+    with lasting_world.peer().lease("a", shape=3):
         lease.release()
-        assert live(world.registry) == 1
+        assert live(lasting_world.registry) == 1
 
 
 def test_lease_says_where_it_was_taken(lasting_world: World) -> None:
@@ -75,19 +75,19 @@ def test_lease_is_nothing_to_be_sent(lasting_world: World, send: Callable[[objec
         send(lease)
 
 
-def test_lease_that_is_lost_is_released_and_says_where_it_was_taken(world: World) -> None:
-    lease = world.registry.lease("a", shape=3)
+def test_lease_that_is_lost_is_released_and_says_where_it_was_taken(lasting_world: World) -> None:
+    lease = lasting_world.registry.lease("a", shape=3)
     with pytest.warns(leasehold.LeaseNotHeldWarning, match=r"never released.*test_leases_end\.py") as warned:
         del lease
     assert issubclass(warned[0].category, ResourceWarning)
-    assert live(world.registry) == 0
+    assert live(lasting_world.registry) == 0
 
 
 # --- views that outlive it -------------------------------------------------------------------------------------------
 
 
-def test_view_keeps_the_memory_until_it_dies(world: World) -> None:
-    registry = world.registry
+def test_view_keeps_the_memory_until_it_dies(lasting_world: World) -> None:
+    registry = lasting_world.registry
     lease = registry.share(np.arange(10), "a")
     view = lease.array[2:]
     with pytest.warns(leasehold.LingeringViewWarning, match=r"stays held.*test_leases_end\.py"):
@@ -97,7 +97,7 @@ def test_view_keeps_the_memory_until_it_dies(world: World) -> None:
         with registry.lease(shape=10) as other:
             other.array[:] = -1
     assert view.sum() == 44
-    with world.peer().attach("a", timeout=0) as seen:
+    with lasting_world.peer().attach("a", timeout=0) as seen:
         assert seen.array.sum() == 45
     del view
     until(lambda: live(registry) == 0, what="the end of the segment")
@@ -208,11 +208,11 @@ def test_nothing_is_kept_warm_where_that_was_said(open_world: Callable[..., Worl
     assert registry.statistics().warm_bytes == 0
 
 
-def test_what_a_ticket_or_a_reader_still_needs_is_not_used_again(world: World) -> None:
-    registry = world.registry
+def test_what_a_ticket_or_a_reader_still_needs_is_not_used_again(lasting_world: World) -> None:
+    registry = lasting_world.registry
     with registry.share(np.arange(512), "a") as lease:
         ticket = lease.ticket()
-        reader = world.peer().attach("a")
+        reader = lasting_world.peer().attach("a")
     for number in range(4):
         with registry.share(np.full(512, -1), f"n{number}"):
             pass

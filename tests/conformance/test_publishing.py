@@ -12,17 +12,17 @@ from rig.until import until
 # --- when it can be read ---------------------------------------------------------------------------------------------
 
 
-def test_array_is_not_to_be_had_before_it_is_published(world: World) -> None:
-    with world.registry.lease("a", shape=3), pytest.raises(leasehold.SegmentNotFoundError) as refused:
-        world.peer().attach("a", timeout=0)
+def test_array_is_not_to_be_had_before_it_is_published(lasting_world: World) -> None:
+    with lasting_world.registry.lease("a", shape=3), pytest.raises(leasehold.SegmentNotFoundError) as refused:
+        lasting_world.peer().attach("a", timeout=0)
     assert isinstance(refused.value, LookupError)
     assert refused.value.name == "a"
     assert "must publish() it" in str(refused.value)
 
 
-def test_name_that_nobody_gave_is_not_found_after_the_timeout(registry: leasehold.Registry) -> None:
+def test_name_that_nobody_gave_is_not_found_after_the_timeout(lasting_world: World) -> None:
     with pytest.raises(leasehold.SegmentNotFoundError, match="no segment has that name") as refused:
-        registry.attach("a", timeout="50ms")
+        lasting_world.registry.attach("a", timeout="50ms")
     assert refused.value.name == "a"
     assert refused.value.waited_ns >= 50_000_000
 
@@ -54,16 +54,16 @@ def test_attach_waits_for_a_name_that_is_yet_to_come(waiting_world: World) -> No
         assert seen.array.sum() == 6
 
 
-def test_many_read_one_array(world: World) -> None:
-    with world.registry.share(np.arange(10), "a") as lease:
-        readers = [world.peer().attach("a") for _ in range(5)]
-        assert world.registry.statistics().leases["read"] == 5
+def test_many_read_one_array(lasting_world: World) -> None:
+    with lasting_world.registry.share(np.arange(10), "a") as lease:
+        readers = [lasting_world.peer().attach("a") for _ in range(5)]
+        assert lasting_world.registry.statistics().leases["read"] == 5
         assert [int(reader.array.sum()) for reader in readers] == [45] * 5
         lease.release()
-        assert live(world.registry) == 1
+        assert live(lasting_world.registry) == 1
         for reader in readers:
             reader.release()
-    until(lambda: live(world.registry) == 0, what="the end of the segment")
+    until(lambda: live(lasting_world.registry) == 0, what="the end of the segment")
 
 
 # --- who may write ---------------------------------------------------------------------------------------------------
@@ -105,14 +105,14 @@ def test_reader_cannot_write(lasting_world: World, peer: leasehold.RegistryHandl
             assert seen.array.sum() == 0
 
 
-def test_reader_cannot_publish(world: World) -> None:
+def test_reader_cannot_publish(lasting_world: World) -> None:
     with (
-        world.registry.share(np.zeros(3), "a"),
-        world.peer().attach("a") as seen,
+        lasting_world.registry.share(np.zeros(3), "a"),
+        lasting_world.peer().attach("a") as seen,
         pytest.raises(leasehold.LeaseClosedError, match="only its writer can publish"),
     ):
         seen.publish(readers=1)
-    until(lambda: live(world.registry) == 0, what="the end of the segment")
+    until(lambda: live(lasting_world.registry) == 0, what="the end of the segment")
 
 
 def test_publishing_twice_is_publishing_once(registry: leasehold.Registry) -> None:
@@ -134,29 +134,39 @@ def test_promise_that_cannot_be_is_refused_and_nothing_is_published(
             peer.attach("a", timeout=0)
 
 
+@pytest.mark.parametrize("readers", [1.5, "2", None])
+def test_readers_are_counted_in_whole_numbers(lasting_world: World, readers: object) -> None:
+    """Anything else would go into the journal, where the registry cannot read it, nor what follows."""
+    with lasting_world.registry.lease("a", shape=3) as lease:
+        with pytest.raises(TypeError, match="integer"):
+            lease.publish(readers=readers)  # type: ignore[arg-type]
+        assert lease.writable
+        lease.publish(readers=np.int64(0))  # type: ignore[arg-type]
+
+
 # --- readers to come -------------------------------------------------------------------------------------------------
 
 
-def test_array_stays_for_the_readers_it_was_published_for(world: World) -> None:
-    registry = world.registry
+def test_array_stays_for_the_readers_it_was_published_for(lasting_world: World) -> None:
+    registry = lasting_world.registry
     with registry.lease("a", shape=3, dtype="i4") as lease:
         lease.array[:] = 4
         lease.publish(readers=2)
     for _ in range(2):
         assert live(registry) == 1
-        with world.peer().attach("a", timeout=0) as seen:
+        with lasting_world.peer().attach("a", timeout=0) as seen:
             assert seen.array.sum() == 12
     until(lambda: live(registry) == 0, what="the end of the segment")
     with pytest.raises(leasehold.SegmentNotFoundError):
         registry.attach("a", timeout=0)
 
 
-def test_more_than_the_expected_readers_may_come_while_it_is_there(world: World) -> None:
-    with world.registry.lease("a", shape=3) as lease:
+def test_more_than_the_expected_readers_may_come_while_it_is_there(lasting_world: World) -> None:
+    with lasting_world.registry.lease("a", shape=3) as lease:
         lease.publish(readers=1)
-    with world.peer().attach("a", timeout=0), world.peer().attach("a", timeout=0):
-        assert world.registry.statistics().leases["read"] == 2
-    until(lambda: live(world.registry) == 0, what="the end of the segment")
+    with lasting_world.peer().attach("a", timeout=0), lasting_world.peer().attach("a", timeout=0):
+        assert lasting_world.registry.statistics().leases["read"] == 2
+    until(lambda: live(lasting_world.registry) == 0, what="the end of the segment")
 
 
 def test_readers_who_never_come_are_waited_for_as_long_as_was_said(world: World) -> None:
@@ -176,27 +186,27 @@ def test_readers_who_never_come_are_waited_for_as_long_as_was_said(world: World)
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def test_name_is_taken_once(world: World) -> None:
-    with world.registry.lease("a", shape=3):
+def test_name_is_taken_once(lasting_world: World) -> None:
+    with lasting_world.registry.lease("a", shape=3):
         with pytest.raises(leasehold.SegmentExistsError) as refused:
-            world.peer().lease("a", shape=3)
+            lasting_world.peer().lease("a", shape=3)
         assert isinstance(refused.value, FileExistsError)
         assert refused.value.name == "a"
         assert refused.value.pid > 0
         assert "test_publishing.py" in refused.value.site
-        assert world.registry.statistics().leases["write"] == 1
+        assert lasting_world.registry.statistics().leases["write"] == 1
 
 
-def test_name_is_free_again_when_the_last_use_has_ended(world: World) -> None:
-    registry = world.registry
+def test_name_is_free_again_when_the_last_use_has_ended(lasting_world: World) -> None:
+    registry = lasting_world.registry
     with registry.share(np.arange(3), "a") as lease:
-        reader = world.peer().attach("a")
+        reader = lasting_world.peer().attach("a")
         lease.release()
         with pytest.raises(leasehold.SegmentExistsError):
             registry.lease("a", shape=3)
         reader.release()
     until(lambda: live(registry) == 0, what="the end of the segment")
-    with registry.share(np.arange(5), "a"), world.peer().attach("a") as seen:
+    with registry.share(np.arange(5), "a"), lasting_world.peer().attach("a") as seen:
         assert seen.array.sum() == 10
 
 

@@ -410,9 +410,10 @@ def test_client_that_reads_late_gets_everything_in_order(served: Served, monkeyp
         tick()
 
     served.server.tick = read_a_little  # type: ignore[method-assign]
-    asked = list(range(100, 100 + 120 * 64))
+    asked = list(range(100, 100 + 200 * 64))
     for start in range(0, len(asked), 64):
         late.say(*map(m.Ping, asked[start : start + 64]))
+    until(lambda: served.table.counters["messages"] == len(asked))
     with served.held_up():
         asking = False
     assert connection.outgoing, "more than fits the socket"
