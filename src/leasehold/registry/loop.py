@@ -116,8 +116,10 @@ class Loop:
         """Let go of every connection."""
         for connection in list(self._connections.values()):
             connection.socket.close()
-        for pidfd in self._pidfds:
-            os.close(pidfd)
+        strangers = [connection.pidfd for connection in self._connections.values()]
+        for pidfd in [*self._pidfds, *strangers, self._owner_pidfd]:
+            if pidfd >= 0:
+                os.close(pidfd)
         self._listener.close()
         self._epoll.close()
 
