@@ -116,7 +116,7 @@ def ingest(
     job = plan_job(paths, schema_of(layout, dtype, columns, reading), into)
     if os.path.realpath(out) in {os.path.realpath(table.path) for table in job.tables}:
         raise IngestError(f"{os.fspath(out)}: is one of the files to read; choose another name for the output")
-    with Workshop(workers, capacity, executor, registry) as shop:
+    with Workshop(workers, capacity, executor, registry, compressed=compression != "none") as shop:
         watch = _Watch(job, shop, began_s, progress)
         if fit_strings:
             job = _fitted(job, shop, watch)

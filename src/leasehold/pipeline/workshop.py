@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from concurrent.futures import Executor
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from leasehold.client.handle import RegistryHandle
 from leasehold.client.registry import Registry
@@ -19,8 +19,9 @@ from leasehold.units import parse_bytes
 
 __all__ = ["Workshop"]
 
-# Segments of rows and of chunks that are kept to be used again: enough that a worker seldom takes fresh memory.
-_WARM_BYTES: Final = 2 << 20
+# Segments of rows and of chunks that are kept to be used again, for each worker: enough that it seldom takes fresh memory,
+# which costs a fifth of the processor time where chunks are as large as their rows.
+_WARM_BYTES, _WARM_BYTES_UNCOMPRESSED = 2 << 20, 8 << 20
 
 
 class Workshop:
@@ -43,9 +44,16 @@ class Workshop:
     crew: Crew
 
     def __init__(
-        self, workers: int, capacity: int | str | None, executor: Executor | None, registry: RegistryHandle | None
+        self,
+        workers: int,
+        capacity: int | str | None,
+        executor: Executor | None,
+        registry: RegistryHandle | None,
+        *,
+        compressed: bool = True,
     ) -> None:
         self.workers = workers
+        self._warm_bytes = (_WARM_BYTES if compressed else _WARM_BYTES_UNCOMPRESSED) * (workers + 1)
         self._executor = executor
         self._given = registry
         self._own: Registry | None = None
@@ -60,7 +68,7 @@ class Workshop:
         own = ProcessCrew() if self._executor is None else None  # from here on it imports, beside what follows
         try:
             if self._given is None:
-                warm_bytes = min(_WARM_BYTES * (self.workers + 1), self.capacity_bytes // 2)
+                warm_bytes = min(self._warm_bytes, self.capacity_bytes // 2)
                 # an error's traceback holds views of leased arrays for a moment; they are dropped with it
                 self.registry = self._own = Registry(self.capacity_bytes, warm=warm_bytes, on_lingering="ignore")
             else:
