@@ -15,6 +15,7 @@ for _power, _letter in enumerate("kmgtp", start=1):
 _SECOND_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "m": 60.0, "h": 3600.0}
 # Deadlines are sums of nanoseconds in 63 bits; this leaves room for all of them.
 _FOREVER_S = 30 * 365.25 * 86400
+_MOST_BYTES = 2**63 - 1  # of an off_t
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*")
 
 
@@ -34,13 +35,19 @@ def parse_bytes(size: int | str) -> int:
     Raises
     ------
     ValueError
-        The text is no size, or the size is negative.
+        The text is no size, or the size is negative, not a number, or larger than any memory.
+    TypeError
+        Neither a number nor words.
     """
-    if isinstance(size, str):
-        return math.floor(_parse(size, _BYTE_UNITS, "size", '"2GiB"'))
-    if size < 0:
-        raise ValueError(f"a size of {size} bytes is negative")
-    return int(size)
+    number = _parse(size, _BYTE_UNITS, "size", '"2GiB"') if isinstance(size, str) else size
+    try:
+        if not number >= 0:
+            raise ValueError(f"a size of {size} bytes is negative or not a number")
+        if number > _MOST_BYTES:
+            raise ValueError(f"a size of {size} is larger than any memory")
+    except TypeError:
+        raise TypeError(f'a size is a number of bytes, or words such as "2GiB", not {size!r}') from None
+    return math.floor(number)
 
 
 def parse_duration(duration: float | str) -> float:
@@ -52,11 +59,16 @@ def parse_duration(duration: float | str) -> float:
     ------
     ValueError
         The text is no duration, or the duration is negative or not a number.
+    TypeError
+        Neither a number nor words.
     """
     if isinstance(duration, str):
         return min(_parse(duration, _SECOND_UNITS, "duration", '"500ms"'), _FOREVER_S)
-    if not duration >= 0:
-        raise ValueError(f"a duration of {duration} s is negative or not a number")
+    try:
+        if not duration >= 0:
+            raise ValueError(f"a duration of {duration} s is negative or not a number")
+    except TypeError:
+        raise TypeError(f'a duration is a number of seconds, or words such as "500ms", not {duration!r}') from None
     return min(float(duration), _FOREVER_S)
 
 

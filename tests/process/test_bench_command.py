@@ -35,3 +35,9 @@ def test_sizes_that_hold_no_number_are_refused() -> None:
     finished = bench("handover", "--sizes", "4")
     assert finished.returncode == 2
     assert "at least 8 bytes" in finished.stderr
+
+
+def test_figures_that_take_no_time_are_refused() -> None:
+    finished = bench("roundtrip", "--seconds", "0")
+    assert finished.returncode == 2
+    assert "--seconds 0: a figure takes some time" in finished.stderr

@@ -30,9 +30,25 @@ def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
         parse_bytes(text)
 
 
-def test_negative_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="-1 bytes is negative"):
-        parse_bytes(-1)
+@pytest.mark.parametrize("size", [-1, -0.5, math.nan])
+def test_negative_size_and_not_a_number_are_refused(size: float) -> None:
+    with pytest.raises(ValueError, match="negative or not a number"):
+        parse_bytes(size)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [2**63, math.inf, "9999PiB"])
+def test_size_beyond_any_file_is_refused(size: int | str) -> None:
+    with pytest.raises(ValueError, match="larger than any memory"):
+        parse_bytes(size)
+    assert parse_bytes(2**63 - 1) == 2**63 - 1
+
+
+@pytest.mark.parametrize("nonsense", [None, b"1MiB", [], 1j], ids=repr)
+def test_what_is_neither_number_nor_words_is_a_type_error_that_says_what_is(nonsense: object) -> None:
+    with pytest.raises(TypeError, match='such as "2GiB", not'):
+        parse_bytes(nonsense)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match='such as "500ms", not'):
+        parse_duration(nonsense)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ def command(names: tuple[str, ...], sizes: str, duration: str, as_json: bool) ->
         raise click.UsageError(str(error)) from None
     if min(sizes_bytes) < 8:
         raise click.UsageError(f"--sizes {sizes}: an array of 8-byte numbers takes at least 8 bytes")
+    if not seconds:
+        raise click.UsageError(f"--seconds {duration}: a figure takes some time")
     measurements = []
     for name in names or _BENCHMARKS:
         measurement = _BENCHMARKS[name](sizes_bytes, seconds)

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from leasehold.client.registry import WARM_IDLE_S, default_registry_id, settings_for
+from leasehold.client.registry import WARM_IDLE_S, checked_id, default_registry_id, settings_for
 from leasehold.errors import RegistryUnavailableError
 from leasehold.registry.process import serve
 from leasehold.system.directory import RegistryDirectory
@@ -32,8 +32,8 @@ def command(registry: str | None, capacity: str | None, warm: str | None, warm_i
     taken over, and its limits stay.
     """
     sweep()
-    directory = RegistryDirectory(registry or default_registry_id())
     try:
+        directory = RegistryDirectory(default_registry_id() if registry is None else checked_id(registry))
         settings = settings_for(directory, capacity, warm, warm_idle)
     except ValueError as error:
         raise click.UsageError(str(error)) from None

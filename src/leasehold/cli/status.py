@@ -27,6 +27,6 @@ def command(registry: str | None, as_machine: bool) -> None:
         json.dump(as_json(looks), sys.stdout, indent=2)
         click.echo()
     else:
-        Console(highlight=False).print(as_text(looks))
+        Console(highlight=False).print(as_text(looks, registry))
     if registry is not None and not looks:
         sys.exit(1)

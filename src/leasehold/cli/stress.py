@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import time
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TextIO
 
 import click
 import msgspec
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from leasehold.core.room import PAGE_BYTES
 from leasehold.errors import UnsupportedPlatformError
 from leasehold.stress.ground import enter_small_shm
 from leasehold.stress.page import as_page
@@ -46,10 +47,10 @@ _SHM_SLACK_BYTES: Final = 32 << 20
 @click.option("--replay", type=click.File("rb"), default=None, help="Run this schedule again.")
 @click.option("--shrink", "shrink_for", default="60s", show_default=True, help="How long to shrink what failed; 0 not to.")
 @click.option("--json", "as_json", is_flag=True, help="Write the verdict as JSON.")
-@click.option("--html", "page", type=click.Path(dir_okay=False), default=None, help="Write the verdict as a page.")
+@click.option("--html", "page", type=click.File("w", lazy=False), metavar="FILE", help="Write the verdict as a page.")
 def command(
     seed: int | None, clients: int, capacity: str, duration: str, operations: int | None, chaos: str, every: str,
-    rest_every: str, isolate: bool, replay: BinaryIO | None, shrink_for: str, as_json: bool, page: str | None,
+    rest_every: str, isolate: bool, replay: BinaryIO | None, shrink_for: str, as_json: bool, page: TextIO | None,
 ) -> None:  # fmt: skip
     """Run clients under chaos, and give a verdict.
 
@@ -73,6 +74,8 @@ def command(
         shrink_s = parse_duration(shrink_for)
     except (ValueError, msgspec.DecodeError) as error:
         raise click.UsageError(str(error)) from None
+    if options.capacity_bytes < PAGE_BYTES:
+        raise click.UsageError(f"--capacity {capacity}: no segment is smaller than a page of {PAGE_BYTES} bytes")
     if isolate and not options.is_private:
         _begin_again_in_private(options)
     missing = _without_private_shm(options)
@@ -81,8 +84,7 @@ def command(
     verdict = _watched(options)
     verdict = msgspec.structs.replace(verdict, coverage=[*verdict.coverage, *missing])
     if page is not None:
-        with open(page, "w") as file:
-            file.write(as_page(verdict))
+        page.write(as_page(verdict))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(verdict), indent=2).decode())
     else:

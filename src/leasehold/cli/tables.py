@@ -94,8 +94,8 @@ def _registry_as_json(directory: RegistryDirectory, served: bool, snapshot: Snap
     }  # fmt: skip
 
 
-def as_text(looks: list[Look]) -> RenderableType:
-    """For people: a summary of each registry, its segments, and the last events."""
+def as_text(looks: list[Look], registry: str | None = None) -> RenderableType:
+    """For people: a summary of each registry (only `registry` was looked for, if given), its segments, and the last events."""
     now_ns = time.monotonic_ns()
     parts: list[RenderableType] = []
     for directory, served, snapshot in looks:
@@ -105,7 +105,11 @@ def as_text(looks: list[Look]) -> RenderableType:
         parts += [_headline(directory, served, snapshot, now_ns), _segments(snapshot, now_ns)]
         if snapshot.events:
             parts.append(_events(snapshot, now_ns))
-    return Group(*parts) if parts else Text("no registry of this user is running; start one with `leasehold serve`")
+    if parts:
+        return Group(*parts)
+    if registry is not None:
+        return Text(f"no registry {registry} of this user is running; `leasehold status` without --id shows those that are")
+    return Text("no registry of this user is running; start one with `leasehold serve`")
 
 
 def _headline(directory: RegistryDirectory, served: bool, snapshot: Snapshot, now_ns: int) -> RenderableType:

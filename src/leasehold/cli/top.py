@@ -21,17 +21,17 @@ __all__ = ["command"]
 def command(registry: str | None, every: str, once: bool) -> None:
     """Watch this user's registries until Ctrl-C."""
     console = Console(highlight=False)
-    if once or not console.is_terminal:
-        console.print(as_text(look(registry)))
-        return
     try:
         interval_s = parse_duration(every)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--every") from None
-    with Live(as_text(look(registry)), console=console, screen=True, auto_refresh=False) as live:
+    if once or not console.is_terminal:
+        console.print(as_text(look(registry), registry))
+        return
+    with Live(as_text(look(registry), registry), console=console, screen=True, auto_refresh=False) as live:
         try:
             while True:
                 time.sleep(interval_s)
-                live.update(as_text(look(registry)), refresh=True)
+                live.update(as_text(look(registry), registry), refresh=True)
         except KeyboardInterrupt:
             pass

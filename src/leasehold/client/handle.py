@@ -11,9 +11,9 @@ import numpy as np
 
 from leasehold.client.copying import copy_into
 from leasehold.client.layout import Layout, decode_layout, layout_of
-from leasehold.client.lease import Lease, OnLingering
+from leasehold.client.lease import Lease, OnLingering, checked_on_lingering
 from leasehold.client.link import Link
-from leasehold.client.links import link_to
+from leasehold.client.links import connected_link_to
 from leasehold.client.site import calling_site
 from leasehold.client.statistics import Statistics, statistics_of
 from leasehold.client.ticket import Ticket
@@ -21,6 +21,7 @@ from leasehold.core import messages as m
 from leasehold.core.room import WASTE_LIMIT, file_size
 from leasehold.errors import (
     CapacityError,
+    DTypeError,
     LeaseClosedError,
     LeaseholdError,
     ProtocolError,
@@ -45,7 +46,7 @@ class RegistryHandle:
 
     def __init__(self, link: Link, on_lingering: OnLingering = "warn") -> None:
         self._link = link
-        self._on_lingering: OnLingering = on_lingering
+        self._on_lingering = checked_on_lingering(on_lingering)
 
     @property
     def id(self) -> str:
@@ -132,6 +133,8 @@ class RegistryHandle:
         """
         if isinstance(ticket, str):
             ticket = Ticket.parse(ticket)
+        elif not isinstance(ticket, Ticket):
+            raise TypeError(f"what can be redeemed is a Ticket or its text, not {type(ticket).__name__}")
         link, site = self._link, calling_site()
         if ticket.registry != link.endpoint.id:
             raise TicketError(
@@ -176,13 +179,18 @@ class RegistryHandle:
     ) -> Lease:
         """A lease on a published copy of `array`: `lease`, copy in, `publish`.
 
-        An array that is contiguous in F order and not in C order stays so; any other becomes C-contiguous.
+        An array that is contiguous in F order and not in C order stays so; any other becomes C-contiguous. Of an instance of a
+        subclass of numpy's array, what is shared is the plain array.
 
         Raises
         ------
-        As `lease`.
+        As `lease`; and DTypeError if values are masked.
         """
         values = np.asanyarray(array)
+        if type(values) is not np.ndarray and np.ma.is_masked(values):
+            raise DTypeError(
+                "an array with masked values would lose its mask; share array.filled(), or its data and its mask"
+            )
         order = "F" if values.flags.f_contiguous and not values.flags.c_contiguous else "C"
         layout = layout_of(values.shape, values.dtype, order)
         timeout_s, due_s, site = parse_duration(timeout), _seconds(due), calling_site()
@@ -345,6 +353,4 @@ def _checked_name(name: str) -> str:
 
 def _reconnect(id: str, on_lingering: OnLingering) -> RegistryHandle:
     """Where a pickled handle arrives."""
-    handle = RegistryHandle(link_to(id), on_lingering)
-    handle._link.connect()
-    return handle
+    return RegistryHandle(connected_link_to(id), on_lingering)

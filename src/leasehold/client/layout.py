@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import operator
 from typing import Any, Final, Literal
 
 import msgspec
@@ -58,14 +59,23 @@ def layout_of(shape: int | tuple[int, ...], dtype: Any, order: str = "C") -> Lay
     DTypeError
         The dtype holds Python objects or variable-width strings, which live outside the array, or is not one that can be
         described exactly.
+    TypeError
+        A shape that is not made of integers.
     ValueError
         A negative dimension, or an order other than ``"C"`` and ``"F"``.
     """
-    sizes = shape if isinstance(shape, tuple) else (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    try:
+        sizes = tuple(map(operator.index, shape if isinstance(shape, tuple) else _sizes(shape)))
+    except TypeError:  # int() would make 2 of 2.5
+        raise TypeError(f"shape {shape!r} is neither an integer nor a sequence of integers") from None
     kind = np.dtype(dtype)
     if kind.subdtype is not None:  # numpy.empty(3, "(2,)i4") has shape (3, 2) as well
         sizes, kind = sizes + kind.shape, kind.base
-    return _layout(kind, tuple(map(int, sizes)), order, _metadata_key(kind))
+    return _layout(kind, sizes, order, _metadata_key(kind))
+
+
+def _sizes(shape: Any) -> tuple[Any, ...]:
+    return (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
 
 
 @functools.lru_cache(maxsize=256)
@@ -74,8 +84,6 @@ def _layout(dtype: np.dtype[Any], shape: tuple[int, ...], order: str, _key: str)
         raise ValueError(f"order {order!r} is neither 'C' nor 'F'")
     if any(size < 0 for size in shape) or len(shape) > _MAX_DIMENSIONS:
         raise ValueError(f"shape {shape} has a negative dimension or more than {_MAX_DIMENSIONS} of them")
-    if dtype.kind in "SU" and dtype.itemsize == 0:
-        raise DTypeError(f"dtype {dtype!r} has no width; say how long its strings may be, such as 'S10' or 'U10'")
     if math.prod(max(size, 1) for size in shape) * max(dtype.itemsize, 1) > _MAX_BYTES:
         raise ValueError(f"an array of shape {shape} and dtype {dtype} is larger than any memory")
     described = _describe(dtype)
@@ -119,6 +127,8 @@ def _describe(dtype: np.dtype[Any]) -> Any:
             "use fixed-width fields such as 'S10' or 'U10'",
             dtype=str(dtype),
         )
+    if dtype.kind in "SU" and dtype.itemsize == 0:
+        raise DTypeError(f"dtype {dtype!r} has no width; say how long its strings may be, such as 'S10' or 'U10'")
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
         return [_describe(base), list(shape)]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import warnings
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, Self
+from typing import Any, Final, Literal, NoReturn, Self, get_args
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from leasehold.errors import (
 from leasehold.system.mapping import Mapping
 from leasehold.units import format_bytes, parse_duration
 
-__all__ = ["Lease", "OnLingering"]
+__all__ = ["Lease", "OnLingering", "checked_on_lingering"]
 
 OnLingering = Literal["warn", "error", "ignore"]
 
@@ -181,6 +182,7 @@ class Lease:
         self._require_held()
         if not self._is_writer:
             raise LeaseClosedError(f"{self!r} is a reader's lease; only its writer can publish a segment")
+        readers = operator.index(readers)
         if not 0 <= readers <= 1_000_000:
             raise ValueError(f"readers={readers} is not between 0 and 1,000,000")
         ttl_s = DEFAULT_TTL_S if ttl is None else parse_duration(ttl)
@@ -336,6 +338,13 @@ class Lease:
         else:
             link.mappings.give_back(segment, mapping)
         return None
+
+
+def checked_on_lingering(on_lingering: OnLingering) -> OnLingering:
+    """`on_lingering`, or a ValueError."""
+    if on_lingering not in get_args(OnLingering):
+        raise ValueError(f"on_lingering={on_lingering!r} is none of {', '.join(map(repr, get_args(OnLingering)))}")
+    return on_lingering
 
 
 # Leases of this process that were not released; weak, so that a lost one is collected, and warns.

@@ -93,6 +93,7 @@ class Link:
         """
         with self._lock:
             self._make_ready()
+            self._poll()  # that it has ended since may not have been noticed
 
     def id_of(self, seq: int) -> int:
         """The id of the lease or ticket that message number `seq` is about; no other client can choose it."""

@@ -7,9 +7,10 @@ from typing import Final
 
 from leasehold.client.endpoint import DirectoryEndpoint
 from leasehold.client.link import Link
+from leasehold.errors import RegistryUnavailableError
 from leasehold.system.directory import RegistryDirectory
 
-__all__ = ["link_to", "links"]
+__all__ = ["connected_link_to", "link_to", "links"]
 
 links: Final[dict[str, Link]] = {}
 
@@ -19,6 +20,27 @@ def link_to(id: str) -> Link:
     link = links.get(id)
     if link is None or link.is_ended:
         link = links[id] = Link(DirectoryEndpoint(RegistryDirectory(id)))
+    return link
+
+
+def connected_link_to(id: str) -> Link:
+    """This process's link to the registry `id`, connected; a new one if the registry it was with has ended.
+
+    Raises
+    ------
+    RegistryUnavailableError
+        There is no such registry.
+    """
+    link = link_to(id)
+    try:
+        link.connect()
+    except RegistryUnavailableError:
+        if not link.is_ended:
+            raise
+    else:
+        return link
+    link = link_to(id)  # to one of the same id that was started since
+    link.connect()
     return link
 
 

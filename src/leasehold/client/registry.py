@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import secrets
 import time
 import warnings
 import weakref
+from types import TracebackType
 from typing import Final
 
 from leasehold.client.handle import RegistryHandle
-from leasehold.client.lease import OnLingering, held_leases
-from leasehold.client.links import link_to, links
+from leasehold.client.lease import OnLingering, checked_on_lingering, held_leases
+from leasehold.client.links import connected_link_to, link_to, links
 from leasehold.core import messages as m
 from leasehold.core.model import Identity
 from leasehold.core.room import PAGE_BYTES
@@ -28,13 +30,14 @@ from leasehold.system.launch import launch
 from leasehold.system.reclaim import sweep
 from leasehold.units import parse_bytes, parse_duration
 
-__all__ = ["ENVIRONMENT", "WARM_IDLE_S", "Registry", "connect", "default_registry_id", "settings_for"]
+__all__ = ["ENVIRONMENT", "WARM_IDLE_S", "Registry", "checked_id", "connect", "default_registry_id", "settings_for"]
 
 ENVIRONMENT: Final = "LEASEHOLD_REGISTRY"
 # Warm segments beyond half of the capacity would mostly be evicted for the next request anyway.
 WARM_SHARE: Final = 0.5
 # Between two steps of a job seconds pass; memory that nobody has asked for in five of them is better given back.
 WARM_IDLE_S: Final = 5.0
+_ID: Final = re.compile(r"[0-9a-z]{1,32}")
 
 
 class Registry(RegistryHandle):
@@ -70,6 +73,7 @@ class Registry(RegistryHandle):
         warm_idle: float | str = WARM_IDLE_S,
         on_lingering: OnLingering = "warn",
     ) -> None:
+        checked_on_lingering(on_lingering)  # before there is anything to end
         sweep()
         directory = RegistryDirectory(secrets.token_hex(4))
         settings = settings_for(directory, capacity, warm, warm_idle, owner=own_identity())
@@ -94,6 +98,14 @@ class Registry(RegistryHandle):
 
         In a forked child this does nothing: the registry is its parent's.
         """
+        self._end()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         if self._closed or self._pid != os.getpid():
             return
         self._closed = True
@@ -113,7 +125,7 @@ class Registry(RegistryHandle):
             listed = "; ".join(holders[:10]) + ("; ..." if len(holders) > 10 else "")
             warnings.warn(
                 LeaseholdWarning(f"registry {self.id} was closed while {len(holders)} leases were held: {listed}"),
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def __del__(self) -> None:
@@ -141,10 +153,16 @@ def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn") 
     RegistryUnavailableError
         There is no such registry.
     """
-    id = registry or os.environ.get(ENVIRONMENT) or default_registry_id()
-    handle = RegistryHandle(link_to(id), on_lingering)
-    handle._link.connect()
-    return handle
+    named = os.environ.get(ENVIRONMENT)
+    checked_on_lingering(on_lingering)
+    try:
+        link = connected_link_to(registry or named or default_registry_id())
+    except RegistryUnavailableError as error:
+        if registry or not named:
+            raise
+        message = f"{error}; {ENVIRONMENT} names it: unset that to join the user's own"
+        raise RegistryUnavailableError(message, **error.fields) from None
+    return RegistryHandle(link, on_lingering)
 
 
 def _begin(directory: RegistryDirectory) -> int:
@@ -161,6 +179,19 @@ def _begin(directory: RegistryDirectory) -> int:
 def default_registry_id() -> str:
     """The id of this user's default registry, which ``leasehold serve`` runs."""
     return f"u{os.geteuid()}"
+
+
+def checked_id(id: str) -> str:
+    """`id` if a registry may have it: by any other, its directory is not found by `status`, `audit`, `reap` and the next start.
+
+    Raises
+    ------
+    ValueError
+        It may not.
+    """
+    if not _ID.fullmatch(id):
+        raise ValueError(f"{id!r} is no id of a registry: 1 to 32 of the digits and the letters a to z")
+    return id
 
 
 def settings_for(

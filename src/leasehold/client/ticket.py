@@ -52,9 +52,10 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
             The text is no ticket.
         """
         try:
-            if not text.startswith(_PREFIX):
+            coded = text.strip()
+            if not coded.startswith(_PREFIX):
                 raise ValueError(f"it does not begin with {_PREFIX!r}")
-            coded = text[len(_PREFIX) :].strip()
+            coded = coded[len(_PREFIX) :]
             packed = base64.b64decode(coded + "=" * (-len(coded) % 4), altchars=b"-_", validate=True)
             body = packed[_CRC.size :]
             if packed[: _CRC.size] != _CRC.pack(zlib.crc32(body)):

@@ -100,6 +100,18 @@ def test_shape_or_order_that_cannot_be_is_a_value_error(shape: Any, order: str) 
         layout_of(shape, "f8", order)
 
 
+@pytest.mark.parametrize("shape", [2.5, (2.0,), (3, 2.5), "12", ("3",), None, 3j], ids=repr)
+def test_shape_that_is_not_of_integers_is_refused_and_not_rounded(shape: Any) -> None:
+    with pytest.raises(TypeError, match="neither an integer nor a sequence of integers"):
+        layout_of(shape, "f8")
+
+
+@pytest.mark.parametrize("dtype", ["S", "U", str, [("pos", "i4"), ("chr", "S")], [("a", [("b", "U")])]], ids=str)
+def test_strings_without_a_width_are_refused_in_fields_too(dtype: Any) -> None:
+    with pytest.raises(DTypeError, match="say how long its strings may be"):
+        layout_of(3, dtype)
+
+
 def encode(*wire: Any) -> bytes:
     return msgspec.msgpack.encode(wire)
 

@@ -1,0 +1,105 @@
+"""`leasehold serve`, and the registry as `status` and `top` show it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from running import environment
+
+import leasehold
+
+ID = f"served{os.getpid()}"
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "leasehold", *arguments]
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=environment(COLUMNS="200"))
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[subprocess.Popen[str]]:
+    words = [sys.executable, "-m", "leasehold", "serve", "--id", ID, "--capacity", "4MiB"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stderr is not None
+        assert f"registry {ID} serves up to 4 MiB" in process.stderr.readline()
+        yield process
+        process.terminate()
+
+
+@pytest.fixture
+def served() -> Iterator[subprocess.Popen[str]]:
+    with serving() as process:
+        yield process
+
+
+def test_process_that_stays_joins_the_registry_that_was_started_anew() -> None:
+    for _ in range(2):
+        with serving() as served, leasehold.connect(ID).share(np.arange(3), "calls") as lease:
+            assert lease.array.sum() == 3
+            served.terminate()
+            served.wait(30)
+    with pytest.raises(leasehold.RegistryUnavailableError, match="does not exist or has ended"):
+        leasehold.connect(ID)
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_registry_serves_until_it_is_told_to_end_and_leaves_nothing(
+    served: subprocess.Popen[str], end: signal.Signals
+) -> None:
+    with leasehold.connect(ID).share(np.arange(3), "calls") as lease:
+        assert lease.array.sum() == 3
+    served.send_signal(end)
+    assert served.wait(30) == 0
+    assert not os.path.exists(f"/dev/shm/lh-{ID}")
+
+
+def test_registry_is_seen_by_id_and_a_second_is_refused(served: subprocess.Popen[str]) -> None:
+    with leasehold.connect(ID).share(np.arange(3), "calls"):
+        shown, watched = command("status", "--id", ID), command("top", "--id", ID)
+        (told,) = json.loads(command("status", "--id", ID, "--json").stdout)
+    for text in (shown.stdout, watched.stdout):
+        assert f"registry {ID}  pid {served.pid}" in text
+        assert "calls" in text
+    assert (told["pid"], told["segments"][0]["name"]) == (served.pid, "calls")
+    again = command("serve", "--id", ID)
+    assert (again.returncode, f"registry {ID} is running already" in again.stderr) == (2, True)
+
+
+def test_registry_that_is_not_there_is_not_there_whoever_else_is(served: subprocess.Popen[str]) -> None:
+    for word in ("status", "top"):
+        shown = command(word, "--id", "nobody")
+        assert "no registry nobody of this user is running" in shown.stdout
+    assert command("status", "--id", "nobody").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--id", "../up", "'../up' is no id of a registry"),
+        ("--id", "my-run", "'my-run' is no id of a registry"),
+        ("--id", "x" * 33, "is no id of a registry"),
+        ("--id", "", "'' is no id of a registry"),
+        ("--capacity", "99999PiB", "larger than any memory"),
+        ("--capacity", "1KiB", "holds no segment"),
+        ("--warm-idle", "soon", "is not a duration"),
+    ],
+)
+def test_registry_that_cannot_be_is_refused_in_words_and_leaves_nothing(option: str, value: str, words: str) -> None:
+    before = set(os.listdir("/dev/shm"))
+    refused = command("serve", option, value)
+    assert refused.returncode == 2
+    assert words in refused.stderr
+    assert set(os.listdir("/dev/shm")) <= before
+
+
+def test_top_refuses_an_interval_that_is_none_also_where_it_looks_once() -> None:
+    refused = command("top", "--once", "--every", "often")
+    assert (refused.returncode, "'often' is not a duration" in refused.stderr) == (2, True)
