@@ -38,12 +38,12 @@ def test_nothing_is_lost_under_every_fault() -> None:
 
 
 def test_a_run_of_so_many_operations_does_them_all_and_can_be_run_again() -> None:
-    verdict = run(Options(seed=4, clients=2, capacity_bytes=8 << 20, seconds=None, operations=30))
+    verdict = run(Options(seed=4, clients=2, capacity_bytes=8 << 20, seconds=None, operations=16))
     assert verdict.is_passed, as_text(verdict)
-    assert verdict.operations == 60
-    assert verdict.schedule.ranges == {0: [(0, 30)], 1: [(0, 30)]}
-    again = run(Options(seed=0, replay=Schedule(4, 8 << 20, {0: [(20, 30)], 1: []})))
-    assert (again.seed, again.operations) == (4, 10)
+    assert verdict.operations == 32
+    assert verdict.schedule.ranges == {0: [(0, 16)], 1: [(0, 16)]}
+    again = run(Options(seed=0, replay=Schedule(4, 8 << 20, {0: [(10, 16)], 1: []})))
+    assert (again.seed, again.operations) == (4, 6)
 
 
 def test_the_command_gives_json_a_page_and_exit_code_0(tmp_path: Path) -> None:
@@ -96,6 +96,19 @@ def test_an_unknown_fault_is_refused_with_those_that_there_are(tmp_path: Path) -
     finished = stress("--chaos", "flood", cwd=tmp_path)
     assert finished.returncode == 2
     assert "'flood' is none of all, kill, stop" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--capacity", "1KiB", "no segment is smaller than a page"),
+        ("--html", "nowhere/v.html", "No such file or directory"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_run(tmp_path: Path, option: str, value: str, words: str) -> None:
+    finished = stress("--seconds", "1h", option, value, cwd=tmp_path)
+    assert finished.returncode == 2
+    assert words in finished.stderr
 
 
 # --- bugs planted ------------------------------------------------------------------------------------------------------
