@@ -53,6 +53,25 @@ def test_lease_held_until_exit_is_named_with_its_place() -> None:
     assert not os.path.exists(f"/dev/shm/lh-{done.stdout.strip()}")
 
 
+def test_what_was_left_open_is_closed_at_exit_though_warnings_are_errors() -> None:
+    done = run(
+        """
+import atexit
+from leasehold.client import registry
+atexit.unregister(registry._leave)
+atexit.register(lambda: print(os.path.exists('/dev/shm/lh-' + id)))
+atexit.register(registry._leave)
+r = leasehold.Registry('4MiB')
+lease = r.lease('kept', shape=3)
+id = r.id
+""",
+        "-W",
+        "error",
+    )
+    assert done.stdout == "False\n"
+    assert "holds 'kept' (lease taken at <string>:11 in <module>)" in done.stderr
+
+
 def test_array_used_after_everything_ended_is_valid() -> None:
     """Also in the last destructors of the interpreter."""
     code = """

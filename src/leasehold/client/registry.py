@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import re
 import secrets
@@ -131,10 +132,12 @@ class Registry(RegistryHandle):
     def __del__(self) -> None:
         if getattr(self, "_closed", True) or self._pid != os.getpid():
             return
-        warnings.warn(
-            LeaseNotHeldWarning(f"{self!r} was never closed; use it in a with statement"), stacklevel=2, source=self
-        )
-        self.close()
+        try:
+            warnings.warn(
+                LeaseNotHeldWarning(f"{self!r} was never closed; use it in a with statement"), stacklevel=2, source=self
+            )
+        finally:
+            self.close()
 
 
 def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn") -> RegistryHandle:
@@ -221,16 +224,17 @@ _open_registries: Final[weakref.WeakSet[Registry]] = weakref.WeakSet()
 
 def _leave() -> None:
     """At exit: nothing that this process holds waits for its death to be noticed."""
-    for lease in held_leases():
-        if not lease._link.is_ended:
-            warnings.warn(
-                LeaseNotHeldWarning(f"{lease!r} was held until the process ended; it was taken at {lease.site}"),
-                stacklevel=1,
-            )
-    for registry in list(_open_registries):
-        registry.close()
-    for link in list(links.values()):
-        link.close()
+    with contextlib.ExitStack() as leaving:  # all of it, though warnings be errors
+        for link in list(links.values()):
+            leaving.callback(link.close)
+        for registry in list(_open_registries):
+            leaving.callback(registry.close)
+        for lease in held_leases():
+            if not lease._link.is_ended:
+                warnings.warn(
+                    LeaseNotHeldWarning(f"{lease!r} was held until the process ended; it was taken at {lease.site}"),
+                    stacklevel=1,
+                )
 
 
 atexit.register(_leave)
