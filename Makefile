@@ -2,8 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Workers for pytest; the suite is written for two cores.
-WORKERS ?= 2
 
 .PHONY: demo test check stress bench docs dist clean
 
@@ -19,8 +17,8 @@ test: $(VENV)/.installed  ## the whole suite, about five minutes on two cores
 	$(BIN)/python -m pytest -m "not stress" $(PYTEST_ARGS)
 
 check: $(VENV)/.installed  ## lint, format and types
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks hatch_build.py
+	$(BIN)/ruff format --check src tests benchmarks hatch_build.py
 	$(BIN)/mypy
 
 stress: $(VENV)/.installed  ## the long stress and chaos runs
@@ -29,8 +27,13 @@ stress: $(VENV)/.installed  ## the long stress and chaos runs
 
 bench: $(VENV)/.installed  ## the benchmarks, beside their references
 	$(BIN)/python benchmarks/handover.py
+	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/leases.py
 	$(BIN)/python benchmarks/reclaim.py
+	$(BIN)/python benchmarks/audit.py speed
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/sink.py
+	$(BIN)/python benchmarks/ingest.py
 
 dist: $(VENV)/.installed  ## wheel and sdist, checked
 	rm -rf dist
