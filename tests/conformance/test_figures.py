@@ -18,6 +18,7 @@ def test_new_registry_has_nothing(registry: leasehold.Registry) -> None:
     assert (figures.registry, figures.capacity_bytes, figures.epoch) == (registry.id, CAPACITY, 1)
     assert (figures.used_bytes, figures.warm_bytes, figures.tickets, figures.waiting) == (0, 0, 0, 0)
     assert (figures.clients, dict(figures.segments), sum(figures.leases.values())) == (1, {}, 0)
+    assert figures.shm_free_bytes > 0
 
 
 def test_figures_are_those_of_one_moment(registry: leasehold.Registry) -> None:

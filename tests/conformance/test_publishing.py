@@ -27,6 +27,12 @@ def test_name_that_nobody_gave_is_not_found_after_the_timeout(lasting_world: Wor
     assert refused.value.waited_ns >= 50_000_000
 
 
+def test_name_that_is_nearest_to_a_wrong_one_is_told(lasting_world: World) -> None:
+    refused = pytest.raises(leasehold.SegmentNotFoundError, match="the nearest is 'calls/chr1'")
+    with lasting_world.registry.share(np.arange(3), "calls/chr1"), refused:
+        lasting_world.peer().attach("call/chr1", timeout=0)
+
+
 def test_attach_waits_until_the_array_is_published(waiting_world: World) -> None:
     registry, peer = waiting_world.registry, waiting_world.peer()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -14,7 +15,7 @@ import pytest
 import leasehold
 from leasehold.core.model import EventKind, SegmentState
 from rig.actor import Actor
-from rig.site import Site
+from rig.site import Site, has_died
 from rig.until import until
 
 StartActor = Callable[..., Actor]
@@ -295,6 +296,17 @@ def test_segment_whose_file_somebody_removed_is_told_of_and_stays_valid_for_its_
     assert [event.segment for event in site.ledger().events if event.kind is EventKind.SEGMENT_MISSING] == [number]
     assert lease.array.sum() == 499_500
     lease.release()
+
+
+def test_registry_whose_directory_somebody_removed_ends_and_says_so_at_once(
+    registry: leasehold.Registry, site: Site
+) -> None:
+    pid, lease = site.pid, registry.share(np.arange(1000))
+    shutil.rmtree(site.directory.path)
+    with pytest.raises(leasehold.RegistryUnavailableError, match="does not exist or has ended"):
+        registry.lease("another", shape=10, timeout=30)
+    until(lambda: has_died(pid), what="the end of the registry")
+    assert lease.array.sum() == 499_500
 
 
 def test_stopped_registry_that_goes_on_has_lost_nothing(registry: leasehold.Registry, site: Site) -> None:

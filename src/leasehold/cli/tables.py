@@ -128,7 +128,7 @@ def _headline(directory: RegistryDirectory, served: bool, snapshot: Snapshot, no
     figures = Text(
         f"  {format_bytes(used)} of {format_bytes(row.capacity_bytes)} in {len(snapshot.segments)} segments "
         f"({format_bytes(warm)} warm), {modes[LeaseMode.WRITE]} writers, {modes[LeaseMode.READ]} readers, "
-        f"{len(snapshot.tickets)} tickets, {present} clients"
+        f"{_counted(len(snapshot.tickets), 'ticket')}, {_counted(present, 'client')}"
     )
     return Group(line, figures)
 
@@ -148,7 +148,7 @@ def _segments(snapshot: Snapshot, now_ns: int) -> RenderableType:
         )  # fmt: skip
         tickets = sum(ticket.segment == segment.number for ticket in snapshot.tickets.values())
         held = [name if count == 1 else f"{name} x{count}" for name, count in holders.items()]
-        held += [f"{tickets} tickets"] if tickets else []
+        held += [_counted(tickets, "ticket")] if tickets else []
         table.add_row(
             str(segment.number), segment.name or "-", str(segment.state), format_bytes(segment.size_bytes),
             format_duration((now_ns - segment.created_ns) / 1e9), ", ".join(held) or "-", segment.site,
@@ -169,3 +169,7 @@ def _events(snapshot: Snapshot, now_ns: int) -> RenderableType:
 def _pid(snapshot: Snapshot, identifier: int) -> int | None:
     client = snapshot.clients.get(client_of(identifier))
     return None if client is None else client.identity.pid
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + "s" * (number != 1)

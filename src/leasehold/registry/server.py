@@ -157,6 +157,8 @@ class Server:
             self._hear_all()
             if isinstance(message, m.Statistics):
                 self.settle()  # figures of what is, not of what is under way
+                self._promises.look_at_all()
+                self.table.shm_free_bytes = max(self._store.free_bytes() - self._promises.total_bytes, 0)
             if self.table.is_ended(client):  # what one who is dead or gone has asked for nobody waits for
                 return
             if self.table.would_refuse(message):  # what would change that may have been said, and rung for, just before
@@ -353,6 +355,9 @@ class Server:
             return
         try:
             store.create_segment(effect.segment, effect.size_bytes)
+        except FileNotFoundError:  # somebody has removed the directory: there is nothing to serve any more
+            self._transport.stop()
+            return
         except OSError as error:
             table.segment_failed(effect.segment, f"/dev/shm refused a file ({error.strerror})", free, now_ns)
             return
