@@ -13,8 +13,11 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+
+from rig import private_shm
 
 MARK = "LEASEHOLD_TEST_RUN"
 SHM = "/dev/shm"
@@ -24,8 +27,16 @@ PATIENCE_S = 5.0
 _found_at_start: set[str] = set()
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Two, if each can have a /dev/shm of its own; they would find each other's segments otherwise."""
+    return 2 if private_shm.is_possible() else 0
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if is_worker(config):
+        private_shm.enter()
     os.environ[MARK] = f"{os.getpid()}-{secrets.token_hex(4)}"
+    config.pluginmanager.register(_workers)
     _found_at_start.update(shm_entries())
     # a shell ignores Ctrl-C for what it starts in the background, and programs started from there would inherit that
     for number, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
@@ -33,9 +44,31 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, action)
 
 
+class Workers:
+    """What the workers of xdist tell at their end."""
+
+    def __init__(self) -> None:
+        self.left: list[str] = []
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        del error
+        self.left += getattr(node, "workeroutput", {}).get("left", [])
+
+
+_workers = Workers()
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this is a process of xdist that runs tests for another."""
+    return hasattr(config, "workeroutput")
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    left = what_is_left(_found_at_start, set())
-    if left:
+    left = what_is_left(_found_at_start, set()) + _workers.left
+    if is_worker(session.config):
+        session.config.workeroutput["left"] = left  # type: ignore[attr-defined]
+    elif left:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:

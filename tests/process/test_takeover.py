@@ -303,7 +303,7 @@ def test_registry_whose_directory_somebody_removed_ends_and_says_so_at_once(
 ) -> None:
     pid, lease = site.pid, registry.share(np.arange(1000))
     shutil.rmtree(site.directory.path)
-    with pytest.raises(leasehold.RegistryUnavailableError, match="does not exist or has ended"):
+    with pytest.raises(leasehold.RegistryUnavailableError):
         registry.lease("another", shape=10, timeout=30)
     until(lambda: has_died(pid), what="the end of the registry")
     assert lease.array.sum() == 499_500
