@@ -38,7 +38,8 @@ class Finished:
 def environment(**more: str) -> dict[str, str]:
     """This process's, without what would make the run another."""
     dropped = ("GITHUB_", "LEASEHOLD_REGISTRY", "LEASEHOLD_RECORDS", "LEASEHOLD_ISOLATED", "PYTEST_CURRENT_TEST")
-    return {**{name: value for name, value in os.environ.items() if not name.startswith(dropped)}, **more}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    return {**kept, "COLUMNS": "200", **more}  # wide enough for the paths of tests to stand in one line
 
 
 def wait_until(condition: Callable[[], bool], within_s: float = 30) -> None:
