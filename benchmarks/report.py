@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from leasehold.bench.report import as_chart, as_markdown, file_name
+from leasehold.bench.report import as_chart, as_markdown, file_name, has_chart
 from leasehold.bench.timing import Measurement
 
 MARK = "<!-- measured -->"
@@ -31,7 +31,7 @@ def main() -> None:
     ]
     charts = options.into / "benchmarks"
     charts.mkdir(exist_ok=True)
-    for measurement in measurements:
+    for measurement in filter(has_chart, measurements):
         (charts / f"{file_name(measurement)}.svg").write_text(as_chart(measurement) + "\n")
     page = options.into / "benchmarks.md"
     kept = page.read_text().partition(MARK)[0]

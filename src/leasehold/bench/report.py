@@ -14,7 +14,7 @@ from leasehold.bench.timing import Figure, Measurement
 from leasehold.stress.charts import Axis, Series, chart
 from leasehold.units import format_bytes, format_duration
 
-__all__ = ["as_chart", "as_markdown", "as_table", "as_text", "file_name", "print_or_store"]
+__all__ = ["as_chart", "as_markdown", "as_table", "as_text", "file_name", "has_chart", "print_or_store"]
 
 # Rounds that differ by more than this say that the machine has other things to do.
 _MOST_NOISE: Final = 1.5
@@ -59,8 +59,7 @@ def as_markdown(measurement: Measurement) -> str:
         "",
         measurement.quantifies,
         "",
-        f"![{measurement.name}](benchmarks/{file_name(measurement)}.svg)",
-        "",
+        *([f"![{measurement.name}](benchmarks/{file_name(measurement)}.svg)", ""] if has_chart(measurement) else []),
         _line(head),
         "|---" + "|---:" * (len(head) - 1) + "|",
         *map(_line, rows),
@@ -84,9 +83,15 @@ def as_chart(measurement: Measurement) -> str:
         for subject in measurement.subjects()
     ]
     along = format_bytes if measurement.along == "bytes" else "{:,}".format
-    x = Axis(measurement.along, is_log=True, words=lambda at: along(round(at)))
+    base = 16.0 if measurement.along == "bytes" else 10.0  # 256 B, 4 KiB, 64 KiB, 1 MiB
+    x = Axis(measurement.along, is_log=True, words=lambda at: along(round(at)), base=base)
     y = Axis(measurement.unit, is_log=True, words=lambda value: _value(measurement, value))
     return chart(measurement.name, x, y, series)
+
+
+def has_chart(measurement: Measurement) -> bool:
+    """Whether there is a line to be drawn."""
+    return len(measurement.points()) > 1
 
 
 def file_name(measurement: Measurement) -> str:

@@ -20,11 +20,12 @@ _TICKS: Final = 5
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Axis:
-    """`label` with its unit; `words` writes a tick."""
+    """`label` with its unit; `words` writes a tick; the ticks of a logarithmic one are powers of `base`."""
 
     label: str
     is_log: bool = False
     words: Callable[[float], str] = "{:g}".format
+    base: float = 10.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def _range(values: list[float], axis: Axis) -> tuple[float, float]:
         return (1.0, 10.0) if axis.is_log else (0.0, 1.0)
     low, high = min(values), max(values)
     if axis.is_log:
-        return 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high) + 1e-9)
+        return axis.base ** math.floor(math.log(low, axis.base)), axis.base ** math.ceil(math.log(high, axis.base) + 1e-9)
     return min(low, 0.0), high * 1.05 or 1.0
 
 
@@ -109,8 +110,8 @@ def _share(value: float, low: float, high: float, axis: Axis) -> float:
 
 def _ticks(low: float, high: float, axis: Axis) -> list[float]:
     if axis.is_log:
-        first, last = round(math.log10(low)), round(math.log10(high))
-        return [10.0**power for power in range(first, last + 1, max((last - first) // _TICKS, 1))]
+        first, last = round(math.log(low, axis.base)), round(math.log(high, axis.base))
+        return [axis.base**power for power in range(first, last + 1, max((last - first) // _TICKS, 1))]
     rough = (high - low) / _TICKS
     size = 10.0 ** math.floor(math.log10(rough))
     step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
