@@ -307,6 +307,7 @@ def test_registry_whose_directory_somebody_removed_ends_and_says_so_at_once(
         registry.lease("another", shape=10, timeout=30)
     until(lambda: has_died(pid), what="the end of the registry")
     assert lease.array.sum() == 499_500
+    lease.release()
 
 
 def test_stopped_registry_that_goes_on_has_lost_nothing(registry: leasehold.Registry, site: Site) -> None:
