@@ -492,6 +492,7 @@ class Link:
             self._take(message)
         # what was granted to nobody who waits must be known, to be released: it is asked for again as well
         self._abandoned = {seq: request for seq, request in self._abandoned.items() if isinstance(request, _GRANTING)}
-        for request in [*self._outstanding.values(), *self._abandoned.values()]:
+        # in the order of before: what was granted to nobody is known before the answer that a caller may leave with
+        for _, request in sorted({**self._outstanding, **self._abandoned}.items()):
             in_vain = request.seq in self._abandoned and not isinstance(request, m.Inherit)
             connection.send(encode([replace(request, timeout_ns=0) if in_vain else request]))

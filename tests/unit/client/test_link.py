@@ -434,6 +434,24 @@ def test_lease_granted_to_nobody_is_released_while_another_waits(link: Link, reg
     assert [notice.lease for notice in registry.journal.notices] == [asked.lease]  # type: ignore[union-attr]
 
 
+def test_after_a_takeover_what_was_asked_first_is_asked_again_first(link: Link, registry: FakeRegistry) -> None:
+    """Its client may call no more after the answer it waits for; a lease granted to nobody later would not be released."""
+    link.connect()
+    registry.answers[m.Lease] = interrupt_once
+    link._outstanding[0] = m.Ping(0)  # as of another thread: the connection stays
+    with pytest.raises(KeyboardInterrupt):
+        ask_for_a_lease(link)
+    del link._outstanding[0], registry.answers[m.Lease]
+
+    def dies(connection: FakeConnection, trim: m.Trim) -> None:
+        registry.answers[m.Trim] = lambda connection, trim: connection.push(m.Done(trim.seq))
+        registry.die()
+
+    registry.answers[m.Trim] = dies
+    link.request(m.Done, m.Trim)
+    assert [type(message) for message in registry.heard if isinstance(message, m.Lease | m.Trim)][-2:] == [m.Lease, m.Trim]
+
+
 def test_threads_get_their_own_answers(link: Link, registry: FakeRegistry) -> None:
     """Whoever reads, reads for all; answers come in another order than the questions."""
     registry.others_act = True
