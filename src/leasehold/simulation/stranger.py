@@ -42,6 +42,8 @@ class Stranger:
                 connection = self.endpoint.connect()
                 self._greet(connection)
                 for _ in range(self.random.randrange(1, 30)):
+                    if self.scene.calm:  # at rest, what it has left while it lived would be looked for in vain
+                        break
                     self.random.choice(_DEEDS)(self, connection)
                 connection.close()
             machine.wait_s(self.random.choice((0.001, 0.02)))
