@@ -38,14 +38,14 @@ def copy_into(target: Array, values: Array) -> None:
         threading.Thread(target=np.copyto, args=(into[start:end], out_of[start:end]), name="leasehold-copy", daemon=True)
         for start, end in itertools.pairwise(bounds[1:])
     ]
-    done = bounds[1]
+    started: list[threading.Thread] = []
     try:
-        for helper, end in zip(helpers, bounds[2:], strict=True):
+        for helper in helpers:
             helper.start()
-            done = end
+            started.append(helper)
     except RuntimeError:  # no more threads are to be had: the rest is done here
-        into[done:] = out_of[done:]
+        rest = bounds[1 + len(started)]
+        into[rest:] = out_of[rest:]
     into[: bounds[1]] = out_of[: bounds[1]]
-    for helper in helpers:
-        if helper.ident is not None:
-            helper.join()
+    for helper in started:
+        helper.join()

@@ -142,8 +142,6 @@ class RegistryHandle:
                 f"redeem it with leasehold.connect({ticket.registry!r})",
                 ticket=str(ticket),
             )
-        if not link.client:
-            link.connect()
         number, lease, due_ns = ticket.id, link.new_id(), self._due_ns(_seconds(due))
 
         def redeemed(seq: int) -> m.Redeemed:

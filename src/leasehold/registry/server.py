@@ -158,7 +158,7 @@ class Server:
             if isinstance(message, m.Statistics):
                 self.settle()  # figures of what is, not of what is under way
                 self._promises.look_at_all()
-                self.table.shm_free_bytes = max(self._store.free_bytes() - self._promises.total_bytes, 0)
+                self._note_room()
             if self.table.is_ended(client):  # what one who is dead or gone has asked for nobody waits for
                 return
             if self.table.would_refuse(message):  # what would change that may have been said, and rung for, just before
@@ -344,12 +344,16 @@ class Server:
                 self._transport.send(client, encode(pending[start : start + _REPLIES_IN_PACKET]))
         replies.clear()
 
+    def _note_room(self) -> None:
+        """What /dev/shm has left beside what is promised."""
+        self.table.shm_free_bytes = max(self._store.free_bytes() - self._promises.total_bytes, 0)
+
     def _create(self, effect: CreateSegment) -> None:
         store, table, now_ns = self._store, self.table, self._clock.now_ns()
-        free = store.free_bytes()
-        if effect.size_bytes > free - self._promises.total_bytes:
+        self._note_room()
+        if effect.size_bytes > table.shm_free_bytes:
             self._promises.look_at_all()
-        table.shm_free_bytes = max(free - self._promises.total_bytes, 0)
+            self._note_room()
         if effect.size_bytes > table.shm_free_bytes:
             table.segment_failed(effect.segment, "/dev/shm has not enough room", table.shm_free_bytes, now_ns)
             return
@@ -359,7 +363,8 @@ class Server:
             self._transport.stop()
             return
         except OSError as error:
-            table.segment_failed(effect.segment, f"/dev/shm refused a file ({error.strerror})", free, now_ns)
+            reason = f"/dev/shm refused a file ({error.strerror})"
+            table.segment_failed(effect.segment, reason, store.free_bytes(), now_ns)
             return
         self._promises.add(effect.segment, effect.size_bytes)
         table.segment_created(effect.segment, now_ns)
