@@ -7,10 +7,11 @@ runs without numpy, and nothing here imports h5py or pytest.
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from leasehold.lazy import lazily
 
 __version__ = "0.1.0"
 
@@ -96,14 +97,4 @@ _HOMES: Final = {
     "verify": "leasehold.sinks.verification",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'leasehold' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES.get(name, "leasehold.errors")), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, {**dict.fromkeys(__all__, "leasehold.errors"), **_HOMES})

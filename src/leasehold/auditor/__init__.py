@@ -5,8 +5,9 @@ What is named here is imported when first used: `leasehold run` starts its comma
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from leasehold.lazy import lazily
 
 if TYPE_CHECKING:
     from leasehold.auditor.configuration import Configuration, load_configuration
@@ -55,14 +56,4 @@ _HOMES: Final = {
     "render": "leasehold.auditor.formats",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'leasehold.auditor' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -5,8 +5,9 @@ What is named here is imported when first used: a worker that encodes chunks nee
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from leasehold.lazy import lazily
 
 if TYPE_CHECKING:
     from leasehold.sinks.chunks import ChunkEncoder, Codec, EncodedChunk, encode_chunk
@@ -43,15 +44,6 @@ _HOMES: Final = {
     "verification": ("DatasetCheck", "Mismatch", "VerifyReport", "verify"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            value = getattr(importlib.import_module(f"leasehold.sinks.{module}"), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module 'leasehold.sinks' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(
+    __name__, {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
+)

@@ -5,8 +5,9 @@ What is named here is imported when it is first used: the other modules are for 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
+
+from leasehold.lazy import lazily
 
 if TYPE_CHECKING:
     from leasehold.testing.leaks import LeakError, LeakWatch, assert_no_leaks
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["LeakError", "LeakWatch", "MemoryRegistry", "assert_no_leaks", "memory_registry"]
 
-_HOMES = {"MemoryRegistry": "memory", "memory_registry": "memory"}
+_HOMES: Final = {
+    "LeakError": "leasehold.testing.leaks",
+    "LeakWatch": "leasehold.testing.leaks",
+    "MemoryRegistry": "leasehold.testing.memory",
+    "assert_no_leaks": "leasehold.testing.leaks",
+    "memory_registry": "leasehold.testing.memory",
+}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'leasehold.testing' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"leasehold.testing.{_HOMES.get(name, 'leaks')}"), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -409,14 +409,19 @@ def test_who_is_interrupted_while_it_waits_for_a_lease_waits_no_more(link: Link,
     assert asked.lease in [notice.lease for notice in registry.journal.notices]  # type: ignore[union-attr]
 
 
-def test_lease_granted_to_nobody_is_released_while_another_waits(link: Link, registry: FakeRegistry) -> None:
-    """What it waits for may be the very memory that was granted to nobody."""
+def abandon_a_lease(link: Link, registry: FakeRegistry) -> None:
+    """A request for a lease is interrupted while another thread waits for something, so that the connection stays."""
     link.connect()
     registry.answers[m.Lease] = interrupt_once
-    link._outstanding[0] = m.Ping(0)  # as of another thread: the connection stays
+    link._outstanding[0] = m.Ping(0)
     with pytest.raises(KeyboardInterrupt):
         ask_for_a_lease(link)
-    del link._outstanding[0]
+    del link._outstanding[0], registry.answers[m.Lease]
+
+
+def test_lease_granted_to_nobody_is_released_while_another_waits(link: Link, registry: FakeRegistry) -> None:
+    """What it waits for may be the very memory that was granted to nobody."""
+    abandon_a_lease(link, registry)
     (asked,) = registry.heard_of(m.Lease)
 
     def grant_what_was_asked_before(connection: FakeConnection, trim: m.Trim) -> None:
@@ -436,12 +441,7 @@ def test_lease_granted_to_nobody_is_released_while_another_waits(link: Link, reg
 
 def test_after_a_takeover_what_was_asked_first_is_asked_again_first(link: Link, registry: FakeRegistry) -> None:
     """Its client may call no more after the answer it waits for; a lease granted to nobody later would not be released."""
-    link.connect()
-    registry.answers[m.Lease] = interrupt_once
-    link._outstanding[0] = m.Ping(0)  # as of another thread: the connection stays
-    with pytest.raises(KeyboardInterrupt):
-        ask_for_a_lease(link)
-    del link._outstanding[0], registry.answers[m.Lease]
+    abandon_a_lease(link, registry)
 
     def dies(connection: FakeConnection, trim: m.Trim) -> None:
         registry.answers[m.Trim] = lambda connection, trim: connection.push(m.Done(trim.seq))
