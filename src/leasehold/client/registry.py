@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import re
 import secrets
 import time
 import warnings
@@ -28,6 +27,7 @@ from leasehold.errors import (
 from leasehold.system.directory import RegistryDirectory
 from leasehold.system.identity import own_identity
 from leasehold.system.launch import launch
+from leasehold.system.names import REGISTRY_ID
 from leasehold.system.reclaim import sweep
 from leasehold.units import parse_bytes, parse_duration
 
@@ -38,7 +38,6 @@ ENVIRONMENT: Final = "LEASEHOLD_REGISTRY"
 WARM_SHARE: Final = 0.5
 # Between two steps of a job seconds pass; memory that nobody has asked for in five of them is better given back.
 WARM_IDLE_S: Final = 5.0
-_ID: Final = re.compile(r"[0-9a-z]{1,32}")
 
 
 class Registry(RegistryHandle):
@@ -192,7 +191,7 @@ def checked_id(id: str) -> str:
     ValueError
         It may not.
     """
-    if not _ID.fullmatch(id):
+    if not REGISTRY_ID.fullmatch(id):
         raise ValueError(f"{id!r} is no id of a registry: 1 to 32 of the digits and the letters a to z")
     return id
 

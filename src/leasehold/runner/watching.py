@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Self
+
+from leasehold.system.names import DIRECTORY_NAME
 
 __all__ = ["Change", "Watch"]
 
@@ -33,7 +34,6 @@ _DISAPPEARED: Final = _IN_DELETE | _IN_MOVED_FROM
 _MASK: Final = _APPEARED | _DISAPPEARED | _IN_ONLYDIR | _IN_DONT_FOLLOW
 _HEADER: Final = struct.Struct("iIII")  # watch, mask, cookie, length of the name
 _BUFFER_BYTES: Final = 1 << 18
-_REGISTRY: Final = re.compile(r"lh-[0-9a-z]{1,32}")
 # What bounds the memory of the watch; a program that makes more is told about what it made last.
 _MAX_CHANGES: Final = 200_000
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -96,7 +96,7 @@ class Watch:
             path = f"{self._directories[directory]}/{name}"
             if not mask & _IN_ISDIR:
                 self._append(Change(now_ns, path, bool(mask & _APPEARED)))
-            elif mask & _APPEARED and not _REGISTRY.fullmatch(name):
+            elif mask & _APPEARED and not DIRECTORY_NAME.fullmatch(name):
                 self._enter(path, now_ns)
 
     def _enter(self, path: str, now_ns: int) -> None:

@@ -32,11 +32,11 @@ from typing import Final
 from leasehold.errors import PermissionDeniedError
 from leasehold.system.identity import require_same_user
 from leasehold.system.journal import JOURNAL_BYTES
+from leasehold.system.names import DIRECTORY_NAME
 
 __all__ = ["SHM_ROOT", "RegistryDirectory", "registry_directories"]
 
 SHM_ROOT: Final = "/dev/shm"
-_DIRECTORY: Final = re.compile(r"lh-([0-9a-z]{1,32})")
 _ENTRY: Final = re.compile(r"([stj])(\d+)(?:\.(\d+))?")
 _FLOCK: Final = struct.Struct("@hhqqi")  # struct flock
 _FALLOC_FL_KEEP_SIZE: Final = 1
@@ -330,7 +330,7 @@ def registry_directories(root: str = SHM_ROOT) -> list[RegistryDirectory]:
     """The directories of this user's registries, live and dead."""
     found = []
     for entry in os.scandir(root):
-        match = _DIRECTORY.fullmatch(entry.name)
+        match = DIRECTORY_NAME.fullmatch(entry.name)
         if match is None:
             continue
         directory = RegistryDirectory(match[1], root)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 from typing import Final
 
 from leasehold.core.evidence import LockState, RegistryFacts
@@ -12,11 +11,11 @@ from leasehold.core.findings import Gap
 from leasehold.core.model import SegmentState, Snapshot
 from leasehold.errors import ProtocolError
 from leasehold.system.ledger import read_ledger
+from leasehold.system.names import DIRECTORY_NAME
 from leasehold.system.shm_scan import Listing
 
 __all__ = ["read_registries"]
 
-_DIRECTORY: Final = re.compile(r"lh-([0-9a-z]{1,32})")
 # A segment being created has no file yet, and one being retired none any more.
 _WITHOUT_FILE: Final = frozenset({SegmentState.CREATING, SegmentState.RETIRING})
 
@@ -26,7 +25,7 @@ def read_registries(listing: Listing) -> tuple[list[RegistryFacts], list[Gap]]:
     registries: list[RegistryFacts] = []
     gaps: list[Gap] = []
     for name, status in listing.directories.items():
-        match = _DIRECTORY.fullmatch(name.rpartition("/")[2])
+        match = DIRECTORY_NAME.fullmatch(name.rpartition("/")[2])
         if match is None:
             continue
         path = f"{listing.root.path}/{name}"
