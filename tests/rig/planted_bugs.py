@@ -155,7 +155,7 @@ def promised_readers_are_not_waited_for() -> None:
 def trimming_leaves_the_memory() -> None:
     from leasehold.core.lifetimes import Lifetimes
 
-    Lifetimes._trim_warm = lambda self, now_ns: self.rows.warm.total_bytes  # type: ignore[method-assign]
+    Lifetimes.trim_warm = lambda self: self.rows.warm.total_bytes  # type: ignore[method-assign]
 
 
 # --- in the clients --------------------------------------------------------------------------------------------------
