@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test check stress bench docs dist clean
 
-$(VENV)/.installed: pyproject.toml hatch_build.py $(wildcard src/leasehold/*/*.c)
+$(VENV)/.installed: pyproject.toml hatch_build.py $(wildcard src/shmlease/*/*.c)
 	$(PYTHON) -m venv --without-pip $(VENV)
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@

@@ -1,7 +1,7 @@
-"""Compiles the C files of leasehold when it is built or installed, if there is a C compiler; if not, numpy does their work.
+"""Compiles the C files of shmlease when it is built or installed, if there is a C compiler; if not, numpy does their work.
 
 The libraries use neither Python nor libc, so they are the same for all versions of both: a wheel with them is tagged
-``py3-none-`` and, with glibc, the oldest Linux that pip knows. ``LEASEHOLD_NO_NATIVE=1`` makes a wheel of Python only. ``python
+``py3-none-`` and, with glibc, the oldest Linux that pip knows. ``SHMLEASE_NO_NATIVE=1`` makes a wheel of Python only. ``python
 hatch_build.py`` compiles for a source tree that is used where it lies.
 """
 
@@ -22,7 +22,7 @@ try:
 except ImportError:  # run by itself
     BuildHookInterface = object
 
-PACKAGE = Path(__file__).parent / "src/leasehold"
+PACKAGE = Path(__file__).parent / "src/shmlease"
 SOURCES = (PACKAGE / "tabular/lines.c", PACKAGE / "sinks/planes.c")
 FLAGS = (
     "-std=c11 -O3 -Wall -Wextra -shared -fPIC -ffreestanding -nostdlib -fno-tree-loop-distribute-patterns "
@@ -31,14 +31,14 @@ FLAGS = (
 
 
 def library_of(source: Path) -> Path:
-    """Where leasehold.system.compiled looks for it."""
+    """Where shmlease.system.compiled looks for it."""
     return source.with_name(f"_{source.stem}.so")
 
 
 def compile_all() -> bool:
     """Make the libraries anew; whether that succeeded. What is left from before of another source is not loaded."""
     suits = sys.platform.startswith("linux") and sys.byteorder == "little" and sys.maxsize > 2**32
-    if os.environ.get("LEASEHOLD_NO_NATIVE") or not suits:
+    if os.environ.get("SHMLEASE_NO_NATIVE") or not suits:
         return False
     made = [compile_one(source) for source in SOURCES]
     return all(made)
@@ -53,7 +53,7 @@ def compile_one(source: Path) -> bool:
         subprocess.run([*compiler, *FLAGS.split(), mark, str(source), "-o", str(made)], check=True)
         made.rename(library_of(source))
     except (OSError, subprocess.CalledProcessError) as error:
-        print(f"leasehold: {source.name} was not compiled ({error}); numpy does its work, slower", file=sys.stderr)
+        print(f"shmlease: {source.name} was not compiled ({error}); numpy does its work, slower", file=sys.stderr)
         made.unlink(missing_ok=True)
         return False
     return True

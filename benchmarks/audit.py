@@ -3,7 +3,7 @@
 Two questions, each with its method:
 
 ``speed``
-    The time of one `leasehold.audit()`, in milliseconds, median of several, with 10,000 segments and 300 processes on the
+    The time of one `shmlease.audit()`, in milliseconds, median of several, with 10,000 segments and 300 processes on the
     system: first all segments mapped by those processes (nothing to report), then all of them orphans (everything to
     report, so that it has to look three times). The reference, measured in the same run, is reading the maps and the
     descriptors of the same processes and listing the same directory, without judging anything.
@@ -32,11 +32,11 @@ import sys
 import time
 from collections.abc import Iterator
 
-from leasehold.auditor import audit
-from leasehold.auditor.observer import Observer
-from leasehold.core.evidence import Probe
-from leasehold.errors import UnsupportedPlatformError
-from leasehold.runner.isolation import enter_isolation
+from shmlease.auditor import audit
+from shmlease.auditor.observer import Observer
+from shmlease.core.evidence import Probe
+from shmlease.errors import UnsupportedPlatformError
+from shmlease.runner.isolation import enter_isolation
 
 SHM = "/dev/shm"
 

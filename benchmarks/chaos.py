@@ -36,9 +36,9 @@ from typing import Any
 
 import numpy as np
 
-import leasehold
-from leasehold.system.directory import SHM_ROOT, RegistryDirectory
-from leasehold.system.ledger import read_ledger
+import shmlease
+from shmlease.system.directory import SHM_ROOT, RegistryDirectory
+from shmlease.system.ledger import read_ledger
 
 LONGEST_CALL_S = 5.0
 ROLES = ("producer", "consumer", "registry")
@@ -82,7 +82,7 @@ class Client:
     """One client process: works until it is killed or told to stop."""
 
     def __init__(self, registry: str, seed: int, mail: str, neighbour: str, report: Any) -> None:
-        self.registry = leasehold.connect(registry, on_lingering="error")
+        self.registry = shmlease.connect(registry, on_lingering="error")
         self.rng = np.random.default_rng(seed)
         self.mail, self.neighbour, self.report = Mailbox(mail), Mailbox(neighbour), report
         self.longest = 0.0
@@ -106,7 +106,7 @@ class Client:
         for ticket in self.mail.take():
             try:
                 lease = self.timed(self.registry.redeem, ticket)
-            except leasehold.TicketError:
+            except shmlease.TicketError:
                 continue  # it waited too long for a client that was just being replaced
             with lease:
                 if not is_whole(lease.array):
@@ -134,7 +134,7 @@ class Chaos:
     def __init__(self, clients: int, seed: int) -> None:
         self.rng = random.Random(seed)
         self.context = get_context("spawn")
-        self.registry = leasehold.Registry("256MiB")
+        self.registry = shmlease.Registry("256MiB")
         self.report: Queue[Any] = self.context.Queue()
         self.stop = self.context.Event()
         self.post = tempfile.TemporaryDirectory()
@@ -190,7 +190,7 @@ class Chaos:
             with self.registry.attach(name, timeout=0) as lease:
                 if not is_whole(lease.array) or lease.array.size != self.kept[name].size:
                     self.violations.append(f"{name} has wrong content")
-        except leasehold.LeaseholdError as error:
+        except shmlease.LeaseError as error:
             self.violations.append(f"{name}, a live lease, was lost: {error}")
         self.longest = max(self.longest, time.monotonic() - begun)
         self.take_in()
@@ -225,7 +225,7 @@ class Chaos:
                 self.violations.append(f"{lease!r} has wrong content at the end")
             lease.release()
         self.registry.close()
-        left = [name for name in os.listdir(SHM_ROOT) if name.startswith(f"lh-{self.registry.id}")]
+        left = [name for name in os.listdir(SHM_ROOT) if name.startswith(f"shmlease-{self.registry.id}")]
         if left:
             self.violations.append(f"left in {SHM_ROOT}: {', '.join(left)}")
         if self.longest > LONGEST_CALL_S:

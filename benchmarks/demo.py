@@ -1,6 +1,6 @@
 """The main job on made-up data: methylation calls of a few samples from text into one HDF5 file, and nothing left behind.
 
-Makes Bismark coverage files (seeded; one of them gzipped), ingests them through `leasehold.ingest`, shows what came out, the
+Makes Bismark coverage files (seeded; one of them gzipped), ingests them through `shmlease.ingest`, shows what came out, the
 registry as it was while it ran, and the audit afterwards. Everything goes to ``demo/``, or the directory that is named.
 """
 
@@ -19,14 +19,14 @@ import h5py
 import numpy as np
 from rich.console import Console
 
-import leasehold
-from leasehold.auditor import audit, render
-from leasehold.auditor.formats import Style
-from leasehold.cli import tables
-from leasehold.cli.ingest_words import as_text as summary
-from leasehold.pipeline.api import ingest
-from leasehold.pipeline.report import IngestReport, Progress
-from leasehold.sinks import verify
+import shmlease
+from shmlease.auditor import audit, render
+from shmlease.auditor.formats import Style
+from shmlease.cli import tables
+from shmlease.cli.ingest_words import as_text as summary
+from shmlease.pipeline.api import ingest
+from shmlease.pipeline.report import IngestReport, Progress
+from shmlease.sinks import verify
 
 ROWS = 400_000
 SAMPLES = ("liver_1", "liver_2", "brain_1", "brain_2")
@@ -86,7 +86,7 @@ def sample_lines(random: np.random.Generator, rows: int) -> Iterator[str]:
 def ingest_watched(paths: list[str], output: str) -> tuple[str, IngestReport, str]:
     """Ingest, and look at the lease table (not at the registry: the table is open to any reader) at the busiest moment."""
     busiest: tuple[int, list[tables.Look]] = (0, [])
-    with leasehold.Registry("96MiB") as registry:
+    with shmlease.Registry("96MiB") as registry:
 
         def watch(_: Progress) -> None:
             nonlocal busiest

@@ -1,10 +1,10 @@
 """Ingest against the usual idiom, on methylation calls: wall time, processor time, and memory of all processes together.
 
-Quantified, each as leasehold's figure divided by the idiom's in the same run, below 1 is better:
+Quantified, each as shmlease's figure divided by the idiom's in the same run, below 1 is better:
 
 - ``gzip``: eight files of 1,000,000 rows into one HDF5 file, compressed;
 - ``none``: the same without compression;
-- ``large``: one file of 20,000,000 rows, compressed; and leasehold's memory there against its own for a tenth of the rows.
+- ``large``: one file of 20,000,000 rows, compressed; and shmlease's memory there against its own for a tenth of the rows.
 
 The idiom is what one finds written: a process and a ``SharedMemory`` for each file, `numpy.loadtxt`, and a parent that writes
 h5py gzip-4 with shuffle (or nothing) while the others go on. As usually printed it fails: each child starts a resource tracker
@@ -12,7 +12,7 @@ of its own, which unlinks the child's segment when the child exits. Here it is r
 child answers through a pipe of its own.
 
 Method: both run as programs of their own, interpreter start and imports included, in turn, `--rounds` times after one unmeasured
-run of leasehold, on the same files (made by a seed, in the system's cache). Each round runs a program twice: for its wall time, from
+run of shmlease, on the same files (made by a seed, in the system's cache). Each round runs a program twice: for its wall time, from
 start to exit; and for its memory and processor time, which takes a tenth of the machine to watch. Memory is the most that all
 processes had at once, sampled every 10 ms: private memory and file pages by share (PSS without shared memory), and the files in
 /dev/shm. Ratios are of the medians, with the least and the most of the pairs. Other programs on the machine spoil the wall
@@ -39,7 +39,7 @@ import numpy as np
 
 DTYPE = "chr:S10,pos:i4,pct:f4,c:i4,t:i4"
 COLUMNS = (0, 1, 3, 4, 5)
-MARK = "LEASEHOLD_BENCHMARK"
+MARK = "SHMLEASE_BENCHMARK"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -74,7 +74,7 @@ class Measured:
 
 @dataclass
 class Ratio:
-    """A figure of leasehold's over one of a reference's."""
+    """A figure of shmlease's over one of a reference's."""
 
     case: str
     what: str
@@ -100,8 +100,8 @@ def main() -> None:
     parser.add_argument("--cases", default=",".join(CASES), help="which to measure (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="pairs of runs of each case (default: %(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="rows, as a factor (default: %(default)s)")
-    parser.add_argument("--parser", choices=("auto", "native", "numpy"), default="auto", help="leasehold's (default: auto)")
-    parser.add_argument("--only", choices=("idiom", "leasehold"), help="run one of the two, without ratios")
+    parser.add_argument("--parser", choices=("auto", "native", "numpy"), default="auto", help="shmlease's (default: auto)")
+    parser.add_argument("--only", choices=("idiom", "shmlease"), help="run one of the two, without ratios")
     parser.add_argument("--directory", help="where to put files, and leave them; by default a temporary directory")
     parser.add_argument("--json", action="store_true", help="one JSON object with all runs and ratios")
     parser.add_argument("--as-idiom", nargs="+", help=argparse.SUPPRESS)
@@ -112,7 +112,7 @@ def main() -> None:
         return
     runs: dict[str, dict[str, list[Measured]]] = {}
     with contextlib.ExitStack() as stack:
-        directory = options.directory or stack.enter_context(tempfile.TemporaryDirectory(prefix="leasehold-bench-"))
+        directory = options.directory or stack.enter_context(tempfile.TemporaryDirectory(prefix="shmlease-bench-"))
         os.makedirs(directory, exist_ok=True)
         for name in options.cases.split(","):
             runs[name] = run_case(CASES[name], directory, options)
@@ -132,7 +132,7 @@ def run_case(case: Case, directory: str, options: argparse.Namespace) -> dict[st
     out = os.path.join(directory, "out.h5")
     commands = {
         "idiom": [sys.executable, __file__, "--as-idiom", case.compression, out, *paths],
-        "leasehold": ingest_command(paths, out, case.compression, options.parser),
+        "shmlease": ingest_command(paths, out, case.compression, options.parser),
     }
     if options.only:
         commands = {options.only: commands[options.only]}
@@ -160,14 +160,14 @@ def run_case(case: Case, directory: str, options: argparse.Namespace) -> dict[st
 
 def ingest_command(paths: list[str], out: str, compression: str, parser: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "leasehold", "ingest", *paths, "-o", out, "--quiet", "--parser", parser),
+        *(sys.executable, "-m", "shmlease", "ingest", *paths, "-o", out, "--quiet", "--parser", parser),
         *("--dtype", DTYPE, "--columns", ",".join(map(str, COLUMNS)), "--compression", compression),
     ]
 
 
 def ratios_of(name: str, runs: dict[str, list[Measured]]) -> list[Ratio]:
-    """Leasehold's figures over the idiom's, and over its own for a tenth of the rows."""
-    case, ours, idiom = CASES[name], runs["leasehold"], runs["idiom"]
+    """Shmlease's figures over the idiom's, and over its own for a tenth of the rows."""
+    case, ours, idiom = CASES[name], runs["shmlease"], runs["idiom"]
     ratios = [
         Ratio.of(
             name,
@@ -260,7 +260,7 @@ def measure(command: list[str]) -> Measured:
 
 
 def watch(command: list[str]) -> Measured:
-    mark = f"lhbench{secrets.token_hex(4)}"
+    mark = f"shmbench{secrets.token_hex(4)}"
     before = set(os.listdir("/dev/shm"))
     began = time.perf_counter()
     process = subprocess.Popen(command, env={**os.environ, MARK: mark}, stdout=subprocess.DEVNULL)
@@ -311,7 +311,7 @@ def sample(
 
 def is_ours(entry: os.DirEntry[str], watched: dict[int, bool], registries: dict[str, bool]) -> bool:
     """Whether a registry's directory was made by a process that is watched: the ledger's name is in its open files."""
-    if not entry.name.startswith("lh-"):
+    if not entry.name.startswith("shmlease-"):
         return False
     if entry.name not in registries:
         for pid in watched:

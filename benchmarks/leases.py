@@ -22,16 +22,16 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-import leasehold
-from leasehold.system import mapping
-from leasehold.units import format_duration
+import shmlease
+from shmlease.system import mapping
+from shmlease.units import format_duration
 
 PER_HOLDER = 25_000
 
 
 def hold(registry: str, count: int, pipe: Connection) -> None:
     """Hold `count` leases until told to stop."""
-    handle = leasehold.connect(registry)
+    handle = shmlease.connect(registry)
     leases = [handle.lease(shape=1, timeout=60) for _ in range(count)]
     pipe.send(len(leases))
     pipe.recv()
@@ -77,7 +77,7 @@ def live_leases(most: int, seconds: float) -> None:
     first: tuple[float, float] | None = None
     spawn = multiprocessing.get_context("spawn")
     for count in [n for n in (10, 1_000, 100_000) if n <= most]:
-        with leasehold.Registry(capacity="2GiB") as registry:
+        with shmlease.Registry(capacity="2GiB") as registry:
             holders = []
             for start in range(0, count, PER_HOLDER):
                 ours, theirs = spawn.Pipe()
@@ -105,7 +105,7 @@ def fresh_segments(rounds: int = 9) -> None:
     np.copyto(target, source)
     memcpy = statistics.median(timed(lambda: np.copyto(target, source)) for _ in range(rounds))
 
-    def fill(registry: leasehold.Registry) -> float:
+    def fill(registry: shmlease.Registry) -> float:
         begin = time.perf_counter()
         lease = registry.lease(shape=source.shape)
         np.copyto(lease.array, source)
@@ -115,12 +115,12 @@ def fresh_segments(rounds: int = 9) -> None:
 
     results = {}
     for title, warm in (("fresh", 0), ("recycled", None)):
-        with leasehold.Registry(capacity="512MiB", warm=warm) as registry:
+        with shmlease.Registry(capacity="512MiB", warm=warm) as registry:
             fill(registry)
             results[title] = statistics.median(fill(registry) for _ in range(rounds))
     collapse = mapping._MADV_COLLAPSE
     mapping._MADV_COLLAPSE = -1  # a system that has no such advice: the fallback
-    with leasehold.Registry(capacity="512MiB", warm=0) as registry:
+    with shmlease.Registry(capacity="512MiB", warm=0) as registry:
         fill(registry)
         results["fresh, small pages"] = statistics.median(fill(registry) for _ in range(rounds))
     mapping._MADV_COLLAPSE = collapse

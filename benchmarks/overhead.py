@@ -1,12 +1,12 @@
-"""What `leasehold run` and the pytest plugin cost.
+"""What `shmlease run` and the pytest plugin cost.
 
 Quantified:
 
 (1) The time of a program that creates, fills and removes 1,000 plain `SharedMemory` segments, of 4 KiB and of 1 MiB, as taken
-    by itself: under `leasehold run`, with the recorder and with `--no-hook`, as ratios to the same program alone. Processor
+    by itself: under `shmlease run`, with the recorder and with `--no-hook`, as ratios to the same program alone. Processor
     time of the program is what the recorder takes from it; elapsed time is what a user sees, with Python's resource tracker
     on another processor. At 4 KiB a segment costs little but system calls, so nothing that looks at each can be cheap beside it.
-(2) What `leasehold run` takes for a command that does nothing, in processor time, as a multiple of a bare interpreter's start.
+(2) What `shmlease run` takes for a command that does nothing, in processor time, as a multiple of a bare interpreter's start.
 (3) The processor time that the plugin adds to each of 500 tests that do nothing, and of 500 that use one segment each.
 
 The variants take turns, and each figure of (1) and (2) is the median of all rounds, with the least beside it; (3) is the
@@ -26,10 +26,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from statistics import median
 
-from leasehold.units import format_bytes, format_duration, parse_bytes
+from shmlease.units import format_bytes, format_duration, parse_bytes
 
 SEGMENTS = 1000
-UNDER = [sys.executable, "-m", "leasehold", "run", "--quiet"]
+UNDER = [sys.executable, "-m", "shmlease", "run", "--quiet"]
 TESTS = 500
 PROGRAM = """
 import sys, time
@@ -92,7 +92,7 @@ def measure_start(directory: Path, rounds: int) -> None:
         spent["python"].append(timed([sys.executable, "-c", "pass"], directory)[0])
     run, python = median(spent["true"]), median(spent["python"])
     print(
-        f"`leasehold run -- true`: {format_duration(run)} of processor time, {run / python:.1f} times "
+        f"`shmlease run -- true`: {format_duration(run)} of processor time, {run / python:.1f} times "
         f"the {format_duration(python)} of a bare interpreter"
     )
 
@@ -101,13 +101,13 @@ def measure_plugin(directory: Path, rounds: int) -> None:
     for name, text in (("do nothing", IDLE_TEST), ("use one segment", BUSY_TEST)):
         (directory / "test_it.py").write_text(text.format(tests=TESTS))
         base = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        if not any(point.value == "leasehold.pytest_plugin" for point in entry_points(group="pytest11")):
-            base += ["-p", "leasehold.pytest_plugin"]  # leasehold is in the path, and not installed
+        if not any(point.value == "shmlease.pytest_plugin" for point in entry_points(group="pytest11")):
+            base += ["-p", "shmlease.pytest_plugin"]  # shmlease is in the path, and not installed
         spent: dict[str, list[float]] = {"off": [], "fail": []}
         one: dict[str, list[float]] = {"off": [], "fail": []}
         for _ in range(rounds):
             for mode in ("off", "fail"):
-                command = [*base, f"--leasehold-audit={mode}", "test_it.py"]
+                command = [*base, f"--shmlease-audit={mode}", "test_it.py"]
                 spent[mode].append(timed(command, directory)[0])
                 one[mode].append(timed([*command[:-1], "test_it.py::test_it[0]"], directory)[0])
         # the start of the session, with the import of the auditor, is taken out

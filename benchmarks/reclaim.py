@@ -23,26 +23,26 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-import leasehold
-from leasehold.core.model import Snapshot
-from leasehold.system.directory import RegistryDirectory
-from leasehold.system.ledger import read_ledger
+import shmlease
+from shmlease.core.model import Snapshot
+from shmlease.system.directory import RegistryDirectory
+from shmlease.system.ledger import read_ledger
 
 TARGETS_MS = {"reclaim": 50.0, "takeover": 500.0}
 
 
 def hold(registry: str, told: Connection) -> None:
     """Take a lease, say so, and wait to be killed."""
-    lease = leasehold.connect(registry).share(np.arange(1000), f"held by {os.getpid()}")
+    lease = shmlease.connect(registry).share(np.arange(1000), f"held by {os.getpid()}")
     told.send(lease.name)
     signal.pause()
 
 
-def ledger_of(registry: leasehold.Registry) -> Snapshot:
+def ledger_of(registry: shmlease.Registry) -> Snapshot:
     return read_ledger(RegistryDirectory(registry.id).ledger_path)
 
 
-def reclaim_ms(registry: leasehold.Registry) -> float:
+def reclaim_ms(registry: shmlease.Registry) -> float:
     """Kill one holder; milliseconds until its lease is gone from the table."""
     context = get_context("fork")
     ours, theirs = context.Pipe()
@@ -61,7 +61,7 @@ def reclaim_ms(registry: leasehold.Registry) -> float:
     return took
 
 
-def takeover_ms(registry: leasehold.Registry) -> float:
+def takeover_ms(registry: shmlease.Registry) -> float:
     """Kill the registry; milliseconds until a call is answered by its successor."""
     row = ledger_of(registry).registry
     assert row is not None
@@ -80,7 +80,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="figures for a machine, on stdout")
     options = parser.parse_args()
     figures: dict[str, dict[str, float]] = {}
-    with leasehold.Registry("64MiB") as registry, registry.share(np.arange(1000), "kept") as kept:
+    with shmlease.Registry("64MiB") as registry, registry.share(np.arange(1000), "kept") as kept:
         for what, measure in (("reclaim", reclaim_ms), ("takeover", takeover_ms)):
             times = [measure(registry) for _ in range(options.rounds)]
             p50, p99 = np.percentile(times, [50, 99])

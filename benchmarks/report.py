@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from leasehold.bench.report import as_chart, as_markdown, file_name, has_chart
-from leasehold.bench.timing import Measurement
+from shmlease.bench.report import as_chart, as_markdown, file_name, has_chart
+from shmlease.bench.timing import Measurement
 
 MARK = "<!-- measured -->"
 

@@ -38,8 +38,8 @@ import click
 import h5py
 import numpy as np
 
-from leasehold.sinks import ChunkEncoder, Codec, EncodedChunk, HDF5Sink
-from leasehold.units import parse_bytes
+from shmlease.sinks import ChunkEncoder, Codec, EncodedChunk, HDF5Sink
+from shmlease.units import parse_bytes
 
 CALLS = np.dtype([("chr", "S10"), ("pos", "<i4"), ("pct", "<f4"), ("m", "<i4"), ("u", "<i4")])
 Write = Callable[[Path, np.ndarray[Any, Any]], None]

@@ -1,6 +1,6 @@
 """For every test: nothing of it is left in /dev/shm, and no registry process outlives it.
 
-The check shares no code with leasehold and knows nothing of its ledger: it lists the directory, and reads /proc. A process
+The check shares no code with shmlease and knows nothing of its ledger: it lists the directory, and reads /proc. A process
 counts as ours if its environment carries the mark of this test run, so that other users of the machine do not disturb it.
 """
 
@@ -19,7 +19,7 @@ import pytest
 
 from rig import private_shm
 
-MARK = "LEASEHOLD_TEST_RUN"
+MARK = "SHMLEASE_TEST_RUN"
 SHM = "/dev/shm"
 # A registry whose owner was killed ends when the kernel says so; on a loaded machine that is not at once.
 PATIENCE_S = 5.0
@@ -127,7 +127,7 @@ def is_our_registry(pid: str) -> bool:
     """Whether `pid` is a registry process that this test run has started."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            if b"leasehold.registry" not in file.read():
+            if b"shmlease.registry" not in file.read():
                 return False
         return is_ours(pid)
     except OSError:  # it has ended, or is another user's

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from worlds import MemoryWorld, RealWorld, World
 
-import leasehold
+import shmlease
 
 
 @pytest.fixture(params=[MemoryWorld, RealWorld], ids=["memory", "real"], scope="session")
@@ -40,7 +40,7 @@ def waiting_world(open_world: Callable[..., World]) -> World:
 
 
 @pytest.fixture
-def registry(world: World) -> leasehold.Registry:
+def registry(world: World) -> shmlease.Registry:
     return world.registry
 
 
@@ -52,7 +52,7 @@ def lasting_world(kind: type[World]) -> Iterator[World]:
 
 
 @pytest.fixture
-def peer(lasting_world: World) -> Iterator[leasehold.RegistryHandle]:
+def peer(lasting_world: World) -> Iterator[shmlease.RegistryHandle]:
     """Another client of the lasting world."""
     peer = lasting_world.peer()
     yield peer

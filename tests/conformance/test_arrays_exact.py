@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from worlds import World
 
-import leasehold
+import shmlease
 
 RECORD = np.dtype(
     [(("the position", "pos"), ">u4"), ("depth", "i2", (3,)), ("pair", [("a", "f8"), ("b", "S3")])], align=True
@@ -54,7 +54,7 @@ def looks(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS)
 def test_array_is_read_as_it_was_written(
-    lasting_world: World, peer: leasehold.RegistryHandle, array: np.ndarray[Any, Any]
+    lasting_world: World, peer: shmlease.RegistryHandle, array: np.ndarray[Any, Any]
 ) -> None:
     order = "C" if array.flags.c_contiguous else "F"
     with lasting_world.registry.lease("written", shape=array.shape, dtype=array.dtype, order=order) as lease:
@@ -67,9 +67,7 @@ def test_array_is_read_as_it_was_written(
 
 
 @pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS)
-def test_array_is_shared_as_it_is(
-    lasting_world: World, peer: leasehold.RegistryHandle, array: np.ndarray[Any, Any]
-) -> None:
+def test_array_is_shared_as_it_is(lasting_world: World, peer: shmlease.RegistryHandle, array: np.ndarray[Any, Any]) -> None:
     with lasting_world.registry.share(array) as lease:
         assert looks(lease.array) == looks(array)
         with peer.redeem(lease.ticket()) as seen:
@@ -92,7 +90,7 @@ def test_array_in_neither_order_is_shared_in_c_order(lasting_world: World) -> No
 
 def test_masked_values_are_not_shared_as_if_they_were_values(lasting_world: World) -> None:
     masked = np.ma.masked_array([1, 2, 3], [False, True, False])
-    with pytest.raises(leasehold.DTypeError, match="would lose its mask"):
+    with pytest.raises(shmlease.DTypeError, match="would lose its mask"):
         lasting_world.registry.share(masked)
     with lasting_world.registry.share(masked.filled(0)) as lease, lasting_world.registry.share(masked[:1]) as first:
         assert (lease.array.tolist(), first.array.tolist()) == ([1, 0, 3], [1])
@@ -120,7 +118,7 @@ def test_two_arrays_do_not_share_memory(lasting_world: World) -> None:
         assert one.array.sum() == 10
 
 
-def test_reader_sees_the_writers_memory_and_no_copy(lasting_world: World, peer: leasehold.RegistryHandle) -> None:
+def test_reader_sees_the_writers_memory_and_no_copy(lasting_world: World, peer: shmlease.RegistryHandle) -> None:
     with lasting_world.registry.lease("a", shape=10) as lease:
         view = lease.array[:]
         lease.publish()
@@ -131,8 +129,8 @@ def test_reader_sees_the_writers_memory_and_no_copy(lasting_world: World, peer: 
 
 
 @pytest.mark.parametrize("dtype", [object, [("a", "i4"), ("b", object)]], ids=["object", "field of objects"])
-def test_dtype_with_objects_is_refused(registry: leasehold.Registry, dtype: Any) -> None:
-    with pytest.raises(leasehold.DTypeError, match="Python objects") as refused:
+def test_dtype_with_objects_is_refused(registry: shmlease.Registry, dtype: Any) -> None:
+    with pytest.raises(shmlease.DTypeError, match="Python objects") as refused:
         registry.lease("a", shape=3, dtype=dtype)
     assert isinstance(refused.value, TypeError)
     assert refused.value.dtype == str(np.dtype(dtype))
@@ -160,7 +158,7 @@ def test_what_cannot_be_leased_is_refused(lasting_world: World, arguments: dict[
 
 
 def test_dtype_without_a_width_is_refused(lasting_world: World) -> None:
-    with pytest.raises(leasehold.DTypeError, match="no width"):
+    with pytest.raises(shmlease.DTypeError, match="no width"):
         lasting_world.registry.lease(shape=3, dtype="S")
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from worlds import CAPACITY, World
 
-import leasehold
+import shmlease
 
 PAGE = 4096
 
 
-def test_new_registry_has_nothing(registry: leasehold.Registry) -> None:
+def test_new_registry_has_nothing(registry: shmlease.Registry) -> None:
     figures = registry.statistics()
     assert (figures.registry, figures.capacity_bytes, figures.epoch) == (registry.id, CAPACITY, 1)
     assert (figures.used_bytes, figures.warm_bytes, figures.tickets, figures.waiting) == (0, 0, 0, 0)
@@ -21,7 +21,7 @@ def test_new_registry_has_nothing(registry: leasehold.Registry) -> None:
     assert figures.shm_free_bytes > 0
 
 
-def test_figures_are_those_of_one_moment(registry: leasehold.Registry) -> None:
+def test_figures_are_those_of_one_moment(registry: shmlease.Registry) -> None:
     before = registry.statistics()
     with registry.lease("a", shape=3):
         assert before.used_bytes == 0
@@ -44,11 +44,11 @@ def test_segments_and_leases_are_counted_by_what_they_are(world: World) -> None:
             assert (figures.clients, figures.tickets) == (2, 1)
 
 
-def test_what_has_happened_is_counted(registry: leasehold.Registry) -> None:
+def test_what_has_happened_is_counted(registry: shmlease.Registry) -> None:
     for number in range(3):
         with registry.share(np.arange(3), f"n{number}") as lease, registry.redeem(lease.ticket()):
             pass
-    with pytest.raises(leasehold.SegmentNotFoundError):
+    with pytest.raises(shmlease.SegmentNotFoundError):
         registry.attach("none", timeout=0)
     counters = registry.statistics().counters
     counted = {name: counters[name] for name in ("leases", "published", "tickets", "created", "recycled", "clients")}
@@ -56,7 +56,7 @@ def test_what_has_happened_is_counted(registry: leasehold.Registry) -> None:
     assert counters["refused: not found"] == 1
 
 
-def test_peaks_are_the_most_there_was(registry: leasehold.Registry) -> None:
+def test_peaks_are_the_most_there_was(registry: shmlease.Registry) -> None:
     with registry.share(np.arange(3), "a"), registry.share(np.arange(3), "b"):
         pass
     registry.trim()

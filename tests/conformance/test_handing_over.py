@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from worlds import World, live
 
-import leasehold
+import shmlease
 from rig.until import until
 
 
@@ -19,7 +19,7 @@ def test_ticket_is_redeemed_once(world: World) -> None:
         with peer.redeem(ticket) as seen:
             assert (seen.name, int(seen.array.sum())) == ("a", 45)
             for again in (peer, world.registry):
-                with pytest.raises(leasehold.TicketError, match="was redeemed by pid") as refused:
+                with pytest.raises(shmlease.TicketError, match="was redeemed by pid") as refused:
                     again.redeem(ticket)
                 assert isinstance(refused.value, ValueError)
                 assert refused.value.ticket == ticket.id
@@ -28,7 +28,7 @@ def test_ticket_is_redeemed_once(world: World) -> None:
 
 
 @pytest.mark.parametrize("form", [str, lambda ticket: pickle.loads(pickle.dumps(ticket))], ids=["text", "pickle"])
-def test_ticket_travels_as(lasting_world: World, peer: leasehold.RegistryHandle, form: type) -> None:
+def test_ticket_travels_as(lasting_world: World, peer: shmlease.RegistryHandle, form: type) -> None:
     with lasting_world.registry.share(np.arange(10)) as lease, peer.redeem(form(lease.ticket())) as seen:
         assert seen.array.sum() == 45
 
@@ -88,7 +88,7 @@ def test_ticket_expires_when_its_time_is_up(world: World) -> None:
         short, long = lease.ticket(ttl=0.05), lease.ticket(ttl="1min")
     world.pass_time(0.05)
     until(lambda: registry.statistics().tickets == 1, what="the end of the ticket")
-    with pytest.raises(leasehold.TicketError, match="expired before it was redeemed") as refused:
+    with pytest.raises(shmlease.TicketError, match="expired before it was redeemed") as refused:
         world.peer().redeem(short)
     assert refused.value.ticket == short.id
     with world.peer().redeem(long) as seen:
@@ -107,22 +107,22 @@ def test_segment_ends_with_its_last_ticket(world: World) -> None:
 
 def test_ticket_is_of_its_registry(lasting_world: World) -> None:
     with (
-        leasehold.testing.memory_registry() as other,
+        shmlease.testing.memory_registry() as other,
         other.share(np.arange(3)) as lease,
-        pytest.raises(leasehold.TicketError, match=f"is of registry {other.id}") as refused,
+        pytest.raises(shmlease.TicketError, match=f"is of registry {other.id}") as refused,
     ):
         lasting_world.registry.redeem(ticket := lease.ticket())
     assert refused.value.ticket == str(ticket)
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", "lht1-", "lht1-AAAAAAAA"])
+@pytest.mark.parametrize("text", ["", "nonsense", "slt1-", "slt1-AAAAAAAA"])
 def test_what_is_no_ticket_is_refused(lasting_world: World, text: str) -> None:
-    with pytest.raises(leasehold.TicketError, match="is not a ticket") as refused:
+    with pytest.raises(shmlease.TicketError, match="is not a ticket") as refused:
         lasting_world.registry.redeem(text)
     assert refused.value.ticket == text
 
 
-@pytest.mark.parametrize("thing", [None, 5, b"lht1-", np.arange(3)], ids=repr)
+@pytest.mark.parametrize("thing", [None, 5, b"slt1-", np.arange(3)], ids=repr)
 def test_what_is_neither_ticket_nor_text_is_a_type_error(lasting_world: World, thing: object) -> None:
     with pytest.raises(TypeError, match=f"a Ticket or its text, not {type(thing).__name__}"):
         lasting_world.registry.redeem(thing)  # type: ignore[arg-type]
@@ -137,7 +137,7 @@ def test_damaged_ticket_is_refused_and_the_true_one_is_good(lasting_world: World
     with lasting_world.registry.share(np.arange(10)) as lease:
         text = str(lease.ticket())
         damaged = text[:-1] + ("A" if text[-1] != "A" else "B")
-        with pytest.raises(leasehold.TicketError, match="is not a ticket"):
+        with pytest.raises(shmlease.TicketError, match="is not a ticket"):
             lasting_world.registry.redeem(damaged[: len(text) // 2])
         with lasting_world.registry.redeem(text) as seen:
             assert seen.array.sum() == 45

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from worlds import World
 
-import leasehold
-from leasehold.client.registry import ENVIRONMENT
+import shmlease
+from shmlease.client.registry import ENVIRONMENT
 
 
 def test_open_registry_is_the_one_to_join(world: World) -> None:
     assert os.environ[ENVIRONMENT] == world.registry.id
-    with world.registry.share(np.arange(10), "a"), leasehold.connect() as joined, joined.attach("a") as seen:
+    with world.registry.share(np.arange(10), "a"), shmlease.connect() as joined, joined.attach("a") as seen:
         assert (joined.id, int(seen.array.sum())) == (world.registry.id, 45)
 
 
 def test_handle_travels_as_a_handle_on_the_same_registry(lasting_world: World) -> None:
     with lasting_world.registry.share(np.arange(10), "a"):
         handle = pickle.loads(pickle.dumps(lasting_world.registry))
-        assert type(handle) is leasehold.RegistryHandle
+        assert type(handle) is shmlease.RegistryHandle
         with handle.attach("a") as seen:
             assert seen.array.sum() == 45
 
@@ -31,33 +31,33 @@ def test_handle_travels_as_a_handle_on_the_same_registry(lasting_world: World) -
 def test_registry_opened_inside_another_is_the_one_to_join_until_it_is_closed(open_world: Callable[..., World]) -> None:
     outer = open_world().registry
     inner = open_world().registry
-    assert leasehold.connect().id == inner.id
+    assert shmlease.connect().id == inner.id
     inner.close()
-    assert leasehold.connect().id == outer.id
+    assert shmlease.connect().id == outer.id
 
 
 def test_registry_that_the_environment_names_wrongly_is_refused_with_who_named_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT, "nobody")
     with pytest.raises(
-        leasehold.RegistryUnavailableError, match=f"registry nobody cannot be used.*{ENVIRONMENT}"
+        shmlease.RegistryUnavailableError, match=f"registry nobody cannot be used.*{ENVIRONMENT}"
     ) as refused:
-        leasehold.connect()
+        shmlease.connect()
     assert refused.value.registry == "nobody"
-    with pytest.raises(leasehold.RegistryUnavailableError, match="leasehold serve") as refused:
-        leasehold.connect("nobody-else")
+    with pytest.raises(shmlease.RegistryUnavailableError, match="shmlease serve") as refused:
+        shmlease.connect("nobody-else")
     assert ENVIRONMENT not in str(refused.value)
 
 
 def test_reaction_to_views_that_there_is_not_is_refused(world: World, open_world: Callable[..., World]) -> None:
-    for refusing in (lambda: open_world(on_lingering="raise"), lambda: leasehold.connect(on_lingering="raise")):  # type: ignore[arg-type]
+    for refusing in (lambda: open_world(on_lingering="raise"), lambda: shmlease.connect(on_lingering="raise")):  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="'raise' is none of 'warn', 'error', 'ignore'"):
             refusing()
-    assert leasehold.connect().id == world.registry.id
+    assert shmlease.connect().id == world.registry.id
 
 
 def test_warning_of_leases_held_at_the_end_names_the_line_of_the_block(open_world: Callable[..., World]) -> None:
     with (
-        pytest.warns(leasehold.LeaseholdWarning, match="closed while 1 leases were held") as caught,
+        pytest.warns(shmlease.LeaseWarning, match="closed while 1 leases were held") as caught,
         open_world().registry as registry,
     ):
         lease = registry.share(np.arange(3))
@@ -78,10 +78,10 @@ def test_warning_of_leases_held_at_the_end_names_the_line_of_the_block(open_worl
     ids=["lease", "unnamed", "share", "attach", "statistics", "trim"],
 )
 def test_closed_registry_is_of_no_more_use(
-    request: pytest.FixtureRequest, closed: World, call: Callable[[leasehold.RegistryHandle], object]
+    request: pytest.FixtureRequest, closed: World, call: Callable[[shmlease.RegistryHandle], object]
 ) -> None:
     for handle in (closed.registry, closed.peer()):
-        with pytest.raises(leasehold.RegistryUnavailableError) as refused:
+        with pytest.raises(shmlease.RegistryUnavailableError) as refused:
             call(handle)
         assert isinstance(refused.value, ConnectionError)
         assert refused.value.registry == closed.registry.id
@@ -98,7 +98,7 @@ def test_peer_learns_that_the_registry_was_closed(world: World) -> None:
     peer = world.peer()
     peer.statistics()
     world.registry.close()
-    with pytest.raises(leasehold.RegistryUnavailableError) as refused:
+    with pytest.raises(shmlease.RegistryUnavailableError) as refused:
         peer.statistics()
     assert refused.value.registry == world.registry.id
 
@@ -107,7 +107,7 @@ def test_ticket_of_a_closed_registry_is_of_no_use(world: World) -> None:
     with world.registry.share(np.arange(3)) as lease:
         ticket = lease.ticket()
     world.registry.close()
-    with pytest.raises(leasehold.RegistryUnavailableError):
+    with pytest.raises(shmlease.RegistryUnavailableError):
         world.registry.redeem(ticket)
 
 
@@ -120,7 +120,7 @@ def test_who_still_holds_a_lease_at_the_end_is_named_and_keeps_the_memory(world:
     registry, peer = world.registry, world.peer()
     lease = registry.share(np.arange(10), "a")
     seen = peer.attach("a")
-    with pytest.warns(leasehold.LeaseholdWarning, match=f"closed while 2 leases were held: pid {os.getpid()} holds 'a'"):
+    with pytest.warns(shmlease.LeaseWarning, match=f"closed while 2 leases were held: pid {os.getpid()} holds 'a'"):
         registry.close()
     assert (seen.array.sum(), lease.array.sum()) == (45, 45)
     seen.release()
@@ -130,9 +130,9 @@ def test_who_still_holds_a_lease_at_the_end_is_named_and_keeps_the_memory(world:
 def test_view_outlives_the_registry(world: World) -> None:
     lease = world.registry.share(np.arange(10), "a")
     view = lease.array[2:]
-    with pytest.warns(leasehold.LingeringViewWarning):
+    with pytest.warns(shmlease.LingeringViewWarning):
         lease.release()
-    with pytest.warns(leasehold.LeaseholdWarning, match="closed while 1 leases were held"):
+    with pytest.warns(shmlease.LeaseWarning, match="closed while 1 leases were held"):
         world.registry.close()
     assert view.sum() == 44
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from worlds import CAPACITY, World, live
 
-import leasehold
+import shmlease
 from rig.until import until
 
 PAGE = 4096
@@ -25,7 +25,7 @@ def test_block_releases(lasting_world: World) -> None:
     assert not lease.held
 
 
-def test_block_releases_when_its_body_fails(lasting_world: World, peer: leasehold.RegistryHandle) -> None:
+def test_block_releases_when_its_body_fails(lasting_world: World, peer: shmlease.RegistryHandle) -> None:
     with pytest.raises(ZeroDivisionError), lasting_world.registry.lease("a", shape=3) as lease:
         lease.array[0] = 1 // 0
     assert not lease.held
@@ -44,10 +44,10 @@ def test_block_releases_when_its_body_fails(lasting_world: World, peer: leasehol
     ],
     ids=["array", "segment", "publish", "ticket", "with"],
 )
-def test_released_lease_is_of_no_more_use(lasting_world: World, use: Callable[[leasehold.Lease], object]) -> None:
+def test_released_lease_is_of_no_more_use(lasting_world: World, use: Callable[[shmlease.Lease], object]) -> None:
     lease = lasting_world.registry.lease("a", shape=3)
     lease.release()
-    with pytest.raises(leasehold.LeaseClosedError, match="was released") as refused:
+    with pytest.raises(shmlease.LeaseClosedError, match="was released") as refused:
         use(lease)
     assert isinstance(refused.value, ValueError)
     assert refused.value.name == "a"
@@ -77,7 +77,7 @@ def test_lease_is_nothing_to_be_sent(lasting_world: World, send: Callable[[objec
 
 def test_lease_that_is_lost_is_released_and_says_where_it_was_taken(lasting_world: World) -> None:
     lease = lasting_world.registry.lease("a", shape=3)
-    with pytest.warns(leasehold.LeaseNotHeldWarning, match=r"never released.*test_leases_end\.py") as warned:
+    with pytest.warns(shmlease.LeaseNotHeldWarning, match=r"never released.*test_leases_end\.py") as warned:
         del lease
     assert issubclass(warned[0].category, ResourceWarning)
     assert live(lasting_world.registry) == 0
@@ -90,7 +90,7 @@ def test_view_keeps_the_memory_until_it_dies(lasting_world: World) -> None:
     registry = lasting_world.registry
     lease = registry.share(np.arange(10), "a")
     view = lease.array[2:]
-    with pytest.warns(leasehold.LingeringViewWarning, match=r"stays held.*test_leases_end\.py"):
+    with pytest.warns(shmlease.LingeringViewWarning, match=r"stays held.*test_leases_end\.py"):
         lease.release()
     assert registry.statistics().leases["lingering"] == 1
     for _ in range(3):  # none of these may be given that memory
@@ -103,10 +103,10 @@ def test_view_keeps_the_memory_until_it_dies(lasting_world: World) -> None:
     until(lambda: live(registry) == 0, what="the end of the segment")
 
 
-def test_memory_that_a_view_lingered_on_is_not_used_again(registry: leasehold.Registry) -> None:
+def test_memory_that_a_view_lingered_on_is_not_used_again(registry: shmlease.Registry) -> None:
     lease = registry.share(np.arange(10), "a")
     view = lease.array[2:]
-    with pytest.warns(leasehold.LingeringViewWarning):
+    with pytest.warns(shmlease.LingeringViewWarning):
         lease.release()
     del view
     assert registry.statistics().used_bytes == 0
@@ -116,7 +116,7 @@ def test_lingering_view_is_an_error_to_who_asked_for_that(open_world: Callable[.
     registry = open_world(on_lingering="error").registry
     lease = registry.share(np.arange(10), "a")
     view = lease.array[2:]
-    with pytest.raises(leasehold.LingeringViewError, match="stays held") as refused:
+    with pytest.raises(shmlease.LingeringViewError, match="stays held") as refused:
         lease.release()
     assert isinstance(refused.value, BufferError)
     assert refused.value.name == "a"
@@ -140,7 +140,7 @@ def test_lingering_view_is_passed_over_where_that_was_asked_for(open_world: Call
 # --- memory kept warm ------------------------------------------------------------------------------------------------
 
 
-def test_memory_is_used_again(registry: leasehold.Registry) -> None:
+def test_memory_is_used_again(registry: shmlease.Registry) -> None:
     for number in range(5):
         with registry.share(np.arange(1000), f"n{number}"):
             assert registry.statistics().warm_bytes == 0
@@ -149,7 +149,7 @@ def test_memory_is_used_again(registry: leasehold.Registry) -> None:
     assert (counters["created"], counters["recycled"]) == (1, 4)
 
 
-def test_memory_that_was_never_published_is_used_again_after_it_was(registry: leasehold.Registry) -> None:
+def test_memory_that_was_never_published_is_used_again_after_it_was(registry: shmlease.Registry) -> None:
     """Only then is it known that its pages are reserved."""
     with registry.lease("a", shape=3):
         pass
@@ -161,7 +161,7 @@ def test_memory_that_was_never_published_is_used_again_after_it_was(registry: le
     assert registry.statistics().warm_bytes == PAGE
 
 
-def test_warm_memory_is_used_for_what_fits_it_well(registry: leasehold.Registry) -> None:
+def test_warm_memory_is_used_for_what_fits_it_well(registry: shmlease.Registry) -> None:
     with registry.share(np.zeros(10 * PAGE, "u1"), "a"):
         pass
     with registry.lease("small", shape=PAGE, dtype="u1"), registry.lease("fits", shape=9 * PAGE, dtype="u1"):
@@ -169,7 +169,7 @@ def test_warm_memory_is_used_for_what_fits_it_well(registry: leasehold.Registry)
         assert registry.statistics().used_bytes == 11 * PAGE
 
 
-def test_trim_gives_warm_memory_back(registry: leasehold.Registry) -> None:
+def test_trim_gives_warm_memory_back(registry: shmlease.Registry) -> None:
     with registry.share(np.zeros(3 * PAGE, "u1"), "a"), registry.share(np.zeros(PAGE, "u1"), "b") as kept:
         registry.attach("a").release()
         kept.array.sum()
@@ -225,7 +225,7 @@ def test_what_a_ticket_or_a_reader_still_needs_is_not_used_again(lasting_world: 
 def test_many_hand_overs_leave_every_array_as_it_was(world: World) -> None:
     """The next segments are granted ahead to who takes one after another; none of them is anybody else's."""
     registry, peer = world.registry, world.peer()
-    held: list[tuple[int, leasehold.Lease]] = []
+    held: list[tuple[int, shmlease.Lease]] = []
     for number in range(60):
         lease = registry.share(np.full(300, number))
         held.append((number, peer.redeem(lease.ticket())))

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from worlds import World, live
 
-import leasehold
+import shmlease
 from rig.until import until
 
 # --- when it can be read ---------------------------------------------------------------------------------------------
 
 
 def test_array_is_not_to_be_had_before_it_is_published(lasting_world: World) -> None:
-    with lasting_world.registry.lease("a", shape=3), pytest.raises(leasehold.SegmentNotFoundError) as refused:
+    with lasting_world.registry.lease("a", shape=3), pytest.raises(shmlease.SegmentNotFoundError) as refused:
         lasting_world.peer().attach("a", timeout=0)
     assert isinstance(refused.value, LookupError)
     assert refused.value.name == "a"
@@ -21,14 +21,14 @@ def test_array_is_not_to_be_had_before_it_is_published(lasting_world: World) -> 
 
 
 def test_name_that_nobody_gave_is_not_found_after_the_timeout(lasting_world: World) -> None:
-    with pytest.raises(leasehold.SegmentNotFoundError, match="no segment has that name") as refused:
+    with pytest.raises(shmlease.SegmentNotFoundError, match="no segment has that name") as refused:
         lasting_world.registry.attach("a", timeout="50ms")
     assert refused.value.name == "a"
     assert refused.value.waited_ns >= 50_000_000
 
 
 def test_name_that_is_nearest_to_a_wrong_one_is_told(lasting_world: World) -> None:
-    refused = pytest.raises(leasehold.SegmentNotFoundError, match="the nearest is 'calls/chr1'")
+    refused = pytest.raises(shmlease.SegmentNotFoundError, match="the nearest is 'calls/chr1'")
     with lasting_world.registry.share(np.arange(3), "calls/chr1"), refused:
         lasting_world.peer().attach("call/chr1", timeout=0)
 
@@ -99,7 +99,7 @@ def test_view_taken_before_publishing_stays_writable(lasting_world: World) -> No
 
 
 @pytest.mark.parametrize("way", ["attach", "redeem", "share"])
-def test_reader_cannot_write(lasting_world: World, peer: leasehold.RegistryHandle, way: str) -> None:
+def test_reader_cannot_write(lasting_world: World, peer: shmlease.RegistryHandle, way: str) -> None:
     with lasting_world.registry.share(np.zeros(3), "a") as lease:
         ways = {"attach": lambda: peer.attach("a"), "redeem": lambda: peer.redeem(lease.ticket()), "share": lambda: lease}
         with ways[way]() as seen:
@@ -115,13 +115,13 @@ def test_reader_cannot_publish(lasting_world: World) -> None:
     with (
         lasting_world.registry.share(np.zeros(3), "a"),
         lasting_world.peer().attach("a") as seen,
-        pytest.raises(leasehold.LeaseClosedError, match="only its writer can publish"),
+        pytest.raises(shmlease.LeaseClosedError, match="only its writer can publish"),
     ):
         seen.publish(readers=1)
     until(lambda: live(lasting_world.registry) == 0, what="the end of the segment")
 
 
-def test_publishing_twice_is_publishing_once(registry: leasehold.Registry) -> None:
+def test_publishing_twice_is_publishing_once(registry: shmlease.Registry) -> None:
     with registry.lease("a", shape=3) as lease:
         lease.publish()
         lease.publish()
@@ -130,13 +130,13 @@ def test_publishing_twice_is_publishing_once(registry: leasehold.Registry) -> No
 
 @pytest.mark.parametrize("arguments", [{"readers": -1}, {"readers": 1_000_001}, {"ttl": "soon"}, {"ttl": -1}])
 def test_promise_that_cannot_be_is_refused_and_nothing_is_published(
-    lasting_world: World, peer: leasehold.RegistryHandle, arguments: dict[str, int]
+    lasting_world: World, peer: shmlease.RegistryHandle, arguments: dict[str, int]
 ) -> None:
     with lasting_world.registry.lease("a", shape=3) as lease:
         with pytest.raises(ValueError, match=str(*arguments.values())):
             lease.publish(**arguments)
         assert lease.writable
-        with pytest.raises(leasehold.SegmentNotFoundError):
+        with pytest.raises(shmlease.SegmentNotFoundError):
             peer.attach("a", timeout=0)
 
 
@@ -163,7 +163,7 @@ def test_array_stays_for_the_readers_it_was_published_for(lasting_world: World) 
         with lasting_world.peer().attach("a", timeout=0) as seen:
             assert seen.array.sum() == 12
     until(lambda: live(registry) == 0, what="the end of the segment")
-    with pytest.raises(leasehold.SegmentNotFoundError):
+    with pytest.raises(shmlease.SegmentNotFoundError):
         registry.attach("a", timeout=0)
 
 
@@ -194,7 +194,7 @@ def test_readers_who_never_come_are_waited_for_as_long_as_was_said(world: World)
 
 def test_name_is_taken_once(lasting_world: World) -> None:
     with lasting_world.registry.lease("a", shape=3):
-        with pytest.raises(leasehold.SegmentExistsError) as refused:
+        with pytest.raises(shmlease.SegmentExistsError) as refused:
             lasting_world.peer().lease("a", shape=3)
         assert isinstance(refused.value, FileExistsError)
         assert refused.value.name == "a"
@@ -208,7 +208,7 @@ def test_name_is_free_again_when_the_last_use_has_ended(lasting_world: World) ->
     with registry.share(np.arange(3), "a") as lease:
         reader = lasting_world.peer().attach("a")
         lease.release()
-        with pytest.raises(leasehold.SegmentExistsError):
+        with pytest.raises(shmlease.SegmentExistsError):
             registry.lease("a", shape=3)
         reader.release()
     until(lambda: live(registry) == 0, what="the end of the segment")
@@ -216,10 +216,10 @@ def test_name_is_free_again_when_the_last_use_has_ended(lasting_world: World) ->
         assert seen.array.sum() == 10
 
 
-def test_unpublished_array_ends_with_its_writer(registry: leasehold.Registry) -> None:
+def test_unpublished_array_ends_with_its_writer(registry: shmlease.Registry) -> None:
     with registry.lease("a", shape=3):
         pass
-    with pytest.raises(leasehold.SegmentNotFoundError):
+    with pytest.raises(shmlease.SegmentNotFoundError):
         registry.attach("a", timeout=0)
     assert registry.statistics().counters["abandoned"] == 1
     with registry.lease("a", shape=3):
@@ -227,7 +227,7 @@ def test_unpublished_array_ends_with_its_writer(registry: leasehold.Registry) ->
 
 
 @pytest.mark.parametrize("name", ["calls/chr1", "with blank", "ä/日本", "..", "a" * 255, "ä" * 255])
-def test_name_may_be_anything_printable(lasting_world: World, peer: leasehold.RegistryHandle, name: str) -> None:
+def test_name_may_be_anything_printable(lasting_world: World, peer: shmlease.RegistryHandle, name: str) -> None:
     with lasting_world.registry.share(np.arange(3), name) as lease, peer.attach(name) as seen:
         assert lease.name == seen.name == name
 

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from worlds import CAPACITY, World, live
 
-import leasehold
+import shmlease
 from rig.until import until
 
 PAGE = 4096
 
 
-def take(registry: leasehold.RegistryHandle, name: str, size_bytes: int) -> None:
+def take(registry: shmlease.RegistryHandle, name: str, size_bytes: int) -> None:
     with registry.lease(name, shape=size_bytes, dtype="u1", timeout=30) as lease:
         lease.array[-1] = 1
 
 
 def test_more_than_the_whole_capacity_is_refused_at_once(world: World) -> None:
-    with pytest.raises(leasehold.CapacityError, match="whole capacity is 1 MiB; raise it") as refused:
+    with pytest.raises(shmlease.CapacityError, match="whole capacity is 1 MiB; raise it") as refused:
         world.registry.lease("a", shape=CAPACITY + 1, dtype="u1", timeout=1000)
     error = refused.value
     assert isinstance(error, MemoryError)
@@ -30,7 +30,7 @@ def test_more_than_the_whole_capacity_is_refused_at_once(world: World) -> None:
 
 def test_who_waits_in_vain_is_told_the_figures(world: World) -> None:
     with world.registry.lease("held", shape=CAPACITY - PAGE, dtype="u1"):
-        with pytest.raises(leasehold.CapacityError, match="'a' of 8 KiB does not fit after waiting") as refused:
+        with pytest.raises(shmlease.CapacityError, match="'a' of 8 KiB does not fit after waiting") as refused:
             world.peer().lease("a", shape=2 * PAGE, dtype="u1", timeout="50ms")
         error = refused.value
         assert (error.requested_bytes, error.capacity_bytes) == (2 * PAGE, CAPACITY)
@@ -42,19 +42,19 @@ def test_who_waits_in_vain_is_told_the_figures(world: World) -> None:
 
 
 def test_who_does_not_wait_is_refused_at_once(world: World) -> None:
-    with world.registry.lease("held", shape=CAPACITY, dtype="u1"), pytest.raises(leasehold.CapacityError) as refused:
+    with world.registry.lease("held", shape=CAPACITY, dtype="u1"), pytest.raises(shmlease.CapacityError) as refused:
         world.peer().lease(shape=1, timeout=0)
     assert "an unnamed segment of 4 KiB" in str(refused.value)
 
 
 def test_sharing_waits_for_room_as_well(world: World) -> None:
-    with world.registry.lease("held", shape=CAPACITY, dtype="u1"), pytest.raises(leasehold.CapacityError):
+    with world.registry.lease("held", shape=CAPACITY, dtype="u1"), pytest.raises(shmlease.CapacityError):
         world.peer().share(np.arange(3), "a", timeout=0.05)
     with world.peer().share(np.arange(3), "a", timeout=0):
         pass
 
 
-def test_warm_memory_makes_way(registry: leasehold.Registry) -> None:
+def test_warm_memory_makes_way(registry: shmlease.Registry) -> None:
     held = [registry.share(np.zeros(CAPACITY // 8, "u1"), f"n{number}") for number in range(4)]
     for lease in held:
         lease.release()
@@ -63,7 +63,7 @@ def test_warm_memory_makes_way(registry: leasehold.Registry) -> None:
         assert registry.statistics().warm_bytes == 0
 
 
-def test_what_was_granted_ahead_makes_way(registry: leasehold.Registry) -> None:
+def test_what_was_granted_ahead_makes_way(registry: shmlease.Registry) -> None:
     for _ in range(20):
         with registry.share(np.arange(3)):
             pass
@@ -100,7 +100,7 @@ def test_who_gives_up_lets_in_who_stood_behind(waiting_world: World) -> None:
         large = waiting_world.meanwhile(lambda: impatient.lease("large", shape=CAPACITY, dtype="u1", timeout=0.3))
         until(lambda: registry.statistics().waiting == 1)
         small = waiting_world.meanwhile(lambda: take(patient, "small", PAGE))
-        with pytest.raises(leasehold.CapacityError):
+        with pytest.raises(shmlease.CapacityError):
             large.result(10)
         small.result(10)
 
@@ -114,6 +114,6 @@ def test_end_of_the_registry_is_told_to_who_waits(waiting_world: World) -> None:
     # released: the next one holds it now, and is done with it soon
     for_room.result(10)
     registry.close()
-    with pytest.raises(leasehold.RegistryUnavailableError) as refused:
+    with pytest.raises(shmlease.RegistryUnavailableError) as refused:
         for_name.result(10)
     assert refused.value.registry == registry.id

@@ -15,14 +15,14 @@ from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
-import leasehold
-from leasehold.client.endpoint import DirectoryEndpoint
-from leasehold.client.link import Link
-from leasehold.system.clock import SystemClock
-from leasehold.system.directory import RegistryDirectory
-from leasehold.testing import MemoryRegistry, memory_registry
+import shmlease
 from rig.actor import Actor, _run
 from rig.until import until
+from shmlease.client.endpoint import DirectoryEndpoint
+from shmlease.client.link import Link
+from shmlease.system.clock import SystemClock
+from shmlease.system.directory import RegistryDirectory
+from shmlease.testing import MemoryRegistry, memory_registry
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ CAPACITY = 1 << 20
 __all__ = ["CAPACITY", "MemoryWorld", "RealWorld", "World", "live"]
 
 
-def live(registry: leasehold.RegistryHandle) -> int:
+def live(registry: shmlease.RegistryHandle) -> int:
     """How many segments are in use."""
     segments = registry.statistics().segments
     return segments.get("filling", 0) + segments.get("published", 0)
@@ -58,10 +58,10 @@ class World(abc.ABC):
     waiting : bool
         Calls may have to wait for each other, not only for time to pass.
     **options
-        As of `leasehold.Registry`.
+        As of `shmlease.Registry`.
     """
 
-    registry: leasehold.Registry
+    registry: shmlease.Registry
 
     def __init__(self, *, waiting: bool = False, **options: Any) -> None:
         self._clients = ExitStack()
@@ -76,7 +76,7 @@ class World(abc.ABC):
     def _open(self, waiting: bool, options: dict[str, Any]) -> None: ...
 
     @abc.abstractmethod
-    def peer(self) -> leasehold.RegistryHandle:
+    def peer(self) -> shmlease.RegistryHandle:
         """Another client, with leases of its own."""
 
     @abc.abstractmethod
@@ -99,14 +99,14 @@ class World(abc.ABC):
 
 
 class MemoryWorld(World):
-    """`leasehold.testing.memory_registry`: clients are of this process, and die when it says so."""
+    """`shmlease.testing.memory_registry`: clients are of this process, and die when it says so."""
 
     registry: MemoryRegistry
 
     def _open(self, waiting: bool, options: dict[str, Any]) -> None:
         self.registry = memory_registry(clock=SystemClock() if waiting else None, **options)
 
-    def peer(self) -> leasehold.RegistryHandle:
+    def peer(self) -> shmlease.RegistryHandle:
         peer = self.registry.peer()
         self._clients.callback(peer._link.close)
         return peer
@@ -125,7 +125,7 @@ class _PlayedProcess:
 
     def __init__(self, registry: MemoryRegistry) -> None:
         peer = registry.peer()
-        self._names = {"np": np, "leasehold": leasehold, "os": os, "sys": sys, "registry": peer}
+        self._names = {"np": np, "shmlease": shmlease, "os": os, "sys": sys, "registry": peer}
         self._threads = ThreadPoolExecutor()
         self.kill = lambda: registry.kill(peer)
 
@@ -138,16 +138,16 @@ class _PlayedProcess:
 
 
 class RealWorld(World):
-    """`leasehold.Registry`: peers are second clients of this process, and who is to be killed is a process."""
+    """`shmlease.Registry`: peers are second clients of this process, and who is to be killed is a process."""
 
     def _open(self, waiting: bool, options: dict[str, Any]) -> None:
         del waiting
-        self.registry = leasehold.Registry(**options)
+        self.registry = shmlease.Registry(**options)
 
-    def peer(self) -> leasehold.RegistryHandle:
+    def peer(self) -> shmlease.RegistryHandle:
         link = Link(DirectoryEndpoint(RegistryDirectory(self.registry.id)))
         self._clients.callback(link.close)
-        return leasehold.RegistryHandle(link, self.registry._on_lingering)
+        return shmlease.RegistryHandle(link, self.registry._on_lingering)
 
     def process(self) -> Process:
         return self._clients.enter_context(Actor(self.registry.id))

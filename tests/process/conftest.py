@@ -7,25 +7,25 @@ from contextlib import ExitStack
 
 import pytest
 
-import leasehold
+import shmlease
 from rig.actor import Actor
 from rig.site import Site
 from rig.until import until
 
 
 @pytest.fixture
-def registry() -> Iterator[leasehold.Registry]:
-    with leasehold.Registry("64MiB") as registry:
+def registry() -> Iterator[shmlease.Registry]:
+    with shmlease.Registry("64MiB") as registry:
         yield registry
 
 
 @pytest.fixture
-def site(registry: leasehold.Registry) -> Site:
+def site(registry: shmlease.Registry) -> Site:
     return Site(registry.id)
 
 
 @pytest.fixture
-def actor(registry: leasehold.Registry) -> Iterator[Callable[..., Actor]]:
+def actor(registry: shmlease.Registry) -> Iterator[Callable[..., Actor]]:
     """Starts processes that are connected to the registry."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(Actor(registry.id, **options))

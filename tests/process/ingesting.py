@@ -78,10 +78,10 @@ class Finished:
 
 
 def start(*arguments: object, **popen: Any) -> subprocess.Popen[str]:
-    """`leasehold ingest` with these arguments, in a process of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "LEASEHOLD_REGISTRY"}
+    """`shmlease ingest` with these arguments, in a process of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "SHMLEASE_REGISTRY"}
     return subprocess.Popen(
-        [sys.executable, "-m", "leasehold", "ingest", *map(str, arguments)],
+        [sys.executable, "-m", "shmlease", "ingest", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -118,6 +118,6 @@ def family(coordinator: int) -> dict[str, list[int]]:
         if b"pipeline.template" in command:
             if pid != sessions[pid] and parents.get(sessions[pid]) == coordinator:
                 found["worker"].append(pid)
-        elif b"leasehold.registry.process" in command and f'"owner":[{coordinator},'.encode() in command:
+        elif b"shmlease.registry.process" in command and f'"owner":[{coordinator},'.encode() in command:
             found["registry"].append(pid)
     return found

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from leasehold.errors import UnsupportedPlatformError
-from leasehold.runner.isolation import enter_isolation
 from rig.forked import in_a_child
+from shmlease.errors import UnsupportedPlatformError
+from shmlease.runner.isolation import enter_isolation
 
 
 def isolated(test: Callable[[], None]) -> Callable[[], None]:

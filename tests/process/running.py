@@ -1,4 +1,4 @@
-"""Calls `leasehold run` on a small Python program, as a user would."""
+"""Calls `shmlease run` on a small Python program, as a user would."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leasehold.auditor import Report
+from shmlease.auditor import Report
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Finished:
 
 def environment(**more: str) -> dict[str, str]:
     """This process's, without what would make the run another."""
-    dropped = ("GITHUB_", "LEASEHOLD_REGISTRY", "LEASEHOLD_RECORDS", "LEASEHOLD_ISOLATED", "PYTEST_CURRENT_TEST")
+    dropped = ("GITHUB_", "SHMLEASE_REGISTRY", "SHMLEASE_RECORDS", "SHMLEASE_ISOLATED", "PYTEST_CURRENT_TEST")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     return {**kept, "COLUMNS": "200", **more}  # wide enough for the paths of tests to stand in one line
 
@@ -53,9 +53,9 @@ def wait_until(condition: Callable[[], bool], within_s: float = 30) -> None:
 def run_command(
     tmp_path: Path, *command: str, options: tuple[str, ...] = (), env: dict[str, str] | None = None, **popen: Any
 ) -> Finished:
-    """Run `command` in `tmp_path` under `leasehold run`."""
+    """Run `command` in `tmp_path` under `shmlease run`."""
     output = tmp_path / "report.json"
-    words = [sys.executable, "-m", "leasehold", "run", "-o", str(output), *options, "--", *command]
+    words = [sys.executable, "-m", "shmlease", "run", "-o", str(output), *options, "--", *command]
     done = subprocess.run(
         words,
         capture_output=True,
@@ -71,6 +71,6 @@ def run_command(
 
 
 def run_program(tmp_path: Path, program: str, *options: str, **more: Any) -> Finished:
-    """Run the Python `program` in `tmp_path` under `leasehold run`."""
+    """Run the Python `program` in `tmp_path` under `shmlease run`."""
     (tmp_path / "program.py").write_text(textwrap.dedent(program))
     return run_command(tmp_path, sys.executable, "program.py", options=options, **more)

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 from isolated import isolated
 
-from leasehold.auditor import audit, reap
-from leasehold.auditor.observer import Observer
+from shmlease.auditor import audit, reap
+from shmlease.auditor.observer import Observer
 
 SECONDS = 3.0
 PATIENCE_S = 20.0  # a machine that is busy with something else may not let the churners run

@@ -1,4 +1,4 @@
-"""`leasehold audit` and `leasehold reap` as they are called."""
+"""`shmlease audit` and `shmlease reap` as they are called."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.auditor import Report
+from shmlease.auditor import Report
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ class Call:
         self.shm = shm
 
     def __call__(self, command: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "leasehold", command, "--path", str(self.shm), *arguments]
+        words = [sys.executable, "-m", "shmlease", command, "--path", str(self.shm), *arguments]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
         return subprocess.run(words, capture_output=True, text=True, cwd=self.cwd, env={**kept, **environment}, check=False)
 
@@ -77,7 +77,7 @@ def test_blind_audit_exits_125_if_strict(call: Call) -> None:
         pytest.skip("every process of this machine can be read")
     assert call("audit").returncode == 0
     assert call("audit", "--strict").returncode == 125
-    (call.cwd / "leasehold.toml").write_text("[audit]\nstrict = true\n")
+    (call.cwd / "shmlease.toml").write_text("[audit]\nstrict = true\n")
     assert call("audit").returncode == 125
     assert call("audit", "--no-strict").returncode == 0
 
@@ -121,7 +121,7 @@ def test_baseline_that_is_missing_exits_2(call: Call) -> None:
 
 def test_suppression_of_the_project_is_used_and_told(call: Call, leak: Path) -> None:
     (call.cwd / "pyproject.toml").write_text(
-        "[[tool.leasehold.audit.suppress]]\nname = 'psm_*'\nrule = 'orphan'\nreason = 'handed over by name'\n"
+        "[[tool.shmlease.audit.suppress]]\nname = 'psm_*'\nrule = 'orphan'\nreason = 'handed over by name'\n"
     )
     finished = call("audit")
     assert finished.returncode == 0
@@ -129,7 +129,7 @@ def test_suppression_of_the_project_is_used_and_told(call: Call, leak: Path) -> 
 
 
 def test_expired_suppression_does_not_count(call: Call, leak: Path) -> None:
-    (call.cwd / "leasehold.toml").write_text(
+    (call.cwd / "shmlease.toml").write_text(
         "[[audit.suppress]]\nname = 'psm_*'\nreason = 'until the fix'\nexpires = 2020-01-31\n"
     )
     finished = call("audit")
@@ -138,7 +138,7 @@ def test_expired_suppression_does_not_count(call: Call, leak: Path) -> None:
 
 
 def test_mistake_in_the_configuration_exits_2(call: Call) -> None:
-    (call.cwd / "leasehold.toml").write_text("[audit]\nstrickt = true\n")
+    (call.cwd / "shmlease.toml").write_text("[audit]\nstrickt = true\n")
     finished = call("audit")
     assert finished.returncode == 2
     assert "unknown field `strickt`" in finished.stderr
@@ -150,7 +150,7 @@ def test_github_gets_annotations_and_a_summary(call: Call, leak: Path, tmp_path:
     finished = call("audit", "--format", "github", GITHUB_STEP_SUMMARY=str(path))
     assert finished.returncode == 23
     assert finished.stdout.startswith("::error title=LH001 orphan::psm_4f2a8b1c")
-    assert path.read_text().startswith("before\n### leasehold audit: 1 leak\n")
+    assert path.read_text().startswith("before\n### shmlease audit: 1 leak\n")
 
 
 @pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
@@ -159,7 +159,7 @@ def test_terminal_gets_colour_unless_it_is_not_wanted(
 ) -> None:
     ours, theirs = pty.openpty()
     kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-    words = [sys.executable, "-m", "leasehold", "audit", "--path", str(call.shm)]
+    words = [sys.executable, "-m", "shmlease", "audit", "--path", str(call.shm)]
     with subprocess.Popen(words, stdout=theirs, cwd=call.cwd, env={**kept, **environment}) as process:
         os.close(theirs)
         written = b""
@@ -193,6 +193,6 @@ def test_reap_lists_what_it_declined_with_the_reason(call: Call, leak: Path) -> 
 
 
 def test_reap_leaves_alone_what_the_project_suppresses(call: Call, leak: Path) -> None:
-    (call.cwd / "leasehold.toml").write_text("[[audit.suppress]]\nname = 'psm_*'\nreason = 'kept'\n")
+    (call.cwd / "shmlease.toml").write_text("[[audit.suppress]]\nname = 'psm_*'\nreason = 'kept'\n")
     assert "left alone" in call("reap", "--yes").stdout
     assert leak.exists()

@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from isolated import isolated
 
-import leasehold
-from leasehold.auditor import audit, reap
-from leasehold.core.findings import Finding
-from leasehold.system.directory import RegistryDirectory
-from leasehold.system.identity import identify
-from leasehold.system.ledger import read_ledger
+import shmlease
+from shmlease.auditor import audit, reap
+from shmlease.core.findings import Finding
+from shmlease.system.directory import RegistryDirectory
+from shmlease.system.identity import identify
+from shmlease.system.ledger import read_ledger
 
 OWNER = """
-import sys, leasehold
-registry = leasehold.Registry(capacity="8MiB")
+import sys, shmlease
+registry = shmlease.Registry(capacity="8MiB")
 lease = registry.lease("calls", shape=100_000, dtype="f8")
 lease.array[:] = 1
 lease.segment
@@ -70,7 +70,7 @@ def killed_registry() -> Iterator[str]:
 
 def test_registry_at_work_is_clean() -> None:
     """Leases, warm segments, spares, tickets, an OS name, and mappings kept of what was released: all in order."""
-    with leasehold.Registry(capacity="8MiB") as registry:
+    with shmlease.Registry(capacity="8MiB") as registry:
         for _ in range(5):
             registry.share(np.zeros(1000)).release()
         with registry.lease("a", shape=1000, dtype="f8") as lease:
@@ -87,7 +87,7 @@ def test_registry_at_work_is_clean() -> None:
 
 
 def test_fork_of_a_client_is_no_leak() -> None:
-    with leasehold.Registry(capacity="8MiB") as registry, registry.lease("a", shape=1000, dtype="f8") as lease:
+    with shmlease.Registry(capacity="8MiB") as registry, registry.lease("a", shape=1000, dtype="f8") as lease:
         lease.array[:] = 1
         release, gate = os.pipe()
         with warnings.catch_warnings():
@@ -110,7 +110,7 @@ def test_killed_registry_is_reported_and_reaped() -> None:
         assert (finding.rule, finding.registry) == ("LH007", killed)
         assert finding.resident_bytes >= 800_000
         (removed,) = reap(yes=False).removed
-        assert removed.path == f"/dev/shm/lh-{killed}"
+        assert removed.path == f"/dev/shm/shmlease-{killed}"
         assert os.path.isdir(removed.path)
         assert reap(yes=True).removed == (removed,)
         assert os.listdir("/dev/shm") == []
@@ -121,42 +121,42 @@ def test_killed_registry_whose_segment_is_in_use_is_left_alone() -> None:
     """By a program that knows of no lease: it opened the segment by its file."""
     with killed_registry() as killed:
         number = max(read_ledger(RegistryDirectory(killed).ledger_path).segments)
-        with open(f"/dev/shm/lh-{killed}/s{number}", "rb"):
+        with open(f"/dev/shm/shmlease-{killed}/s{number}", "rb"):
             result = reap(yes=True)
         assert result.removed == ()
         assert [(one.path, one.reason) for one in result.declined] == [
-            (f"/dev/shm/lh-{killed}", f"segment {number}: somebody has it open")
+            (f"/dev/shm/shmlease-{killed}", f"segment {number}: somebody has it open")
         ]
-        assert os.path.exists(f"/dev/shm/lh-{killed}/s{number}")
+        assert os.path.exists(f"/dev/shm/shmlease-{killed}/s{number}")
 
 
 @isolated
 def test_killed_registry_with_a_client_alive_is_left_to_it() -> None:
-    with leasehold.Registry(capacity="8MiB") as registry, registry.lease("a", shape=1000, dtype="f8") as lease:
+    with shmlease.Registry(capacity="8MiB") as registry, registry.lease("a", shape=1000, dtype="f8") as lease:
         lease.array[:] = 7
         row = read_ledger(RegistryDirectory(registry.id).ledger_path).registry
         assert row is not None
         os.kill(row.identity.pid, signal.SIGKILL)
         wait_for(lambda: not lives(row.identity.pid))
         (declined,) = reap(yes=True).declined
-        assert (declined.path, declined.rule) == (f"/dev/shm/lh-{registry.id}", "LH007")
+        assert (declined.path, declined.rule) == (f"/dev/shm/shmlease-{registry.id}", "LH007")
         assert f"pid {os.getpid()}" in declined.reason or "open" in declined.reason
         assert lease.array[5] == 7
 
 
 @isolated
 def test_registry_at_work_is_never_reaped() -> None:
-    with leasehold.Registry(capacity="8MiB") as registry:
+    with shmlease.Registry(capacity="8MiB") as registry:
         registry.share(np.zeros(1000)).release()
         registry.statistics()
-        before = set(os.listdir(f"/dev/shm/lh-{registry.id}"))
+        before = set(os.listdir(f"/dev/shm/shmlease-{registry.id}"))
         assert reap(yes=True).removed == ()
-        assert set(os.listdir(f"/dev/shm/lh-{registry.id}")) == before
+        assert set(os.listdir(f"/dev/shm/shmlease-{registry.id}")) == before
 
 
 @isolated
 def test_orphan_beside_a_registry_at_work_is_reaped_alone() -> None:
-    with leasehold.Registry(capacity="8MiB") as registry, open("/dev/shm/psm_1", "wb") as file:
+    with shmlease.Registry(capacity="8MiB") as registry, open("/dev/shm/psm_1", "wb") as file:
         file.write(b"x")
         file.close()
         registry.share(np.zeros(1000)).release()
@@ -165,7 +165,7 @@ def test_orphan_beside_a_registry_at_work_is_reaped_alone() -> None:
 
 def test_stopped_registry_is_still_read() -> None:
     """The table is read from its ledger; nobody is asked."""
-    with leasehold.Registry(capacity="8MiB") as registry, registry.lease("a", shape=1000, dtype="f8", due=0.001):
+    with shmlease.Registry(capacity="8MiB") as registry, registry.lease("a", shape=1000, dtype="f8", due=0.001):
         row = read_ledger(RegistryDirectory(registry.id).ledger_path).registry
         assert row is not None
         os.kill(row.identity.pid, signal.SIGSTOP)
@@ -176,7 +176,7 @@ def test_stopped_registry_is_still_read() -> None:
 
 
 def test_place_in_code_where_a_lease_was_taken_is_told() -> None:
-    with leasehold.Registry(capacity="8MiB") as registry:
+    with shmlease.Registry(capacity="8MiB") as registry:
         lease = registry.lease("a", shape=1000, dtype="f8", due=0.001)
         (finding,) = findings_about(registry.id)
         lease.release()

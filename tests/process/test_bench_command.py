@@ -1,4 +1,4 @@
-"""`leasehold bench` measures, beside its references, and leaves nothing."""
+"""`shmlease bench` measures, beside its references, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 
 import msgspec
 
-from leasehold.bench.timing import Measurement
+from shmlease.bench.timing import Measurement
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "leasehold", "bench", *arguments]
+    command = [sys.executable, "-m", "shmlease", "bench", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -19,7 +19,7 @@ def test_hand_over_is_measured_beside_its_references() -> None:
     finished = bench("handover", "--sizes", "4KiB", "--seconds", "50ms", "--json")
     assert finished.returncode == 0, finished.stderr
     (measured,) = msgspec.json.decode(finished.stdout, type=list[Measurement])
-    assert {"leasehold", "stdlib SharedMemory", "SharedMemoryManager", "memory copy"} <= set(measured.subjects())
+    assert {"shmlease", "stdlib SharedMemory", "SharedMemoryManager", "memory copy"} <= set(measured.subjects())
     assert "resource_tracker" not in finished.stderr
 
 

@@ -16,9 +16,9 @@ CLEAN = "def test_it():\n    pass\n"
 
 
 def call(directory: Path, line: str, test: str) -> subprocess.CompletedProcess[str]:
-    """Run the line of a workflow with this interpreter's leasehold and pytest, on a project with one test."""
+    """Run the line of a workflow with this interpreter's shmlease and pytest, on a project with one test."""
     (directory / "test_it.py").write_text(test)
-    functions = f'leasehold() {{ "{sys.executable}" -m leasehold "$@"; }}\n'
+    functions = f'shmlease() {{ "{sys.executable}" -m shmlease "$@"; }}\n'
     line = re.sub(r"\bpython\b", sys.executable, line)
     return subprocess.run(
         ["bash", "-c", functions + line], capture_output=True, text=True, cwd=directory, env=environment(), check=False
@@ -26,7 +26,7 @@ def call(directory: Path, line: str, test: str) -> subprocess.CompletedProcess[s
 
 
 def test_line_of_the_workflow_fails_on_a_leak_and_on_nothing_else(tmp_path: Path) -> None:
-    found = re.search(r"^ +- run: (leasehold run .*)$", (DOCS / "ci.md").read_text(), re.MULTILINE)
+    found = re.search(r"^ +- run: (shmlease run .*)$", (DOCS / "ci.md").read_text(), re.MULTILINE)
     assert found is not None
     clean = call(tmp_path, found[1], CLEAN)
     assert clean.returncode == 0, clean.stderr
@@ -38,12 +38,12 @@ def test_line_of_the_workflow_fails_on_a_leak_and_on_nothing_else(tmp_path: Path
 def test_line_of_the_pytest_settings_is_valid_and_known() -> None:
     found = re.search(r"```toml\n(.*?)```", (DOCS / "pytest.md").read_text(), re.DOTALL)
     assert found is not None
-    assert tomllib.loads(found[1]) == {"tool": {"pytest": {"ini_options": {"leasehold_audit": "fail"}}}}
+    assert tomllib.loads(found[1]) == {"tool": {"pytest": {"ini_options": {"shmlease_audit": "fail"}}}}
 
 
 def test_lines_of_the_baseline_make_old_leaks_pass_and_new_ones_fail(tmp_path: Path) -> None:
     found = re.search(
-        r"^(leasehold run --write-baseline .*)\n(leasehold run --baseline .*)$", (DOCS / "ci.md").read_text(), re.M
+        r"^(shmlease run --write-baseline .*)\n(shmlease run --baseline .*)$", (DOCS / "ci.md").read_text(), re.M
     )
     assert found is not None
     assert call(tmp_path, found[1], LEAK).returncode == 0

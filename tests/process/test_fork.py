@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import leasehold
+import shmlease
 from rig.actor import Actor
 from rig.site import Site
 from rig.until import until
@@ -45,13 +45,13 @@ def in_child(work: Callable[[], Any]) -> Any:
     return value
 
 
-def test_forked_child_reads_what_its_parent_leases(registry: leasehold.Registry) -> None:
+def test_forked_child_reads_what_its_parent_leases(registry: shmlease.Registry) -> None:
     with registry.share(np.arange(100)) as lease:
         assert in_child(lambda: int(lease.array.sum())) == 4950
         assert lease.array.sum() == 4950
 
 
-def test_forked_child_writes_what_its_parent_has_not_published(registry: leasehold.Registry) -> None:
+def test_forked_child_writes_what_its_parent_has_not_published(registry: shmlease.Registry) -> None:
     with registry.lease(shape=10, dtype="i8") as lease:
         lease.array[:] = 0
 
@@ -62,7 +62,7 @@ def test_forked_child_writes_what_its_parent_has_not_published(registry: leaseho
         assert lease.array[3] == 7
 
 
-def test_forked_child_is_a_client_of_its_own(registry: leasehold.Registry) -> None:
+def test_forked_child_is_a_client_of_its_own(registry: shmlease.Registry) -> None:
     with registry.share(np.arange(10)) as lease:
         mine = registry._link.client
 
@@ -79,7 +79,7 @@ def test_forked_child_is_a_client_of_its_own(registry: leasehold.Registry) -> No
         assert lease.array.sum() == 45
 
 
-def test_child_that_ends_or_collects_releases_nothing_of_its_parents(registry: leasehold.Registry) -> None:
+def test_child_that_ends_or_collects_releases_nothing_of_its_parents(registry: shmlease.Registry) -> None:
     lease = registry.share(np.arange(10), "a")
     inherited = [lease]
 
@@ -96,14 +96,14 @@ def test_child_that_ends_or_collects_releases_nothing_of_its_parents(registry: l
     inherited[0].release()
 
 
-def test_child_that_releases_ends_only_its_own(registry: leasehold.Registry) -> None:
+def test_child_that_releases_ends_only_its_own(registry: shmlease.Registry) -> None:
     with registry.share(np.arange(10), "a") as lease:
         in_child(lambda: (int(lease.array.sum()), lease.release()))
         assert registry.statistics().leases["write"] == 1
         assert lease.array.sum() == 45
 
 
-def test_lease_that_the_parent_has_released_cannot_be_used_in_the_child(registry: leasehold.Registry) -> None:
+def test_lease_that_the_parent_has_released_cannot_be_used_in_the_child(registry: shmlease.Registry) -> None:
     lease = registry.share(np.arange(10), "a")
     go_r, go_w = os.pipe()
 
@@ -121,7 +121,7 @@ def test_lease_that_the_parent_has_released_cannot_be_used_in_the_child(registry
     thread.join(20)
     os.close(go_r)
     os.close(go_w)
-    assert isinstance(thread_result[0], leasehold.LeaseClosedError)
+    assert isinstance(thread_result[0], shmlease.LeaseClosedError)
     assert "inherited through a fork" in str(thread_result[0])
 
 
@@ -140,7 +140,7 @@ def _children() -> list[str]:
     return found
 
 
-def test_child_does_not_hold_its_parents_connection_open(registry: leasehold.Registry) -> None:
+def test_child_does_not_hold_its_parents_connection_open(registry: shmlease.Registry) -> None:
     registry.statistics()
     connected = registry._link._connection
 
@@ -154,7 +154,7 @@ def test_child_does_not_hold_its_parents_connection_open(registry: leasehold.Reg
     assert mine.startswith("socket:")
     theirs = in_child(held)
     assert mine not in theirs
-    assert not [path for path in theirs if f"lh-{registry.id}" in path], "no journal, no lock"
+    assert not [path for path in theirs if f"shmlease-{registry.id}" in path], "no journal, no lock"
 
 
 FORKS = """
@@ -186,11 +186,11 @@ def test_array_of_a_killed_parent_stays_valid_in_its_child(site: Site, actor: St
 
 
 def test_view_that_lingers_in_the_parent_and_dies_in_the_child_is_nothing(
-    registry: leasehold.Registry, capfd: pytest.CaptureFixture[str]
+    registry: shmlease.Registry, capfd: pytest.CaptureFixture[str]
 ) -> None:
     lease = registry.share(np.arange(10), "a")
     view = lease.array
-    with pytest.warns(leasehold.LingeringViewWarning):
+    with pytest.warns(shmlease.LingeringViewWarning):
         lease.release()
 
     def drop() -> int:
@@ -205,7 +205,7 @@ def test_view_that_lingers_in_the_parent_and_dies_in_the_child_is_nothing(
     del view
 
 
-def test_fork_while_another_thread_is_in_a_call_does_not_hang_the_child(registry: leasehold.Registry) -> None:
+def test_fork_while_another_thread_is_in_a_call_does_not_hang_the_child(registry: shmlease.Registry) -> None:
     waiting = threading.Thread(target=lambda: _outcome(lambda: registry.attach("never", timeout=3)))
     busy = threading.Event()
 
@@ -225,14 +225,14 @@ def test_fork_while_another_thread_is_in_a_call_does_not_hang_the_child(registry
         waiting.join()
 
 
-def test_registry_left_by_a_forked_child_is_still_its_parents(registry: leasehold.Registry) -> None:
+def test_registry_left_by_a_forked_child_is_still_its_parents(registry: shmlease.Registry) -> None:
     in_child(registry.close)
     assert registry.statistics().epoch == 1
 
 
 def test_registry_started_during_a_fork_can_be_succeeded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child forked by another thread in that moment must not keep the registry's lock."""
-    import leasehold.client.registry as module
+    import shmlease.client.registry as module
 
     launch, children = module.launch, []
 
@@ -245,7 +245,7 @@ def test_registry_started_during_a_fork_can_be_succeeded(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(module, "launch", fork_and_launch)
     try:
-        with leasehold.Registry("4MiB") as registry:
+        with shmlease.Registry("4MiB") as registry:
             Site(registry.id).kill()
             assert registry.statistics().epoch == 2
     finally:
@@ -254,7 +254,7 @@ def test_registry_started_during_a_fork_can_be_succeeded(monkeypatch: pytest.Mon
             os.waitpid(pid, 0)
 
 
-def work_on(registry: leasehold.RegistryHandle, ticket: str, results: Any) -> None:
+def work_on(registry: shmlease.RegistryHandle, ticket: str, results: Any) -> None:
     with registry.redeem(ticket) as lease:
         own = registry.share(lease.array * 2, f"from {os.getpid()}")
         results.send((own.name, own.ticket()))
@@ -263,7 +263,7 @@ def work_on(registry: leasehold.RegistryHandle, ticket: str, results: Any) -> No
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_every_start_method_hands_over_in_both_directions(registry: leasehold.Registry, method: str) -> None:
+def test_every_start_method_hands_over_in_both_directions(registry: shmlease.Registry, method: str) -> None:
     """The handle is pickled, or inherited; so are tickets."""
     context = multiprocessing.get_context(method)
     with registry.share(np.arange(1000)) as lease:
@@ -280,17 +280,17 @@ def test_every_start_method_hands_over_in_both_directions(registry: leasehold.Re
         theirs.close()
 
 
-def test_children_find_the_registry_through_the_environment(actor: StartActor, registry: leasehold.Registry) -> None:
+def test_children_find_the_registry_through_the_environment(actor: StartActor, registry: shmlease.Registry) -> None:
     with Actor() as child:
-        assert child("leasehold.connect().id") == registry.id
+        assert child("shmlease.connect().id") == registry.id
 
 
-def test_pickled_handle_keeps_its_mode(registry: leasehold.Registry) -> None:
-    strict = leasehold.connect(registry.id, on_lingering="error")
+def test_pickled_handle_keeps_its_mode(registry: shmlease.Registry) -> None:
+    strict = shmlease.connect(registry.id, on_lingering="error")
     again = pickle.loads(pickle.dumps(strict))
     lease = again.share(np.arange(3), "a")
     view = lease.array
-    with pytest.raises(leasehold.LingeringViewError):
+    with pytest.raises(shmlease.LingeringViewError):
         lease.release()
     del view
 
@@ -298,7 +298,7 @@ def test_pickled_handle_keeps_its_mode(registry: leasehold.Registry) -> None:
 def test_sockets_of_the_parent_are_not_in_the_way() -> None:
     """A registry is started by a program that holds many descriptors of all kinds."""
     pairs = [socket.socketpair() for _ in range(20)]
-    with leasehold.Registry("4MiB") as registry:
+    with shmlease.Registry("4MiB") as registry:
         pid = Site(registry.id).pid
         held = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
         mine = {os.readlink(f"/proc/self/fd/{end.fileno()}") for pair in pairs for end in pair}

@@ -10,10 +10,10 @@ import time
 import numpy as np
 import pytest
 
-import leasehold
-from leasehold.core import messages as m
-from leasehold.core.wire import encode
+import shmlease
 from rig.site import Site
+from shmlease.core import messages as m
+from shmlease.core.wire import encode
 
 # Not Close, into which damage may turn a Ping all the same: so the fuzz comes from a process that may not end the registry.
 MESSAGES = [
@@ -54,7 +54,7 @@ def packet(rng: random.Random) -> bytes:
     return bytes(data)
 
 
-def fuzz(registry: leasehold.Registry, site: Site, count: int, seed: int) -> None:
+def fuzz(registry: shmlease.Registry, site: Site, count: int, seed: int) -> None:
     """Send `count` packets on connections that come and go; others go on working all the while, and none waits long."""
     rng = random.Random(seed)
     connections: list[socket.socket] = []
@@ -96,20 +96,20 @@ def fuzz(registry: leasehold.Registry, site: Site, count: int, seed: int) -> Non
     assert all(held.segment in snapshot.segments for held in snapshot.leases.values())
 
 
-def in_a_child(registry: leasehold.Registry, site: Site, count: int, seed: int) -> None:
+def in_a_child(registry: shmlease.Registry, site: Site, count: int, seed: int) -> None:
     child = multiprocessing.get_context("fork").Process(target=fuzz, args=(registry, site, count, seed))
     child.start()
     child.join()
     assert child.exitcode == 0
 
 
-@pytest.mark.filterwarnings("ignore:registry .* was closed while:leasehold.errors.LeaseholdWarning")
-def test_registry_serves_everybody_else_undisturbed(registry: leasehold.Registry, site: Site) -> None:
+@pytest.mark.filterwarnings("ignore:registry .* was closed while:shmlease.errors.LeaseWarning")
+def test_registry_serves_everybody_else_undisturbed(registry: shmlease.Registry, site: Site) -> None:
     in_a_child(registry, site, 3000, seed=1)
 
 
 @pytest.mark.stress
 @pytest.mark.timeout(900)
-@pytest.mark.filterwarnings("ignore:registry .* was closed while:leasehold.errors.LeaseholdWarning")
-def test_registry_serves_everybody_else_undisturbed_at_length(registry: leasehold.Registry, site: Site) -> None:
+@pytest.mark.filterwarnings("ignore:registry .* was closed while:shmlease.errors.LeaseWarning")
+def test_registry_serves_everybody_else_undisturbed_at_length(registry: shmlease.Registry, site: Site) -> None:
     in_a_child(registry, site, 100_000, seed=2)

@@ -11,29 +11,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import leasehold
-from leasehold.core.model import EventKind
+import shmlease
 from rig.actor import Actor
 from rig.site import Site
 from rig.until import until
+from shmlease.core.model import EventKind
 
 StartActor = Callable[..., Actor]
 
 
-def test_killed_producers_unpublished_segment_is_gone(actor: StartActor, registry: leasehold.Registry, site: Site) -> None:
+def test_killed_producers_unpublished_segment_is_gone(actor: StartActor, registry: shmlease.Registry, site: Site) -> None:
     producer = actor()
     producer("lease = registry.lease('a', shape=100_000); lease.array[:] = 1")
     assert registry.statistics().leases["write"] == 1
     producer.kill()
     until(lambda: not site.files(), what="the end of the segment")
-    with pytest.raises(leasehold.SegmentNotFoundError):
+    with pytest.raises(shmlease.SegmentNotFoundError):
         registry.attach("a", timeout=0)
     with registry.lease("a", shape=3):
         pass
 
 
 def test_killed_producers_published_segment_lives_on_for_its_readers(
-    actor: StartActor, registry: leasehold.Registry, site: Site
+    actor: StartActor, registry: shmlease.Registry, site: Site
 ) -> None:
     producer = actor()
     producer("lease = registry.share(np.arange(50_000), 'a')")
@@ -46,7 +46,7 @@ def test_killed_producers_published_segment_lives_on_for_its_readers(
 
 
 def test_killed_consumer_does_not_take_the_segment_with_it(
-    actor: StartActor, registry: leasehold.Registry, site: Site
+    actor: StartActor, registry: shmlease.Registry, site: Site
 ) -> None:
     with registry.share(np.arange(1000), "a") as lease:
         consumer = actor()
@@ -66,7 +66,7 @@ def test_death_of_a_holder_is_an_event_that_says_who_it_was(actor: StartActor, s
     assert "actor.py" in event.detail
 
 
-def test_dead_holders_lease_is_reclaimed_at_once(actor: StartActor, registry: leasehold.Registry) -> None:
+def test_dead_holders_lease_is_reclaimed_at_once(actor: StartActor, registry: shmlease.Registry) -> None:
     registry.statistics()
     times = []
     for _ in range(5):
@@ -80,7 +80,7 @@ def test_dead_holders_lease_is_reclaimed_at_once(actor: StartActor, registry: le
     assert sorted(times)[2] < 0.25, "the median; the figure itself is for benchmarks/reclaim.py"
 
 
-def test_stopped_holder_keeps_its_lease(actor: StartActor, registry: leasehold.Registry) -> None:
+def test_stopped_holder_keeps_its_lease(actor: StartActor, registry: shmlease.Registry) -> None:
     """Unknown counts as alive."""
     holder = actor()
     holder("lease = registry.share(np.arange(10), 'a')")
@@ -94,7 +94,7 @@ def test_stopped_holder_keeps_its_lease(actor: StartActor, registry: leasehold.R
 
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
 def test_ticket_survives_the_death_of_its_sender(
-    actor: StartActor, registry: leasehold.Registry, site: Site, death: int
+    actor: StartActor, registry: shmlease.Registry, site: Site, death: int
 ) -> None:
     sender = actor()
     ticket = sender("lease = registry.share(np.full(9999, 3.0)); lease.ticket()")
@@ -106,7 +106,7 @@ def test_ticket_survives_the_death_of_its_sender(
     until(lambda: not site.files())
 
 
-def test_ticket_survives_the_sender_that_ends_right_after_sending(actor: StartActor, registry: leasehold.Registry) -> None:
+def test_ticket_survives_the_sender_that_ends_right_after_sending(actor: StartActor, registry: shmlease.Registry) -> None:
     sender = actor()
     ticket = sender("ticket = registry.share(np.arange(10)).ticket(); str(ticket)")
     assert sender.leave() == 0
@@ -122,7 +122,7 @@ def test_ticket_of_a_dead_sender_that_nobody_redeems_ends_in_time(actor: StartAc
     assert any(event.kind is EventKind.TICKET_EXPIRED for event in site.ledger().events)
 
 
-def test_killed_redeemer_does_not_keep_the_segment(actor: StartActor, registry: leasehold.Registry, site: Site) -> None:
+def test_killed_redeemer_does_not_keep_the_segment(actor: StartActor, registry: shmlease.Registry, site: Site) -> None:
     receiver = actor()
     with registry.share(np.arange(10), "a") as lease:
         receiver("held = registry.redeem(ticket)", ticket=lease.ticket())
@@ -132,7 +132,7 @@ def test_killed_redeemer_does_not_keep_the_segment(actor: StartActor, registry: 
 
 
 def test_redeemer_killed_between_claiming_the_token_and_saying_so_frees_the_segment(
-    actor: StartActor, registry: leasehold.Registry, site: Site
+    actor: StartActor, registry: shmlease.Registry, site: Site
 ) -> None:
     receiver = actor()
     with registry.share(np.arange(10), "a") as lease:
@@ -154,7 +154,7 @@ def _entries(site: Site) -> list[str]:
     return os.listdir(site.directory.path)
 
 
-def test_waiting_reader_does_not_see_what_a_killed_writer_left(actor: StartActor, registry: leasehold.Registry) -> None:
+def test_waiting_reader_does_not_see_what_a_killed_writer_left(actor: StartActor, registry: shmlease.Registry) -> None:
     producer, reader = actor(), actor()
     producer("lease = registry.lease('a', shape=100); lease.array[:50] = 1")
     reader.begin("held = registry.attach('a', timeout=30); int(held.array.sum())")
@@ -165,7 +165,7 @@ def test_waiting_reader_does_not_see_what_a_killed_writer_left(actor: StartActor
         assert reader.result() == 200
 
 
-def test_waiting_for_room_ends_when_a_holder_is_killed(actor: StartActor, registry: leasehold.Registry) -> None:
+def test_waiting_for_room_ends_when_a_holder_is_killed(actor: StartActor, registry: shmlease.Registry) -> None:
     hoarder = actor()
     hoarder("lease = registry.lease(shape=60 << 20, dtype='u1')")
     waiting = actor()
@@ -175,7 +175,7 @@ def test_waiting_for_room_ends_when_a_holder_is_killed(actor: StartActor, regist
     waiting.result()
 
 
-def test_killed_waiter_lets_the_next_one_in(actor: StartActor, registry: leasehold.Registry) -> None:
+def test_killed_waiter_lets_the_next_one_in(actor: StartActor, registry: shmlease.Registry) -> None:
     with registry.lease(shape=30 << 20, dtype="u1"):
         large, small = actor(), actor()
         large.begin("registry.lease(shape=60 << 20, dtype='u1', timeout=60)")
@@ -187,7 +187,7 @@ def test_killed_waiter_lets_the_next_one_in(actor: StartActor, registry: leaseho
 
 
 def test_readers_expected_may_come_after_the_writer_was_killed(
-    actor: StartActor, registry: leasehold.Registry, site: Site
+    actor: StartActor, registry: shmlease.Registry, site: Site
 ) -> None:
     producer = actor()
     producer("lease = registry.lease('a', shape=10, dtype='i8'); lease.array[:] = 4; lease.publish(readers=2, ttl=30)")
@@ -197,11 +197,11 @@ def test_readers_expected_may_come_after_the_writer_was_killed(
         with registry.attach("a", timeout=0) as lease:
             assert lease.array.sum() == 40
     until(lambda: not site.files())
-    with pytest.raises(leasehold.SegmentNotFoundError):
+    with pytest.raises(shmlease.SegmentNotFoundError):
         registry.attach("a", timeout=0)
 
 
-def test_hundred_holders_killed_together_leave_nothing(actor: StartActor, registry: leasehold.Registry, site: Site) -> None:
+def test_hundred_holders_killed_together_leave_nothing(actor: StartActor, registry: shmlease.Registry, site: Site) -> None:
     """Many leases of few processes, with tickets and readers between them."""
     holders = [actor() for _ in range(3)]
     for number, holder in enumerate(holders):
@@ -219,7 +219,7 @@ def test_hundred_holders_killed_together_leave_nothing(actor: StartActor, regist
 
 
 def test_exec_in_a_holder_ends_nothing_before_the_process_ends(
-    actor: StartActor, registry: leasehold.Registry, site: Site
+    actor: StartActor, registry: shmlease.Registry, site: Site
 ) -> None:
     """Its memory is gone with exec, but that cannot be told from a client that lost its connection: unknown is alive."""
     holder = actor()

@@ -10,8 +10,8 @@ import h5py
 import pytest
 from ingesting import COLUMNS, DTYPE, OPTIONS, SMALL, call, expected, make_table, rows_of, text_of
 
-from leasehold.errors import DTypeError, IngestError
-from leasehold.pipeline.api import ingest
+from shmlease.errors import DTypeError, IngestError
+from shmlease.pipeline.api import ingest
 
 FIELDS = {"dtype": DTYPE, "columns": COLUMNS}
 BAD = ("chr1\t12x\t12\t50\t1\t1\n", "chr1\t13\n", "chromosome_1\t14\t14\t50\t1\t1\n")
@@ -114,7 +114,7 @@ def test_the_command_fails_with_one_line_that_names_the_file(tmp_path, what):
     assert done.code == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith("leasehold: ")
+    assert line.startswith("shmlease: ")
     assert str(path) in line
     assert words in line
     assert not out.exists()

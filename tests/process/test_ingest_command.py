@@ -1,4 +1,4 @@
-"""`leasehold ingest` on a terminal and off it, the plan of a run, and a /dev/shm that is small."""
+"""`shmlease ingest` on a terminal and off it, the plan of a run, and a /dev/shm that is small."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def on_a_terminal(*arguments: object, **environment: str) -> tuple[int, str, str
     """Exit code, stdout, and what a terminal of 100 columns was shown on stderr."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "leasehold", "ingest", *map(str, arguments)],
+        [sys.executable, "-m", "shmlease", "ingest", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=theirs,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "100", **environment},
@@ -101,7 +101,7 @@ def test_it_works_in_a_small_shm(table, tmp_path, taken_mb) -> None:
 if {taken_mb}:
     with open("/dev/shm/filler", "wb") as file:
         os.posix_fallocate(file.fileno(), 0, {taken_mb} * MB)
-report = leasehold.ingest({str(table)!r}, {str(out)!r}, dtype={OPTIONS[1]!r}, columns=[0, 1, 3, 4, 5], workers=2)
+report = shmlease.ingest({str(table)!r}, {str(out)!r}, dtype={OPTIONS[1]!r}, columns=[0, 1, 3, 4, 5], workers=2)
 print(report.rows, report.leaks, report.shared_peak_bytes <= report.capacity_bytes <= (64 - {taken_mb}) * MB, os.listdir("/dev/shm"))
 """)
     assert shown.strip() == f"150000 () True {['filler'] if taken_mb else []}"

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from ingesting import COLUMNS, DTYPE, SMALL, expected, make_table, rows_of, text_of
 
-import leasehold
-from leasehold.errors import CapacityError
-from leasehold.pipeline.api import ingest
-from leasehold.sinks import verify
+import shmlease
+from shmlease.errors import CapacityError
+from shmlease.pipeline.api import ingest
+from shmlease.sinks import verify
 
 FIELDS = {"dtype": DTYPE, "columns": COLUMNS}
 
@@ -54,7 +54,7 @@ def test_files_into_one_dataset_keep_their_order_and_their_ranges(tmp_path):
     rows = rows_of(tmp_path / "out.h5", "calls")
     assert (rows == np.concatenate([expected(table) for table in tables])).all()
     with h5py.File(tmp_path / "out.h5") as file:
-        sources = json.loads(file["calls"].attrs["leasehold_sources"])
+        sources = json.loads(file["calls"].attrs["shmlease_sources"])
     assert [(source["path"], source["start"], source["stop"]) for source in sources] == [
         (str(tables[0]), 0, 20_000),
         (str(tables[1]), 20_000, 40_001),
@@ -133,7 +133,7 @@ def test_any_executor_can_do_the_work(tmp_path, pool):
 
 def test_a_registry_that_is_given_stays_open_and_empty(tmp_path):
     table = make_table(tmp_path / "calls.cov", 40_000)
-    with leasehold.Registry("8MiB") as registry:
+    with shmlease.Registry("8MiB") as registry:
         report = ingest(table, tmp_path / "out.h5", registry=registry, **FIELDS)
         figures = registry.statistics()
     assert report.capacity_bytes == 8 << 20

@@ -17,11 +17,11 @@ import pytest
 from ingesting import COLUMNS, DTYPE, OPTIONS, SMALL, call, contents, family, finish, make_table, start
 from test_sink_disk_full import namespace
 
-from leasehold.errors import IngestError, LeaseholdError
-from leasehold.pipeline.api import ingest
-from leasehold.pipeline.report import IngestReport, Progress
-from leasehold.pipeline.tasks import TICKET_TTL_S
 from rig.until import until
+from shmlease.errors import IngestError, LeaseError
+from shmlease.pipeline.api import ingest
+from shmlease.pipeline.report import IngestReport, Progress
+from shmlease.pipeline.tasks import TICKET_TTL_S
 
 FIELDS = {"dtype": DTYPE, "columns": COLUMNS}
 
@@ -86,7 +86,7 @@ def test_workers_that_die_again_and_again_over_the_same_work_end_the_run(tables,
     killer = threading.Thread(target=kill_on)
     killer.start()
     try:
-        with pytest.raises(LeaseholdError, match="given up after 3 attempts"):
+        with pytest.raises(LeaseError, match="given up after 3 attempts"):
             ingest(tables, tmp_path / "out.h5", capacity=SMALL, **FIELDS)
     finally:
         done.set()
@@ -143,7 +143,7 @@ mount -o remount,size=64m "$(dirname "$out")"
 def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(tables, quiet, tmp_path):
     disk, copy = tmp_path / "disk", tmp_path / "copy.h5"
     disk.mkdir()
-    command = [sys.executable, "-m", "leasehold", "ingest", *tables, *OPTIONS, "--capacity", SMALL]
+    command = [sys.executable, "-m", "shmlease", "ingest", *tables, *OPTIONS, "--capacity", SMALL]
     ended = subprocess.run(
         [*namespace(), "sh", "-c", FULL_DISK, "sh", disk, copy, *command], capture_output=True, text=True, check=False
     )

@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-import leasehold
-from leasehold.core import messages as m
-from leasehold.core.wire import decode_registry_packet, encode
-from leasehold.system.ledger import read_ledger
+import shmlease
 from rig.actor import Actor
 from rig.site import Site
 from rig.until import until
+from shmlease.core import messages as m
+from shmlease.core.wire import decode_registry_packet, encode
+from shmlease.system.ledger import read_ledger
 
 StartActor = Callable[..., Actor]
 # Everything is imported first: another user may not be able to read the interpreter's files.
-BECOME_NOBODY = "import socket, leasehold.client.registry; os.setgid(65534); os.setuid(65534)"
+BECOME_NOBODY = "import socket, shmlease.client.registry; os.setgid(65534); os.setuid(65534)"
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
@@ -60,7 +60,7 @@ def is_hung_up(connection: socket.socket) -> bool:
     return True
 
 
-def test_directory_socket_and_segments_are_this_users_alone(registry: leasehold.Registry, site: Site) -> None:
+def test_directory_socket_and_segments_are_this_users_alone(registry: shmlease.Registry, site: Site) -> None:
     with registry.share(np.arange(10), "a") as lease:
         assert lease.segment
         assert os.stat(site.directory.path).st_mode & 0o777 == 0o700
@@ -69,12 +69,12 @@ def test_directory_socket_and_segments_are_this_users_alone(registry: leasehold.
 
 
 @root_only
-def test_another_user_is_told_whose_registry_it_is(registry: leasehold.Registry) -> None:
+def test_another_user_is_told_whose_registry_it_is(registry: shmlease.Registry) -> None:
     with (
         Actor(before=BECOME_NOBODY) as stranger,
-        pytest.raises(leasehold.PermissionDeniedError) as refused,
+        pytest.raises(shmlease.PermissionDeniedError) as refused,
     ):
-        stranger("leasehold.connect(id)", id=registry.id)
+        stranger("shmlease.connect(id)", id=registry.id)
     assert "belongs to uid 0" in str(refused.value)
 
 
@@ -119,9 +119,9 @@ def test_connection_that_does_not_begin_with_hello_ends(dial: Callable[[], socke
     assert is_hung_up(connection)
 
 
-@pytest.mark.filterwarnings("ignore:registry .* was closed while:leasehold.errors.LeaseholdWarning")
+@pytest.mark.filterwarnings("ignore:registry .* was closed while:shmlease.errors.LeaseWarning")
 def test_connection_that_breaks_the_protocol_ends_and_its_leases_stay(
-    dial: Callable[[], socket.socket], registry: leasehold.Registry
+    dial: Callable[[], socket.socket], registry: shmlease.Registry
 ) -> None:
     connection = dial()
     client = hello(connection).client
@@ -132,7 +132,7 @@ def test_connection_that_breaks_the_protocol_ends_and_its_leases_stay(
     assert registry.statistics().leases["write"] == 1
 
 
-def test_second_hello_ends_the_connection(dial: Callable[[], socket.socket], registry: leasehold.Registry) -> None:
+def test_second_hello_ends_the_connection(dial: Callable[[], socket.socket], registry: shmlease.Registry) -> None:
     connection = dial()
     hello(connection)
     connection.send(encode([m.Hello(2, m.PROTOCOL, b"0123456789abcdef", 0)]))
@@ -141,7 +141,7 @@ def test_second_hello_ends_the_connection(dial: Callable[[], socket.socket], reg
 
 
 def test_client_that_does_not_read_is_dropped_and_nobody_waits_for_it(
-    dial: Callable[[], socket.socket], registry: leasehold.Registry
+    dial: Callable[[], socket.socket], registry: shmlease.Registry
 ) -> None:
     greedy = dial()
     hello(greedy)
@@ -161,7 +161,7 @@ def test_client_that_does_not_read_is_dropped_and_nobody_waits_for_it(
     assert registry.statistics().epoch == 1
 
 
-def test_silent_strangers_keep_nobody_out(dial: Callable[[], socket.socket], registry: leasehold.Registry) -> None:
+def test_silent_strangers_keep_nobody_out(dial: Callable[[], socket.socket], registry: shmlease.Registry) -> None:
     for _ in range(300):
         dial()
     begun = time.monotonic()
@@ -170,7 +170,7 @@ def test_silent_strangers_keep_nobody_out(dial: Callable[[], socket.socket], reg
     assert time.monotonic() - begun < 4
 
 
-def test_stopped_client_delays_nobody(actor: StartActor, registry: leasehold.Registry) -> None:
+def test_stopped_client_delays_nobody(actor: StartActor, registry: shmlease.Registry) -> None:
     stopped = actor()
     stopped("lease = registry.share(np.arange(10), 'held')")
     stopped.signal(signal.SIGSTOP)
@@ -183,7 +183,7 @@ def test_stopped_client_delays_nobody(actor: StartActor, registry: leasehold.Reg
     assert stopped("lease.release()") is None
 
 
-def test_one_who_asks_for_everything_waits_alone(actor: StartActor, registry: leasehold.Registry) -> None:
+def test_one_who_asks_for_everything_waits_alone(actor: StartActor, registry: shmlease.Registry) -> None:
     greedy = actor()
     held = greedy("len([registry.lease(f'g{i}', shape=1 << 20, dtype='u1', timeout=0) for i in range(8)])")
     assert held == 8
@@ -192,7 +192,7 @@ def test_one_who_asks_for_everything_waits_alone(actor: StartActor, registry: le
 
 
 def test_whatever_a_client_writes_into_its_journal_harms_nobody(
-    actor: StartActor, registry: leasehold.Registry, site: Site
+    actor: StartActor, registry: shmlease.Registry, site: Site
 ) -> None:
     vandal = actor()
     vandal("lease = registry.share(np.arange(10), 'a')")
@@ -212,7 +212,7 @@ def test_whatever_a_client_writes_into_its_journal_harms_nobody(
     until(lambda: not site.files())
 
 
-def test_huge_wait_does_not_end_the_registry(registry: leasehold.Registry) -> None:
+def test_huge_wait_does_not_end_the_registry(registry: shmlease.Registry) -> None:
     """epoll counts milliseconds in 32 bits: 24.8 days."""
     with registry.share(np.arange(10), "a") as lease:
         ticket = lease.ticket(ttl="10000h")
@@ -223,7 +223,7 @@ def test_huge_wait_does_not_end_the_registry(registry: leasehold.Registry) -> No
 
 
 def test_client_in_another_pid_namespace_is_not_taken_for_dead_and_takes_nobody_for_dead(
-    registry: leasehold.Registry, site: Site
+    registry: shmlease.Registry, site: Site
 ) -> None:
     """Containers that share /dev/shm and not their pids: a successor started inside cannot see who lives outside."""
     command = (
@@ -252,21 +252,21 @@ def test_client_in_another_pid_namespace_is_not_taken_for_dead_and_takes_nobody_
 
 def names_in(registry_id: str) -> set[str | None]:
     """The names of the segments in the ledger."""
-    return {segment.name for segment in read_ledger(f"/dev/shm/lh-{registry_id}/ledger").segments.values()}
+    return {segment.name for segment in read_ledger(f"/dev/shm/shmlease-{registry_id}/ledger").segments.values()}
 
 
 def test_forged_ticket_is_an_error_and_no_bus_error() -> None:
     code = """
-import msgspec, numpy as np, leasehold
-from leasehold.client.layout import layout_of
-with leasehold.Registry("4MiB") as registry, registry.share(np.arange(10.0), "a") as lease:
+import msgspec, numpy as np, shmlease
+from shmlease.client.layout import layout_of
+with shmlease.Registry("4MiB") as registry, registry.share(np.arange(10.0), "a") as lease:
     ticket = lease.ticket()
     for changes in ({"size_bytes": 1 << 22, "layout": layout_of(1 << 19, float).encoded}, {"segment": 4711}, {"layout": b"x"}):
         forged = msgspec.structs.replace(lease.ticket(), **changes)
         try:
             with registry.redeem(forged) as reader:
                 print(reader.array.sum())
-        except leasehold.LeaseholdError as error:
+        except shmlease.LeaseError as error:
             print(type(error).__name__)
     print(registry.statistics().leases.get("read", 0))
 """

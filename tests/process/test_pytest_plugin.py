@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-import leasehold
+import shmlease
 
 pytest_plugins = "pytester"
 
@@ -38,18 +38,18 @@ LEAK = """
 
 @pytest.fixture(autouse=True)
 def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sessions see leasehold installed, and nothing of the one they run in."""
-    search = [str(Path(leasehold.__file__).parent.parent)]
-    if not any(point.value == "leasehold.pytest_plugin" for point in entry_points(group="pytest11")):
-        info = pytester.mkdir("site") / "leasehold-0.dist-info"
+    """Sessions see shmlease installed, and nothing of the one they run in."""
+    search = [str(Path(shmlease.__file__).parent.parent)]
+    if not any(point.value == "shmlease.pytest_plugin" for point in entry_points(group="pytest11")):
+        info = pytester.mkdir("site") / "shmlease-0.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: leasehold\nVersion: 0\n")
-        (info / "entry_points.txt").write_text("[pytest11]\nleasehold = leasehold.pytest_plugin\n")
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shmlease\nVersion: 0\n")
+        (info / "entry_points.txt").write_text("[pytest11]\nshmlease = shmlease.pytest_plugin\n")
         search.append(str(info.parent))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(search))
     monkeypatch.setenv("COLUMNS", "200")
     for name in list(os.environ):
-        if name.startswith(("GITHUB_", "PYTEST_", "LEASEHOLD_RECORDS", "LEASEHOLD_ISOLATED", "LEASEHOLD_REGISTRY")):
+        if name.startswith(("GITHUB_", "PYTEST_", "SHMLEASE_RECORDS", "SHMLEASE_ISOLATED", "SHMLEASE_REGISTRY")):
             monkeypatch.delenv(name)
 
 
@@ -63,13 +63,13 @@ def unwrapped(result: pytest.RunResult) -> str:
 
 
 def test_off_unless_asked_for(pytester: pytest.Pytester) -> None:
-    write(pytester, LEAK, "    def test_is_not_loaded():\n        assert 'leasehold.testing.gate' not in sys.modules\n")
+    write(pytester, LEAK, "    def test_is_not_loaded():\n        assert 'shmlease.testing.gate' not in sys.modules\n")
     pytester.runpytest_subprocess().assert_outcomes(passed=3)
 
 
 def test_leak_is_an_error_at_the_teardown_that_names_the_line(pytester: pytest.Pytester) -> None:
     write(pytester, LEAK)
-    result = pytester.runpytest_subprocess("--leasehold-audit")
+    result = pytester.runpytest_subprocess("--shmlease-audit")
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines([
         "*ERROR at teardown of test_leak*",
@@ -82,15 +82,15 @@ def test_leak_is_an_error_at_the_teardown_that_names_the_line(pytester: pytest.P
 
 
 def test_one_line_of_configuration_is_enough(pytester: pytest.Pytester) -> None:
-    pytester.makeini("[pytest]\nleasehold_audit = fail\n")
+    pytester.makeini("[pytest]\nshmlease_audit = fail\n")
     write(pytester, LEAK)
     pytester.runpytest_subprocess().assert_outcomes(passed=2, errors=1)
-    pytester.runpytest_subprocess("--leasehold-audit=off").assert_outcomes(passed=2)
+    pytester.runpytest_subprocess("--shmlease-audit=off").assert_outcomes(passed=2)
 
 
 def test_mode_warn_tells_and_passes(pytester: pytest.Pytester) -> None:
     write(pytester, LEAK)
-    result = pytester.runpytest_subprocess("--leasehold-audit=warn", "-W", "error")
+    result = pytester.runpytest_subprocess("--shmlease-audit=warn", "-W", "error")
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["*shared memory leaks*", "test_it.py::test_leak:", "LH001 orphan  psm_*"])
     assert result.ret == pytest.ExitCode.OK
@@ -98,7 +98,7 @@ def test_mode_warn_tells_and_passes(pytester: pytest.Pytester) -> None:
 
 def test_failed_test_that_leaks_is_told_of_both(pytester: pytest.Pytester) -> None:
     write(pytester, "    def test_it():\n        make().close()\n        assert 0, 'its own failure'\n")
-    result = pytester.runpytest_subprocess("--leasehold-audit=fail")
+    result = pytester.runpytest_subprocess("--shmlease-audit=fail")
     result.assert_outcomes(failed=1, errors=1)
     result.stdout.fnmatch_lines(["*its own failure*", "*LH001 orphan*"])
 
@@ -115,16 +115,16 @@ def test_failed_teardown_keeps_its_error_and_has_the_leak_in_a_section(pytester:
         pass
     """
     write(pytester, fixture)
-    result = pytester.runpytest_subprocess("--leasehold-audit=fail")
+    result = pytester.runpytest_subprocess("--shmlease-audit=fail")
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["E * ValueError: its own failure", "*Captured leasehold teardown*", "LH001 orphan*"])
+    result.stdout.fnmatch_lines(["E * ValueError: its own failure", "*Captured shmlease teardown*", "LH001 orphan*"])
 
 
 def test_what_only_the_traceback_of_a_failure_holds_is_no_leak(pytester: pytest.Pytester) -> None:
     write(
         pytester, "    def test_it():\n        segment = make()\n        segment.unlink()\n        assert segment is None\n"
     )
-    pytester.runpytest_subprocess("--leasehold-audit=fail", "--showlocals").assert_outcomes(failed=1)
+    pytester.runpytest_subprocess("--shmlease-audit=fail", "--showlocals").assert_outcomes(failed=1)
 
 
 def test_what_a_test_goes_on_holding_is_its_leak_and_not_the_next_one_s(pytester: pytest.Pytester) -> None:
@@ -136,7 +136,7 @@ def test_what_a_test_goes_on_holding_is_its_leak_and_not_the_next_one_s(pytester
         pass
     """
     write(pytester, tests)
-    result = pytester.runpytest_subprocess("--leasehold-audit=fail")
+    result = pytester.runpytest_subprocess("--shmlease-audit=fail")
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["LH009 outlives-its-scope  psm_* is still held by * after test_it.py::test_first"])
 
@@ -154,7 +154,7 @@ def test_fixtures_clean_up_before_the_check(pytester: pytest.Pytester) -> None:
         assert segment.buf[0] == 1
     """
     write(pytester, tests)
-    pytester.runpytest_subprocess("--leasehold-audit=fail").assert_outcomes(passed=1)
+    pytester.runpytest_subprocess("--shmlease-audit=fail").assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize("scope", ["class", "module", "session"])
@@ -175,7 +175,7 @@ def test_fixture_of_a_wider_scope_may_hold_until_its_own_end(pytester: pytest.Py
             pass
     """
     write(pytester, tests)
-    pytester.runpytest_subprocess("--leasehold-audit=fail").assert_outcomes(passed=2)
+    pytester.runpytest_subprocess("--shmlease-audit=fail").assert_outcomes(passed=2)
 
 
 def test_fixture_of_a_wider_scope_that_leaks_is_named_at_its_end(pytester: pytest.Pytester) -> None:
@@ -193,7 +193,7 @@ def test_fixture_of_a_wider_scope_that_leaks_is_named_at_its_end(pytester: pytes
         pass
     """
     write(pytester, tests)
-    result = pytester.runpytest_subprocess("--leasehold-audit=fail")
+    result = pytester.runpytest_subprocess("--shmlease-audit=fail")
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(
         ["*ERROR at teardown of test_last*", "*module-scoped fixture 'segment' of test_it.py made it*"]
@@ -216,12 +216,12 @@ def test_setup_module_counts_as_a_fixture(pytester: pytest.Pytester) -> None:
         pass
     """
     write(pytester, tests)
-    pytester.runpytest_subprocess("--leasehold-audit=fail").assert_outcomes(passed=2)
+    pytester.runpytest_subprocess("--shmlease-audit=fail").assert_outcomes(passed=2)
 
 
 def test_what_an_import_makes_is_told_at_the_end_of_the_session(pytester: pytest.Pytester) -> None:
     write(pytester, "    at_import = make()\n\n    def test_it():\n        pass\n")
-    result = pytester.runpytest_subprocess("--leasehold-audit=fail")
+    result = pytester.runpytest_subprocess("--shmlease-audit=fail")
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["the session:", "LH009 outlives-its-scope*", "*the import of the tests made it*"])
@@ -245,7 +245,7 @@ def test_leak_of_a_spawned_child_names_its_line(pytester: pytest.Pytester) -> No
             print(capfd.readouterr().out)
     """
     write(pytester, tests)
-    result = pytester.runpytest_subprocess("--leasehold-audit=fail")
+    result = pytester.runpytest_subprocess("--shmlease-audit=fail")
     result.assert_outcomes(passed=1, errors=1)
     text = unwrapped(result)
     (orphan,) = {word.rstrip(",") for word in text.split() if word.startswith("psm_")}
@@ -270,7 +270,7 @@ def test_leak_can_be_allowed_with_a_reason(pytester: pytest.Pytester) -> None:
         make().close()
     """
     write(pytester, tests)
-    result = pytester.runpytest_subprocess("--leasehold-audit=fail", "--strict-markers")
+    result = pytester.runpytest_subprocess("--shmlease-audit=fail", "--strict-markers")
     result.assert_outcomes(passed=3, errors=1)
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_not_allowed*"])
 
@@ -280,64 +280,64 @@ def test_leak_can_be_allowed_with_a_reason(pytester: pytest.Pytester) -> None:
 )
 def test_marker_without_a_reason_is_refused_before_any_test_runs(pytester: pytest.Pytester, arguments: str) -> None:
     write(pytester, f"    @pytest.mark.allow_shm_leaks({arguments})\n    def test_it():\n        pass\n")
-    result = pytester.runpytest_subprocess("--leasehold-audit=fail")
+    result = pytester.runpytest_subprocess("--shmlease-audit=fail")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*test_it.py::test_it: allow_shm_leaks takes a reason*"])
 
 
 def test_suppressions_of_the_project_apply(pytester: pytest.Pytester) -> None:
-    pytester.makepyprojecttoml('[[tool.leasehold.audit.suppress]]\nreason = "kept on purpose"\nname = "psm_*"\n')
+    pytester.makepyprojecttoml('[[tool.shmlease.audit.suppress]]\nreason = "kept on purpose"\nname = "psm_*"\n')
     write(pytester, LEAK)
-    pytester.runpytest_subprocess("--leasehold-audit=fail").assert_outcomes(passed=2)
+    pytester.runpytest_subprocess("--shmlease-audit=fail").assert_outcomes(passed=2)
 
 
 def test_registry_fixture_is_closed_after_the_test(pytester: pytest.Pytester) -> None:
     tests = """
     import numpy
 
-    def test_it(leasehold_registry):
-        with leasehold_registry.share(numpy.arange(10), "numbers") as lease:
+    def test_it(shmlease_registry):
+        with shmlease_registry.share(numpy.arange(10), "numbers") as lease:
             assert lease.array.sum() == 45
 
-    def test_is_another(leasehold_registry):
-        assert leasehold_registry.statistics() is not None
+    def test_is_another(shmlease_registry):
+        assert shmlease_registry.statistics() is not None
     """
     write(pytester, tests)
-    pytester.runpytest_subprocess("--leasehold-audit=fail").assert_outcomes(passed=2)
+    pytester.runpytest_subprocess("--shmlease-audit=fail").assert_outcomes(passed=2)
 
 
 def test_registry_fixture_takes_scope_and_capacity_from_the_settings(pytester: pytest.Pytester) -> None:
-    pytester.makeini("[pytest]\nleasehold_registry_scope = session\nleasehold_registry_capacity = 1MiB\n")
+    pytester.makeini("[pytest]\nshmlease_registry_scope = session\nshmlease_registry_capacity = 1MiB\n")
     tests = """
-    import leasehold
+    import shmlease
 
-    def test_first(leasehold_registry):
-        kept.append(leasehold_registry.id)
-        with pytest.raises(leasehold.CapacityError):
-            leasehold_registry.lease(shape=2_000_000, dtype="u1", timeout=0)
+    def test_first(shmlease_registry):
+        kept.append(shmlease_registry.id)
+        with pytest.raises(shmlease.CapacityError):
+            shmlease_registry.lease(shape=2_000_000, dtype="u1", timeout=0)
 
-    def test_second(leasehold_registry):
-        assert kept == [leasehold_registry.id]
+    def test_second(shmlease_registry):
+        assert kept == [shmlease_registry.id]
     """
     write(pytester, tests)
-    pytester.runpytest_subprocess("--leasehold-audit=fail").assert_outcomes(passed=2)
+    pytester.runpytest_subprocess("--shmlease-audit=fail").assert_outcomes(passed=2)
 
 
 def test_lease_that_a_test_forgets_is_its_leak(pytester: pytest.Pytester) -> None:
-    pytester.makeini("[pytest]\nleasehold_registry_scope = session\n")
+    pytester.makeini("[pytest]\nshmlease_registry_scope = session\n")
     tests = """
     import numpy
 
-    def test_forgets(leasehold_registry):
-        kept.append(leasehold_registry.share(numpy.arange(10), "numbers"))
+    def test_forgets(shmlease_registry):
+        kept.append(shmlease_registry.share(numpy.arange(10), "numbers"))
 
-    def test_releases(leasehold_registry):
-        with leasehold_registry.share(numpy.arange(10), "other"):
+    def test_releases(shmlease_registry):
+        with shmlease_registry.share(numpy.arange(10), "other"):
             pass
         kept.pop().release()
     """
     write(pytester, tests)
-    result = pytester.runpytest_subprocess("--leasehold-audit=fail")
+    result = pytester.runpytest_subprocess("--shmlease-audit=fail")
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_forgets*", "LH009 outlives-its-scope  segment 'numbers'*"])
 
@@ -365,14 +365,14 @@ def test_fixture_asserts_whatever_the_option_says(pytester: pytest.Pytester) -> 
 
 def test_junit_has_the_finding_and_its_line(pytester: pytest.Pytester) -> None:
     write(pytester, LEAK)
-    pytester.runpytest_subprocess("--leasehold-audit=fail", "--junitxml=junit.xml")
+    pytester.runpytest_subprocess("--shmlease-audit=fail", "--junitxml=junit.xml")
     suite = ElementTree.parse(pytester.path / "junit.xml").getroot()
     case = next(case for case in suite.iter("testcase") if case.get("name") == "test_leak")
     error, one = case.find("error"), case.find("properties/property")
     assert error is not None
     assert "test_it.py:5 in make" in (error.text or "")
     assert one is not None
-    assert one.get("name") == "leasehold"
+    assert one.get("name") == "shmlease"
     assert (one.get("value") or "").startswith("LH001 psm_")
 
 
@@ -380,14 +380,14 @@ def test_in_github_actions_the_line_is_annotated(pytester: pytest.Pytester, monk
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pytester.path / "summary.md"))
     write(pytester, LEAK)
-    result = pytester.runpytest_subprocess("--leasehold-audit=fail")
+    result = pytester.runpytest_subprocess("--shmlease-audit=fail")
     result.stdout.fnmatch_lines(["::error file=test_it.py,line=5,title=LH001 orphan::psm_*"])
     assert "orphan" in (pytester.path / "summary.md").read_text()
 
 
 def test_without_github_nothing_is_annotated(pytester: pytest.Pytester) -> None:
     write(pytester, LEAK)
-    pytester.runpytest_subprocess("--leasehold-audit=fail").stdout.no_fnmatch_line("::error*")
+    pytester.runpytest_subprocess("--shmlease-audit=fail").stdout.no_fnmatch_line("::error*")
 
 
 def test_workers_of_xdist_report_their_own_leaks(pytester: pytest.Pytester) -> None:
@@ -405,7 +405,7 @@ def test_workers_of_xdist_report_their_own_leaks(pytester: pytest.Pytester) -> N
         make().close()
     """
     write(pytester, tests)
-    result = pytester.runpytest_subprocess("--leasehold-audit=fail", "-n", "2", "--junitxml=junit.xml")
+    result = pytester.runpytest_subprocess("--shmlease-audit=fail", "-n", "2", "--junitxml=junit.xml")
     result.assert_outcomes(passed=11, errors=1)
     result.stdout.fnmatch_lines(["test_it.py::test_leak: orphan psm_*, made at test_it.py:5 in make"])
     assert sum("the import of the tests made it" in line for line in result.outlines) == 2
@@ -413,18 +413,18 @@ def test_workers_of_xdist_report_their_own_leaks(pytester: pytest.Pytester) -> N
 
 
 def test_session_without_the_plugin_runs(pytester: pytest.Pytester) -> None:
-    pytester.makeini("[pytest]\nleasehold_audit = fail\n")
+    pytester.makeini("[pytest]\nshmlease_audit = fail\n")
     write(pytester, LEAK)
-    result = pytester.runpytest_subprocess("-p", "no:leasehold")
+    result = pytester.runpytest_subprocess("-p", "no:shmlease")
     result.assert_outcomes(passed=2, warnings=1)  # pytest's own, about the setting
-    result.stdout.fnmatch_lines(["*Unknown config option: leasehold_audit"])
+    result.stdout.fnmatch_lines(["*Unknown config option: shmlease_audit"])
 
 
 def test_report_of_the_session_is_written(pytester: pytest.Pytester) -> None:
     write(pytester, LEAK, "    def test_other_leak():\n        make().close()\n")
     names = ["report.html", "report.json"]
     for name in names:
-        pytester.runpytest_subprocess("--leasehold-audit=warn", f"--leasehold-report={name}")
+        pytester.runpytest_subprocess("--shmlease-audit=warn", f"--shmlease-report={name}")
     assert "<!doctype html>" in (pytester.path / "report.html").read_text()
     report = json.loads((pytester.path / "report.json").read_text())
     assert [one["creator"]["test"] for one in report["findings"]] == [
@@ -436,7 +436,7 @@ def test_report_of_the_session_is_written(pytester: pytest.Pytester) -> None:
 
 def test_report_of_a_clean_session_says_so(pytester: pytest.Pytester) -> None:
     write(pytester, "    def test_it():\n        pass\n")
-    pytester.runpytest_subprocess("--leasehold-audit=fail", "--leasehold-report=report.json").assert_outcomes(passed=1)
+    pytester.runpytest_subprocess("--shmlease-audit=fail", "--shmlease-report=report.json").assert_outcomes(passed=1)
     report = json.loads((pytester.path / "report.json").read_text())
     assert report["findings"] == []
     assert report["environment"]["kernel"]
@@ -445,24 +445,24 @@ def test_report_of_a_clean_session_says_so(pytester: pytest.Pytester) -> None:
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--leasehold-audit=maybe", "'maybe' is not one of fail, warn, off"),
-        ("--leasehold-report=report.pdf", "is to end in"),
+        ("--shmlease-audit=maybe", "'maybe' is not one of fail, warn, off"),
+        ("--shmlease-report=report.pdf", "is to end in"),
     ],
 )
 def test_bad_option_is_refused(pytester: pytest.Pytester, option: str, words: str) -> None:
     write(pytester, LEAK)
-    result = pytester.runpytest_subprocess("--leasehold-audit", option)
+    result = pytester.runpytest_subprocess("--shmlease-audit", option)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert words in result.stderr.str()
 
 
 def test_path_taken_for_the_mode_is_explained(pytester: pytest.Pytester) -> None:
     write(pytester, LEAK)
-    result = pytester.runpytest_subprocess("--leasehold-audit", "test_it.py")
-    assert "write --leasehold-audit=fail test_it.py" in result.stderr.str()
+    result = pytester.runpytest_subprocess("--shmlease-audit", "test_it.py")
+    assert "write --shmlease-audit=fail test_it.py" in result.stderr.str()
 
 
-@pytest.mark.parametrize("line", ["leasehold_audit = sometimes", "leasehold_registry_scope = galaxy"])
+@pytest.mark.parametrize("line", ["shmlease_audit = sometimes", "shmlease_registry_scope = galaxy"])
 def test_bad_setting_is_refused(pytester: pytest.Pytester, line: str) -> None:
     pytester.makeini(f"[pytest]\n{line}\n")
     result = pytester.runpytest_subprocess()
@@ -476,18 +476,18 @@ def test_what_others_make_meanwhile_does_not_fail_a_test(pytester: pytest.Pytest
         pytester,
         f"    import subprocess\n    def test_it():\n        subprocess.run(['sh', '-c', 'echo > /dev/shm/{name}'])\n",
     )
-    result = pytester.runpytest_subprocess("--leasehold-audit=fail")
+    result = pytester.runpytest_subprocess("--shmlease-audit=fail")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["leasehold: not known whose: * segments that appeared meanwhile, such as *"])
+    result.stdout.fnmatch_lines(["shmlease: not known whose: * segments that appeared meanwhile, such as *"])
     os.unlink(f"/dev/shm/{name}")
-    pytester.makeini("[pytest]\nleasehold_audit_alone = true\n")
-    result = pytester.runpytest_subprocess("--leasehold-audit=fail")
+    pytester.makeini("[pytest]\nshmlease_audit_alone = true\n")
+    result = pytester.runpytest_subprocess("--shmlease-audit=fail")
     assert f"{name}" in result.stdout.str()
     result.assert_outcomes(passed=1, errors=1)
     os.unlink(f"/dev/shm/{name}")
 
 
 def test_environment_of_the_tests_is_left_alone_on_request(pytester: pytest.Pytester) -> None:
-    pytester.makeini("[pytest]\nleasehold_audit_children = false\n")
-    write(pytester, "    def test_it():\n        assert 'LEASEHOLD_RECORDS' not in os.environ\n")
-    pytester.runpytest_subprocess("--leasehold-audit=fail").assert_outcomes(passed=1)
+    pytester.makeini("[pytest]\nshmlease_audit_children = false\n")
+    write(pytester, "    def test_it():\n        assert 'SHMLEASE_RECORDS' not in os.environ\n")
+    pytester.runpytest_subprocess("--shmlease-audit=fail").assert_outcomes(passed=1)

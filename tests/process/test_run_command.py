@@ -1,4 +1,4 @@
-"""`leasehold run` as a wrapper: the command's input, output, signals, exit code and environment are its own."""
+"""`shmlease run` as a wrapper: the command's input, output, signals, exit code and environment are its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from running import environment, run_command, run_program, wait_until
 
-from leasehold.auditor import Report
+from shmlease.auditor import Report
 
 LEAK = "open('/dev/shm/test-run-leak', 'wb').write(bytes(5000))\n"
 PRIVATE = ("--isolate",)
@@ -30,13 +30,13 @@ def test_exit_code_of_the_command_comes_first(tmp_path: Path, code: int) -> None
 def test_command_that_is_not_there_is_127(tmp_path: Path) -> None:
     finished = run_command(tmp_path, "no-such-command-here")
     assert finished.code == 127
-    assert finished.stderr == "leasehold: cannot run no-such-command-here: No such file or directory\n"
+    assert finished.stderr == "shmlease: cannot run no-such-command-here: No such file or directory\n"
 
 
 def test_command_that_is_not_executable_is_126(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("text")
     finished = run_command(tmp_path, "./text")
-    assert (finished.code, finished.stderr) == (126, "leasehold: cannot run ./text: Permission denied\n")
+    assert (finished.code, finished.stderr) == (126, "shmlease: cannot run ./text: Permission denied\n")
 
 
 def test_input_and_output_are_the_command_s(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_quiet_says_nothing_unless_something_leaks(tmp_path: Path) -> None:
 
 
 def test_options_after_the_command_are_the_command_s(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "leasehold", "run", "-q", "echo", "--strict", "-x"]
+    words = [sys.executable, "-m", "shmlease", "run", "-q", "echo", "--strict", "-x"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=True)
     assert done.stdout == "--strict -x\n"
 
@@ -72,7 +72,7 @@ HANDLER = """
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"])
 def test_signal_sent_to_the_wrapper_reaches_the_command(tmp_path: Path, name: str) -> None:
     (tmp_path / "program.py").write_text(textwrap.dedent(HANDLER.format(numbers=[int(signal.Signals[name])])))
-    words = [sys.executable, "-m", "leasehold", "run", "-q", sys.executable, "program.py"]
+    words = [sys.executable, "-m", "shmlease", "run", "-q", sys.executable, "program.py"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment()) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -104,7 +104,7 @@ def test_interrupt_from_the_terminal_reaches_the_command_once(tmp_path: Path) ->
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)
-        words = [sys.executable, "-m", "leasehold", "run", "-q", sys.executable, "program.py"]
+        words = [sys.executable, "-m", "shmlease", "run", "-q", sys.executable, "program.py"]
         os.execve(sys.executable, words, environment())
     shown = b""
     while b"ready" not in shown:
@@ -128,7 +128,7 @@ def test_interrupt_while_waiting_for_a_daemon_ends_the_waiting(tmp_path: Path) -
         print(daemon, flush=True)
     """
     (tmp_path / "program.py").write_text(textwrap.dedent(program))
-    command = [sys.executable, "-m", "leasehold", "run", "--settle", "60s", "-o", "report.json", sys.executable]
+    command = [sys.executable, "-m", "shmlease", "run", "--settle", "60s", "-o", "report.json", sys.executable]
     with subprocess.Popen(
         [*command, "program.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment()
     ) as process:
@@ -170,16 +170,16 @@ def test_system_v_segments_are_the_command_s_alone(tmp_path: Path) -> None:
 
 def test_registry_that_runs_outside_can_be_used(tmp_path: Path) -> None:
     program = """
-        import leasehold
-        with leasehold.connect().attach("numbers") as lease:
+        import shmlease
+        with shmlease.connect().attach("numbers") as lease:
             print(int(lease.array.sum()))
     """
     import numpy
 
-    import leasehold
+    import shmlease
 
-    with leasehold.Registry(capacity="16MiB") as registry, registry.share(numpy.arange(100), "numbers"):
-        finished = run_program(tmp_path, program, "--verbose", env={"LEASEHOLD_REGISTRY": registry.id})
+    with shmlease.Registry(capacity="16MiB") as registry, registry.share(numpy.arange(100), "numbers"):
+        finished = run_program(tmp_path, program, "--verbose", env={"SHMLEASE_REGISTRY": registry.id})
     assert (finished.code, finished.stdout) == (0, "4950\n")
     assert f"names registry {registry.id}, which runs outside" in finished.stderr
 
@@ -188,19 +188,19 @@ def test_sitecustomize_of_the_program_is_run_as_well(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('own sitecustomize')")
     program = "import sys, sitecustomize\nprint(sitecustomize.__file__)\nprint([p for p in sys.path if 'inject' in p])"
     finished = run_program(tmp_path, program, env={"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"})
-    own = "own sitecustomize\n"  # once in leasehold itself, which is Python too, and once in the program
+    own = "own sitecustomize\n"  # once in shmlease itself, which is Python too, and once in the program
     assert finished.stdout == f"{own}{own}{tmp_path}/sitecustomize.py\n[]\n"
 
 
 def test_sitecustomize_that_fails_is_reported_as_python_reports_it(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("raise ValueError('own failure')")
     search = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
-    words = [sys.executable, "-m", "leasehold", "run", sys.executable, "-c", "print('runs')"]
+    words = [sys.executable, "-m", "shmlease", "run", sys.executable, "-c", "print('runs')"]
     done = subprocess.run(
         words, capture_output=True, text=True, cwd="/", env=environment(**search, PYTHONSAFEPATH="1"), check=False
     )
     assert done.stdout == "runs\n"
-    assert done.stderr.count("ValueError: own failure") == 2  # in leasehold itself, and in the program
+    assert done.stderr.count("ValueError: own failure") == 2  # in shmlease itself, and in the program
 
 
 def test_python_that_ignores_its_environment_is_left_alone(tmp_path: Path) -> None:
@@ -217,13 +217,13 @@ def test_hook_leaves_nothing_open_and_nothing_in_the_modules(tmp_path: Path) -> 
         before = len(os.listdir("/proc/self/fd"))
         open("/dev/shm/test-run-fd", "wb").close()
         os.unlink("/dev/shm/test-run-fd")
-        print(len(os.listdir("/proc/self/fd")) - before, [name for name in sys.modules if "leasehold" in name])
+        print(len(os.listdir("/proc/self/fd")) - before, [name for name in sys.modules if "shmlease" in name])
     """
     assert run_program(tmp_path, program, *PRIVATE).stdout == "0 []\n"
 
 
 def test_hook_can_be_switched_off(tmp_path: Path) -> None:
-    program = "import os\nprint(os.environ.get('LEASEHOLD_RECORDS'))"
+    program = "import os\nprint(os.environ.get('SHMLEASE_RECORDS'))"
     assert run_program(tmp_path, program, "--no-hook").stdout == "None\n"
     assert run_program(tmp_path, program, "--hook").stdout != "None\n"
 
@@ -244,7 +244,7 @@ def test_report_that_cannot_be_written_is_refused_before_the_command_runs(tmp_pa
     for path, why in (("no/such/x.html", "there is no directory no/such"), ("taken.html", "it is a directory")):
         (tmp_path / "taken.html").mkdir(exist_ok=True)
         finished = run_command(tmp_path, "touch", "ran", options=("-o", path))
-        assert (finished.code, finished.stderr) == (2, f"leasehold: cannot write {path}: {why}\n")
+        assert (finished.code, finished.stderr) == (2, f"shmlease: cannot write {path}: {why}\n")
     refused = run_command(tmp_path, "touch", "ran", options=("--write-baseline", "no/such/known.json"))
     assert (refused.code, refused.report.environment.command) == (2, "")
     assert not (tmp_path / "ran").exists()
@@ -285,14 +285,14 @@ def test_bad_option_is_refused(tmp_path: Path, option: str, value: str, words: s
 
 
 def test_configuration_of_the_project_is_heeded(tmp_path: Path) -> None:
-    (tmp_path / "leasehold.toml").write_text('[[audit.suppress]]\nreason = "kept on purpose"\nname = "test-run-*"\n')
+    (tmp_path / "shmlease.toml").write_text('[[audit.suppress]]\nreason = "kept on purpose"\nname = "test-run-*"\n')
     finished = run_program(tmp_path, LEAK, *PRIVATE)
     assert finished.code == 0
     assert [one.reason for one in finished.report.suppressed] == ["kept on purpose"]
 
 
 def test_bad_configuration_is_refused_before_the_command_runs(tmp_path: Path) -> None:
-    (tmp_path / "leasehold.toml").write_text("[audit]\nnonsense = 1\n")
+    (tmp_path / "shmlease.toml").write_text("[audit]\nnonsense = 1\n")
     finished = run_command(tmp_path, "touch", "ran")
     assert finished.code == 2
     assert "nonsense" in finished.stderr
@@ -306,7 +306,7 @@ def test_what_a_baseline_knows_does_not_fail_the_run(tmp_path: Path) -> None:
 
 
 def test_baseline_that_is_to_be_written_need_not_be_there_before(tmp_path: Path) -> None:
-    (tmp_path / "leasehold.toml").write_text("[audit]\nbaseline = 'known.json'\n")
+    (tmp_path / "shmlease.toml").write_text("[audit]\nbaseline = 'known.json'\n")
     assert run_program(tmp_path, LEAK, *PRIVATE).code == 2
     assert run_program(tmp_path, LEAK, *PRIVATE, "--write-baseline", "known.json").code == 0
     assert run_program(tmp_path, LEAK, *PRIVATE).code == 0

@@ -1,4 +1,4 @@
-"""What `leasehold run` finds in programs that leak, and that it finds nothing in those that do not."""
+"""What `shmlease run` finds in programs that leak, and that it finds nothing in those that do not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from running import run_command, run_program
 
-from leasehold.core.findings import Confidence
+from shmlease.core.findings import Confidence
 
 SHARED = pytest.mark.parametrize("isolation", ["--isolate", "--no-isolate"])
 
@@ -229,10 +229,10 @@ def test_clean_joblib_program_with_memory_maps_exits_0(tmp_path: Path, isolation
 
 
 @SHARED
-def test_clean_leasehold_program_exits_0(tmp_path: Path, isolation: str) -> None:
+def test_clean_shmlease_program_exits_0(tmp_path: Path, isolation: str) -> None:
     program = """
-        import leasehold, numpy
-        with leasehold.Registry(capacity="16MiB") as registry:
+        import shmlease, numpy
+        with shmlease.Registry(capacity="16MiB") as registry:
             with registry.share(numpy.arange(1000), "numbers") as lease:
                 print(lease.array.sum())
     """
@@ -242,8 +242,8 @@ def test_clean_leasehold_program_exits_0(tmp_path: Path, isolation: str) -> None
 
 def test_registry_of_a_killed_program_is_waited_for(tmp_path: Path) -> None:
     program = """
-        import leasehold, numpy, os, signal
-        registry = leasehold.Registry(capacity="16MiB")
+        import shmlease, numpy, os, signal
+        registry = shmlease.Registry(capacity="16MiB")
         lease = registry.share(numpy.arange(1000), "numbers")
         os.kill(os.getpid(), signal.SIGKILL)
     """
@@ -255,12 +255,12 @@ def test_registry_of_a_killed_program_is_waited_for(tmp_path: Path) -> None:
 
 def test_lease_that_outlives_the_command_is_found(tmp_path: Path) -> None:
     program = """
-        import leasehold, numpy, os, signal
+        import shmlease, numpy, os, signal
         ready, begun = os.pipe()
-        registry = leasehold.Registry(capacity="16MiB")
+        registry = shmlease.Registry(capacity="16MiB")
         lease = registry.share(numpy.arange(1000), "numbers")
         if os.fork() == 0:
-            with leasehold.connect(registry.id).attach("numbers"):
+            with shmlease.connect(registry.id).attach("numbers"):
                 os.write(begun, b"x")
                 signal.alarm(2)
                 signal.pause()

@@ -1,4 +1,4 @@
-"""`leasehold run` as an ordinary user: through a user namespace, or in the shared directory, where it says what it misses."""
+"""`shmlease run` as an ordinary user: through a user namespace, or in the shared directory, where it says what it misses."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import msgspec
 import pytest
 from running import environment
 
-import leasehold
-from leasehold.auditor import Report
+import shmlease
+from shmlease.auditor import Report
 
 NOBODY = 65534
-PACKAGES = [Path(leasehold.__file__).parent.parent, Path(msgspec.__file__).parent.parent]
+PACKAGES = [Path(shmlease.__file__).parent.parent, Path(msgspec.__file__).parent.parent]
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else; the other tests run as you")
 
 LEAK = "from multiprocessing.shared_memory import SharedMemory\nsegment = SharedMemory(create=True, size=5000)\n"
@@ -35,7 +35,7 @@ def as_nobody(directory: Path, python: str, *words: str) -> subprocess.Completed
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """A directory that is nobody's."""
-    path = Path(tempfile.mkdtemp(prefix="leasehold-nobody-"))
+    path = Path(tempfile.mkdtemp(prefix="shmlease-nobody-"))
     os.chown(path, NOBODY, NOBODY)
     yield path
     shutil.rmtree(path)
@@ -43,10 +43,10 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture
 def python(directory: Path) -> str:
-    """An interpreter that nobody can run, with leasehold."""
+    """An interpreter that nobody can run, with shmlease."""
     for candidate in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
         try:
-            if as_nobody(directory, candidate, "-c", "import leasehold.cli.run").returncode == 0:
+            if as_nobody(directory, candidate, "-c", "import shmlease.cli.run").returncode == 0:
                 return candidate
         except OSError:
             continue
@@ -55,7 +55,7 @@ def python(directory: Path) -> str:
 
 def run(directory: Path, python: str, *options: str) -> tuple[int, str, Report]:
     (directory / "program.py").write_text(LEAK)
-    words = ["-m", "leasehold", "run", "-o", "report.json", *options, "--", python, "program.py"]
+    words = ["-m", "shmlease", "run", "-o", "report.json", *options, "--", python, "program.py"]
     done = as_nobody(directory, python, *words)
     if "does not allow" in done.stderr or "cannot have a /dev/shm of its own" in done.stderr:
         pytest.skip(f"this system has no namespaces for ordinary users: {done.stderr}")
@@ -77,6 +77,6 @@ def test_isolated_user_is_not_blind(directory: Path, python: str) -> None:
 
 
 def test_program_keeps_its_user_and_its_files(directory: Path, python: str) -> None:
-    done = as_nobody(directory, python, "-m", "leasehold", "run", "--", "sh", "-c", "id -u; touch made; stat -c %u made")
+    done = as_nobody(directory, python, "-m", "shmlease", "run", "--", "sh", "-c", "id -u; touch made; stat -c %u made")
     assert done.stdout.split() == [str(NOBODY), str(NOBODY)]
     assert (directory / "made").stat().st_uid == NOBODY

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from isolated import isolated
 
-from leasehold.auditor.selftest import PLANTS, Outcome, Plant, selftest
-from leasehold.core.rules import RULES
+from shmlease.auditor.selftest import PLANTS, Outcome, Plant, selftest
+from shmlease.core.rules import RULES
 
 NOBODY = 65534
 
@@ -32,7 +32,7 @@ def as_nobody() -> list[str]:
 
 
 def run_selftest(before: Sequence[str], cwd: Path, *options: str) -> list[dict[str, str]]:
-    command = [*before, sys.executable, "-m", "leasehold", "selftest", "--json", *options]
+    command = [*before, sys.executable, "-m", "shmlease", "selftest", "--json", *options]
     environment = {**os.environ, "HOME": str(cwd), "PYTHONDONTWRITEBYTECODE": "1"}
     finished = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
     assert finished.stdout, finished.stderr
@@ -104,7 +104,7 @@ def test_false_alarm_is_told_with_what_was_said() -> None:
 
 
 def test_what_is_ignored_is_missed_and_fails_the_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "leasehold", "selftest", "--rule", "LH001", "--ignore", "LH001"]
+    command = [sys.executable, "-m", "shmlease", "selftest", "--rule", "LH001", "--ignore", "LH001"]
     finished = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert finished.returncode == 1
     assert "missed" in finished.stdout

@@ -1,4 +1,4 @@
-"""`leasehold serve`, and the registry as `status` and `top` show it."""
+"""`shmlease serve`, and the registry as `status` and `top` show it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 from running import environment
 
-import leasehold
+import shmlease
 
 ID = f"served{os.getpid()}"
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "leasehold", *arguments]
+    words = [sys.executable, "-m", "shmlease", *arguments]
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=environment(COLUMNS="200"))
 
 
 @contextlib.contextmanager
 def serving() -> Iterator[subprocess.Popen[str]]:
-    words = [sys.executable, "-m", "leasehold", "serve", "--id", ID, "--capacity", "4MiB"]
+    words = [sys.executable, "-m", "shmlease", "serve", "--id", ID, "--capacity", "4MiB"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment()) as process:
         assert process.stderr is not None
         assert f"registry {ID} serves up to 4 MiB" in process.stderr.readline()
@@ -42,27 +42,27 @@ def served() -> Iterator[subprocess.Popen[str]]:
 
 def test_process_that_stays_joins_the_registry_that_was_started_anew() -> None:
     for _ in range(2):
-        with serving() as served, leasehold.connect(ID).share(np.arange(3), "calls") as lease:
+        with serving() as served, shmlease.connect(ID).share(np.arange(3), "calls") as lease:
             assert lease.array.sum() == 3
             served.terminate()
             served.wait(30)
-    with pytest.raises(leasehold.RegistryUnavailableError, match="does not exist or has ended"):
-        leasehold.connect(ID)
+    with pytest.raises(shmlease.RegistryUnavailableError, match="does not exist or has ended"):
+        shmlease.connect(ID)
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_registry_serves_until_it_is_told_to_end_and_leaves_nothing(
     served: subprocess.Popen[str], end: signal.Signals
 ) -> None:
-    with leasehold.connect(ID).share(np.arange(3), "calls") as lease:
+    with shmlease.connect(ID).share(np.arange(3), "calls") as lease:
         assert lease.array.sum() == 3
     served.send_signal(end)
     assert served.wait(30) == 0
-    assert not os.path.exists(f"/dev/shm/lh-{ID}")
+    assert not os.path.exists(f"/dev/shm/shmlease-{ID}")
 
 
 def test_registry_is_seen_by_id_and_a_second_is_refused(served: subprocess.Popen[str]) -> None:
-    with leasehold.connect(ID).share(np.arange(3), "calls"):
+    with shmlease.connect(ID).share(np.arange(3), "calls"):
         shown, watched = command("status", "--id", ID), command("top", "--id", ID)
         (told,) = json.loads(command("status", "--id", ID, "--json").stdout)
     for text in (shown.stdout, watched.stdout):

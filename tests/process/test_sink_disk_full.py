@@ -12,8 +12,8 @@ import pytest
 WRITER = """
 import errno, os, pathlib, sys
 import numpy as np
-from leasehold.errors import SinkError
-from leasehold.sinks import HDF5Sink
+from shmlease.errors import SinkError
+from shmlease.sinks import HDF5Sink
 
 folder, mode, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
 path = os.path.join(folder, "out.h5")
@@ -38,7 +38,7 @@ RESUMER = """
 import sys
 import h5py
 import numpy as np
-from leasehold.sinks import HDF5Sink
+from shmlease.sinks import HDF5Sink
 
 path, size = sys.argv[1] + "/out.h5", int(sys.argv[2])
 random = np.random.default_rng(0)

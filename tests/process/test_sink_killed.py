@@ -14,15 +14,15 @@ import h5py
 import numpy as np
 import pytest
 
-from leasehold.errors import SinkError
-from leasehold.sinks import HDF5Sink, verify
+from shmlease.errors import SinkError
+from shmlease.sinks import HDF5Sink, verify
 
 # Appends three datasets from numbered sources, resuming what is there; writes a byte for each step, so that the test
 # can kill it at any of them.
 WRITER = """
 import sys
 import numpy as np
-from leasehold.sinks import HDF5Sink, hdf5
+from shmlease.sinks import HDF5Sink, hdf5
 
 hdf5._CHECKPOINT_EVERY_BYTES = 1 << 16
 with HDF5Sink(sys.argv[1], resume=True, chunk_bytes="32KiB", encoders=2) as sink:
@@ -101,7 +101,7 @@ def test_a_file_whose_writer_was_killed_again_and_again_is_the_file_of_an_unkill
 def test_the_lock_of_a_killed_writer_is_free_although_its_child_lives(tmp_path: Path) -> None:
     program = (
         "import os, sys, signal, numpy\n"
-        "from leasehold.sinks import HDF5Sink\n"
+        "from shmlease.sinks import HDF5Sink\n"
         "sink = HDF5Sink(sys.argv[1])\n"
         "sink.append('calls', numpy.arange(300_000))\n"
         "if os.fork() == 0:\n"

@@ -11,8 +11,8 @@ import pytest
 HEAD = """
 import os, signal, sys, threading
 import numpy as np
-import leasehold
-from leasehold.system.ledger import read_ledger
+import shmlease
+from shmlease.system.ledger import read_ledger
 
 MB = 1_000_000
 
@@ -45,10 +45,10 @@ def run_in_64_mb(code: str) -> str:
 
 def test_more_than_the_mount_is_refused_with_the_figures() -> None:
     out = run_in_64_mb("""
-with leasehold.Registry("1GiB") as registry:
+with shmlease.Registry("1GiB") as registry:
     try:
         registry.lease(shape=100 * MB, dtype="u1", timeout=0.2)
-    except leasehold.CapacityError as error:
+    except shmlease.CapacityError as error:
         print(isinstance(error, MemoryError), error.requested_bytes >= 100 * MB, error.shm_free_bytes < 67_108_864)
 print(sorted(os.listdir("/dev/shm")))
 """)
@@ -57,12 +57,12 @@ print(sorted(os.listdir("/dev/shm")))
 
 def test_forty_mb_twice_is_refused_or_waits_and_is_never_a_bus_error() -> None:
     out = run_in_64_mb("""
-with leasehold.Registry("1GiB") as registry:
+with shmlease.Registry("1GiB") as registry:
     first = registry.lease(shape=40 * MB, dtype="u1")
     first.array[:] = 1
     try:
         registry.lease(shape=40 * MB, dtype="u1", timeout=0.2)
-    except leasehold.CapacityError:
+    except shmlease.CapacityError:
         print("refused")
     threading.Timer(0.2, first.release).start()
     with registry.lease(shape=40 * MB, dtype="u1", timeout=10) as second:
@@ -74,7 +74,7 @@ with leasehold.Registry("1GiB") as registry:
 
 def test_two_who_together_ask_for_too_much_never_fault() -> None:
     out = run_in_64_mb("""
-with leasehold.Registry("1GiB") as registry:
+with shmlease.Registry("1GiB") as registry:
     def work(number):
         for _ in range(6):
             with registry.lease(shape=35 * MB, dtype="u1", timeout=20) as lease:
@@ -90,7 +90,7 @@ with leasehold.Registry("1GiB") as registry:
 
 def test_others_filling_the_mount_do_not_touch_what_is_leased() -> None:
     out = run_in_64_mb("""
-with leasehold.Registry("32MiB") as registry:
+with shmlease.Registry("32MiB") as registry:
     lease = registry.lease(shape=20 * MB, dtype="u1")
     fill()
     lease.array[:] = 7
@@ -98,7 +98,7 @@ with leasehold.Registry("32MiB") as registry:
     print(int(lease.array.sum()) == 140 * MB)
     try:
         registry.lease("more", shape=8 * MB, dtype="u1", timeout=0.2)
-    except leasehold.CapacityError as error:
+    except shmlease.CapacityError as error:
         print("refused", "/dev/shm" in str(error))
     lease.release()
     os.unlink("/dev/shm/filler")
@@ -111,7 +111,7 @@ with leasehold.Registry("32MiB") as registry:
 
 def test_hand_over_in_a_full_mount_works_or_is_refused_and_the_registry_lives() -> None:
     out = run_in_64_mb("""
-with leasehold.Registry("8MiB") as registry:
+with shmlease.Registry("8MiB") as registry:
     array = np.arange(512)
     def hand_over():
         with registry.share(array, timeout=0) as lease, registry.redeem(lease.ticket()) as reader:
@@ -123,7 +123,7 @@ with leasehold.Registry("8MiB") as registry:
     for _ in range(2000):
         try:
             hand_over()
-        except leasehold.CapacityError:
+        except shmlease.CapacityError:
             refused += 1
     os.unlink("/dev/shm/filler")
     hand_over()
@@ -136,15 +136,15 @@ with leasehold.Registry("8MiB") as registry:
 
 def test_registry_killed_in_a_full_mount_is_succeeded_when_there_is_room() -> None:
     out = run_in_64_mb("""
-import leasehold.client.link as link
+import shmlease.client.link as link
 link.RECOVER_WITHIN_S = 0.5
-with leasehold.Registry("8MiB") as registry, registry.share(np.arange(10), "kept") as lease:
+with shmlease.Registry("8MiB") as registry, registry.share(np.arange(10), "kept") as lease:
     fill()
-    os.kill(read_ledger(f"/dev/shm/lh-{registry.id}/ledger").registry.identity.pid, signal.SIGKILL)
+    os.kill(read_ledger(f"/dev/shm/shmlease-{registry.id}/ledger").registry.identity.pid, signal.SIGKILL)
     try:
         registry.attach("kept")
         print("served")
-    except leasehold.LeaseholdError:
+    except shmlease.LeaseError:
         print("no room yet")
     print(int(lease.array.sum()))
     os.unlink("/dev/shm/filler")
@@ -157,7 +157,7 @@ with leasehold.Registry("8MiB") as registry, registry.share(np.arange(10), "kept
 
 def test_exposed_segments_do_not_stay_in_memory_after_their_release() -> None:
     out = run_in_64_mb("""
-with leasehold.Registry("60MiB") as registry:
+with shmlease.Registry("60MiB") as registry:
     for _ in range(8):
         with registry.lease(shape=20 * MB, dtype="u1", timeout=5) as lease:
             lease.segment
@@ -171,8 +171,8 @@ def test_registry_without_room_to_start_says_so_and_leaves_nothing() -> None:
     out = run_in_64_mb("""
 fill()
 try:
-    leasehold.Registry("1MiB")
-except (leasehold.RegistryUnavailableError, OSError) as error:
+    shmlease.Registry("1MiB")
+except (shmlease.RegistryUnavailableError, OSError) as error:
     print("No space" in str(error))
 print(sorted(os.listdir("/dev/shm")))
 """)

@@ -1,4 +1,4 @@
-"""`leasehold stress`: a sound run passes, and a run with a bug planted fails, with a schedule that fails again."""
+"""`shmlease stress`: a sound run passes, and a run with a bug planted fails, with a schedule that fails again."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from leasehold.stress.plan import FAULTS, FaultKind, Schedule
-from leasehold.stress.run import Options, Run, run
-from leasehold.stress.verdict import Verdict, as_text
 from rig import planted_bugs
+from shmlease.stress.plan import FAULTS, FaultKind, Schedule
+from shmlease.stress.run import Options, Run, run
+from shmlease.stress.verdict import Verdict, as_text
 
 SAFE = tuple(kind for kind in FAULTS if kind is not FaultKind.SHM_FULL)  # this /dev/shm is others' too
 
 
 def stress(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "leasehold", "stress", *arguments]
+    command = [sys.executable, "-m", "shmlease", "stress", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment}, check=False)
 
 
@@ -130,14 +130,14 @@ def planted(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-@pytest.mark.filterwarnings("ignore::leasehold.LeaseholdWarning")
+@pytest.mark.filterwarnings("ignore::shmlease.LeaseWarning")
 @pytest.mark.parametrize(
     "planted",
     [pytest.param(name, marks=() if name == "publications_are_lost" else pytest.mark.stress) for name in PLANTED],
     indirect=True,
 )
 def test_a_planted_bug_is_found(planted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leasehold.stress.run._PATIENCE_S", 3.0)  # which a planted bug uses up
+    monkeypatch.setattr("shmlease.stress.run._PATIENCE_S", 3.0)  # which a planted bug uses up
     chaos, kind = PLANTED[planted]
     options = Options(
         seed=4,

@@ -12,23 +12,23 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-import leasehold
-from leasehold.core.model import EventKind, SegmentState
+import shmlease
 from rig.actor import Actor
 from rig.site import Site, has_died
 from rig.until import until
+from shmlease.core.model import EventKind, SegmentState
 
 StartActor = Callable[..., Actor]
 
 
-def test_data_stays_readable_while_no_registry_runs(registry: leasehold.Registry, site: Site) -> None:
+def test_data_stays_readable_while_no_registry_runs(registry: shmlease.Registry, site: Site) -> None:
     with registry.share(np.arange(1000), "a") as lease, registry.attach("a") as reader:
         site.kill()
         assert reader.array.sum() == lease.array.sum() == 499_500
         assert not site.directory.is_served()
 
 
-def test_next_call_starts_a_successor_and_goes_on(registry: leasehold.Registry, site: Site) -> None:
+def test_next_call_starts_a_successor_and_goes_on(registry: shmlease.Registry, site: Site) -> None:
     with registry.share(np.arange(1000), "a") as lease:
         site.kill()
         assert registry.statistics().epoch == 2
@@ -38,7 +38,7 @@ def test_next_call_starts_a_successor_and_goes_on(registry: leasehold.Registry, 
     assert any(event.kind is EventKind.TAKEOVER for event in site.ledger().events)
 
 
-def test_lease_table_is_readable_while_no_registry_runs(registry: leasehold.Registry, site: Site) -> None:
+def test_lease_table_is_readable_while_no_registry_runs(registry: shmlease.Registry, site: Site) -> None:
     with registry.share(np.arange(1000), "a"):
         site.kill()
         snapshot = site.ledger()
@@ -47,14 +47,14 @@ def test_lease_table_is_readable_while_no_registry_runs(registry: leasehold.Regi
         assert snapshot.registry.epoch == 1
 
 
-def test_lease_table_is_readable_while_the_registry_is_stopped(registry: leasehold.Registry, site: Site) -> None:
+def test_lease_table_is_readable_while_the_registry_is_stopped(registry: shmlease.Registry, site: Site) -> None:
     with registry.share(np.arange(1000), "a"):
         pid = site.kill(signal.SIGSTOP)
         assert [segment.name for segment in site.ledger().segments.values()] == ["a"]
         os.kill(pid, signal.SIGCONT)
 
 
-def test_release_said_to_a_dead_registry_reaches_its_successor(registry: leasehold.Registry, site: Site) -> None:
+def test_release_said_to_a_dead_registry_reaches_its_successor(registry: shmlease.Registry, site: Site) -> None:
     lease = registry.share(np.arange(1000), "a")
     site.kill()
     lease.release()
@@ -65,11 +65,11 @@ def test_release_said_to_a_dead_registry_reaches_its_successor(registry: leaseho
         pass
 
 
-def test_everything_said_right_before_the_kill_counts(registry: leasehold.Registry, site: Site) -> None:
+def test_everything_said_right_before_the_kill_counts(registry: shmlease.Registry, site: Site) -> None:
     """Notices are answered by nobody: they must be in the journal before the call returns."""
     pid = site.pid
     os.kill(pid, signal.SIGSTOP)
-    named = leasehold.connect(registry.id)
+    named = shmlease.connect(registry.id)
     leases = []
     os.kill(pid, signal.SIGCONT)
     for number in range(20):
@@ -90,7 +90,7 @@ def test_everything_said_right_before_the_kill_counts(registry: leasehold.Regist
 
 
 def test_ticket_made_right_before_the_kill_is_redeemed_under_the_successor(
-    registry: leasehold.Registry, site: Site, actor: StartActor
+    registry: shmlease.Registry, site: Site, actor: StartActor
 ) -> None:
     receiver = actor()
     lease = registry.lease(shape=100, dtype="i8")
@@ -103,7 +103,7 @@ def test_ticket_made_right_before_the_kill_is_redeemed_under_the_successor(
     lease.release()
 
 
-def test_claimed_spare_is_a_lease_under_the_successor(registry: leasehold.Registry, site: Site) -> None:
+def test_claimed_spare_is_a_lease_under_the_successor(registry: shmlease.Registry, site: Site) -> None:
     registry.share(np.arange(10)).release()
     registry.statistics()
     pid = site.pid
@@ -116,7 +116,7 @@ def test_claimed_spare_is_a_lease_under_the_successor(registry: leasehold.Regist
     lease.release()
 
 
-def test_one_successor_is_elected_by_many(registry: leasehold.Registry, site: Site, actor: StartActor) -> None:
+def test_one_successor_is_elected_by_many(registry: shmlease.Registry, site: Site, actor: StartActor) -> None:
     clients = [actor() for _ in range(4)]
     for _ in range(3):
         before = site.epoch
@@ -126,7 +126,7 @@ def test_one_successor_is_elected_by_many(registry: leasehold.Registry, site: Si
         assert {client.result() for client in clients} == {before + 1}
 
 
-def test_successor_outlives_the_client_that_started_it(registry: leasehold.Registry, site: Site, actor: StartActor) -> None:
+def test_successor_outlives_the_client_that_started_it(registry: shmlease.Registry, site: Site, actor: StartActor) -> None:
     client = actor()
     with registry.share(np.arange(10), "a"):
         site.kill()
@@ -138,7 +138,7 @@ def test_successor_outlives_the_client_that_started_it(registry: leasehold.Regis
 
 
 def test_holder_that_died_while_no_registry_ran_loses_its_leases(
-    registry: leasehold.Registry, site: Site, actor: StartActor
+    registry: shmlease.Registry, site: Site, actor: StartActor
 ) -> None:
     dead, alive = actor(), actor()
     dead("lease = registry.share(np.arange(10), 'dead')")
@@ -148,13 +148,13 @@ def test_holder_that_died_while_no_registry_ran_loses_its_leases(
     assert registry.statistics().leases["write"] == 1
     with registry.attach("alive", timeout=0) as lease:
         assert lease.array.sum() == 45
-    with pytest.raises(leasehold.SegmentNotFoundError):
+    with pytest.raises(shmlease.SegmentNotFoundError):
         registry.attach("dead", timeout=0)
     assert len(site.files()) == 1
 
 
 def test_idle_holder_keeps_its_lease_though_it_has_not_noticed_the_takeover(
-    registry: leasehold.Registry, site: Site, actor: StartActor
+    registry: shmlease.Registry, site: Site, actor: StartActor
 ) -> None:
     idle = actor()
     idle("lease = registry.share(np.arange(10), 'a')")
@@ -166,7 +166,7 @@ def test_idle_holder_keeps_its_lease_though_it_has_not_noticed_the_takeover(
 
 
 def test_idle_holder_that_dies_under_the_successor_is_noticed(
-    registry: leasehold.Registry, site: Site, actor: StartActor
+    registry: shmlease.Registry, site: Site, actor: StartActor
 ) -> None:
     idle = actor()
     idle("lease = registry.share(np.arange(10), 'a')")
@@ -176,7 +176,7 @@ def test_idle_holder_that_dies_under_the_successor_is_noticed(
     until(lambda: not site.files())
 
 
-def test_reader_that_waits_is_served_by_the_successor(registry: leasehold.Registry, site: Site, actor: StartActor) -> None:
+def test_reader_that_waits_is_served_by_the_successor(registry: shmlease.Registry, site: Site, actor: StartActor) -> None:
     reader = actor()
     reader.begin("with registry.attach('late', timeout=30) as lease: total = int(lease.array.sum())\ntotal")
     until(lambda: registry.statistics().waiting == 1)
@@ -186,7 +186,7 @@ def test_reader_that_waits_is_served_by_the_successor(registry: leasehold.Regist
 
 
 def test_writer_that_waits_for_room_is_served_by_the_successor(
-    registry: leasehold.Registry, site: Site, actor: StartActor
+    registry: shmlease.Registry, site: Site, actor: StartActor
 ) -> None:
     hoard = registry.lease("hoard", shape=60 << 20, dtype="u1")
     writer = actor()
@@ -198,19 +198,19 @@ def test_writer_that_waits_for_room_is_served_by_the_successor(
 
 
 def test_timeout_of_a_waiting_call_holds_across_a_takeover(
-    registry: leasehold.Registry, site: Site, actor: StartActor
+    registry: shmlease.Registry, site: Site, actor: StartActor
 ) -> None:
     reader = actor()
     reader.begin("registry.attach('never', timeout=1)")
     until(lambda: registry.statistics().waiting == 1)
     begun = time.monotonic()
     site.kill()
-    with pytest.raises(leasehold.SegmentNotFoundError):
+    with pytest.raises(shmlease.SegmentNotFoundError):
         reader.result()
     assert time.monotonic() - begun < 5
 
 
-def test_no_mapping_of_an_earlier_segment_is_taken_for_a_later_one(registry: leasehold.Registry, site: Site) -> None:
+def test_no_mapping_of_an_earlier_segment_is_taken_for_a_later_one(registry: shmlease.Registry, site: Site) -> None:
     """Idle mappings are kept by the number of their segment: a successor must not give a number again."""
     for value in range(1, 4):
         with registry.share(np.full(1000, value), f"v{value}"), registry.attach(f"v{value}") as reader:
@@ -219,7 +219,7 @@ def test_no_mapping_of_an_earlier_segment_is_taken_for_a_later_one(registry: lea
         site.kill()
 
 
-def test_threads_of_one_process_all_survive_a_takeover(registry: leasehold.Registry, site: Site) -> None:
+def test_threads_of_one_process_all_survive_a_takeover(registry: shmlease.Registry, site: Site) -> None:
     failures: list[BaseException] = []
     stop = threading.Event()
 
@@ -246,7 +246,7 @@ def test_threads_of_one_process_all_survive_a_takeover(registry: leasehold.Regis
     assert (figures.leases.get("write", 0), figures.leases.get("read", 0), figures.tickets) == (0, 0, 0)
 
 
-def test_successor_killed_while_it_starts_is_succeeded(registry: leasehold.Registry, site: Site) -> None:
+def test_successor_killed_while_it_starts_is_succeeded(registry: shmlease.Registry, site: Site) -> None:
     """Every successor is killed as soon as it shows in the ledger; somebody gets through in the end."""
     with registry.share(np.arange(10), "a"):
         stop = threading.Event()
@@ -272,7 +272,7 @@ def test_successor_killed_while_it_starts_is_succeeded(registry: leasehold.Regis
         assert registry.statistics().leases["write"] == 1
 
 
-def test_files_that_no_row_speaks_of_are_removed_by_the_successor(registry: leasehold.Registry, site: Site) -> None:
+def test_files_that_no_row_speaks_of_are_removed_by_the_successor(registry: shmlease.Registry, site: Site) -> None:
     """A registry killed between making a file and committing it leaves one."""
     with registry.share(np.arange(10), "a"):
         site.kill()
@@ -286,7 +286,7 @@ def test_files_that_no_row_speaks_of_are_removed_by_the_successor(registry: leas
 
 
 def test_segment_whose_file_somebody_removed_is_told_of_and_stays_valid_for_its_holders(
-    registry: leasehold.Registry, site: Site
+    registry: shmlease.Registry, site: Site
 ) -> None:
     lease = registry.share(np.arange(1000), "a")
     (number,) = site.ledger().segments
@@ -299,18 +299,18 @@ def test_segment_whose_file_somebody_removed_is_told_of_and_stays_valid_for_its_
 
 
 def test_registry_whose_directory_somebody_removed_ends_and_says_so_at_once(
-    registry: leasehold.Registry, site: Site
+    registry: shmlease.Registry, site: Site
 ) -> None:
     pid, lease = site.pid, registry.share(np.arange(1000))
     shutil.rmtree(site.directory.path)
-    with pytest.raises(leasehold.RegistryUnavailableError):
+    with pytest.raises(shmlease.RegistryUnavailableError):
         registry.lease("another", shape=10, timeout=30)
     until(lambda: has_died(pid), what="the end of the registry")
     assert lease.array.sum() == 499_500
     lease.release()
 
 
-def test_stopped_registry_that_goes_on_has_lost_nothing(registry: leasehold.Registry, site: Site) -> None:
+def test_stopped_registry_that_goes_on_has_lost_nothing(registry: shmlease.Registry, site: Site) -> None:
     lease = registry.share(np.arange(10), "a")
     pid = site.kill(signal.SIGSTOP)
     ticket = lease.ticket()
@@ -322,10 +322,10 @@ def test_stopped_registry_that_goes_on_has_lost_nothing(registry: leasehold.Regi
 
 
 def test_call_to_a_stopped_registry_ends_with_a_clear_error(site: Site, actor: StartActor) -> None:
-    client = actor(before="import leasehold.client.link as link; link.RECOVER_WITHIN_S = 0.5")
+    client = actor(before="import shmlease.client.link as link; link.RECOVER_WITHIN_S = 0.5")
     pid = site.kill(signal.SIGSTOP)
     begun = time.monotonic()
-    with pytest.raises(leasehold.RegistryUnavailableError, match=r"stopped|did not answer"):
+    with pytest.raises(shmlease.RegistryUnavailableError, match=r"stopped|did not answer"):
         client("registry.lease('a', shape=10, timeout=0)")
     assert time.monotonic() - begun < 5
     os.kill(pid, signal.SIGCONT)
@@ -336,7 +336,7 @@ def test_call_to_a_stopped_registry_ends_with_a_clear_error(site: Site, actor: S
     )
 
 
-def test_table_has_no_segment_in_progress_after_a_takeover(registry: leasehold.Registry, site: Site) -> None:
+def test_table_has_no_segment_in_progress_after_a_takeover(registry: shmlease.Registry, site: Site) -> None:
     for _ in range(3):
         for number in range(5):
             registry.lease(f"n{number}", shape=1000).release()

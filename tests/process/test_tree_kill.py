@@ -11,26 +11,26 @@ from pathlib import Path
 
 import pytest
 
-import leasehold
-from leasehold.system.reclaim import sweep
+import shmlease
 from rig.actor import Actor
 from rig.site import Site, has_died
 from rig.until import until
+from shmlease.system.reclaim import sweep
 
 TREE = """
 import multiprocessing, os, sys, time
 import numpy as np
-import leasehold
+import shmlease
 
 def child(ticket):
-    registry = leasehold.connect()
+    registry = shmlease.connect()
     with registry.redeem(ticket) as lease:
         own = registry.share(lease.array + 1, f"of {os.getpid()}")
         print("child", flush=True)
         time.sleep(60)
 
 if __name__ == "__main__":
-    registry = leasehold.Registry("16MiB")
+    registry = shmlease.Registry("16MiB")
     lease = registry.share(np.arange(1000), "parent's")
     lease.segment
     context = multiprocessing.get_context(sys.argv[1])
@@ -84,13 +84,13 @@ def test_whole_tree_killed_is_cleaned_up_by_the_next_registry(tree: tuple[subpro
     until(lambda: all(has_died(client.identity.pid) for client in site.ledger().clients.values()))
     assert len(site.files()) >= 4
     assert not site.is_gone()
-    Path("/dev/shm/lh-not-ours").touch()
+    Path("/dev/shm/shmlease-not-ours").touch()
     try:
-        with leasehold.Registry("16MiB"):
+        with shmlease.Registry("16MiB"):
             assert site.is_gone()
-            assert Path("/dev/shm/lh-not-ours").exists()
+            assert Path("/dev/shm/shmlease-not-ours").exists()
     finally:
-        Path("/dev/shm/lh-not-ours").unlink()
+        Path("/dev/shm/shmlease-not-ours").unlink()
 
 
 def test_whole_tree_killed_but_one_is_kept_for_that_one(tree: tuple[subprocess.Popen[str], Site]) -> None:
@@ -112,7 +112,7 @@ def test_whole_tree_killed_but_one_is_kept_for_that_one(tree: tuple[subprocess.P
 
 def test_owner_killed_leaves_its_children_working_and_then_nothing() -> None:
     with Actor() as owner:
-        id = owner("registry = leasehold.Registry('16MiB'); lease = registry.share(np.arange(10), 'a'); registry.id")
+        id = owner("registry = shmlease.Registry('16MiB'); lease = registry.share(np.arange(10), 'a'); registry.id")
         site = Site(id)
         with Actor(id) as child:
             child("lease = registry.attach('a')")
@@ -125,7 +125,7 @@ def test_owner_killed_leaves_its_children_working_and_then_nothing() -> None:
 
 def test_owner_killed_with_a_ticket_in_flight_leaves_nothing_after_its_time() -> None:
     with Actor() as owner:
-        id = owner("registry = leasehold.Registry('16MiB'); registry.share(np.arange(10)).ticket(ttl=0.3); registry.id")
+        id = owner("registry = shmlease.Registry('16MiB'); registry.share(np.arange(10)).ticket(ttl=0.3); registry.id")
         owner.kill()
         until(Site(id).is_gone, what="the end of the registry")
 
@@ -134,7 +134,7 @@ def test_owner_killed_while_its_registry_starts_leaves_nothing() -> None:
     """At random moments of the start; a directory without a ledger is removed by the next start."""
     for milliseconds in range(0, 120, 12):
         process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", "import leasehold\nleasehold.Registry('4MiB')\ninput()"]
+            [sys.executable, "-W", "ignore", "-c", "import shmlease\nshmlease.Registry('4MiB')\ninput()"]
         )
         before = set(os.listdir("/dev/shm"))
         try:
@@ -149,7 +149,7 @@ def test_owner_killed_while_its_registry_starts_leaves_nothing() -> None:
 
 def test_starts_side_by_side_do_not_disturb_each_other() -> None:
     """Each start sweeps: it must not take what another has just begun for abandoned."""
-    code = "import leasehold\nfor _ in range(8):\n    with leasehold.Registry('4MiB'): pass"
+    code = "import shmlease\nfor _ in range(8):\n    with shmlease.Registry('4MiB'): pass"
     processes = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(4)]
     for process in processes:
         _, words = process.communicate()
@@ -157,7 +157,7 @@ def test_starts_side_by_side_do_not_disturb_each_other() -> None:
 
 
 def test_directory_just_made_is_not_lost_to_one_who_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    from leasehold.system.directory import RegistryDirectory
+    from shmlease.system.directory import RegistryDirectory
 
     create, times = RegistryDirectory.create, 0
 
@@ -169,6 +169,6 @@ def test_directory_just_made_is_not_lost_to_one_who_sweeps(monkeypatch: pytest.M
             assert self.id in sweep()
 
     monkeypatch.setattr(RegistryDirectory, "create", create_and_be_swept)
-    with leasehold.Registry("4MiB") as registry:
+    with shmlease.Registry("4MiB") as registry:
         assert registry.statistics().epoch == 1
     assert times == 4

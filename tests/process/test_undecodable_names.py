@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import pytest
 from running import environment, run_command
 
-from leasehold.auditor import FORMATS, Report
+from shmlease.auditor import FORMATS, Report
 
 NAME = b"psm\xff\xc3("
 SHOWN = r"psm\xff\xc3("
@@ -43,7 +43,7 @@ def leak(shm: bytes) -> bytes:
 
 
 def call(cwd: object, command: str, shm: bytes, *arguments: str, **more: str) -> subprocess.CompletedProcess[bytes]:
-    words = [sys.executable, "-m", "leasehold", command, "--path", os.fsdecode(shm), *arguments]
+    words = [sys.executable, "-m", "shmlease", command, "--path", os.fsdecode(shm), *arguments]
     return subprocess.run(words, capture_output=True, cwd=str(cwd), env=environment(**more), check=False, timeout=60)
 
 
@@ -134,9 +134,9 @@ def test_undecodable_name_that_is_left_alone_is_shown_by_the_reaper(tmp_path: ob
 def test_dead_registry_in_a_directory_of_such_a_name_is_reaped(tmp_path: object, shm: bytes) -> None:
     root = shm + b"/root\xff"
     os.mkdir(root)
-    os.mkdir(root + b"/lh-0dead0", 0o700)
+    os.mkdir(root + b"/shmlease-0dead0", 0o700)
     for name in (b"lock", b"ledger"):
-        with open(root + b"/lh-0dead0/" + name, "wb"):
+        with open(root + b"/shmlease-0dead0/" + name, "wb"):
             pass
     finished = call(tmp_path, "reap", root, "--json")
     assert finished.returncode == 0, finished.stderr

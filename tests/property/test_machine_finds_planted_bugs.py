@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from leasehold.testing.machine import RegistryMachine, close_nurseries
 from rig import planted_bugs
+from shmlease.testing.machine import RegistryMachine, close_nurseries
 
 # Found within seconds each; the others are for `make stress`.
 QUICK = {"dead_holders_keep_their_leases", "publications_are_lost", "the_writer_takes_the_segment_with_it"}
@@ -35,7 +35,7 @@ def planted(request: pytest.FixtureRequest) -> Iterator[str]:
         planted_bugs.remove_what_is_left(Infected.registries.pop())
 
 
-@pytest.mark.filterwarnings("ignore::leasehold.LeaseholdWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::shmlease.LeaseWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "planted",

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from leasehold.testing.machine import RegistryMachine, close_nurseries, has_leases, leases
-from leasehold.testing.model import Holding
-from leasehold.testing.worker import Worker
+from shmlease.testing.machine import RegistryMachine, close_nurseries, has_leases, leases
+from shmlease.testing.model import Holding
+from shmlease.testing.worker import Worker
 
 COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 
@@ -55,8 +55,8 @@ def test_a_subclass_has_rules_of_its_own() -> None:
 @pytest.mark.stress
 @pytest.mark.timeout(1200)
 def test_ten_thousand_steps_without_a_violation() -> None:
-    """LEASEHOLD_STEPS sets another number; a failure is not shrunk, for each try takes seconds: its steps are printed."""
-    wanted, done = int(os.environ.get("LEASEHOLD_STEPS", "10000")), 0
+    """SHMLEASE_STEPS sets another number; a failure is not shrunk, for each try takes seconds: its steps are printed."""
+    wanted, done = int(os.environ.get("SHMLEASE_STEPS", "10000")), 0
 
     class Counting(RegistryMachine):
         def teardown(self) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.simulation import EPISODE_STEPS, run_episode, simulate
-from leasehold.simulation.episode import Episode
+from shmlease.simulation import EPISODE_STEPS, run_episode, simulate
+from shmlease.simulation.episode import Episode
 
 # Episodes that broke a promise once, each with what was wrong then; all of it is mended.
 SEEDS = json.loads((Path(__file__).parent / "simulation_seeds.json").read_text())
@@ -51,7 +51,7 @@ def test_a_seed_decides_every_step(tmp_path_factory: pytest.TempPathFactory) -> 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "leasehold.simulation", *arguments], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-m", "shmlease.simulation", *arguments], capture_output=True, text=True, timeout=100, check=False
     )
 
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from leasehold.client.link import Link
-from leasehold.core.lifetimes import Lifetimes
-from leasehold.core.model import Change
-from leasehold.core.rows import Rows
-from leasehold.core.table import Table
-from leasehold.core.waiting import LeaseQueue
-from leasehold.registry.server import Server
-from leasehold.simulation import simulate
-from leasehold.system import journal, ledger
-from leasehold.system.directory import RegistryDirectory
+from shmlease.client.link import Link
+from shmlease.core.lifetimes import Lifetimes
+from shmlease.core.model import Change
+from shmlease.core.rows import Rows
+from shmlease.core.table import Table
+from shmlease.core.waiting import LeaseQueue
+from shmlease.registry.server import Server
+from shmlease.simulation import simulate
+from shmlease.system import journal, ledger
+from shmlease.system.directory import RegistryDirectory
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from leasehold.core import messages as m
-from leasehold.core.model import ClientState, LeaseMode, SegmentState, client_of
-from leasehold.core.refusals import Refusal
 from rig.shell import PAGE, SECRET, Shell, identity
+from shmlease.core import messages as m
+from shmlease.core.model import ClientState, LeaseMode, SegmentState, client_of
+from shmlease.core.refusals import Refusal
 
 SEEDS = range(120)
 STEPS = 150

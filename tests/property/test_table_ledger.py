@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.core import messages as m
-from leasehold.core.model import Snapshot, key_of
-from leasehold.core.table import Table
-from leasehold.errors import ProtocolError
-from leasehold.system.ledger import MAGIC, Ledger, parse_ledger, read_ledger
 from rig.shell import Shell
+from shmlease.core import messages as m
+from shmlease.core.model import Snapshot, key_of
+from shmlease.core.table import Table
+from shmlease.errors import ProtocolError
+from shmlease.system.ledger import MAGIC, Ledger, parse_ledger, read_ledger
 
 
 class Recorder(Shell):
@@ -161,7 +161,7 @@ def test_rows_replayed_are_rows_of_the_table(recorder: Recorder) -> None:
     assert snapshot == Snapshot.of({key_of(row): row for row in recorder.table.rows.all_rows()})
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"leasehold ledger 2\n", MAGIC[:-1], b"\0" * 4096])
+@pytest.mark.parametrize("content", [b"", b"x", b"shmlease ledger 2\n", MAGIC[:-1], b"\0" * 4096])
 def test_file_that_is_no_ledger_is_a_protocol_error(content: bytes) -> None:
     with pytest.raises(ProtocolError, match="a ledger begins with"):
         parse_ledger(content)

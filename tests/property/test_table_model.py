@@ -13,9 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from leasehold.core import messages as m
-from leasehold.core.model import LeaseMode, SegmentState
 from rig.shell import PAGE, S, Shell
+from shmlease.core import messages as m
+from shmlease.core.model import LeaseMode, SegmentState
 
 CAPACITY = 20
 WARM = 8

@@ -1,4 +1,4 @@
-"""Real tables, found under $LEASEHOLD_REAL_DATA; without it these tests are skipped."""
+"""Real tables, found under $SHMLEASE_REAL_DATA; without it these tests are skipped."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rig.reading import Read, read_table
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of the real tables."""
-    folder = os.environ.get("LEASEHOLD_REAL_DATA")
+    folder = os.environ.get("SHMLEASE_REAL_DATA")
     if not folder:
-        pytest.skip("LEASEHOLD_REAL_DATA does not name the folder of the real tables")
+        pytest.skip("SHMLEASE_REAL_DATA does not name the folder of the real tables")
     path = Path(folder)
-    assert path.is_dir(), f"LEASEHOLD_REAL_DATA names {folder}, which is no folder"
+    assert path.is_dir(), f"SHMLEASE_REAL_DATA names {folder}, which is no folder"
     return path
 
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from leasehold.cli import ingest as command
+from shmlease.cli import ingest as command
 
 BEDGRAPHS = {  # rows, sum of positions, methylated, unmethylated, percentages
     "sample1_CpG": (21325, 5227796280, 145565, 54571, 1836410.0),
@@ -27,7 +27,7 @@ BEDGRAPHS = {  # rows, sum of positions, methylated, unmethylated, percentages
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "leasehold", "ingest", *map(str, arguments)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "shmlease", "ingest", *map(str, arguments)], capture_output=True, text=True, check=False
     )
 
 
@@ -53,7 +53,7 @@ def ingested(real_data: Path, tmp_path: Path):
 
 def run_verify(out: Path, sources: Path) -> bool:
     verified = subprocess.run(
-        [sys.executable, "-m", "leasehold", "verify", str(out), "--sources", str(sources), "--json"],
+        [sys.executable, "-m", "shmlease", "verify", str(out), "--sources", str(sources), "--json"],
         capture_output=True,
         text=True,
         check=True,

@@ -137,14 +137,14 @@ def _serve() -> None:
 
     import numpy as np
 
-    import leasehold
+    import shmlease
 
-    namespace: dict[str, Any] = {"np": np, "leasehold": leasehold, "os": os, "sys": sys}
+    namespace: dict[str, Any] = {"np": np, "shmlease": shmlease, "os": os, "sys": sys}
     registry, before = sys.argv[1:3]
     try:
         _run(before, namespace)
         if registry:
-            namespace["registry"] = leasehold.connect(registry)
+            namespace["registry"] = shmlease.connect(registry)
         answer(False, os.getpid())
     except BaseException as error:
         answer(True, error)

@@ -1,6 +1,6 @@
 """Bugs to be planted one at a time, to see that each is found.
 
-A process that imports this module while LEASEHOLD_PLANTED_BUG names a bug has that bug: the nursery and its workers by
+A process that imports this module while SHMLEASE_PLANTED_BUG names a bug has that bug: the nursery and its workers by
 preloading it, registries because `plant` makes every launch import it first. Nothing of it is in the product.
 """
 
@@ -15,19 +15,19 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from leasehold.core import messages as m
-from leasehold.core.model import Gone, SegmentRow, SegmentState, Snapshot
-from leasehold.stress.nursery import Process
-from leasehold.system import launch
-from leasehold.system.ledger import read_ledger
+from shmlease.core import messages as m
+from shmlease.core.model import Gone, SegmentRow, SegmentState, Snapshot
+from shmlease.stress.nursery import Process
+from shmlease.system import launch
+from shmlease.system.ledger import read_ledger
 
-ENVIRONMENT: Final = "LEASEHOLD_PLANTED_BUG"
+ENVIRONMENT: Final = "SHMLEASE_PLANTED_BUG"
 _BOOT: Final = launch._BOOT
 
 
 def _before_end(change: Callable[[Any, SegmentRow], SegmentRow]) -> None:
     """Change a segment's row just before it is decided what becomes of it."""
-    from leasehold.core.lifetimes import Lifetimes
+    from shmlease.core.lifetimes import Lifetimes
 
     original = Lifetimes._end_if_unused
 
@@ -44,7 +44,7 @@ def _before_end(change: Callable[[Any, SegmentRow], SegmentRow]) -> None:
 
 
 def dead_holders_keep_their_leases() -> None:
-    from leasehold.core.table import Table
+    from shmlease.core.table import Table
 
     Table.holder_died = lambda self, client, now_ns: None  # type: ignore[method-assign]
 
@@ -66,7 +66,7 @@ def tickets_hold_nothing() -> None:
 
 
 def arrays_can_be_attached_before_they_are_published() -> None:
-    from leasehold.core import table
+    from shmlease.core import table
 
     original = table._HANDLERS[m.Attach]
 
@@ -81,7 +81,7 @@ def arrays_can_be_attached_before_they_are_published() -> None:
 
 
 def the_writer_takes_the_segment_with_it() -> None:
-    from leasehold.core.lifetimes import Lifetimes
+    from shmlease.core.lifetimes import Lifetimes
 
     original = Lifetimes._end_lease
 
@@ -95,7 +95,7 @@ def the_writer_takes_the_segment_with_it() -> None:
 
 
 def a_successor_forgets_tickets() -> None:
-    from leasehold.registry import process
+    from shmlease.registry import process
 
     original = process._inheritance
 
@@ -107,7 +107,7 @@ def a_successor_forgets_tickets() -> None:
 
 
 def releases_are_not_written_down() -> None:
-    from leasehold.system.ledger import Ledger
+    from shmlease.system.ledger import Ledger
 
     original = Ledger.commit
     Ledger.commit = lambda self, changes: original(  # type: ignore[method-assign]
@@ -116,7 +116,7 @@ def releases_are_not_written_down() -> None:
 
 
 def published_segments_do_not_count() -> None:
-    from leasehold.core.rows import Rows
+    from shmlease.core.rows import Rows
 
     original = Rows._index_segment
 
@@ -129,13 +129,13 @@ def published_segments_do_not_count() -> None:
 
 
 def expired_tickets_stay_good() -> None:
-    from leasehold.system.directory import RegistryDirectory
+    from shmlease.system.directory import RegistryDirectory
 
     RegistryDirectory.void_token = lambda self, ticket: None  # type: ignore[method-assign]
 
 
 def names_in_shm_are_left() -> None:
-    from leasehold.system.directory import RegistryDirectory
+    from shmlease.system.directory import RegistryDirectory
 
     original = RegistryDirectory.retire_segment
     RegistryDirectory.retire_segment = lambda self, number, alias, *, punch: original(  # type: ignore[method-assign]
@@ -144,7 +144,7 @@ def names_in_shm_are_left() -> None:
 
 
 def promised_readers_are_not_waited_for() -> None:
-    from leasehold.core import table
+    from shmlease.core import table
 
     original = table._HANDLERS[m.Publish]
     table._HANDLERS[m.Publish] = lambda self, client, message, now_ns: original(
@@ -153,7 +153,7 @@ def promised_readers_are_not_waited_for() -> None:
 
 
 def trimming_leaves_the_memory() -> None:
-    from leasehold.core.lifetimes import Lifetimes
+    from shmlease.core.lifetimes import Lifetimes
 
     Lifetimes.trim_warm = lambda self: self.rows.warm.total_bytes  # type: ignore[method-assign]
 
@@ -162,7 +162,7 @@ def trimming_leaves_the_memory() -> None:
 
 
 def readers_may_write() -> None:
-    from leasehold.client.endpoint import DirectoryEndpoint
+    from shmlease.client.endpoint import DirectoryEndpoint
 
     original = DirectoryEndpoint.map
     DirectoryEndpoint.map = lambda self, segment, size_bytes, *, writable, reserve: original(  # type: ignore[method-assign]
@@ -183,7 +183,7 @@ def releases_are_lost() -> None:
 
 
 def tickets_can_be_redeemed_twice() -> None:
-    from leasehold.client.endpoint import DirectoryEndpoint
+    from shmlease.client.endpoint import DirectoryEndpoint
 
     original = DirectoryEndpoint.claim_token
     DirectoryEndpoint.claim_token = (  # type: ignore[method-assign]
@@ -192,19 +192,19 @@ def tickets_can_be_redeemed_twice() -> None:
 
 
 def a_forked_child_goes_on_as_its_parent() -> None:
-    from leasehold.client.link import Link
+    from shmlease.client.link import Link
 
     Link.after_fork_in_child = lambda self: None  # type: ignore[method-assign]
 
 
 def pages_are_not_reserved() -> None:
-    from leasehold.client import endpoint
+    from shmlease.client import endpoint
 
     endpoint.reserve_pages = lambda fd, mapping: None
 
 
 def _lose(kind: type) -> None:
-    from leasehold.client.link import Link
+    from shmlease.client.link import Link
 
     original = Link._write
 
@@ -243,7 +243,7 @@ NAMES: Final = [bug.__name__ for bug in (*IN_REGISTRY, *IN_CLIENTS)]
 
 def _infect_launches() -> None:
     """Registries started by this process have the bug, too."""
-    launch._BOOT = _BOOT.replace("from leasehold.registry", f"import {__name__}; from leasehold.registry")  # type: ignore[misc]
+    launch._BOOT = _BOOT.replace("from shmlease.registry", f"import {__name__}; from shmlease.registry")  # type: ignore[misc]
 
 
 @contextlib.contextmanager
@@ -260,7 +260,7 @@ def planted(name: str) -> Iterator[None]:
 
 def remove_what_is_left(registry: str) -> None:
     """What a registry with a bug has left."""
-    directory = f"/dev/shm/lh-{registry}"
+    directory = f"/dev/shm/shmlease-{registry}"
     with contextlib.suppress(OSError):
         row = read_ledger(f"{directory}/ledger").registry
         assert row is not None
@@ -269,7 +269,7 @@ def remove_what_is_left(registry: str) -> None:
         process.close()
     shutil.rmtree(directory, ignore_errors=True)
     for name in os.listdir("/dev/shm"):
-        if name.startswith(f"lh-{registry}-"):
+        if name.startswith(f"shmlease-{registry}-"):
             os.unlink(f"/dev/shm/{name}")
 
 

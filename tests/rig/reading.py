@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from leasehold.tabular.blocks import BLOCK_BYTES, count_lines, cut_table, read_piece
-from leasehold.tabular.fit import fit_strings, measure_strings
-from leasehold.tabular.parse import BadRow, parse_block
-from leasehold.tabular.prologue import open_table
-from leasehold.tabular.schema import Schema
+from shmlease.tabular.blocks import BLOCK_BYTES, count_lines, cut_table, read_piece
+from shmlease.tabular.fit import fit_strings, measure_strings
+from shmlease.tabular.parse import BadRow, parse_block
+from shmlease.tabular.prologue import open_table
+from shmlease.tabular.schema import Schema
 
 
 @dataclass

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from leasehold.core import effects as e
-from leasehold.core import messages as m
-from leasehold.core.model import NUMBER_BITS, Identity, RegistryRow, Snapshot, key_of
-from leasehold.core.room import file_size
-from leasehold.core.table import Table
+from shmlease.core import effects as e
+from shmlease.core import messages as m
+from shmlease.core.model import NUMBER_BITS, Identity, RegistryRow, Snapshot, key_of
+from shmlease.core.room import file_size
+from shmlease.core.table import Table
 
 PAGE = 4096
 S = 1_000_000_000
@@ -169,7 +169,7 @@ class Shell:
         return Snapshot.of({key_of(row): row for row in self.table.rows.all_rows()})
 
     def settle(self) -> None:
-        """Carry out the effects, as `leasehold.registry.server.Server.settle` does."""
+        """Carry out the effects, as `shmlease.registry.server.Server.settle` does."""
         table = self.table
         carried_out = 0
         while table.effects or table.wants_to_grant_ahead():

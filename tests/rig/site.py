@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import signal
 
-from leasehold.core.model import Snapshot
-from leasehold.system.directory import SHM_ROOT, RegistryDirectory
-from leasehold.system.ledger import read_ledger
 from rig.until import until
+from shmlease.core.model import Snapshot
+from shmlease.system.directory import SHM_ROOT, RegistryDirectory
+from shmlease.system.ledger import read_ledger
 
 
 def has_died(pid: int) -> bool:
@@ -58,5 +58,5 @@ class Site:
 
     def is_gone(self) -> bool:
         """Whether nothing of it is left in /dev/shm."""
-        prefix = f"lh-{self.directory.id}"
+        prefix = f"shmlease-{self.directory.id}"
         return not [name for name in os.listdir(SHM_ROOT) if name == prefix or name.startswith(f"{prefix}-")]

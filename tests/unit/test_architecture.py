@@ -1,4 +1,4 @@
-"""The shape of the code: imports point towards the core, the core does no I/O, and importing leasehold costs little."""
+"""The shape of the code: imports point towards the core, the core does no I/O, and importing shmlease costs little."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import leasehold
+import shmlease
 
-PACKAGE = Path(leasehold.__file__).parent
+PACKAGE = Path(shmlease.__file__).parent
 
-# What each part may import of leasehold, besides itself. Level by level, the lowest first.
+# What each part may import of shmlease, besides itself. Level by level, the lowest first.
 VOCABULARY = {"errors", "units"}
 CORE = VOCABULARY | {"core"}
 SYSTEM = CORE | {"system"}
@@ -55,12 +55,12 @@ def imports(path: Path) -> Iterator[str]:
             assert node.level == 0, f"{path}: relative import"
             assert node.module is not None
             yield node.module
-            if node.module == "leasehold":
-                yield from (f"leasehold.{alias.name}" for alias in node.names)
+            if node.module == "shmlease":
+                yield from (f"shmlease.{alias.name}" for alias in node.names)
 
 
 def parts_imported(path: Path) -> set[str]:
-    parts = {name.split(".")[1] for name in imports(path) if name.startswith("leasehold.")}
+    parts = {name.split(".")[1] for name in imports(path) if name.startswith("shmlease.")}
     return parts - {"__version__"}
 
 
@@ -84,7 +84,7 @@ def test_core_touches_nothing_of_the_world(path: Path) -> None:
 def test_registry_process_runs_without_numpy_and_without_the_client(path: Path) -> None:
     used = set(imports(path))
     assert "numpy" not in {name.split(".")[0] for name in used}
-    assert not any(name.startswith("leasehold.client") for name in used)
+    assert not any(name.startswith("shmlease.client") for name in used)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -105,26 +105,26 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_importing_leasehold_loads_no_library() -> None:
-    loaded = loaded_by("import leasehold")
+def test_importing_shmlease_loads_no_library() -> None:
+    loaded = loaded_by("import shmlease")
     assert not {"h5py", "pytest", "numpy", "psutil", "click", "rich", "msgspec"} & loaded
 
 
-def test_using_leasehold_loads_neither_h5py_nor_pytest_nor_multiprocessing() -> None:
-    loaded = loaded_by("import leasehold; leasehold.connect; leasehold.Registry; leasehold.Lease")
+def test_using_shmlease_loads_neither_h5py_nor_pytest_nor_multiprocessing() -> None:
+    loaded = loaded_by("import shmlease; shmlease.connect; shmlease.Registry; shmlease.Lease")
     assert "numpy" in loaded
     assert not {"h5py", "pytest", "psutil", "click", "rich", "multiprocessing.resource_tracker"} & loaded
 
 
 def test_every_public_name_is_there_and_documented() -> None:
-    for name in leasehold.__all__:
-        value = getattr(leasehold, name)
+    for name in shmlease.__all__:
+        value = getattr(shmlease, name)
         assert value is not None
         if name != "__version__":
             assert value.__doc__, f"{name} has no docstring"
-    assert set(leasehold.__all__) <= set(dir(leasehold))
+    assert set(shmlease.__all__) <= set(dir(shmlease))
 
 
-def test_name_that_leasehold_does_not_have_is_an_attribute_error() -> None:
+def test_name_that_shmlease_does_not_have_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
-        _ = leasehold.nonsense
+        _ = shmlease.nonsense

@@ -45,9 +45,9 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", ["cli.md", "rules.md"])
 def test_reference_pages_are_what_the_code_says(page: str) -> None:
-    from leasehold.cli.reference import PAGES
+    from shmlease.cli.reference import PAGES
 
-    assert (ROOT / "docs" / page).read_text() == PAGES[page](), "run: python -m leasehold.cli.reference docs"
+    assert (ROOT / "docs" / page).read_text() == PAGES[page](), "run: python -m shmlease.cli.reference docs"
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])

@@ -8,13 +8,11 @@ import pickle
 
 import pytest
 
-from leasehold import errors
-from leasehold.errors import CapacityError, LeaseholdError, SinkError
+from shmlease import errors
+from shmlease.errors import CapacityError, LeaseError, SinkError
 
 ERRORS = [
-    value
-    for name in errors.__all__
-    if isinstance(value := getattr(errors, name), type) and issubclass(value, LeaseholdError)
+    value for name in errors.__all__ if isinstance(value := getattr(errors, name), type) and issubclass(value, LeaseError)
 ]
 WARNINGS = [value for name in errors.__all__ if issubclass(value := getattr(errors, name), Warning)]
 
@@ -30,21 +28,19 @@ WARNINGS = [value for name in errors.__all__ if issubclass(value := getattr(erro
     ],
 )  # fmt: skip
 def test_error_is_the_builtin_that_a_caller_expects(error: str, builtin: type) -> None:
-    assert issubclass(getattr(errors, error), (LeaseholdError, builtin))
+    assert issubclass(getattr(errors, error), (LeaseError, builtin))
     assert issubclass(getattr(errors, error), builtin)
 
 
 def test_every_error_and_warning_is_listed() -> None:
     defined = {
-        name
-        for name, value in vars(errors).items()
-        if isinstance(value, type) and issubclass(value, LeaseholdError | Warning)
+        name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, LeaseError | Warning)
     }
     assert defined == set(errors.__all__)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
-def test_message_and_facts_survive_pickle_and_copy(error: type[LeaseholdError]) -> None:
+def test_message_and_facts_survive_pickle_and_copy(error: type[LeaseError]) -> None:
     raised = error("segment 'a' is gone", segment="a", pid=7, nothing=None)
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         again = pickle.loads(pickle.dumps(raised, protocol))
@@ -56,7 +52,7 @@ def test_message_and_facts_survive_pickle_and_copy(error: type[LeaseholdError]) 
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
-def test_message_reads_the_same_for_errors_of_the_operating_system(error: type[LeaseholdError]) -> None:
+def test_message_reads_the_same_for_errors_of_the_operating_system(error: type[LeaseError]) -> None:
     """OSError would print its arguments as errno and strerror."""
     assert str(error("one sentence")) == "one sentence"
     assert error("one sentence").args == ("one sentence",)
@@ -70,7 +66,7 @@ def test_fact_that_an_error_does_not_have_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize("warning", WARNINGS, ids=lambda warning: warning.__name__)
 def test_warnings_have_one_base(warning: type[Warning]) -> None:
-    assert issubclass(warning, errors.LeaseholdWarning)
+    assert issubclass(warning, errors.LeaseWarning)
 
 
 def test_only_what_was_never_released_is_a_resource_warning() -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.auditor.baseline import read_baseline, write_baseline
-from leasehold.core.findings import Finding, Report
-from leasehold.core.rules import Severity
-from leasehold.errors import LeaseholdError
+from shmlease.auditor.baseline import read_baseline, write_baseline
+from shmlease.core.findings import Finding, Report
+from shmlease.core.rules import Severity
+from shmlease.errors import LeaseError
 
 
 def leak(name: str, rule: str = "LH001") -> Finding:
@@ -34,7 +34,7 @@ def test_notes_are_not_written(tmp_path: Path) -> None:
 
 
 def test_missing_baseline_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(LeaseholdError, match=r"`leasehold audit --write-baseline .*leaks.json` makes one"):
+    with pytest.raises(LeaseError, match=r"`shmlease audit --write-baseline .*leaks.json` makes one"):
         read_baseline(str(tmp_path / "leaks.json"))
 
 
@@ -44,11 +44,11 @@ def test_missing_baseline_says_how_to_make_one(tmp_path: Path) -> None:
 def test_file_that_is_no_baseline_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "leaks.json"
     path.write_text(text)
-    with pytest.raises(LeaseholdError, match="baseline"):
+    with pytest.raises(LeaseError, match="baseline"):
         read_baseline(str(path))
 
 
 def test_baseline_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(LeaseholdError, match="cannot write the baseline"):
+    with pytest.raises(LeaseError, match="cannot write the baseline"):
         write_baseline(str(tmp_path / "no" / "leaks.json"), Report())
     assert list(tmp_path.iterdir()) == []

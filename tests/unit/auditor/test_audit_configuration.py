@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.auditor.configuration import Configuration, load_configuration
-from leasehold.errors import LeaseholdError
+from shmlease.auditor.configuration import Configuration, load_configuration
+from shmlease.errors import LeaseError
 
 PYPROJECT = """
-[tool.leasehold.audit]
+[tool.shmlease.audit]
 strict = true
 ignore = ["dark-bytes"]
 overdue-after = "1h"
 baseline = "leaks.json"
 
-[[tool.leasehold.audit.suppress]]
+[[tool.shmlease.audit.suppress]]
 rule = "orphan"
 name = "cache-*"
 reason = "kept for the next run"
@@ -44,9 +44,9 @@ def test_baseline_is_relative_to_the_file_that_names_it(tmp_path: Path) -> None:
     assert load_configuration(beneath=str(tmp_path)).baseline == str(tmp_path / "leaks.json")
 
 
-def test_leasehold_toml_has_shorter_tables_and_comes_first(tmp_path: Path) -> None:
+def test_shmlease_toml_has_shorter_tables_and_comes_first(tmp_path: Path) -> None:
     write(tmp_path / "pyproject.toml", PYPROJECT)
-    write(tmp_path / "leasehold.toml", "[audit]\nstrict = false\nignore = ['sysv']\n")
+    write(tmp_path / "shmlease.toml", "[audit]\nstrict = false\nignore = ['sysv']\n")
     assert load_configuration(beneath=str(tmp_path)).ignore == ["sysv"]
 
 
@@ -64,7 +64,7 @@ def test_without_any_file_there_are_defaults(tmp_path: Path) -> None:
 
 
 def test_options_are_also_understood_with_underscores(tmp_path: Path) -> None:
-    path = write(tmp_path / "leasehold.toml", "[audit]\noverdue_after = '5s'\ndefault_suppressions = false\n")
+    path = write(tmp_path / "shmlease.toml", "[audit]\noverdue_after = '5s'\ndefault_suppressions = false\n")
     found = load_configuration(path)
     assert (found.overdue_after, found.default_suppressions) == ("5s", False)
 
@@ -85,11 +85,11 @@ def test_options_are_also_understood_with_underscores(tmp_path: Path) -> None:
     ],
 )
 def test_mistake_is_told_with_the_file_and_what_was_expected(tmp_path: Path, text: str, message: str) -> None:
-    path = write(tmp_path / "leasehold.toml", text)
-    with pytest.raises(LeaseholdError, match=f"(?s){path}.*({message})"):
+    path = write(tmp_path / "shmlease.toml", text)
+    with pytest.raises(LeaseError, match=f"(?s){path}.*({message})"):
         load_configuration(path)
 
 
 def test_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(LeaseholdError, match=r"cannot read .*nothing\.toml: No such file"):
+    with pytest.raises(LeaseError, match=r"cannot read .*nothing\.toml: No such file"):
         load_configuration(str(tmp_path / "nothing.toml"))

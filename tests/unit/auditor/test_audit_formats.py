@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from leasehold.auditor.formats import FORMATS, Style, render
-from leasehold.auditor.formats.github import announce, summary
-from leasehold.core.findings import (
+from shmlease.auditor.formats import FORMATS, Style, render
+from shmlease.auditor.formats.github import announce, summary
+from shmlease.core.findings import (
     Confidence,
     Coverage,
     Creator,
@@ -23,8 +23,8 @@ from leasehold.core.findings import (
     Suppressed,
     SuppressionUse,
 )
-from leasehold.core.rules import RULES, Severity
-from leasehold.errors import LeaseholdError
+from shmlease.core.rules import RULES, Severity
+from shmlease.errors import LeaseError
 
 ORPHAN = Finding.of(
     "LH001",
@@ -63,7 +63,7 @@ REPORT = Report(
     ),
     Environment("0.1", elapsed_ns=12_000_000),
 )
-CORE_FORMATS = [name for name, module in FORMATS.items() if module.startswith("leasehold.auditor.formats.")]
+CORE_FORMATS = [name for name, module in FORMATS.items() if module.startswith("shmlease.auditor.formats.")]
 
 
 @pytest.mark.parametrize("format", CORE_FORMATS)
@@ -75,7 +75,7 @@ def test_every_form_renders_every_report_as_text_that_can_be_written(format: str
 
 
 def test_form_that_does_not_exist_is_told_with_those_that_do() -> None:
-    with pytest.raises(LeaseholdError, match="there is no format 'pdf'; choose one of text, json, sarif"):
+    with pytest.raises(LeaseError, match="there is no format 'pdf'; choose one of text, json, sarif"):
         render(Report(), "pdf")
 
 
@@ -151,7 +151,7 @@ def test_sarif_result_has_place_level_and_stable_fingerprint() -> None:
     assert (result["ruleId"], result["level"]) == ("LH001", "error")
     physical = result["locations"][0]["physicalLocation"]
     assert physical == {"artifactLocation": {"uri": "app/job.py"}, "region": {"startLine": 12}}
-    assert result["partialFingerprints"] == {"leasehold/v1": ORPHAN.fingerprint}
+    assert result["partialFingerprints"] == {"shmlease/v1": ORPHAN.fingerprint}
     rules = sarif(REPORT)["tool"]["driver"]["rules"]
     assert rules[result["ruleIndex"]]["id"] == result["ruleId"]
 
@@ -221,16 +221,16 @@ def test_github_shows_ten_and_tells_where_the_rest_is() -> None:
     many = Report(tuple(Finding.of("LH001", "x", name=f"s{i}") for i in range(12)))
     lines = render(many, "github").splitlines()
     assert len(lines) == 11
-    assert lines[-1] == "::notice title=leasehold::2 more findings are in the summary of this step"
+    assert lines[-1] == "::notice title=shmlease::2 more findings are in the summary of this step"
 
 
 def test_github_summary_has_a_row_for_each_finding() -> None:
     text = summary(REPORT)
-    assert text.startswith("### leasehold audit: 2 leaks\n")
+    assert text.startswith("### shmlease audit: 2 leaks\n")
     assert "| LH001 orphan | frames (8 KiB) has no holder | 8 KiB | app/job.py:12 in main | proved |" in text
     assert "1 findings were set aside" in text
     assert "- not seen: a directory: closed" in text
-    assert summary(Report()).startswith("### leasehold audit: No leaks\n")
+    assert summary(Report()).startswith("### shmlease audit: No leaks\n")
 
 
 def test_github_summary_cannot_be_broken_by_a_name() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from waiting import BusyClock
 
-from leasehold.auditor import Report, Suppression, audit, begin_scope
-from leasehold.auditor.observer import Observer
-from leasehold.core.findings import Confidence, Creator, FileIdentity, Finding, Place
-from leasehold.core.rules import Severity
-from leasehold.errors import LeaseholdError, UnsupportedPlatformError
+from shmlease.auditor import Report, Suppression, audit, begin_scope
+from shmlease.auditor.observer import Observer
+from shmlease.core.findings import Confidence, Creator, FileIdentity, Finding, Place
+from shmlease.core.rules import Severity
+from shmlease.errors import LeaseError, UnsupportedPlatformError
 
 
 def look(shm: Path, **options: object) -> Report:
@@ -124,7 +124,7 @@ def test_rules_are_chosen_by_id_or_name(shm: Path) -> None:
 
 def test_rule_that_does_not_exist_is_told_with_those_that_do(shm: Path) -> None:
     with pytest.raises(
-        LeaseholdError, match=r"there is no rule 'orphans'; did you mean orphan \(LH001\)\? the rules are LH001 orphan"
+        LeaseError, match=r"there is no rule 'orphans'; did you mean orphan \(LH001\)\? the rules are LH001 orphan"
     ):
         look(shm, rules=["orphans"])
 

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 from waiting import BusyClock
 
-from leasehold.auditor.observer import Observer
-from leasehold.auditor.reaping import Reaping, _LeftAlone, _unlink, reap
-from leasehold.core.evidence import File
-from leasehold.core.suppression import Suppression
-from leasehold.system.statx import statx
+from shmlease.auditor.observer import Observer
+from shmlease.auditor.reaping import Reaping, _LeftAlone, _unlink, reap
+from shmlease.core.evidence import File
+from shmlease.core.suppression import Suppression
+from shmlease.system.statx import statx
 
 
 def reaping(shm: Path, **options: object) -> Reaping:
@@ -109,9 +109,9 @@ def test_file_used_lately_is_left_alone_if_asked(shm: Path) -> None:
 def test_suppressed_file_is_left_alone_with_the_reason(shm: Path) -> None:
     (shm / "cache-1").write_bytes(b"x")
     (shm / "sem.lock").write_bytes(b"x")
-    result = reaping(shm, suppressions=[Suppression("kept for the next run", name="cache-*", source="leasehold.toml")])
+    result = reaping(shm, suppressions=[Suppression("kept for the next run", name="cache-*", source="shmlease.toml")])
     assert removed(result) == set()
-    assert declined(result)["cache-1"] == "set aside: kept for the next run (leasehold.toml)"
+    assert declined(result)["cache-1"] == "set aside: kept for the next run (shmlease.toml)"
     assert declined(result)["sem.lock"].startswith("set aside: a named POSIX semaphore keeps its name")
 
 
@@ -169,7 +169,7 @@ def test_file_that_somebody_begins_to_open_is_left_alone(shm: Path, monkeypatch:
             pass
         return compare(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("leasehold.auditor.reaping.statx", open_meanwhile)
+    monkeypatch.setattr("shmlease.auditor.reaping.statx", open_meanwhile)
     with pytest.raises(_LeftAlone, match="somebody began to open it"):
         _unlink(file, yes=True)
     opener.join()

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-import leasehold.auditor
+import shmlease.auditor
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -16,26 +16,26 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_run_begins_its_command_without_what_judges_it() -> None:
-    loaded = loaded_by("import leasehold.cli.run")
+    loaded = loaded_by("import shmlease.cli.run")
     judges = {
-        "leasehold.auditor.looking",
-        "leasehold.auditor.observer",
-        "leasehold.auditor.reaping",
-        "leasehold.core.picture",
+        "shmlease.auditor.looking",
+        "shmlease.auditor.observer",
+        "shmlease.auditor.reaping",
+        "shmlease.core.picture",
     }
     assert not loaded & {*judges, "hashlib", "tomllib", "numpy"}
 
 
 def test_audit_loads_no_reaper() -> None:
-    assert not loaded_by("import leasehold.cli.audit") & {"leasehold.auditor.reaping", "tomllib", "numpy"}
+    assert not loaded_by("import shmlease.cli.audit") & {"shmlease.auditor.reaping", "tomllib", "numpy"}
 
 
-@pytest.mark.parametrize("name", leasehold.auditor.__all__)
+@pytest.mark.parametrize("name", shmlease.auditor.__all__)
 def test_every_export_is_where_it_is_said_to_be(name: str) -> None:
-    assert getattr(leasehold.auditor, name) is not None
-    assert name in dir(leasehold.auditor)
+    assert getattr(shmlease.auditor, name) is not None
+    assert name in dir(shmlease.auditor)
 
 
 def test_what_is_not_exported_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match=r"leasehold\.auditor.*'nothing'"):
-        _ = leasehold.auditor.nothing
+    with pytest.raises(AttributeError, match=r"shmlease\.auditor.*'nothing'"):
+        _ = shmlease.auditor.nothing

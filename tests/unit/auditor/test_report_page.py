@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from leasehold.auditor.formats import render
-from leasehold.core.findings import (
+from shmlease.auditor.formats import render
+from shmlease.core.findings import (
     Coverage,
     Creator,
     Environment,
@@ -156,7 +156,7 @@ def test_finding_has_its_evidence_stack_holder_and_remedy() -> None:
         "run.py:3",
         "pid 9",
         "tests/test_a.py::test_b",
-        "leasehold reap",
+        "shmlease reap",
         "0:28, 42",
     ):
         assert piece in text

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from leasehold.auditor import trace
-from leasehold.auditor.axis import Axis, axis_of
-from leasehold.auditor.lanes import Lane, Timeline, timeline_of
-from leasehold.core.findings import Creator, Environment, Event, Finding, Report
+from shmlease.auditor import trace
+from shmlease.auditor.axis import Axis, axis_of
+from shmlease.auditor.lanes import Lane, Timeline, timeline_of
+from shmlease.core.findings import Creator, Environment, Event, Finding, Report
 
 SECOND = 1_000_000_000
 ROOTS = ("/dev/shm",)
@@ -86,7 +86,7 @@ def test_segment_that_nobody_saw_end_lasts_to_the_last_that_is_known() -> None:
 
 
 def test_segment_of_a_registry_is_there_as_long_as_its_table_has_it() -> None:
-    assert spans(lane_of(event(1, "create", "lh-ab/s1"))) == [(1, 10, True, None)]
+    assert spans(lane_of(event(1, "create", "shmlease-ab/s1"))) == [(1, 10, True, None)]
 
 
 def test_segment_that_was_only_seen_to_go_has_a_span_without_length() -> None:
@@ -95,10 +95,10 @@ def test_segment_that_was_only_seen_to_go_has_a_span_without_length() -> None:
 
 def test_lease_is_a_bar_from_grant_to_release() -> None:
     lane = lane_of(
-        event(1, "create", "lh-ab/s1"),
-        event(1, "grant", "lh-ab/s1", lease="ab:1", pid=7, text="run.py:3"),
-        event(2, "attach", "lh-ab/s1", lease="ab:2", pid=8),
-        event(3, "exit", "lh-ab/s1", lease="ab:1"),
+        event(1, "create", "shmlease-ab/s1"),
+        event(1, "grant", "shmlease-ab/s1", lease="ab:1", pid=7, text="run.py:3"),
+        event(2, "attach", "shmlease-ab/s1", lease="ab:2", pid=8),
+        event(3, "exit", "shmlease-ab/s1", lease="ab:1"),
     )
     assert [(bar.kind, bar.begin_ns // SECOND, bar.end_ns // SECOND, bar.pid, bar.is_open) for bar in lane.bars] == [
         ("grant", 1, 3, 7, False), ("attach", 2, 10, 8, True),
@@ -111,8 +111,8 @@ def test_birth_that_two_tell_of_is_one_mark_with_what_both_say() -> None:
 
 
 def test_finding_goes_by_the_path_of_its_segment_or_by_its_name() -> None:
-    by_alias = Finding.of("LH009", "held", name="lh-ab-1", path="/dev/shm/lh-ab/s1", label="numbers")
-    lane = lane_of(event(1, "create", "lh-ab/s1"), findings=(by_alias,))
+    by_alias = Finding.of("LH009", "held", name="shmlease-ab-1", path="/dev/shm/shmlease-ab/s1", label="numbers")
+    lane = lane_of(event(1, "create", "shmlease-ab/s1"), findings=(by_alias,))
     assert (lane.findings, lane.label) == ((0,), "numbers")
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from leasehold.bench.peers import PEERS, available
-from leasehold.bench.report import as_chart, as_markdown, as_table, as_text
-from leasehold.bench.timing import Figure, Measurement, figure_of, interleaved
+from shmlease.bench.peers import PEERS, available
+from shmlease.bench.report import as_chart, as_markdown, as_table, as_text
+from shmlease.bench.timing import Figure, Measurement, figure_of, interleaved
 
 MEASURED = Measurement(
     "hand-over", "What it is.", "s", "bytes", "stdlib",
     [
-        Figure("leasehold", 4096.0, 1e-4, 2e-4, 1.1, 10),
+        Figure("shmlease", 4096.0, 1e-4, 2e-4, 1.1, 10),
         Figure("stdlib", 4096.0, 2e-4, 3e-4, 1.2, 10),
-        Figure("leasehold", 1048576.0, 1e-3, 2e-3, 2.0, 10),
+        Figure("shmlease", 1048576.0, 1e-3, 2e-3, 2.0, 10),
     ],
     {"processors": "2"},
 )  # fmt: skip
@@ -23,7 +23,7 @@ MEASURED = Measurement(
 def test_a_table_has_ratios_to_the_reference_where_it_was_measured() -> None:
     assert as_table(MEASURED) == [
         ["", "4 KiB", "1 MiB"],
-        ["leasehold", "100 us (0.50x)", "1 ms"],
+        ["shmlease", "100 us (0.50x)", "1 ms"],
         ["stdlib", "200 us", "-"],
     ]
 
@@ -37,12 +37,12 @@ def test_the_documentation_says_what_is_quantified_and_on_what() -> None:
     page = as_markdown(MEASURED)
     assert "What it is." in page
     assert "processors 2" in page
-    assert "| leasehold | 100 us (0.50x) | 1 ms |" in page
+    assert "| shmlease | 100 us (0.50x) | 1 ms |" in page
 
 
 def test_a_chart_has_every_subject() -> None:
     svg = as_chart(MEASURED)
-    assert ">leasehold</text>" in svg
+    assert ">shmlease</text>" in svg
     assert ">stdlib</text>" in svg
     assert svg.count("<polyline") == 2
 
@@ -66,6 +66,6 @@ def test_noise_is_how_far_rounds_differ() -> None:
     assert (figure.p50, figure.noise, figure.count) == (1.0, 3.0, 5)
 
 
-@pytest.mark.parametrize("subject", [subject for subject in PEERS if PEERS[subject][1] in ("leasehold", "multiprocessing")])
+@pytest.mark.parametrize("subject", [subject for subject in PEERS if PEERS[subject][1] in ("shmlease", "multiprocessing")])
 def test_peers_of_the_standard_library_are_always_there(subject: str) -> None:
     assert subject in set(available())

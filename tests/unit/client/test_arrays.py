@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leasehold.client.arrays import Anchor, array_on, seal
-from leasehold.client.layout import layout_of
-from leasehold.system.mapping import map_segment
+from shmlease.client.arrays import Anchor, array_on, seal
+from shmlease.client.layout import layout_of
+from shmlease.system.mapping import map_segment
 
 SIZE = 8 * 4096
 

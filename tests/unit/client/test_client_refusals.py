@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from leasehold import errors
-from leasehold.client.refusals import error_of
-from leasehold.core.messages import RefusalCode, Refused
+from shmlease import errors
+from shmlease.client.refusals import error_of
+from shmlease.core.messages import RefusalCode, Refused
 
 EXPECTED = {
     RefusalCode.CAPACITY: errors.CapacityError,

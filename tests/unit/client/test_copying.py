@@ -8,8 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from leasehold.client import copying
-from leasehold.client.copying import copy_into
+from shmlease.client import copying
+from shmlease.client.copying import copy_into
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_copy_is_the_array(threads_of: list[str], shape: tuple[int, ...], order:
     target = np.empty(shape, dtype, order=order)
     copy_into(target, values)
     assert target.tobytes() == values.tobytes()
-    assert threads_of == ["leasehold-copy"] * 2
+    assert threads_of == ["shmlease-copy"] * 2
 
 
 def test_strided_array_is_copied(threads_of: list[str]) -> None:

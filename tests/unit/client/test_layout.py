@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
 
-from leasehold.client.layout import decode_layout, layout_of
-from leasehold.errors import DTypeError, ProtocolError
+from shmlease.client.layout import decode_layout, layout_of
+from shmlease.errors import DTypeError, ProtocolError
 
 CALLS = np.dtype([("chr", "S10"), ("pos", "<i4"), ("pct", "<f4"), ("c", "<i4"), ("t", "<i4")])
 EXACT = [

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from leasehold.client.link import RECOVER_WITHIN_S, Link
-from leasehold.core import messages as m
-from leasehold.core.wire import decode_client_packet, encode
-from leasehold.errors import CapacityError, ProtocolError, RegistryUnavailableError
 from rig.until import until
+from shmlease.client.link import RECOVER_WITHIN_S, Link
+from shmlease.core import messages as m
+from shmlease.core.wire import decode_client_packet, encode
+from shmlease.errors import CapacityError, ProtocolError, RegistryUnavailableError
 
 S = 1_000_000_000
 
@@ -179,7 +179,7 @@ def test_link_is_made_when_it_is_first_used(link: Link, registry: FakeRegistry) 
 
 def test_registry_that_is_not_there_is_a_clear_error(link: Link, registry: FakeRegistry) -> None:
     registry.there = False
-    with pytest.raises(RegistryUnavailableError, match="leasehold serve") as refused:
+    with pytest.raises(RegistryUnavailableError, match="shmlease serve") as refused:
         link.connect()
     assert refused.value.registry == "fake"
     assert link.is_ended

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from leasehold.client import mappings as module
-from leasehold.client.mappings import MappingCache
+from shmlease.client import mappings as module
+from shmlease.client.mappings import MappingCache
 
 
 class FakeMapping:

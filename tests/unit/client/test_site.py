@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import types
 
-from leasehold.client import handle
-from leasehold.client.site import calling_site
+from shmlease.client import handle
+from shmlease.client.site import calling_site
 
 
-def test_site_is_the_nearest_caller_outside_leasehold() -> None:
+def test_site_is_the_nearest_caller_outside_shmlease() -> None:
     assert calling_site().startswith(__file__)
-    assert calling_site().endswith("in test_site_is_the_nearest_caller_outside_leasehold")
+    assert calling_site().endswith("in test_site_is_the_nearest_caller_outside_shmlease")
 
 
 def inside(filename: str) -> types.FunctionType:
@@ -21,9 +21,9 @@ def inside(filename: str) -> types.FunctionType:
     return namespace["call"]  # type: ignore[return-value]
 
 
-def test_frames_of_leasehold_are_passed_over() -> None:
+def test_frames_of_shmlease_are_passed_over() -> None:
     assert "test_site.py" in inside(handle.__file__)(calling_site)
-    assert inside("/leasehold/client_of/mine.py")(calling_site) == "/leasehold/client_of/mine.py:1 in call"
+    assert inside("/shmlease/client_of/mine.py")(calling_site) == "/shmlease/client_of/mine.py:1 in call"
 
 
 def test_long_path_keeps_its_end() -> None:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leasehold.client.layout import layout_of
-from leasehold.client.ticket import Ticket
-from leasehold.errors import TicketError
+from shmlease.client.layout import layout_of
+from shmlease.client.ticket import Ticket
+from shmlease.errors import TicketError
 
 TICKET = Ticket("0a1b2c3d", 5 << 40 | 7, 3, 2, 4096, 10**15, "calls/chr1", layout_of((2, 3), "f8", "F").encoded)
 
@@ -46,7 +46,7 @@ def test_any_ticket_survives_its_text(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "lht1-", "lht1-!!!!", "lht2-AAAA", "nonsense", "lht1-" + "A" * 80, "lht1-Zm9v", "é", "\0"]
+    "text", ["", "slt1-", "slt1-!!!!", "slt2-AAAA", "nonsense", "slt1-" + "A" * 80, "slt1-Zm9v", "é", "\0"]
 )
 def test_text_that_is_no_ticket_is_a_ticket_error(text: str) -> None:
     with pytest.raises(TicketError, match="is not a ticket") as refused:

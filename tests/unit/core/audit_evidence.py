@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import msgspec
 
-from leasehold.core.evidence import (
+from shmlease.core.evidence import (
     Evidence,
     File,
     Hold,
@@ -18,8 +18,8 @@ from leasehold.core.evidence import (
     Root,
     Usage,
 )
-from leasehold.core.findings import FileIdentity, Finding
-from leasehold.core.model import (
+from shmlease.core.findings import FileIdentity, Finding
+from shmlease.core.model import (
     NUMBER_BITS,
     ClientRow,
     ClientState,
@@ -34,8 +34,8 @@ from leasehold.core.model import (
     Snapshot,
     TicketRow,
 )
-from leasehold.core.picture import Limits, Picture
-from leasehold.core.reconcile import reconcile
+from shmlease.core.picture import Limits, Picture
+from shmlease.core.reconcile import reconcile
 
 DEVICE = 27
 SHM = Root("/dev/shm", DEVICE)
@@ -149,7 +149,7 @@ class System:
             events=tuple(events),
         )
         facts = RegistryFacts(
-            id, f"/dev/shm/lh-{id}", SHM, FileIdentity(DEVICE, 9), 1000, lock, snapshot, absent=frozenset(absent)
+            id, f"/dev/shm/shmlease-{id}", SHM, FileIdentity(DEVICE, 9), 1000, lock, snapshot, absent=frozenset(absent)
         )
         facts = msgspec.structs.replace(facts, **changes)
         self.evidence = replace(self.evidence, registries=(*self.evidence.registries, facts))

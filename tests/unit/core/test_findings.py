@@ -5,7 +5,7 @@ import re
 import msgspec
 import pytest
 
-from leasehold.core.findings import (
+from shmlease.core.findings import (
     Confidence,
     Coverage,
     Creator,
@@ -22,9 +22,9 @@ from leasehold.core.findings import (
     SuppressionUse,
     stable_name,
 )
-from leasehold.core.reconcile import DETECTORS
-from leasehold.core.rules import RULES, Severity, rule_of
-from leasehold.errors import ProtocolError
+from shmlease.core.reconcile import DETECTORS
+from shmlease.core.rules import RULES, Severity, rule_of
+from shmlease.errors import ProtocolError
 
 LEAK = Finding.of("LH001", "psm_4f2a has no holder", name="psm_4f2a")
 WHOLE = Finding.of(
@@ -62,7 +62,7 @@ def test_json_of_a_report_has_the_fingerprints_of_its_findings() -> None:
 
 
 def test_text_that_is_no_report_is_refused_with_what_was_expected() -> None:
-    with pytest.raises(ProtocolError, match="expected the output of `leasehold audit --json`"):
+    with pytest.raises(ProtocolError, match="expected the output of `shmlease audit --json`"):
         Report.from_json(b"{}x")
 
 
@@ -124,7 +124,7 @@ def test_fingerprint_without_a_place_leaves_out_what_is_random_in_the_name() -> 
         ("sem.mp-abcdefg_", "sem.mp-*"),
         ("pym-4393-abc1xyz_", "pym-*"),
         ("torch_2929_3829_0", "torch_*"),
-        ("lh-ab12cd34/s3", "lh-*/*"),
+        ("shmlease-ab12cd34/s3", "shmlease-*/*"),
         ("joblib_memmapping_folder_2133_aab3/2-33.pkl", "joblib_memmapping_folder_*/*.pkl"),
         ("__KMP_REGISTERED_LIB_2133", "__KMP_REGISTERED_LIB_*"),
         ("tmp8zk1_q2x", "tmp*"),
@@ -154,5 +154,5 @@ def test_rule_is_found_by_id_and_by_name() -> None:
     assert rule_of("LH999") is None
 
 
-def test_every_rule_has_a_detector_but_the_one_of_leasehold_run() -> None:
+def test_every_rule_has_a_detector_but_the_one_of_shmlease_run() -> None:
     assert set(RULES) - set(DETECTORS) == {"LH015"}

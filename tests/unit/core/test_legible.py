@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from leasehold.core.findings import Coverage, Creator, Event, Finding, Gap, Place, Process, Report
-from leasehold.core.legible import legible, printable
+from shmlease.core.findings import Coverage, Creator, Event, Finding, Gap, Place, Process, Report
+from shmlease.core.legible import legible, printable
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import itertools
 import msgspec
 import pytest
 
-from leasehold.core.model import (
+from shmlease.core.model import (
     EVENTS_KEPT,
     LEASE_TRANSITIONS,
     SEGMENT_TRANSITIONS,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from audit_evidence import DEVICE, NOW_NS, PAGE, System, process
 
-from leasehold.core.detect_system import coverage_of
-from leasehold.core.evidence import Probe, Root, Scope
-from leasehold.core.findings import Confidence, Creator, Fact, FileIdentity, Place
-from leasehold.core.picture import Limits, subject_of_file
-from leasehold.core.reconcile import DETECTORS, reconcile
+from shmlease.core.detect_system import coverage_of
+from shmlease.core.evidence import Probe, Root, Scope
+from shmlease.core.findings import Confidence, Creator, Fact, FileIdentity, Place
+from shmlease.core.picture import Limits, subject_of_file
+from shmlease.core.reconcile import DETECTORS, reconcile
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_unlinked_file_with_memory_is_reported_with_its_holders(system: System) 
 
 def test_unlinked_file_without_memory_is_no_leak(system: System) -> None:
     """Retired segments of a registry are punched empty, and stay mapped in the caches of its clients."""
-    system.unlinked(7, path="/dev/shm/lh-abc/s3", resident=0)
+    system.unlinked(7, path="/dev/shm/shmlease-abc/s3", resident=0)
     assert system.findings() == []
 
 

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from audit_evidence import PAGE, UPTIME_NS, System, client, identity, lease, process, segment
 
-from leasehold.core.evidence import LockState, Probe, Scope
-from leasehold.core.findings import Confidence
-from leasehold.core.model import (
+from shmlease.core.evidence import LockState, Probe, Scope
+from shmlease.core.findings import Confidence
+from shmlease.core.model import (
     ClientState,
     EventKind,
     EventRow,
@@ -17,8 +17,8 @@ from leasehold.core.model import (
     SegmentState,
     TicketRow,
 )
-from leasehold.core.picture import Limits
-from leasehold.core.rules import Severity
+from shmlease.core.picture import Limits
+from shmlease.core.rules import Severity
 
 SECOND = 1_000_000_000
 REGISTRY, WRITER, STRANGER = 50, 60, 70
@@ -35,7 +35,7 @@ def with_lease(system: System, **options: object) -> tuple[int, int]:
     """A registry with one segment, leased to a process that lives; returns the key of its file."""
     lease_options = {name: options.pop(name) for name in ("mode", "state", "due_ns", "granted_ns") if name in options}
     row = options.pop("segment", segment(1, creator=1))
-    key = system.file("lh-abc/s1", aliases=("lh-abc-1",))
+    key = system.file("shmlease-abc/s1", aliases=("shmlease-abc-1",))
     system.registry(segments=[row], clients=[client(1, WRITER)], leases=[lease(1, 1, 1, **lease_options)], **options)  # type: ignore[arg-type]
     return key
 
@@ -47,30 +47,30 @@ def test_registry_in_order_has_no_findings(system: System) -> None:
 
 
 def test_warm_segment_has_no_holder_by_design(system: System) -> None:
-    system.file("lh-abc/s1", probe=Probe.FREE)
-    system.file("lh-abc/ledger", probe=Probe.FREE)
+    system.file("shmlease-abc/s1", probe=Probe.FREE)
+    system.file("shmlease-abc/ledger", probe=Probe.FREE)
     system.registry(segments=[segment(1, state=SegmentState.WARM)])
     assert system.picture().suspects == ()
     assert system.findings() == []
 
 
 def test_registries_of_one_id_in_two_directories_are_not_mixed_up(system: System) -> None:
-    system.file("lh-abc/s1", probe=Probe.FREE)
-    system.file("inner/lh-abc/s1", probe=Probe.FREE)
+    system.file("shmlease-abc/s1", probe=Probe.FREE)
+    system.file("inner/shmlease-abc/s1", probe=Probe.FREE)
     system.registry(segments=[segment(1, state=SegmentState.WARM)])
-    system.registry(path="/dev/shm/inner/lh-abc")
-    assert [finding.path for finding in system.findings()] == ["/dev/shm/inner/lh-abc/s1"]
+    system.registry(path="/dev/shm/inner/shmlease-abc")
+    assert [finding.path for finding in system.findings()] == ["/dev/shm/inner/shmlease-abc/s1"]
 
 
 def test_client_keeps_mappings_of_segments_it_has_released(system: System) -> None:
-    key = system.file("lh-abc/s1")
+    key = system.file("shmlease-abc/s1")
     system.hold(key, WRITER)
     system.registry(segments=[segment(1, state=SegmentState.WARM)], clients=[client(1, WRITER)])
     assert system.findings() == []
 
 
 def test_file_that_a_living_registry_does_not_know_is_an_orphan(system: System) -> None:
-    system.file("lh-abc/s9", probe=Probe.FREE)
+    system.file("shmlease-abc/s9", probe=Probe.FREE)
     system.registry()
     assert system.rules() == ["LH001"]
 
@@ -87,10 +87,10 @@ def test_stranger_that_maps_a_segment_holds_it_without_a_lease(system: System) -
 
 
 def test_stranger_who_was_given_the_os_name_is_told_in_a_note(system: System) -> None:
-    key = with_lease(system, segment=segment(1, creator=1, exposed=True, alias="lh-abc-1"))
+    key = with_lease(system, segment=segment(1, creator=1, exposed=True, alias="shmlease-abc-1"))
     system.hold(key, STRANGER, at=(0x9000,))
     (finding,) = system.findings()
-    assert (finding.rule, finding.severity, finding.name) == ("LH002", Severity.NOTE, "lh-abc-1")
+    assert (finding.rule, finding.severity, finding.name) == ("LH002", Severity.NOTE, "shmlease-abc-1")
 
 
 def test_forked_child_has_its_parents_mapping_while_that_is_leased(system: System) -> None:
@@ -110,7 +110,7 @@ def test_child_that_maps_a_segment_by_itself_is_a_stranger(system: System) -> No
 
 
 def test_inherited_mapping_is_not_excused_once_the_segment_is_free(system: System) -> None:
-    key = system.file("lh-abc/s1")
+    key = system.file("shmlease-abc/s1")
     system.run(process(61, parent=WRITER))
     system.hold(key, WRITER)
     system.hold(key, 61)
@@ -119,7 +119,7 @@ def test_inherited_mapping_is_not_excused_once_the_segment_is_free(system: Syste
 
 
 def test_pid_reused_by_a_stranger_is_not_the_client(system: System) -> None:
-    key = system.file("lh-abc/s1")
+    key = system.file("shmlease-abc/s1")
     system.run(process(WRITER, start=999))
     system.hold(key, WRITER)
     system.registry(segments=[segment(1)], clients=[client(1, WRITER)])
@@ -127,21 +127,21 @@ def test_pid_reused_by_a_stranger_is_not_the_client(system: System) -> None:
 
 
 def test_clients_of_another_pid_namespace_are_not_judged(system: System) -> None:
-    key = system.file("lh-abc/s1")
+    key = system.file("shmlease-abc/s1")
     system.hold(key, STRANGER)
     system.registry(segments=[segment(1)], clients=[client(1, 3, namespace=77)], leases=[lease(1, 1, 1)])
     assert system.findings() == []
 
 
 def test_lease_of_a_dead_process_is_stale(system: System) -> None:
-    system.file("lh-abc/s1")
+    system.file("shmlease-abc/s1")
     system.registry(segments=[segment(1)], clients=[client(1, 61)], leases=[lease(1, 1, 1)])
     (finding,) = [one for one in system.findings() if one.rule == "LH006"]
     assert "pid 61 (python 61.py), which is dead" in finding.message
 
 
 def test_lease_is_stale_also_when_the_pid_lives_again(system: System) -> None:
-    system.file("lh-abc/s1")
+    system.file("shmlease-abc/s1")
     system.run(process(61, start=999, command="another"))
     system.registry(segments=[segment(1)], clients=[client(1, 61)], leases=[lease(1, 1, 1)])
     (finding,) = [one for one in system.findings() if one.rule == "LH006"]
@@ -158,11 +158,11 @@ def test_holder_that_is_merely_not_listed_counts_as_alive(system: System) -> Non
 
 
 def test_registry_whose_lock_is_free_and_whose_process_is_dead_is_dead(system: System) -> None:
-    system.file("lh-abc/s1", size=3 * PAGE)
-    system.file("lh-abc/ledger")
+    system.file("shmlease-abc/s1", size=3 * PAGE)
+    system.file("shmlease-abc/ledger")
     system.registry(served_by=51, lock=LockState.FREE, segments=[segment(1)], clients=[client(1, 61)])
     (finding,) = system.findings()
-    assert (finding.rule, finding.confidence, finding.name) == ("LH007", Confidence.PROVED, "lh-abc")
+    assert (finding.rule, finding.confidence, finding.name) == ("LH007", Confidence.PROVED, "shmlease-abc")
     assert finding.resident_bytes == 4 * PAGE
     assert "1 segments" in finding.message
 
@@ -208,7 +208,7 @@ def test_table_that_cannot_be_read_is_a_blind_spot(system: System) -> None:
 
 def test_leased_segment_without_a_file_was_unlinked_too_early(system: System) -> None:
     system.registry(segments=[segment(1)], clients=[client(1, WRITER)], leases=[lease(1, 1, 1)], absent=[1])
-    system.unlinked(WRITER, path="/dev/shm/lh-abc/s1")
+    system.unlinked(WRITER, path="/dev/shm/shmlease-abc/s1")
     assert system.rules() == ["LH008"], "and not unlinked-but-held as well"
 
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from audit_evidence import NOW_NS, PAGE, UPTIME_NS, System, client, lease, process, segment
 
-from leasehold.core.detect_system import coverage_of
-from leasehold.core.evidence import Charge, LockState, Probe, SysVSegment
-from leasehold.core.findings import Confidence, Finding
-from leasehold.core.model import EventKind, EventRow, LeaseMode
-from leasehold.core.picture import Limits, RegistryHealth, place_of
-from leasehold.core.reconcile import confirmed, scope_of, still_free
-from leasehold.core.timeline import events_of
+from shmlease.core.detect_system import coverage_of
+from shmlease.core.evidence import Charge, LockState, Probe, SysVSegment
+from shmlease.core.findings import Confidence, Finding
+from shmlease.core.model import EventKind, EventRow, LeaseMode
+from shmlease.core.picture import Limits, RegistryHealth, place_of
+from shmlease.core.reconcile import confirmed, scope_of, still_free
+from shmlease.core.timeline import events_of
 
 NOW_S = NOW_NS // 1_000_000_000
 
@@ -151,5 +151,9 @@ def test_lease_has_its_own_lane_on_the_timeline(system: System) -> None:
     held = lease(1, 1, 1, mode=LeaseMode.READ)
     system.registry(segments=[segment(1, created_ns=5, published_ns=9, creator=1)], clients=[client(1, 60)], leases=[held])
     kinds = [(event.kind, event.segment, event.pid) for event in events_of(system.picture(), ())]
-    assert kinds == [("create", "lh-abc/s1", 60), ("publish", "lh-abc/s1", 60), ("attach", "lh-abc/s1", 60)]
+    assert kinds == [
+        ("create", "shmlease-abc/s1", 60),
+        ("publish", "shmlease-abc/s1", 60),
+        ("attach", "shmlease-abc/s1", 60),
+    ]
     assert events_of(system.picture(), ())[2].lease == f"abc:{held.id:x}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leasehold.core.room import PAGE_BYTES, WASTE_LIMIT, WarmPool, file_size
+from shmlease.core.room import PAGE_BYTES, WASTE_LIMIT, WarmPool, file_size
 
 
 @given(st.integers(0, 2**50))

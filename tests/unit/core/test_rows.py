@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leasehold.core.model import (
+from shmlease.core.model import (
     AppliedRow,
     ClientRow,
     ClientState,
@@ -21,7 +21,7 @@ from leasehold.core.model import (
     TicketRow,
     key_of,
 )
-from leasehold.core.rows import Rows
+from shmlease.core.rows import Rows
 
 WHO = Identity(10, 20, "boot", 30, 40, "python")
 REGISTRY = RegistryRow("r", WHO, 1, 2, 3, 1, 0, None)

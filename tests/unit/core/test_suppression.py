@@ -4,9 +4,9 @@ from datetime import date
 
 import pytest
 
-from leasehold.core.findings import Creator, Finding, Process
-from leasehold.core.rules import RULES
-from leasehold.core.suppression import DEFAULT_SUPPRESSIONS, Suppression, Suppressions, set_aside_known
+from shmlease.core.findings import Creator, Finding, Process
+from shmlease.core.rules import RULES
+from shmlease.core.suppression import DEFAULT_SUPPRESSIONS, Suppression, Suppressions, set_aside_known
 
 TODAY = date(2030, 6, 1)
 
@@ -32,7 +32,7 @@ def test_rule_is_matched_by_id_name_or_glob(rule: str) -> None:
         ("psm_*", "other", "", False),
         ("*.pkl", "joblib_1/2.pkl", "", True),
         ("joblib_*", "joblib_1/2.pkl", "", True),
-        ("calls/*", "lh-1/s3", "calls/chr1", True),
+        ("calls/*", "shmlease-1/s3", "calls/chr1", True),
         ("PSM_*", "psm_1", "", False),
     ],
 )

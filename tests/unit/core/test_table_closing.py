@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from leasehold.core import messages as m
-from leasehold.core.refusals import Refusal
 from rig.shell import PAGE, Shell, identity
+from shmlease.core import messages as m
+from shmlease.core.refusals import Refusal
 
 
 def test_close_frees_everything_and_names_the_holders() -> None:

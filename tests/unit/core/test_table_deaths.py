@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from leasehold.core import messages as m
-from leasehold.core.model import ClientState, EventKind, LeaseState, SegmentState
-from leasehold.core.refusals import Refusal
 from rig.shell import Shell, identity
+from shmlease.core import messages as m
+from shmlease.core.model import ClientState, EventKind, LeaseState, SegmentState
+from shmlease.core.refusals import Refusal
 
 
 def events(shell: Shell, kind: EventKind) -> list[tuple[int, int, int]]:
@@ -114,7 +114,7 @@ def test_ended_client_does_not_come_back() -> None:
 
 def test_another_protocol_is_refused() -> None:
     shell = Shell()
-    with pytest.raises(Refusal, match="same version of leasehold") as refused:
+    with pytest.raises(Refusal, match="same version of shmlease") as refused:
         shell.table.hello(m.Hello(1, m.PROTOCOL + 1, bytes(16), 0), identity(5), 0)
     assert refused.value.code is m.RefusalCode.PROTOCOL
     assert not shell.table.rows.clients
@@ -161,7 +161,7 @@ def test_exposed_segment_is_neither_recycled_nor_punched_and_its_alias_goes_with
     lease = shell.lease(holder, name="a")
     shell.publish(holder, lease.lease)
     alias = shell.ask(holder, m.Expose, lease.lease).alias
-    assert alias == f"lh-r1-{lease.segment}"
+    assert alias == f"shmlease-r1-{lease.segment}"
     assert shell.aliases == {alias: lease.segment}
     assert shell.ask(holder, m.Expose, lease.lease).alias == alias
     shell.release(holder, lease.lease)

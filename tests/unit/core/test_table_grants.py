@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from leasehold.core import messages as m
-from leasehold.core.model import LeaseMode, SegmentState
 from rig.shell import PAGE, Shell
+from shmlease.core import messages as m
+from shmlease.core.model import LeaseMode, SegmentState
 
 
 def test_lease_gets_a_fresh_segment_of_whole_pages() -> None:

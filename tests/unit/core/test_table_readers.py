@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from leasehold.core import messages as m
-from leasehold.core.model import EventKind, SegmentState
 from rig.shell import Shell
+from shmlease.core import messages as m
+from shmlease.core.model import EventKind, SegmentState
 
 
 def test_segment_cannot_be_attached_before_it_is_published() -> None:

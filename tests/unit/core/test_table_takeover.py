@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from leasehold.core import messages as m
-from leasehold.core.effects import CreateSegment, RetireSegment, RevokeSpare
-from leasehold.core.model import (
+from rig.shell import PAGE, S, Shell
+from shmlease.core import messages as m
+from shmlease.core.effects import CreateSegment, RetireSegment, RevokeSpare
+from shmlease.core.model import (
     ClientState,
     EventKind,
     Mark,
@@ -12,8 +13,7 @@ from leasehold.core.model import (
     SegmentState,
     client_of,
 )
-from leasehold.core.table import Table
-from rig.shell import PAGE, S, Shell
+from shmlease.core.table import Table
 
 
 def test_successor_has_the_same_rows_under_the_next_epoch() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from leasehold.core import messages as m
-from leasehold.core.model import EventKind, LeaseMode, SegmentState
 from rig.shell import Shell
+from shmlease.core import messages as m
+from shmlease.core.model import EventKind, LeaseMode, SegmentState
 
 
 def published(shell: Shell, client: int) -> m.Granted:

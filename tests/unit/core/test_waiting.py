@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from leasehold.core.messages import Attach, Lease
-from leasehold.core.waiting import AttachQueue, LeaseQueue, Waiter
+from shmlease.core.messages import Attach, Lease
+from shmlease.core.waiting import AttachQueue, LeaseQueue, Waiter
 
 
 def writer(client: int, deadline_ns: int = 100) -> Waiter[Lease]:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leasehold.core import messages as m
-from leasehold.core.wire import decode_client_packet, decode_notice, decode_registry_packet, encode, encode_notice
-from leasehold.errors import ProtocolError
+from shmlease.core import messages as m
+from shmlease.core.wire import decode_client_packet, decode_notice, decode_registry_packet, encode, encode_notice
+from shmlease.errors import ProtocolError
 
 TOP = 2**63 - 1
 FROM_CLIENTS: list[Any] = [

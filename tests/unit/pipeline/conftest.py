@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-import leasehold
-from leasehold.client.handle import RegistryHandle
-from leasehold.pipeline.crew import Work
-from leasehold.pipeline.worker import Worker
+import shmlease
+from shmlease.client.handle import RegistryHandle
+from shmlease.pipeline.crew import Work
+from shmlease.pipeline.worker import Worker
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +42,8 @@ def table(tmp_path: Path, text: Callable[..., str]) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def registry() -> Iterator[leasehold.Registry]:
-    with leasehold.Registry("32MiB", on_lingering="ignore") as registry:
+def registry() -> Iterator[shmlease.Registry]:
+    with shmlease.Registry("32MiB", on_lingering="ignore") as registry:
         yield registry
 
 
@@ -82,6 +82,6 @@ class ShuffledCrew:
 
 
 @pytest.fixture
-def crew(registry: leasehold.Registry) -> Callable[..., ShuffledCrew]:
+def crew(registry: shmlease.Registry) -> Callable[..., ShuffledCrew]:
     """A crew that works in an order by a seed."""
     return lambda seed, most=4: ShuffledCrew(registry, seed, most)

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from leasehold.pipeline import channel
-from leasehold.pipeline.channel import Channel
-from leasehold.pipeline.tasks import Context, Parse
-from leasehold.tabular.blocks import Piece
-from leasehold.tabular.prologue import Table
-from leasehold.tabular.schema import Schema
+from shmlease.pipeline import channel
+from shmlease.pipeline.channel import Channel
+from shmlease.pipeline.tasks import Context, Parse
+from shmlease.tabular.blocks import Piece
+from shmlease.tabular.prologue import Table
+from shmlease.tabular.schema import Schema
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.pipeline import launching
-from leasehold.pipeline.crew import ProcessCrew, WorkerLostError
-from leasehold.pipeline.tasks import Context, Measure, Measured
-from leasehold.tabular.prologue import open_table
-from leasehold.tabular.schema import Schema
 from rig.until import until
+from shmlease.pipeline import launching
+from shmlease.pipeline.crew import ProcessCrew, WorkerLostError
+from shmlease.pipeline.tasks import Context, Measure, Measured
+from shmlease.tabular.prologue import open_table
+from shmlease.tabular.schema import Schema
 
 
 class Work:

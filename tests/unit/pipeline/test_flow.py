@@ -9,14 +9,14 @@ import h5py
 import numpy as np
 import pytest
 
-from leasehold.errors import IngestError, LeaseholdError
-from leasehold.pipeline.coordinator import Coordinator
-from leasehold.pipeline.flow import Flow
-from leasehold.pipeline.job import Job, plan_job
-from leasehold.pipeline.rejects import Rejects
-from leasehold.pipeline.sizing import Sizing, size_for
-from leasehold.sinks import HDF5Sink
-from leasehold.tabular.schema import Schema
+from shmlease.errors import IngestError, LeaseError
+from shmlease.pipeline.coordinator import Coordinator
+from shmlease.pipeline.flow import Flow
+from shmlease.pipeline.job import Job, plan_job
+from shmlease.pipeline.rejects import Rejects
+from shmlease.pipeline.sizing import Sizing, size_for
+from shmlease.sinks import HDF5Sink
+from shmlease.tabular.schema import Schema
 
 DTYPE = "chr:S8,pos:i4,pct:f4"
 ROWS = np.dtype([("chr", "S8"), ("pos", "<i4"), ("pct", "<f4")])
@@ -109,19 +109,19 @@ def test_lines_are_skipped_or_kept_with_their_numbers_in_the_file(seed: int, tab
 
 
 def test_work_that_fails_again_and_again_is_given_up(table, crew, registry, tmp_path) -> None:
-    from leasehold.pipeline.crew import WorkerLostError
+    from shmlease.pipeline.crew import WorkerLostError
 
     class Dying(type(crew(0))):
         def wait(self, timeout_s: float) -> list:
             work = self._waiting.pop(0)
             return [(work, WorkerLostError("its worker died"))]
 
-    with pytest.raises(LeaseholdError, match="block at byte 0: given up after 3 attempts: its worker died"):
+    with pytest.raises(LeaseError, match="block at byte 0: given up after 3 attempts: its worker died"):
         run(plan_job(table(10), Schema().with_dtype(DTYPE)), tmp_path / "out.h5", Dying(registry, 0), registry)
 
 
 def test_progress_is_told_while_it_goes_on(table, crew, registry, tmp_path, monkeypatch) -> None:
-    from leasehold.pipeline import coordinator
+    from shmlease.pipeline import coordinator
 
     monkeypatch.setattr(coordinator, "_TICK_S", 0.0)
     rows: list[int] = []

@@ -13,12 +13,12 @@ import h5py
 import numpy as np
 import pytest
 
-import leasehold
-from leasehold.cli.ingest_words import as_json, as_text
-from leasehold.pipeline.api import ingest
-from leasehold.pipeline.leaks import RecordingHandle, holdings
-from leasehold.pipeline.report import DatasetReport, FileReport, IngestReport, Rejected
-from leasehold.tabular.native import library
+import shmlease
+from shmlease.cli.ingest_words import as_json, as_text
+from shmlease.pipeline.api import ingest
+from shmlease.pipeline.leaks import RecordingHandle, holdings
+from shmlease.pipeline.report import DatasetReport, FileReport, IngestReport, Rejected
+from shmlease.tabular.native import library
 
 DTYPE = "chr:S8,pos:i4,pct:f4"
 ROWS = np.dtype([("chr", "S8"), ("pos", "<i4"), ("pct", "<f4")])
@@ -79,7 +79,7 @@ def test_every_compression_gives_the_rows_back(compression: str, table, tmp_path
     rows = np.concatenate([np.loadtxt(path, dtype=ROWS, delimiter="\t", ndmin=1) for path in paths])
     with h5py.File(tmp_path / "out.h5") as file:
         assert file["all"][...].tobytes() == rows.tobytes()
-    assert leasehold.verify(tmp_path / "out.h5").is_good
+    assert shmlease.verify(tmp_path / "out.h5").is_good
 
 
 def test_threads_of_somebody_else_can_do_the_work(table, tmp_path) -> None:
@@ -94,7 +94,7 @@ def test_an_unknown_policy_or_parser_or_the_input_as_output_is_refused(table, tm
         ingest(path, tmp_path / "out.h5", on_error="pass", **OPTIONS)
     with pytest.raises(ValueError, match="parser='c'"):
         ingest(path, tmp_path / "out.h5", parser="c", **OPTIONS)
-    with pytest.raises(leasehold.IngestError, match="choose another name"):
+    with pytest.raises(shmlease.IngestError, match="choose another name"):
         ingest(path, path, **OPTIONS)
 
 
@@ -110,7 +110,7 @@ def test_what_others_lease_of_the_same_registry_is_no_leak_of_the_run(table, tmp
 
 
 def test_what_the_run_has_leased_and_not_released_is_a_leak(registry, monkeypatch) -> None:
-    monkeypatch.setattr("leasehold.pipeline.leaks._WITHIN_S", 0.1)
+    monkeypatch.setattr("shmlease.pipeline.leaks._WITHIN_S", 0.1)
     handle = RecordingHandle(registry.id)
     with handle.lease(shape=5) as lease:
         assert holdings(handle, workers_lost=False) == ("1 write leases are held",)

@@ -7,13 +7,13 @@ import re
 
 import pytest
 
-from leasehold.errors import CapacityError, DTypeError, IngestError
-from leasehold.pipeline.job import plan_job, schema_of
-from leasehold.pipeline.naming import dataset_names
-from leasehold.pipeline.sizing import default_capacity, size_for
-from leasehold.pipeline.tasks import TASKS_A_WORKER
-from leasehold.tabular.blocks import BLOCK_BYTES
-from leasehold.tabular.schema import Schema
+from shmlease.errors import CapacityError, DTypeError, IngestError
+from shmlease.pipeline.job import plan_job, schema_of
+from shmlease.pipeline.naming import dataset_names
+from shmlease.pipeline.sizing import default_capacity, size_for
+from shmlease.pipeline.tasks import TASKS_A_WORKER
+from shmlease.tabular.blocks import BLOCK_BYTES
+from shmlease.tabular.schema import Schema
 
 DTYPE = "chr:S8,pos:i4,pct:f4"
 CALLS = Schema().with_dtype(DTYPE)

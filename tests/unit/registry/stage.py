@@ -9,15 +9,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from leasehold.core import messages as m
-from leasehold.core.model import NUMBER_BITS, EventKind, Identity, RegistryRow, Row, Snapshot
-from leasehold.core.table import Table
-from leasehold.core.wire import decode_registry_packet, encode
-from leasehold.registry.server import Server
-from leasehold.system.ledger import MemoryLedger
-from leasehold.testing.heap import HeapDirectory
-from leasehold.testing.host import FakeClock
 from rig.shell import PAGE, SECRET, S, identity
+from shmlease.core import messages as m
+from shmlease.core.model import NUMBER_BITS, EventKind, Identity, RegistryRow, Row, Snapshot
+from shmlease.core.table import Table
+from shmlease.core.wire import decode_registry_packet, encode
+from shmlease.registry.server import Server
+from shmlease.system.ledger import MemoryLedger
+from shmlease.testing.heap import HeapDirectory
+from shmlease.testing.host import FakeClock
 
 __all__ = ["PAGE", "SECRET", "S", "Stage"]
 

@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 from stage import SECRET, Stage
 
-from leasehold.core import messages as m
-from leasehold.core.messages import LOOK_AGAIN_NS, RefusalCode
-from leasehold.core.model import NUMBER_BITS, ClientState, EventKind
-from leasehold.core.wire import decode_registry_packet, encode
-from leasehold.registry import loop as loop_module
-from leasehold.registry.loop import Loop
-from leasehold.registry.server import Server
-from leasehold.system.identity import identify, own_identity
 from rig.shell import identity
 from rig.until import until
+from shmlease.core import messages as m
+from shmlease.core.messages import LOOK_AGAIN_NS, RefusalCode
+from shmlease.core.model import NUMBER_BITS, ClientState, EventKind
+from shmlease.core.wire import decode_registry_packet, encode
+from shmlease.registry import loop as loop_module
+from shmlease.registry.loop import Loop
+from shmlease.registry.server import Server
+from shmlease.system.identity import identify, own_identity
 
 # A process that says hello, and stays until its standard input ends.
 STRANGER = """

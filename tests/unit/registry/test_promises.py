@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leasehold.registry.promises import Promises
+from shmlease.registry.promises import Promises
 
 
 def test_promise_counts_until_it_is_kept() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from stage import PAGE, SECRET, Stage
 
-from leasehold.core import messages as m
-from leasehold.core.messages import RefusalCode
-from leasehold.core.model import NUMBER_BITS
-from leasehold.core.wire import encode
+from shmlease.core import messages as m
+from shmlease.core.messages import RefusalCode
+from shmlease.core.model import NUMBER_BITS
+from shmlease.core.wire import encode
 
 
 @pytest.mark.parametrize("kind", ["lease", "attach", "inherit"])

@@ -7,11 +7,11 @@ import errno
 import pytest
 from stage import SECRET, Stage
 
-from leasehold.core import messages as m
-from leasehold.core.messages import RefusalCode
-from leasehold.core.model import ClientState, EventKind
-from leasehold.core.wire import encode
 from rig.shell import identity
+from shmlease.core import messages as m
+from shmlease.core.messages import RefusalCode
+from shmlease.core.model import ClientState, EventKind
+from shmlease.core.wire import encode
 
 
 def test_process_is_welcomed_and_has_a_journal(stage: Stage) -> None:

@@ -6,9 +6,9 @@ import itertools
 
 from stage import Stage
 
-from leasehold.core import messages as m
-from leasehold.core.model import NUMBER_BITS
-from leasehold.core.wire import encode
+from shmlease.core import messages as m
+from shmlease.core.model import NUMBER_BITS
+from shmlease.core.wire import encode
 
 
 def be_quiet(stage: Stage) -> None:

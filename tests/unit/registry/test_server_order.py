@@ -7,11 +7,11 @@ import errno
 import pytest
 from stage import PAGE, Stage
 
-from leasehold.core import messages as m
-from leasehold.core.messages import RefusalCode
-from leasehold.core.model import EventKind, LeaseRow, SegmentRow, SegmentState
-from leasehold.core.wire import encode
 from rig.shell import identity
+from shmlease.core import messages as m
+from shmlease.core.messages import RefusalCode
+from shmlease.core.model import EventKind, LeaseRow, SegmentRow, SegmentState
+from shmlease.core.wire import encode
 
 NO_ROOM = OSError(errno.ENOSPC, "No space left on device")
 
@@ -185,5 +185,5 @@ def test_segment_is_given_its_name_in_shm_or_the_reason_why_not(stage: Stage) ->
     refused = stage.ask(client, m.Expose, granted.lease)
     assert refused.code is RefusalCode.NOT_HELD
     assert "No space left" in refused.message
-    assert stage.ask(client, m.Expose, granted.lease).alias == f"lh-r1-{granted.segment}"
-    assert stage.files.aliases == {f"lh-r1-{granted.segment}": granted.segment}
+    assert stage.ask(client, m.Expose, granted.lease).alias == f"shmlease-r1-{granted.segment}"
+    assert stage.files.aliases == {f"shmlease-r1-{granted.segment}": granted.segment}

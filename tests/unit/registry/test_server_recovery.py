@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from stage import Stage
 
-from leasehold.core import messages as m
-from leasehold.core.model import NUMBER_BITS, ClientState, EventKind, SegmentState
+from shmlease.core import messages as m
+from shmlease.core.model import NUMBER_BITS, ClientState, EventKind, SegmentState
 
 
 def test_what_no_row_speaks_of_is_removed_and_the_rest_stays(stage: Stage) -> None:

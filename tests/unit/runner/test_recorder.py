@@ -8,18 +8,18 @@ import sys
 import textwrap
 from pathlib import Path
 
-from leasehold.runner.inject import leasehold_recorder
-from leasehold.runner.records import Record, RecordLog, Records
+from shmlease.runner.inject import shmlease_recorder
+from shmlease.runner.records import Record, RecordLog, Records
 
-INJECT = os.path.dirname(leasehold_recorder.__file__)
+INJECT = os.path.dirname(shmlease_recorder.__file__)
 
 
 def record(tmp_path: Path, program: str) -> Records:
     """What is recorded in `program`, which ends with nothing left in shared memory."""
     log = tmp_path / "records"
     log.touch()
-    start = f"import sys\nsys.path.insert(0, {INJECT!r})\nimport leasehold_recorder\n"
-    environment = {**os.environ, "LEASEHOLD_RECORDS": str(log), "PYTHONPATH": ""}
+    start = f"import sys\nsys.path.insert(0, {INJECT!r})\nimport shmlease_recorder\n"
+    environment = {**os.environ, "SHMLEASE_RECORDS": str(log), "PYTHONPATH": ""}
     script = tmp_path / "program.py"
     script.write_text(start + textwrap.dedent(program))
     subprocess.run([sys.executable, str(script)], check=True, env=environment, timeout=60)
@@ -38,7 +38,7 @@ def test_path_of_shared_memory_is_known_without_asking_the_kernel(tmp_path: Path
         """
         import os
         from multiprocessing.shared_memory import SharedMemory
-        leasehold_recorder.start()
+        shmlease_recorder.start()
         asked = []
         readlink = os.readlink
         os.readlink = lambda path: asked.append(path) or readlink(path)
@@ -64,7 +64,7 @@ def test_segment_is_recorded_once_with_its_stack_though_it_is_sized_and_mapped(t
         from multiprocessing.shared_memory import SharedMemory
         def make():
             return SharedMemory(create=True, size=5000)
-        leasehold_recorder.start()
+        shmlease_recorder.start()
         segment = make()
         segment.close()
         segment.unlink()
@@ -89,7 +89,7 @@ def test_two_calls_of_one_line_have_each_their_stack(tmp_path: Path) -> None:
             make()
         def second():
             make()
-        leasehold_recorder.start()
+        shmlease_recorder.start()
         for _ in range(3):
             first()
             second()
@@ -103,10 +103,10 @@ def test_other_segment_mapped_under_the_same_number_is_recorded(tmp_path: Path) 
         tmp_path,
         """
         import mmap, os, _posixshmem
-        leasehold_recorder.start()
-        for name in ("/lhtest-a", "/lhtest-b"):
+        shmlease_recorder.start()
+        for name in ("/shmtest-a", "/shmtest-b"):
             descriptor = _posixshmem.shm_open(name, os.O_CREAT | os.O_RDWR, 0o600)
-            if name == "/lhtest-a":
+            if name == "/shmtest-a":
                 os.ftruncate(descriptor, 4096)
             else:
                 os.posix_fallocate(descriptor, 0, 4096)
@@ -116,8 +116,8 @@ def test_other_segment_mapped_under_the_same_number_is_recorded(tmp_path: Path) 
         """,
     )
     assert [(one.kind, one.path) for one in records.records] == [
-        ("size", "/dev/shm/lhtest-a"),
-        ("map", "/dev/shm/lhtest-b"),
+        ("size", "/dev/shm/shmtest-a"),
+        ("map", "/dev/shm/shmtest-b"),
     ]
 
 
@@ -131,7 +131,7 @@ def test_forked_child_records_for_itself(tmp_path: Path) -> None:
             segment = SharedMemory(create=True, size=100)
             segment.close()
             segment.unlink()
-        leasehold_recorder.start()
+        shmlease_recorder.start()
         make()
         child = os.fork()
         if child == 0:
@@ -153,7 +153,7 @@ def test_what_was_recorded_survives_sigkill(tmp_path: Path) -> None:
         import os, signal
         from multiprocessing.shared_memory import SharedMemory
         if os.fork() == 0:
-            leasehold_recorder.start()
+            shmlease_recorder.start()
             for _ in range(3):
                 segment = SharedMemory(create=True, size=100)
                 segment.close()
@@ -170,7 +170,7 @@ def test_other_files_are_none_of_its_business(tmp_path: Path) -> None:
         tmp_path,
         """
         import mmap, os
-        leasehold_recorder.start()
+        shmlease_recorder.start()
         with open("/dev/null", "w"), open("other", "w+b") as file:
             file.truncate(4096)
             mmap.mmap(file.fileno(), 4096).close()
@@ -186,7 +186,7 @@ def test_events_of_the_program_s_own_do_no_harm(tmp_path: Path) -> None:
     records = record(
         tmp_path,
         """
-        leasehold_recorder.start()
+        shmlease_recorder.start()
         for event in ("mmap.__new__", "os.truncate", "open"):
             sys.audit(event)
             sys.audit(event, None, None, None)
@@ -200,10 +200,10 @@ def test_stack_of_files_opened_in_a_loop_is_not_written_for_each(tmp_path: Path)
         tmp_path,
         """
         import os
-        leasehold_recorder.start()
+        shmlease_recorder.start()
         for number in range(20):
-            open(f"/dev/shm/lhtest-{number}", "w").close()
-            os.unlink(f"/dev/shm/lhtest-{number}")
+            open(f"/dev/shm/shmtest-{number}", "w").close()
+            os.unlink(f"/dev/shm/shmtest-{number}")
         """,
     )
     assert [one.kind for one in records.records] == ["open"] * 20

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from leasehold.core.findings import Confidence, Creator, Finding, Process
-from leasehold.core.rules import Severity
-from leasehold.runner.blame import answered_for
+from shmlease.core.findings import Confidence, Creator, Finding, Process
+from shmlease.core.rules import Severity
+from shmlease.runner.blame import answered_for
 
 MEMBER, STRANGER, DEAD = Process(10), Process(20), Process(30)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.core.findings import FileIdentity, Place
-from leasehold.runner.inject.leasehold_recorder import SEPARATOR
-from leasehold.runner.records import RecordLog, Records
-from leasehold.system.statx import statx
+from shmlease.core.findings import FileIdentity, Place
+from shmlease.runner.inject.shmlease_recorder import SEPARATOR
+from shmlease.runner.records import RecordLog, Records
+from shmlease.system.statx import statx
 
 OWN = ("/home/me/job/load.py", "12", "load", "/home/me/job/run.py", "3", "<module>")
 STANDARD = ("/usr/lib/python3.12/multiprocessing/shared_memory.py", "104", "SharedMemory.__init__")

@@ -8,8 +8,8 @@ import signal
 
 import pytest
 
-from leasehold.runner.signals import PASSED_ON, Received, Signals
 from rig.forked import in_a_child
+from shmlease.runner.signals import PASSED_ON, Received, Signals
 
 
 def received(signals: Signals) -> list[Received]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.runner import watching
-from leasehold.runner.watching import Watch
+from shmlease.runner import watching
+from shmlease.runner.watching import Watch
 
 
 def changes(watch: Watch, below: Path) -> list[tuple[str, str]]:
@@ -47,9 +47,9 @@ def test_directory_made_meanwhile_is_watched_with_what_is_in_it_already(tmp_path
 
 def test_directory_of_a_registry_is_not_watched(tmp_path: Path) -> None:
     with Watch(str(tmp_path)) as watch:
-        (tmp_path / "lh-ab12").mkdir()
+        (tmp_path / "shmlease-ab12").mkdir()
         watch.drain()
-        (tmp_path / "lh-ab12" / "s1").touch()
+        (tmp_path / "shmlease-ab12" / "s1").touch()
         assert changes(watch, tmp_path) == []
 
 

@@ -7,7 +7,7 @@ import zlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leasehold.sinks.checksum import Checksum, combine, crc32, joined
+from shmlease.sinks.checksum import Checksum, combine, crc32, joined
 
 pieces = st.lists(st.binary(max_size=300), max_size=8)
 

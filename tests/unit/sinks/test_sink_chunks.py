@@ -11,12 +11,12 @@ import h5py
 import numpy as np
 import pytest
 
-from leasehold.errors import SinkError
-from leasehold.sinks import deflate
-from leasehold.sinks.chunks import ChunkEncoder, Codec, EncodedChunk, encode_chunk
-from leasehold.sinks.filters import COMPRESSIONS, compression_named
-from leasehold.sinks.layout import Grid
-from leasehold.sinks.planes import to_planes
+from shmlease.errors import SinkError
+from shmlease.sinks import deflate
+from shmlease.sinks.chunks import ChunkEncoder, Codec, EncodedChunk, encode_chunk
+from shmlease.sinks.filters import COMPRESSIONS, compression_named
+from shmlease.sinks.layout import Grid
+from shmlease.sinks.planes import to_planes
 
 Calls = Callable[..., np.ndarray]
 
@@ -182,7 +182,7 @@ def test_an_unknown_compression_is_refused_with_the_list_of_those_there_are() ->
 
 def test_a_missing_plugin_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "hdf5plugin", None)
-    with pytest.raises(SinkError, match=r"pip install 'leasehold\[hdf5plugin\]'"):
+    with pytest.raises(SinkError, match=r"pip install 'shmlease\[hdf5plugin\]'"):
         compression_named("zstd")
 
 

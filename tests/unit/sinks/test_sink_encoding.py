@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from leasehold.sinks.chunks import ChunkEncoder, Codec, EncodedChunk
-from leasehold.sinks.encoding import EncodePool
-from leasehold.sinks.layout import Grid
+from shmlease.sinks.chunks import ChunkEncoder, Codec, EncodedChunk
+from shmlease.sinks.encoding import EncodePool
+from shmlease.sinks.layout import Grid
 
 ROWS = np.arange(640)
 

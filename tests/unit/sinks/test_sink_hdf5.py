@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 import pytest
 
-from leasehold import __version__
-from leasehold.errors import DTypeError, LeaseholdWarning, SinkError
-from leasehold.sinks import ChunkEncoder, HDF5Sink, encode_chunk
-from leasehold.sinks.filters import COMPRESSIONS, compression_named
+from shmlease import __version__
+from shmlease.errors import DTypeError, LeaseWarning, SinkError
+from shmlease.sinks import ChunkEncoder, HDF5Sink, encode_chunk
+from shmlease.sinks.filters import COMPRESSIONS, compression_named
 
 Calls = Callable[..., np.ndarray]
 
@@ -178,7 +178,7 @@ def test_attributes_of_any_kind_are_stored(out: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "match"),
     [
-        ("leasehold_rows", 1, "does not begin with 'leasehold_'"),
+        ("shmlease_rows", 1, "does not begin with 'shmlease_'"),
         ("", 1, "no name"),
         ("size", np.zeros(9000), "write it as a dataset"),
         ("object", object(), "has no form in HDF5"),
@@ -207,13 +207,13 @@ def test_each_dataset_says_where_it_comes_from(out: Path, tmp_path: Path, calls:
         sink.write("grid", np.arange(3.0))
     with h5py.File(out) as file:
         attributes = file["calls"].attrs
-        assert attributes["leasehold_version"] == __version__
-        assert attributes["leasehold_rows"] == 5000
-        assert np.dtype(eval(attributes["leasehold_dtype"])) == rows.dtype
-        assert attributes["leasehold_checksum"] == f"crc32:{zlib.crc32(file['calls'][...].tobytes()):08x}"
-        first, second = json.loads(attributes["leasehold_sources"])
-        assert json.loads(file.attrs["leasehold_datasets"]) == ["calls", "grid"]
-        assert "leasehold_sources" not in file["grid"].attrs
+        assert attributes["shmlease_version"] == __version__
+        assert attributes["shmlease_rows"] == 5000
+        assert np.dtype(eval(attributes["shmlease_dtype"])) == rows.dtype
+        assert attributes["shmlease_checksum"] == f"crc32:{zlib.crc32(file['calls'][...].tobytes()):08x}"
+        first, second = json.loads(attributes["shmlease_sources"])
+        assert json.loads(file.attrs["shmlease_datasets"]) == ["calls", "grid"]
+        assert "shmlease_sources" not in file["grid"].attrs
     assert first == {
         "start": 0,
         "stop": 1500,
@@ -232,7 +232,7 @@ def test_a_source_across_portions_has_no_checksum_of_its_own(out: Path, calls: C
         sink.append("calls", calls(5000))
         assert sink.source("calls", path="absent.cov", rows=(10, 20)).path == "absent.cov"
     with h5py.File(out) as file:
-        assert json.loads(file["calls"].attrs["leasehold_sources"])[0]["checksum"] is None
+        assert json.loads(file["calls"].attrs["shmlease_sources"])[0]["checksum"] is None
 
 
 def test_the_checksum_does_not_depend_on_chunks_or_compression(out: Path, calls: Calls) -> None:
@@ -241,7 +241,7 @@ def test_the_checksum_does_not_depend_on_chunks_or_compression(out: Path, calls:
         with HDF5Sink(out, compression=compression, chunk_bytes=chunk_bytes) as sink:
             sink.append("calls", calls(10_000))
         with h5py.File(out) as file:
-            seen.add(file["calls"].attrs["leasehold_checksum"])
+            seen.add(file["calls"].attrs["shmlease_checksum"])
     assert len(seen) == 1
 
 
@@ -251,7 +251,7 @@ def test_thousands_of_sources_fit(out: Path) -> None:
             sink.append("calls", np.arange(2))
             sink.source("calls", note=f"file number {number}")
     with h5py.File(out) as file:
-        assert len(json.loads(file["calls"].attrs["leasehold_sources"])) == 3000
+        assert len(json.loads(file["calls"].attrs["shmlease_sources"])) == 3000
 
 
 def encode_all(sink: HDF5Sink, name: str, rows: np.ndarray, part_rows: list[int]) -> list[tuple]:
@@ -289,7 +289,7 @@ def test_chunks_encoded_elsewhere_are_stored_in_any_order(order: str, out: Path,
         sink.finish("calls", rows=10_000)
     with h5py.File(out) as file:
         assert file["calls"][...].tobytes() == rows.tobytes()
-        first, second = json.loads(file["calls"].attrs["leasehold_sources"])
+        first, second = json.loads(file["calls"].attrs["shmlease_sources"])
     assert first["checksum"] == f"crc32:{zlib.crc32(rows[:3000].tobytes()):08x}"
     assert second["checksum"] == f"crc32:{zlib.crc32(rows[3000:].tobytes()):08x}"
 
@@ -497,14 +497,14 @@ def test_a_closed_sink_takes_nothing_and_may_be_closed_again(out: Path) -> None:
 def test_a_sink_that_nobody_closed_says_so_and_leaves_nothing(out: Path) -> None:
     sink = HDF5Sink(out)
     sink.append("calls", np.arange(300_000))
-    with pytest.warns(LeaseholdWarning, match="never closed"):
+    with pytest.warns(LeaseWarning, match="never closed"):
         del sink
     assert os.listdir(out.parent) == []
 
 
 def test_a_sink_that_is_open_when_the_interpreter_ends_says_so_and_leaves_nothing(out: Path) -> None:
     program = (
-        "import sys, numpy; from leasehold.sinks import HDF5Sink\n"
+        "import sys, numpy; from shmlease.sinks import HDF5Sink\n"
         "sink = HDF5Sink(sys.argv[1]); sink.append('calls', numpy.arange(300_000))"
     )
     ended = subprocess.run(
@@ -517,5 +517,5 @@ def test_a_sink_that_is_open_when_the_interpreter_ends_says_so_and_leaves_nothin
 
 
 def test_importing_the_sinks_does_not_import_h5py() -> None:
-    program = "import sys, leasehold.sinks; sys.exit('h5py' in sys.modules)"
+    program = "import sys, shmlease.sinks; sys.exit('h5py' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.sinks.journal import Attribute, Checkpoint, Chunk, Closing, Dataset, Journal, Record, Rest, Start
+from shmlease.sinks.journal import Attribute, Checkpoint, Chunk, Closing, Dataset, Journal, Record, Rest, Start
 
 RECORDS: list[Record] = [
     Start(1, "0.1.0", "2.0.0"),
@@ -59,7 +59,7 @@ def test_reading_ends_at_a_line_with_a_changed_digit(journal: Journal, path: Pat
 
 
 def test_reading_ends_at_a_record_of_a_later_version(journal: Journal, path: Path) -> None:
-    from leasehold.sinks.checksum import crc32
+    from shmlease.sinks.checksum import crc32
 
     text = b'{"is":"unheard of"}'
     with path.open("ab") as file:

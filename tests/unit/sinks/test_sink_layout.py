@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leasehold.errors import DTypeError, SinkError
-from leasehold.sinks.layout import Grid, describe_dtype, is_all_float, padding_bytes, parse_dtype, require_storable
+from shmlease.errors import DTypeError, SinkError
+from shmlease.sinks.layout import Grid, describe_dtype, is_all_float, padding_bytes, parse_dtype, require_storable
 
 shapes = st.lists(st.integers(0, 9), min_size=1, max_size=4).map(tuple)
 

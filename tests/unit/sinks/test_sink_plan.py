@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leasehold.sinks.plan import ChunkPlan, PlannedChunk
+from shmlease.sinks.plan import ChunkPlan, PlannedChunk
 
 lengths = st.lists(st.integers(0, 25), max_size=12)
 

@@ -1,4 +1,4 @@
-"""Readers that know nothing of leasehold."""
+"""Readers that know nothing of shmlease."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leasehold.sinks import HDF5Sink
+from shmlease.sinks import HDF5Sink
 
 Calls = Callable[..., np.ndarray]
 
@@ -53,7 +53,7 @@ def test_h5py_without_plugins_reads_every_bit(out: Path, arrays: dict[str, np.nd
         "with h5py.File(sys.argv[1]) as file:\n"
         "    for name in file:\n"
         "        pathlib.Path(sys.argv[2], name).write_bytes(file[name][...].tobytes())\n"
-        "assert 'leasehold' not in sys.modules and 'hdf5plugin' not in sys.modules\n"
+        "assert 'shmlease' not in sys.modules and 'hdf5plugin' not in sys.modules\n"
     )
     environment = {"HDF5_PLUGIN_PRELOAD": "::", "PATH": ""}  # "::" turns plugins off
     subprocess.run([sys.executable, "-c", program, out, tmp_path], check=True, env=environment)
@@ -79,4 +79,4 @@ def test_h5dump_reads_every_bit(out: Path, arrays: dict[str, np.ndarray], tmp_pa
         )
         assert dumped.read_bytes() == array.tobytes()
     listing = subprocess.run(["h5dump", "-A", str(out)], check=True, capture_output=True, text=True).stdout
-    assert "leasehold_checksum" in listing
+    assert "shmlease_checksum" in listing

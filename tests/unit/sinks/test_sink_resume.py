@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from leasehold.errors import SinkError
-from leasehold.sinks import ChunkEncoder, HDF5Sink, hdf5
+from shmlease.errors import SinkError
+from shmlease.sinks import ChunkEncoder, HDF5Sink, hdf5
 
 Calls = Callable[..., np.ndarray]
 
@@ -235,13 +235,13 @@ def test_another_compression_than_before_is_refused(interrupted: list[Path], cal
 def test_a_partial_file_of_an_unknown_format_is_refused_and_kept(interrupted: list[Path], tmp_path: Path) -> None:
     path = restore(interrupted[-1], tmp_path)
     journal = path.with_name("out.h5.partial") / "journal"
-    from leasehold.sinks.checksum import crc32
+    from shmlease.sinks.checksum import crc32
 
-    text = json.dumps({"is": "start", "format": 99, "leasehold": "9.9", "hdf5": "9.9"}).encode()
+    text = json.dumps({"is": "start", "format": 99, "shmlease": "9.9", "hdf5": "9.9"}).encode()
     rest = journal.read_bytes().split(b"\n", 1)[1]
     journal.write_bytes(b"%08x %b\n%b" % (crc32(text), text, rest))
     kept = journal.read_bytes()
-    with pytest.raises(SinkError, match=r"another format; it was one of leasehold 9\.9"):
+    with pytest.raises(SinkError, match=r"another format; it was one of shmlease 9\.9"):
         open_sink(path)
     assert journal.read_bytes() == kept
 
@@ -249,7 +249,7 @@ def test_a_partial_file_of_an_unknown_format_is_refused_and_kept(interrupted: li
 def test_chunks_that_hdf5_would_put_elsewhere_now_are_refused_and_kept(
     interrupted: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from leasehold.sinks import store
+    from shmlease.sinks import store
 
     path = restore(interrupted[-1], tmp_path)
     data = path.with_name("out.h5.partial") / "data"

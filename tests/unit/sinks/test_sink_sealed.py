@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-from leasehold.errors import SinkError
-from leasehold.sinks.checksum import crc32
-from leasehold.sinks.sealed import SIGNATURE, SealedFile
+from shmlease.errors import SinkError
+from shmlease.sinks.checksum import crc32
+from shmlease.sinks.sealed import SIGNATURE, SealedFile
 
 
 @pytest.fixture

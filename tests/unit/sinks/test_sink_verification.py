@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from leasehold.cli.verify import command
-from leasehold.errors import SinkError
-from leasehold.sinks import HDF5Sink, verify
+from shmlease.cli.verify import command
+from shmlease.errors import SinkError
+from shmlease.sinks import HDF5Sink, verify
 
 Calls = Callable[..., np.ndarray]
 
@@ -114,7 +114,7 @@ def test_a_chunk_that_does_not_decode_is_found_with_the_row(out: Path) -> None:
 
 def test_a_spoiled_record_is_found(out: Path) -> None:
     with h5py.File(out, "r+") as file:
-        file["calls"].attrs["leasehold_sources"] = "[{"
+        file["calls"].attrs["shmlease_sources"] = "[{"
     (found,) = problems(out)
     assert found.startswith("calls: expected a readable record")
 
@@ -130,7 +130,7 @@ def test_a_dataset_of_somebody_else_is_listed_and_not_judged(out: Path) -> None:
 def test_a_repacked_file_is_good(out: Path, tmp_path: Path) -> None:
     with h5py.File(out) as old, h5py.File(tmp_path / "new.h5", "w", libver="latest") as new:
         new.attrs.update(old.attrs)
-        for name in json.loads(old.attrs["leasehold_datasets"]):
+        for name in json.loads(old.attrs["shmlease_datasets"]):
             dataset = old[name]
             options = {"chunks": (100, *dataset.shape[1:]), "compression": "lzf"} if dataset.chunks else {}
             copy = new.create_dataset(name, data=dataset[()], dtype=dataset.dtype, **options)
@@ -158,7 +158,7 @@ def test_what_is_no_hdf5_file_is_an_error(content: bytes, tmp_path: Path) -> Non
 
 def test_a_file_of_another_program_is_an_error(tmp_path: Path) -> None:
     h5py.File(tmp_path / "other.h5", "w").close()
-    with pytest.raises(SinkError, match="no record of leasehold's"):
+    with pytest.raises(SinkError, match="no record of shmlease's"):
         verify(tmp_path / "other.h5")
 
 
@@ -187,7 +187,7 @@ def test_the_command_writes_json(out: Path) -> None:
 
 
 def test_the_command_line_exits_2_on_what_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from leasehold.cli import main
+    from shmlease.cli import main
 
     with pytest.raises(SystemExit) as ended:
         main(["verify", str(tmp_path / "absent.h5")])

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leasehold.stress import content
-from leasehold.stress.charts import Axis, Series, chart
-from leasehold.stress.history import Scribe, read_history
+from shmlease.stress import content
+from shmlease.stress.charts import Axis, Series, chart
+from shmlease.stress.history import Scribe, read_history
 
 STAMP = 0x0001_0002_0000_0003
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from leasehold.stress.history import Act, Event
-from leasehold.stress.judge import judge
+from shmlease.stress.history import Act, Event
+from shmlease.stress.judge import judge
 
 LATE = 10_000
 

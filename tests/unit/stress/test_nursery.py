@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from leasehold.stress.nursery import Nursery
+from shmlease.stress.nursery import Nursery
 
 
 def test_a_child_calls_what_it_was_asked_to() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.stress.oracle import Oracle
+from shmlease.stress.oracle import Oracle
 
 SMAPS = """\
 7f0000000000-7f0000001000 rw-s 00000000 00:1b 12 {path}
@@ -20,7 +20,7 @@ Rss:                   4 kB
 
 @pytest.fixture
 def shm(tmp_path: Path) -> Path:
-    directory = tmp_path / "shm" / "lh-r1"
+    directory = tmp_path / "shm" / "shmlease-r1"
     directory.mkdir(parents=True)
     (tmp_path / "proc").mkdir()
     return directory
@@ -45,7 +45,7 @@ def test_nothing_is_found_where_nothing_is(shm: Path) -> None:
 def test_segments_tickets_journals_and_names_that_are_left_are_found(shm: Path) -> None:
     for name in ("s4", "t9", "t9.2", "j1", "j2"):
         (shm / name).touch()
-    (shm.parent / "lh-r1-4").touch()
+    (shm.parent / "shmlease-r1-4").touch()
     found = oracle(shm).leaks_at_rest(1)
     assert len(found) == 5
     assert any("s4" in words for words in found)
@@ -65,7 +65,7 @@ def test_memory_of_unlinked_segments_is_found_and_their_empty_mappings_are_not(s
 
 
 def test_other_registries_are_none_of_its_business(shm: Path) -> None:
-    other = shm.parent / "lh-r2"
+    other = shm.parent / "shmlease-r2"
     other.mkdir()
     (other / "s1").touch()
     maps(shm, 77, f"{other}/s1 (deleted)")

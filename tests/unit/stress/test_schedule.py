@@ -6,8 +6,8 @@ from collections import Counter
 
 import msgspec
 
-from leasehold.stress.plan import FAULTS, Fault, FaultKind, Schedule, Verb, fault, operation
-from leasehold.stress.shrink import shrink
+from shmlease.stress.plan import FAULTS, Fault, FaultKind, Schedule, Verb, fault, operation
+from shmlease.stress.shrink import shrink
 
 KILL = Fault(FaultKind.KILL, 1, 0, 0.1, 1.0, 100)
 STOP = Fault(FaultKind.STOP, 1, 0, 0.1, 2.0, 200)

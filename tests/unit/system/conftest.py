@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fake_proc import FakeProc
 
-from leasehold.core.evidence import Root
+from shmlease.core.evidence import Root
 
 
 @pytest.fixture

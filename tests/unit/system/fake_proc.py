@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leasehold.system.procfs import device_number
+from shmlease.system.procfs import device_number
 
 PROC = Path(__file__).parent / "proc"
 

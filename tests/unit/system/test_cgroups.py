@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leasehold.system.cgroups import list_charges
+from shmlease.system.cgroups import list_charges
 
 
 def group(path: Path, shmem_bytes: int, *pids: int) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.errors import PermissionDeniedError
-from leasehold.system.directory import RegistryDirectory, registry_directories
+from shmlease.errors import PermissionDeniedError
+from shmlease.system.directory import RegistryDirectory, registry_directories
 
 PAGE = 4096
 
@@ -61,13 +61,13 @@ def test_directory_of_another_user_is_refused(directory: RegistryDirectory) -> N
 
 def test_link_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(0o700)
-    (tmp_path / "lh-x").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "shmlease-x").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(PermissionDeniedError, match="not a directory"):
         RegistryDirectory("x", str(tmp_path)).create()
 
 
 def test_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "lh-x").touch()
+    (tmp_path / "shmlease-x").touch()
     with pytest.raises(PermissionDeniedError, match="not a directory"):
         RegistryDirectory("x", str(tmp_path)).create()
 
@@ -144,11 +144,11 @@ def test_segment_is_made_once_and_takes_no_memory_before_it_is_written(directory
 @pytest.mark.parametrize("punch", [True, False])
 def test_retired_segment_and_its_alias_are_gone(directory: RegistryDirectory, punch: bool) -> None:
     directory.create_segment(7, PAGE)
-    directory.link_alias(7, "lh-0a1b2c3d-7")
-    directory.retire_segment(7, "lh-0a1b2c3d-7", punch=punch)
+    directory.link_alias(7, "shmlease-0a1b2c3d-7")
+    directory.retire_segment(7, "shmlease-0a1b2c3d-7", punch=punch)
     assert os.listdir(directory.path) == []
-    assert sorted(os.listdir(directory.root)) == ["lh-0a1b2c3d"]
-    directory.retire_segment(7, "lh-0a1b2c3d-7", punch=punch)  # a predecessor was killed in the middle
+    assert sorted(os.listdir(directory.root)) == ["shmlease-0a1b2c3d"]
+    directory.retire_segment(7, "shmlease-0a1b2c3d-7", punch=punch)  # a predecessor was killed in the middle
 
 
 def test_punched_segment_reads_as_zeros_and_keeps_its_size() -> None:
@@ -277,17 +277,17 @@ def test_entries_are_what_the_registry_made_and_nothing_else(directory: Registry
 
 def test_removal_leaves_nothing_and_may_be_finished_by_another(directory: RegistryDirectory) -> None:
     directory.create_segment(1, PAGE)
-    directory.link_alias(1, "lh-0a1b2c3d-1")
+    directory.link_alias(1, "shmlease-0a1b2c3d-1")
     directory.create_journal(3)
     directory.mint_token(77)
     fd = directory.lock()
     Path(directory.ledger_path).touch()
     Path(directory.path, "ledger.new").touch()
-    bystander = Path(directory.root, "lh-0a1b2c3d-x")
+    bystander = Path(directory.root, "shmlease-0a1b2c3d-x")
     bystander.touch()
     directory.remove()
     directory.remove()
-    assert os.listdir(directory.root) == ["lh-0a1b2c3d-x"]
+    assert os.listdir(directory.root) == ["shmlease-0a1b2c3d-x"]
     directory.unlock(fd or 0)
 
 
@@ -296,7 +296,7 @@ def test_removal_cut_short_anywhere_is_finished_by_the_next(
     directory: RegistryDirectory, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     directory.create_segment(1, PAGE)
-    directory.link_alias(1, "lh-0a1b2c3d-1")
+    directory.link_alias(1, "shmlease-0a1b2c3d-1")
     directory.create_segment(2, PAGE)
     directory.create_journal(3)
     directory.mint_token(77)
@@ -324,18 +324,26 @@ def test_removal_cut_short_anywhere_is_finished_by_the_next(
 def test_alias_of_a_segment_that_is_gone_does_not_outlive_the_registry(directory: RegistryDirectory) -> None:
     """Killed between the two unlinks of a retirement, in whatever order they come, and then removed as a whole."""
     directory.create_segment(1, PAGE)
-    directory.link_alias(1, "lh-0a1b2c3d-1")
+    directory.link_alias(1, "shmlease-0a1b2c3d-1")
     os.unlink(directory.segment_path(1))
     directory.remove()
     assert os.listdir(directory.root) == []
 
 
 def test_own_directories_are_found_and_only_those(tmp_path: Path) -> None:
-    for name in ("lh-a1", "lh-zz9", "lh-UPPER", "lh-", "psm_x", "lh-a1-7", "lh-toolong" + "g" * 40):
+    for name in (
+        "shmlease-a1",
+        "shmlease-zz9",
+        "shmlease-UPPER",
+        "shmlease-",
+        "psm_x",
+        "shmlease-a1-7",
+        "shmlease-toolong" + "g" * 40,
+    ):
         (tmp_path / name).mkdir(0o700)
-    (tmp_path / "lh-file").touch()
-    (tmp_path / "lh-open").mkdir()
-    (tmp_path / "lh-open").chmod(0o755)
+    (tmp_path / "shmlease-file").touch()
+    (tmp_path / "shmlease-open").mkdir()
+    (tmp_path / "shmlease-open").chmod(0o755)
     assert sorted(found.id for found in registry_directories(str(tmp_path))) == ["a1", "zz9"]
 
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import pytest
 from msgspec.structs import replace
 
-from leasehold.errors import PermissionDeniedError
-from leasehold.system.identity import (
+from rig.until import until
+from shmlease.errors import PermissionDeniedError
+from shmlease.system.identity import (
     boot_id,
     identify,
     is_dead,
@@ -25,7 +26,6 @@ from leasehold.system.identity import (
     unseen_identity,
     watch,
 )
-from rig.until import until
 
 
 @pytest.fixture
@@ -158,10 +158,10 @@ def test_peer_is_who_the_kernel_says_it_is(sleeper: subprocess.Popen[bytes]) -> 
 def test_peer_that_has_died_has_no_pidfd_or_one_that_says_so() -> None:
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(b"\0leasehold-test-%d" % os.getpid())
+    listener.bind(b"\0shmlease-test-%d" % os.getpid())
     listener.listen()
     with here, there, listener:
-        name = f"\\0leasehold-test-{os.getpid()}"
+        name = f"\\0shmlease-test-{os.getpid()}"
         code = f"import socket; socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect('{name}')"
         process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code])
         connection, _ = listener.accept()

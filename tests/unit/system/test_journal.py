@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.core import messages as m
-from leasehold.core.wire import encode_notice
-from leasehold.system.journal import JOURNAL_BYTES, Journal, JournalReader
+from shmlease.core import messages as m
+from shmlease.core.wire import encode_notice
+from shmlease.system.journal import JOURNAL_BYTES, Journal, JournalReader
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from leasehold.core.settings import Settings
-from leasehold.errors import RegistryUnavailableError
-from leasehold.system import launch as module
-from leasehold.system.directory import SHM_ROOT, RegistryDirectory
-from leasehold.system.launch import launch
-from leasehold.system.ledger import read_ledger
 from rig.until import until
+from shmlease.core.settings import Settings
+from shmlease.errors import RegistryUnavailableError
+from shmlease.system import launch as module
+from shmlease.system.directory import SHM_ROOT, RegistryDirectory
+from shmlease.system.launch import launch
+from shmlease.system.ledger import read_ledger
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_failed_start_leaves_no_descriptor_open(directory: RegistryDirectory, mo
 
 def test_registry_of_an_owner_that_has_died_already_ends(directory: RegistryDirectory) -> None:
     owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    from leasehold.system.identity import identify
+    from shmlease.system.identity import identify
 
     settings = Settings(directory.id, SHM_ROOT, 1 << 20, 0, 1.0, identify(owner.pid))
     owner.communicate(b"\n")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.core.evidence import Key, Probe
-from leasehold.system.lease_probe import holding_lease, probe
+from shmlease.core.evidence import Key, Probe
+from shmlease.system.lease_probe import holding_lease, probe
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_what_is_no_file_any_more_is_gone_and_blocks_nobody(path: str, kind: str
 
 AS_NOBODY = """
 import os, sys
-from leasehold.system.lease_probe import probe
+from shmlease.system.lease_probe import probe
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.core.model import (
+from shmlease.core.model import (
     AppliedRow,
     EventKind,
     EventRow,
@@ -19,7 +19,7 @@ from leasehold.core.model import (
     LeaseState,
     RegistryRow,
 )
-from leasehold.system.ledger import RESERVE_BYTES, Ledger, MemoryLedger, read_ledger
+from shmlease.system.ledger import RESERVE_BYTES, Ledger, MemoryLedger, read_ledger
 
 WHO = Identity(1, 2, "boot", 3, 4, "x")
 REGISTRY = RegistryRow("r", WHO, 1, 2, 3, 1, 0, None)

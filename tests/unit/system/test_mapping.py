@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from leasehold.system import mapping as module
-from leasehold.system.mapping import HUGE_PAGE_BYTES, Mapping, map_segment, reserve_pages
+from shmlease.system import mapping as module
+from shmlease.system.mapping import HUGE_PAGE_BYTES, Mapping, map_segment, reserve_pages
 
 PAGE = 4096
 SIZES = [PAGE, 3 * PAGE, HUGE_PAGE_BYTES - PAGE, HUGE_PAGE_BYTES, HUGE_PAGE_BYTES + PAGE, 5 * HUGE_PAGE_BYTES + 7 * PAGE]
@@ -111,7 +111,7 @@ def test_mapping_keeps_no_descriptor(fd: int) -> None:
 def test_write_through_a_readers_mapping_faults(size: int) -> None:
     code = f"""
 import ctypes, os
-from leasehold.system.mapping import map_segment
+from shmlease.system.mapping import map_segment
 fd = os.open("/dev/shm", os.O_RDWR | os.O_TMPFILE, 0o600)
 os.ftruncate(fd, {size})
 mapping = map_segment(fd, {size}, writable=False)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from fake_proc import PROC, FakeProc
 
-from leasehold.core.evidence import ProcessFacts, Root
-from leasehold.errors import UnsupportedPlatformError
-from leasehold.system.namespaces import foreign_roots, hides_processes, mount_namespace, own_roots
+from shmlease.core.evidence import ProcessFacts, Root
+from shmlease.errors import UnsupportedPlatformError
+from shmlease.system.namespaces import foreign_roots, hides_processes, mount_namespace, own_roots
 
 
 def with_mounts(proc: FakeProc, *lines: str, pid: int = 1) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from fake_proc import PROC, FakeProc, map_line
 
-from leasehold.core.evidence import Root
-from leasehold.system.processes import descriptors_in_transit, scan_processes
+from shmlease.core.evidence import Root
+from shmlease.system.processes import descriptors_in_transit, scan_processes
 
 
 def test_mapping_and_descriptor_of_one_file_are_one_hold(fake_proc: FakeProc, root: Root, shm: Path) -> None:
@@ -98,7 +98,7 @@ def test_thread_that_ends_while_it_is_read_takes_nothing_away(fake_proc: FakePro
 def test_process_that_cannot_be_looked_into_is_counted(root: Root) -> None:
     """Seen from an ordinary user: the test's own process, which is root's."""
     program = (
-        "import os, sys; from leasehold.core.evidence import Root; from leasehold.system.processes import scan_processes;"
+        "import os, sys; from shmlease.core.evidence import Root; from shmlease.system.processes import scan_processes;"
         "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534);"
         "print(int(sys.argv[1]) in scan_processes([Root('/dev/shm', int(sys.argv[2]))]).unreadable)"
     )

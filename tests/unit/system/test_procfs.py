@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.system.procfs import (
+from shmlease.system.procfs import (
     device_number,
     parse_descriptor_info,
     parse_maps,

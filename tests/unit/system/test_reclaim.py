@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from leasehold.core.model import ClientRow, ClientState, Identity, RegistryRow
-from leasehold.system.directory import RegistryDirectory
-from leasehold.system.identity import identify, own_identity
-from leasehold.system.ledger import Ledger
-from leasehold.system.reclaim import remove_if_abandoned, sweep
+from shmlease.core.model import ClientRow, ClientState, Identity, RegistryRow
+from shmlease.system.directory import RegistryDirectory
+from shmlease.system.identity import identify, own_identity
+from shmlease.system.ledger import Ledger
+from shmlease.system.reclaim import remove_if_abandoned, sweep
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +41,17 @@ def left_behind(
     rows = [ClientRow(number, client, b"", state, 0) for number, client in enumerate(clients, 1)]
     Ledger(directory.ledger_path, [RegistryRow(id, registry, 1, 1, 1, 1, 0, owner), *rows]).close()
     directory.create_segment(1, 4096)
-    directory.link_alias(1, f"lh-{id}-1")
+    directory.link_alias(1, f"shmlease-{id}-1")
     return directory
 
 
 def test_registry_dead_with_all_its_clients_is_removed_and_nothing_else(root: str, dead: Identity) -> None:
     left_behind(root, "gone", dead, dead, dead, owner=dead)
-    Path(root, "lh-gone-x").touch()
+    Path(root, "shmlease-gone-x").touch()
     Path(root, "psm_1234").touch()
-    Path(root, "lh-gone-1-not").touch()
+    Path(root, "shmlease-gone-1-not").touch()
     assert sweep(root) == ["gone"]
-    assert sorted(os.listdir(root)) == ["lh-gone-1-not", "lh-gone-x", "psm_1234"]
+    assert sorted(os.listdir(root)) == ["shmlease-gone-1-not", "shmlease-gone-x", "psm_1234"]
 
 
 def test_registry_with_a_live_client_stays(root: str, dead: Identity) -> None:
@@ -93,7 +93,7 @@ def test_registry_that_runs_is_left_alone(root: str, dead: Identity) -> None:
 
 def test_ledger_that_cannot_be_read_stays_and_says_so(root: str, dead: Identity) -> None:
     directory = left_behind(root, "odd", dead)
-    Path(directory.ledger_path).write_bytes(b"leasehold ledger 9\nsomething of the future")
+    Path(directory.ledger_path).write_bytes(b"shmlease ledger 9\nsomething of the future")
     assert "cannot be read" in remove_if_abandoned(directory)
     assert directory.exists()
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.core.evidence import LockState, RegistryFacts, Root
-from leasehold.core.model import RegistryRow, SegmentRow, SegmentState
-from leasehold.system.directory import RegistryDirectory
-from leasehold.system.identity import own_identity
-from leasehold.system.ledger import Ledger
-from leasehold.system.registry_facts import read_registries
-from leasehold.system.shm_scan import list_root
+from shmlease.core.evidence import LockState, RegistryFacts, Root
+from shmlease.core.model import RegistryRow, SegmentRow, SegmentState
+from shmlease.system.directory import RegistryDirectory
+from shmlease.system.identity import own_identity
+from shmlease.system.ledger import Ledger
+from shmlease.system.registry_facts import read_registries
+from shmlease.system.shm_scan import list_root
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_segment_made_after_the_listing_is_not_absent(root: Root, directory: Reg
 
 
 def test_table_of_another_version_is_a_problem_and_not_an_error(root: Root, directory: RegistryDirectory) -> None:
-    Path(directory.ledger_path).write_bytes(b"leasehold ledger 99\n")
+    Path(directory.ledger_path).write_bytes(b"shmlease ledger 99\n")
     registry = facts(root)
     assert registry.snapshot is None
     assert "a ledger begins with" in registry.problem
@@ -85,11 +85,11 @@ def test_table_of_another_version_is_a_problem_and_not_an_error(root: Root, dire
 def test_registry_in_a_sub_directory_is_found(root: Root, shm: Path) -> None:
     (shm / "inner").mkdir()
     RegistryDirectory("abc", str(shm / "inner")).create()
-    assert facts(root).path == f"{shm}/inner/lh-abc"
+    assert facts(root).path == f"{shm}/inner/shmlease-abc"
 
 
 def test_other_directories_are_no_registries(root: Root, shm: Path) -> None:
-    for name in ("joblib_1", "lh-UPPER", "lh-", "xlh-abc"):
+    for name in ("joblib_1", "shmlease-UPPER", "shmlease-", "xlh-abc"):
         (shm / name).mkdir()
     assert read_registries(list_root(root)) == ([], [])
 
@@ -98,8 +98,8 @@ def test_other_directories_are_no_registries(root: Root, shm: Path) -> None:
 def test_registry_of_another_user_is_a_gap(shm: Path, directory: RegistryDirectory) -> None:
     shm.chmod(0o755)
     program = (
-        "import os, sys; from leasehold.core.evidence import Root; from leasehold.system.shm_scan import list_root;"
-        "from leasehold.system.registry_facts import read_registries;"
+        "import os, sys; from shmlease.core.evidence import Root; from shmlease.system.shm_scan import list_root;"
+        "from shmlease.system.registry_facts import read_registries;"
         "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534);"
         "_, (gap,) = read_registries(list_root(Root(sys.argv[1], os.stat(sys.argv[1]).st_dev))); print(gap.what, gap.why)"
     )

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.core.evidence import Root
-from leasehold.system.shm_scan import count_filesystem, list_root, usage_of
+from shmlease.core.evidence import Root
+from shmlease.system.shm_scan import count_filesystem, list_root, usage_of
 
 
 def names(root: Root) -> set[str]:
@@ -80,7 +80,7 @@ def test_another_filesystem_inside_is_not_entered(shm: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_directory_closed_to_this_user_is_a_gap(shm: Path) -> None:
     program = (
-        "import os, sys; from leasehold.core.evidence import Root; from leasehold.system.shm_scan import list_root;"
+        "import os, sys; from shmlease.core.evidence import Root; from shmlease.system.shm_scan import list_root;"
         "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534);"
         "gap, = list_root(Root(sys.argv[1], os.stat(sys.argv[1]).st_dev)).gaps; print(gap.what, gap.why)"
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from leasehold.system import statx as module
-from leasehold.system.statx import AT_EMPTY_PATH, statx
+from shmlease.system import statx as module
+from shmlease.system.statx import AT_EMPTY_PATH, statx
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fake_proc import PROC
 
-from leasehold.system.sysv import list_sysv
+from shmlease.system.sysv import list_sysv
 
 
 def saved(tmp_path: Path) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from leasehold.tabular.parse import parse_block
-from leasehold.tabular.schema import Schema
 from rig.reading import Read, read_table
+from shmlease.tabular.parse import parse_block
+from shmlease.tabular.schema import Schema
 
 
 @pytest.fixture

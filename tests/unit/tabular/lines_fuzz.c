@@ -36,9 +36,9 @@ static void one(int kind)
     uint8_t *rows = malloc(room * row_bytes + 1) + 1; /* at an odd address */
     struct line *odd = malloc(sizeof(struct line) * odd_room);
     uint8_t delimiter = rand() % 4 ? '\t' : "\t,e.- 5"[rand() % 7];
-    int64_t count = leasehold_read_lines(text, size, delimiter, width, cells, flags, rand() % 2, rows, row_bytes, room, odd,
+    int64_t count = shmlease_read_lines(text, size, delimiter, width, cells, flags, rand() % 2, rows, row_bytes, room, odd,
                                          odd_room, &found);
-    if (leasehold_count(text, size, '\n') != lines || (count >= 0 && found != lines))
+    if (shmlease_count(text, size, '\n') != lines || (count >= 0 && found != lines))
         abort();
     free(rows - 1);
     free(odd);

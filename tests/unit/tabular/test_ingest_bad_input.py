@@ -8,9 +8,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from leasehold.errors import DTypeError, IngestError
-from leasehold.tabular.parse import max_rows, parse_block, string_lengths
-from leasehold.tabular.schema import Field, Schema
+from shmlease.errors import DTypeError, IngestError
+from shmlease.tabular.parse import max_rows, parse_block, string_lengths
+from shmlease.tabular.schema import Field, Schema
 
 
 def _reasons(parsed):
@@ -179,7 +179,7 @@ def test_absent_cells_are_missing_on_request(parse):
 
 @pytest.mark.parametrize("stretch", [8, 64, 1 << 18])
 def test_quotes_hide_delimiters_line_ends_and_themselves(monkeypatch, stretch):
-    monkeypatch.setattr("leasehold.tabular.parse._STRETCH", stretch)
+    monkeypatch.setattr("shmlease.tabular.parse._STRETCH", stretch)
     text = '"a,b",1\n"two\nlines",2\n"say ""hi""",3\nplain,4\n"",5\n"x",bad\n'
     parsed = parse_block(text.encode(), Schema(delimiter=",", quote='"').with_dtype("a:S12,b:i4"))
     assert parsed.rows.tolist() == [(b"a,b", 1), (b"two\nlines", 2), (b'say "hi"', 3), (b"plain", 4), (b"", 5)]
@@ -266,7 +266,7 @@ def test_a_named_column_needs_a_file():
 
 
 def test_rows_say_where_they_begin(monkeypatch):
-    monkeypatch.setattr("leasehold.tabular.parse._STRETCH", 16)
+    monkeypatch.setattr("shmlease.tabular.parse._STRETCH", 16)
     data = b"#\n1\nx\n22\n\n333\n" * 5
     parsed = parse_block(data, Schema(comments=("#",)).with_dtype("a:i4"), with_starts=True)
     assert [data[start:].split(b"\n")[0] for start in parsed.starts] == [b"%d" % value for value in parsed.rows["a"]]
@@ -274,7 +274,7 @@ def test_rows_say_where_they_begin(monkeypatch):
 
 
 def test_a_table_of_bad_rows_is_given_up_early(monkeypatch):
-    monkeypatch.setattr("leasehold.tabular.parse._STRETCH", 64)
+    monkeypatch.setattr("shmlease.tabular.parse._STRETCH", 64)
     data = b"1\n" * 16 + b"x\n" * 1000
     parsed = parse_block(data, Schema().with_dtype("a:i4"), most_bad=0)
     assert parsed.bad[0].line == 17

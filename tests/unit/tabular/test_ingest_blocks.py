@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leasehold.errors import IngestError
-from leasehold.tabular import blocks
-from leasehold.tabular.blocks import Piece, count_lines, cut_table, read_piece
-from leasehold.tabular.prologue import open_table
-from leasehold.tabular.schema import Schema
+from shmlease.errors import IngestError
+from shmlease.tabular import blocks
+from shmlease.tabular.blocks import Piece, count_lines, cut_table, read_piece
+from shmlease.tabular.prologue import open_table
+from shmlease.tabular.schema import Schema
 
 _LINES = st.lists(st.text("abc\t", max_size=12), min_size=1, max_size=30)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from leasehold.errors import IngestError
-from leasehold.tabular import engine, native
-from leasehold.tabular.engine import PARSERS, choose_parser
-from leasehold.tabular.parse import parse_block
+from shmlease.errors import IngestError
+from shmlease.tabular import engine, native
+from shmlease.tabular.engine import PARSERS, choose_parser
+from shmlease.tabular.parse import parse_block
 
 
 @pytest.fixture

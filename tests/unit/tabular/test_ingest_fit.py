@@ -6,9 +6,9 @@ import gzip
 
 import pytest
 
-from leasehold.tabular.fit import fit_strings, measure_strings
-from leasehold.tabular.prologue import open_table
-from leasehold.tabular.schema import Schema
+from shmlease.tabular.fit import fit_strings, measure_strings
+from shmlease.tabular.prologue import open_table
+from shmlease.tabular.schema import Schema
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])

@@ -6,8 +6,8 @@ import gzip
 
 import pytest
 
-from leasehold.errors import IngestError
-from leasehold.tabular.infer import infer
+from shmlease.errors import IngestError
+from shmlease.tabular.infer import infer
 
 
 def _types(inference):

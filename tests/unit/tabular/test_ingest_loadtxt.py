@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from leasehold.tabular import parse
-from leasehold.tabular.parse import parse_block
-from leasehold.tabular.schema import Schema
+from shmlease.tabular import parse
+from shmlease.tabular.parse import parse_block
+from shmlease.tabular.schema import Schema
 
 _DIGITS = st.text("0123456789", min_size=1, max_size=18)
 _SIGN = st.sampled_from(["", "", "", "-", "+"])

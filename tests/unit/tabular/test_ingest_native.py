@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leasehold.tabular import native
-from leasehold.tabular.native import library, max_rows_native, parse_block_native
-from leasehold.tabular.parse import max_rows, parse_block
-from leasehold.tabular.schema import Schema
+from shmlease.tabular import native
+from shmlease.tabular.native import library, max_rows_native, parse_block_native
+from shmlease.tabular.parse import max_rows, parse_block
+from shmlease.tabular.schema import Schema
 
 pytestmark = pytest.mark.skipif(library() is None, reason="lines.c was not compiled (no C compiler)")
 

@@ -6,9 +6,9 @@ import gzip
 
 import pytest
 
-from leasehold.errors import IngestError
-from leasehold.tabular.prologue import open_table
-from leasehold.tabular.schema import Schema
+from shmlease.errors import IngestError
+from shmlease.tabular.prologue import open_table
+from shmlease.tabular.schema import Schema
 
 DTYPE = "name:S4,n:i4"
 

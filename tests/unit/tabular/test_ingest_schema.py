@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from leasehold.errors import DTypeError, IngestError
-from leasehold.tabular.layouts import LAYOUTS, layout
-from leasehold.tabular.schema import Field, Schema, parse_dtype
+from shmlease.errors import DTypeError, IngestError
+from shmlease.tabular.layouts import LAYOUTS, layout
+from shmlease.tabular.schema import Field, Schema, parse_dtype
 
 
 def test_fields_are_read_from_one_line():

@@ -12,8 +12,8 @@ import zlib
 
 import pytest
 
-from leasehold.errors import IngestError
-from leasehold.tabular.sources import compression_of, open_source
+from shmlease.errors import IngestError
+from shmlease.tabular.sources import compression_of, open_source
 
 TEXT = b"".join(b"chr%d\t%d\t%d\n" % (n % 20, n, n * n) for n in range(20_000))
 
@@ -74,7 +74,7 @@ def test_zstd_without_its_package_names_the_extra(write, monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(IngestError, match=r"pip install 'leasehold\[zstd\]'"):
+    with pytest.raises(IngestError, match=r"pip install 'shmlease\[zstd\]'"):
         open_source(write(b"\x28\xb5\x2f\xfd" + bytes(20)))
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import leasehold
-from leasehold.testing.glance import Glance, Glancer
+import shmlease
+from shmlease.testing.glance import Glance, Glancer
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_system_v_segment_is_seen() -> None:
 
 def test_leases_of_this_process_are_seen_at_once() -> None:
     glancer = Glancer()
-    with leasehold.Registry(capacity="16MiB") as registry:
+    with shmlease.Registry(capacity="16MiB") as registry:
         before = glancer.look().leases
         with registry.share(np.arange(10)):
             (fresh,) = glancer.look().leases - before
@@ -107,7 +107,7 @@ def test_leases_of_this_process_are_seen_at_once() -> None:
 
 def test_segments_of_a_registry_are_not_files_to_look_at() -> None:
     glancer = Glancer()
-    with leasehold.Registry(capacity="16MiB") as registry:
+    with shmlease.Registry(capacity="16MiB") as registry:
         before = glancer.look()
         with registry.share(np.arange(10)):
             assert not [path for path, _ in glancer.look().files - before.files if registry.id in path]

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from leasehold.client.endpoint import DirectoryEndpoint
-from leasehold.system.directory import RegistryDirectory
-from leasehold.testing.heap import HeapDirectory
+from shmlease.client.endpoint import DirectoryEndpoint
+from shmlease.system.directory import RegistryDirectory
+from shmlease.testing.heap import HeapDirectory
 
 PAGE = 4096
 

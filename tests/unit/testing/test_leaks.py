@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import leasehold
-import leasehold.testing
-from leasehold.core.suppression import Suppression
-from leasehold.testing import LeakError, assert_no_leaks
-from leasehold.testing.leaks import LeakWatch
+import shmlease
+import shmlease.testing
+from shmlease.core.suppression import Suppression
+from shmlease.testing import LeakError, assert_no_leaks
+from shmlease.testing.leaks import LeakWatch
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_mapping_of_an_unlinked_file_is_a_leak(name: str) -> None:
 
 
 def test_lease_that_is_not_released_is_a_leak() -> None:
-    with leasehold.Registry(capacity="16MiB") as registry:
+    with shmlease.Registry(capacity="16MiB") as registry:
         with pytest.raises(LeakError) as caught, assert_no_leaks():
             lease = registry.share(np.arange(10), "numbers")
         lease.release()
@@ -109,14 +109,14 @@ def test_lease_that_is_not_released_is_a_leak() -> None:
 
 
 def test_lease_that_is_released_is_none() -> None:
-    with leasehold.Registry(capacity="16MiB") as registry, assert_no_leaks():
+    with shmlease.Registry(capacity="16MiB") as registry, assert_no_leaks():
         for _ in range(3):
             with registry.share(np.arange(10), "numbers") as lease:
                 assert lease.array.sum() == 45
 
 
 def test_registry_that_is_closed_leaves_nothing() -> None:
-    with assert_no_leaks(), leasehold.Registry(capacity="16MiB") as registry, registry.share(np.arange(10)):
+    with assert_no_leaks(), shmlease.Registry(capacity="16MiB") as registry, registry.share(np.arange(10)):
         pass
 
 
@@ -176,7 +176,7 @@ def test_environment_is_as_it_was_after_children_were_recorded() -> None:
     before = dict(os.environ)
     with LeakWatch(children=True):
         assert "inject" in os.environ["PYTHONPATH"]
-        assert os.environ["LEASEHOLD_RECORDS"]
+        assert os.environ["SHMLEASE_RECORDS"]
     assert dict(os.environ) == before
 
 
@@ -251,7 +251,7 @@ def test_report_of_a_scope_has_its_beginning_and_end(name: str) -> None:
     assert told == {("begin", ""), ("create", name), ("end", ""), ("end", name)}
 
 
-def test_importing_leasehold_testing_needs_no_pytest() -> None:
-    program = "import sys, leasehold.testing; leasehold.testing.assert_no_leaks; print('pytest' in sys.modules)"
+def test_importing_shmlease_testing_needs_no_pytest() -> None:
+    program = "import sys, shmlease.testing; shmlease.testing.assert_no_leaks; print('pytest' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -15,10 +15,10 @@ import numpy as np
 import psutil
 import pytest
 
-import leasehold
-from leasehold.system.clock import SystemClock
-from leasehold.testing import MemoryRegistry, memory, memory_registry
+import shmlease
 from rig.until import until
+from shmlease.system.clock import SystemClock
+from shmlease.testing import MemoryRegistry, memory, memory_registry
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def registry() -> Iterator[MemoryRegistry]:
 
 
 def test_registry_in_memory_is_a_registry(registry: MemoryRegistry) -> None:
-    assert isinstance(registry, leasehold.Registry)
-    assert isinstance(registry.peer(), leasehold.RegistryHandle)
+    assert isinstance(registry, shmlease.Registry)
+    assert isinstance(registry.peer(), shmlease.RegistryHandle)
 
 
 def test_registry_in_memory_takes_no_file_process_or_thread() -> None:
@@ -46,7 +46,7 @@ def test_example_in_the_documentation_runs() -> None:
 
 
 def test_segment_has_no_name_of_the_system(registry: MemoryRegistry) -> None:
-    with registry.share(np.arange(3)) as lease, pytest.raises(leasehold.LeaseClosedError, match="in memory has no files"):
+    with registry.share(np.arange(3)) as lease, pytest.raises(shmlease.LeaseClosedError, match="in memory has no files"):
         _ = lease.segment
 
 
@@ -54,7 +54,7 @@ def test_peer_does_with_lingering_views_what_the_registry_does() -> None:
     with memory_registry(on_lingering="error") as registry, registry.share(np.arange(3), "a"):
         lease = registry.peer().attach("a")
         view = lease.array[1:]
-        with pytest.raises(leasehold.LingeringViewError):
+        with pytest.raises(shmlease.LingeringViewError):
             lease.release()
         del view
 
@@ -70,10 +70,10 @@ def test_more_is_released_than_the_journal_holds(registry: MemoryRegistry) -> No
 def test_registry_that_is_never_closed_says_so_and_is_closed() -> None:
     registry = memory_registry()
     id = registry.id
-    with pytest.warns(leasehold.LeaseNotHeldWarning, match="never closed"):
+    with pytest.warns(shmlease.LeaseNotHeldWarning, match="never closed"):
         del registry
-    with pytest.raises(leasehold.RegistryUnavailableError):
-        leasehold.connect(id)
+    with pytest.raises(shmlease.RegistryUnavailableError):
+        shmlease.connect(id)
 
 
 def test_closed_registry_keeps_nothing() -> None:
@@ -94,9 +94,9 @@ def test_time_stands_still(registry: MemoryRegistry) -> None:
 def test_wait_takes_no_time_of_the_test(registry: MemoryRegistry) -> None:
     begun = time.monotonic()
     with registry.lease("a", shape=3):
-        with pytest.raises(leasehold.SegmentNotFoundError, match="within 2 min 0 s"):
+        with pytest.raises(shmlease.SegmentNotFoundError, match="within 2 min 0 s"):
             registry.attach("a", timeout="2min")
-        with pytest.raises(leasehold.CapacityError):
+        with pytest.raises(shmlease.CapacityError):
             registry.lease(shape=1 << 20, dtype="u1", timeout="3min")
     assert time.monotonic() - begun < 10
     assert registry.statistics().uptime_s == pytest.approx(300, abs=0.1)
@@ -145,7 +145,7 @@ def test_time_of_a_clock_that_goes_by_itself_cannot_be_passed() -> None:
 def test_time_of_a_closed_registry_is_over() -> None:
     with memory_registry() as registry, registry.share(np.arange(3)) as lease:
         lease.ticket()
-    with pytest.raises(leasehold.RegistryUnavailableError):
+    with pytest.raises(shmlease.RegistryUnavailableError):
         registry.advance("2min")
 
 
@@ -182,7 +182,7 @@ def test_peer_that_was_killed_is_of_no_more_use(registry: MemoryRegistry) -> Non
     peer = registry.peer()
     lease = peer.share(np.arange(3), "a")
     registry.kill(peer)
-    with pytest.raises(leasehold.RegistryUnavailableError, match="has played its death"):
+    with pytest.raises(shmlease.RegistryUnavailableError, match="has played its death"):
         peer.statistics()
     assert registry.statistics().clients == 1
     del lease
@@ -203,7 +203,7 @@ def test_peer_dies_once(registry: MemoryRegistry) -> None:
 def test_peer_that_has_done_nothing_dies_in_silence(registry: MemoryRegistry) -> None:
     peer = registry.peer()
     registry.kill(peer)
-    with pytest.raises(leasehold.RegistryUnavailableError):
+    with pytest.raises(shmlease.RegistryUnavailableError):
         peer.share(np.arange(3))
     assert registry.statistics().counters["clients"] == 1
 
@@ -221,7 +221,7 @@ def test_what_a_peer_said_before_it_died_counts(registry: MemoryRegistry) -> Non
 
 def test_only_peers_of_the_registry_are_killed(registry: MemoryRegistry) -> None:
     with memory_registry() as other:
-        for handle in (registry, leasehold.connect(registry.id), other, other.peer()):
+        for handle in (registry, shmlease.connect(registry.id), other, other.peer()):
             with pytest.raises(ValueError, match="is no peer of"):
                 registry.kill(handle)
     assert registry.statistics().clients == 1
@@ -280,7 +280,7 @@ def test_forked_child_is_told_that_the_registry_is_its_parents(
         if pid == 0:
             try:
                 call(registry, peer, lease)
-            except leasehold.RegistryUnavailableError as error:
+            except shmlease.RegistryUnavailableError as error:
                 os._exit(0 if f"lives in the memory of pid {os.getppid()}" in str(error) else 2)
             finally:
                 os._exit(1)

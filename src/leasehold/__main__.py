@@ -1,5 +1,0 @@
-"""`python -m leasehold`."""
-
-from leasehold.cli import main
-
-main()

@@ -1,0 +1,100 @@
+"""Shared memory that cannot leak: leased numpy arrays between processes.
+
+A registry process owns every segment and hands out leases; a segment lives exactly as long as its last lease or ticket. What
+is named here is the public interface. It is imported when first used: the registry process, which imports this package too,
+runs without numpy, and nothing here imports h5py or pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+from shmlease.lazy import lazily
+
+__version__ = "0.1.0"
+
+if sys.platform != "linux" or not os.path.isdir("/dev/shm"):
+    from shmlease.errors import UnsupportedPlatformError
+
+    raise UnsupportedPlatformError(
+        f"shmlease needs Linux with /dev/shm; this is {sys.platform}"
+        + ("" if sys.platform != "linux" else " without it: mount a tmpfs there")
+    )
+
+if TYPE_CHECKING:
+    from shmlease.auditor.looking import audit
+    from shmlease.client.handle import RegistryHandle
+    from shmlease.client.lease import Lease
+    from shmlease.client.registry import Registry, connect
+    from shmlease.client.statistics import Statistics
+    from shmlease.client.ticket import Ticket
+    from shmlease.errors import (
+        CapacityError,
+        DTypeError,
+        IngestError,
+        LeaseClosedError,
+        LeaseError,
+        LeaseNotHeldWarning,
+        LeaseWarning,
+        LingeringViewError,
+        LingeringViewWarning,
+        PermissionDeniedError,
+        ProtocolError,
+        RegistryUnavailableError,
+        SegmentExistsError,
+        SegmentNotFoundError,
+        SinkError,
+        TicketError,
+        UnsupportedPlatformError,
+    )
+    from shmlease.pipeline.api import ingest
+    from shmlease.sinks.hdf5 import HDF5Sink
+    from shmlease.sinks.verification import verify
+
+__all__ = [
+    "CapacityError",
+    "DTypeError",
+    "HDF5Sink",
+    "IngestError",
+    "Lease",
+    "LeaseClosedError",
+    "LeaseError",
+    "LeaseNotHeldWarning",
+    "LeaseWarning",
+    "LingeringViewError",
+    "LingeringViewWarning",
+    "PermissionDeniedError",
+    "ProtocolError",
+    "Registry",
+    "RegistryHandle",
+    "RegistryUnavailableError",
+    "SegmentExistsError",
+    "SegmentNotFoundError",
+    "SinkError",
+    "Statistics",
+    "Ticket",
+    "TicketError",
+    "UnsupportedPlatformError",
+    "__version__",
+    "audit",
+    "connect",
+    "ingest",
+    "verify",
+]
+
+_HOMES: Final = {
+    "HDF5Sink": "shmlease.sinks.hdf5",
+    "Lease": "shmlease.client.lease",
+    "Registry": "shmlease.client.registry",
+    "RegistryHandle": "shmlease.client.handle",
+    "Statistics": "shmlease.client.statistics",
+    "Ticket": "shmlease.client.ticket",
+    "audit": "shmlease.auditor.looking",
+    "connect": "shmlease.client.registry",
+    "ingest": "shmlease.pipeline.api",
+    "verify": "shmlease.sinks.verification",
+}
+
+__getattr__, __dir__ = lazily(__name__, {**dict.fromkeys(__all__, "shmlease.errors"), **_HOMES})

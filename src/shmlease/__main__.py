@@ -1,0 +1,5 @@
+"""`python -m shmlease`."""
+
+from shmlease.cli import main
+
+main()

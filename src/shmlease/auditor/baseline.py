@@ -1,0 +1,83 @@
+"""A baseline: the findings that were there when a project began to audit, so that only new ones fail it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Annotated, Final
+
+import msgspec
+
+from shmlease.core.findings import Report
+from shmlease.errors import LeaseError
+
+__all__ = ["read_baseline", "write_baseline"]
+
+_FORMAT: Final = 1
+
+
+class _Known(msgspec.Struct, frozen=True):
+    fingerprint: str
+    rule: str
+    name: str
+    count: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+
+class _Baseline(msgspec.Struct, frozen=True):
+    format: int
+    findings: list[_Known]
+
+
+def read_baseline(path: str) -> dict[str, int]:
+    """How many findings of each fingerprint are known.
+
+    Raises
+    ------
+    LeaseError
+        The file is not there, or is no baseline.
+    """
+    try:
+        with open(path, "rb") as file:
+            baseline = msgspec.json.decode(file.read(), type=_Baseline)
+    except OSError as error:
+        raise LeaseError(
+            f"cannot read the baseline {path}: {error.strerror}; `shmlease audit --write-baseline {path}` makes one",
+            path=path,
+        ) from error
+    except msgspec.DecodeError as error:
+        raise LeaseError(f"{path} is no baseline: {error}; write it anew with --write-baseline", path=path) from error
+    if baseline.format != _FORMAT:
+        raise LeaseError(
+            f"{path} is a baseline of format {baseline.format}, this version reads format {_FORMAT}", path=path
+        )
+    known: Counter[str] = Counter()
+    for one in baseline.findings:
+        known[one.fingerprint] += one.count
+    return dict(known)
+
+
+def write_baseline(path: str, report: Report) -> int:
+    """Write the leaks of `report` as known; how many there are.
+
+    The file is sorted and holds nothing random, so that it changes only when the leaks do. It is replaced as a whole.
+
+    Raises
+    ------
+    LeaseError
+        It cannot be written.
+    """
+    counts = Counter(finding.fingerprint for finding in report.leaks)
+    first = {finding.fingerprint: finding for finding in reversed(report.leaks)}
+    known = [
+        _Known(fingerprint, finding.rule, finding.stable_subject, counts[fingerprint])
+        for fingerprint, finding in sorted(first.items(), key=lambda item: (item[1].rule, item[1].stable_subject, item[0]))
+    ]
+    content = msgspec.json.format(msgspec.json.encode(_Baseline(_FORMAT, known)), indent=2) + b"\n"
+    beside = f"{path}.{os.getpid()}"
+    try:
+        with open(beside, "xb") as file:
+            file.write(content)
+        os.replace(beside, path)
+    except OSError as error:
+        raise LeaseError(f"cannot write the baseline {path}: {error.strerror}", path=path) from error
+    return len(report.leaks)

@@ -1,0 +1,140 @@
+"""What a project says about its audits: `[tool.shmlease.audit]` in pyproject.toml, or `[audit]` in shmlease.toml."""
+
+from __future__ import annotations
+
+import os
+from datetime import date
+from typing import Any, Final
+
+import msgspec
+
+from shmlease.core.rules import no_such_rule, rule_of
+from shmlease.core.suppression import Suppression
+from shmlease.errors import LeaseError
+from shmlease.units import parse_duration
+
+__all__ = ["Configuration", "load_configuration"]
+
+# file -> the tables that lead to ours
+_FILES: Final = {"shmlease.toml": ("audit",), "pyproject.toml": ("tool", "shmlease", "audit")}
+
+
+class _Suppress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    reason: str
+    rule: str = "*"
+    name: str = "*"
+    creator: str = "*"
+    expires: date | None = None
+
+
+class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """The settings of an audit; each can be given on the command line as well, which wins.
+
+    Parameters
+    ----------
+    strict : bool
+        Whether blindness fails the audit (exit code 125).
+    rules, ignore : list of str
+        Rules to run, or not to run.
+    paths : list of str or None
+        The directories to audit instead of all shared memory.
+    overdue_after : str or None
+        How long a lease may be held.
+    baseline : str or None
+        A file of known findings, relative to the configuration file.
+    default_suppressions : bool
+        Whether to set aside what other programs keep in /dev/shm by design.
+    suppress : list
+        Tables of `reason` (required), `rule`, `name`, `creator` (globs) and `expires` (a date).
+    """
+
+    strict: bool = False
+    rules: list[str] | None = None
+    ignore: list[str] = []
+    paths: list[str] | None = None
+    overdue_after: str | None = None
+    baseline: str | None = None
+    default_suppressions: bool = True
+    suppress: list[_Suppress] = []
+    source: str = ""
+
+    @property
+    def suppressions(self) -> tuple[Suppression, ...]:
+        """The project's own suppressions."""
+        return tuple(
+            Suppression(one.reason, one.rule, one.name, one.creator, one.expires, self.source) for one in self.suppress
+        )
+
+
+def load_configuration(path: str | None = None, *, beneath: str = ".") -> Configuration:
+    """The configuration in `path`, or in the nearest file that has one in `beneath` or a directory above it.
+
+    In one directory, shmlease.toml comes before pyproject.toml. Without any, the defaults.
+
+    Raises
+    ------
+    LeaseError
+        The file cannot be read, is no TOML, or says something that is not understood.
+    """
+    if path is not None:
+        table = _table(path, _FILES.get(os.path.basename(path), ("audit",)))
+        return _configuration(table or {}, path)
+    directory = os.path.abspath(beneath)
+    while True:
+        for name, keys in _FILES.items():
+            candidate = os.path.join(directory, name)
+            if os.path.isfile(candidate):
+                table = _table(candidate, keys)
+                if table is not None:
+                    return _configuration(table, candidate)
+        parent = os.path.dirname(directory)
+        if parent == directory:
+            return Configuration()
+        directory = parent
+
+
+def _table(path: str, keys: tuple[str, ...]) -> dict[str, Any] | None:
+    import tomllib  # noqa: PLC0415 - most audits find no file to read
+
+    try:
+        with open(path, "rb") as file:
+            table: Any = tomllib.load(file)
+    except OSError as error:
+        raise LeaseError(f"cannot read {path}: {error.strerror}", path=path) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise LeaseError(f"{path} is not valid TOML: {error}", path=path) from error
+    for key in keys:
+        table = table.get(key) if isinstance(table, dict) else None
+    if table is not None and not isinstance(table, dict):
+        raise LeaseError(f"{path}: [{'.'.join(keys)}] is to be a table, and is {table!r}", path=path)
+    return table
+
+
+def _configuration(table: dict[str, Any], path: str) -> Configuration:
+    # TOML has its users write both overdue-after and overdue_after
+    spelled = {key.replace("_", "-"): value for key, value in table.items()}
+    try:
+        configuration = msgspec.convert({**spelled, "source": path}, Configuration)
+    except msgspec.ValidationError as error:
+        known = ", ".join(name for name in Configuration.__struct_encode_fields__ if name != "source")
+        raise LeaseError(f"{path}: {error}; [audit] knows {known}", path=path) from error
+    _check(configuration, path)
+    if configuration.baseline is not None:
+        beside = os.path.join(os.path.dirname(path), configuration.baseline)
+        configuration = msgspec.structs.replace(configuration, baseline=beside)
+    return configuration
+
+
+def _check(configuration: Configuration, path: str) -> None:
+    for rule in (*(configuration.rules or ()), *configuration.ignore):
+        if rule_of(rule) is None:
+            raise LeaseError(f"{path}: {no_such_rule(rule)}", path=path)
+    for one in configuration.suppress:
+        if not one.reason.strip():
+            raise LeaseError(f"{path}: the suppression of rule {one.rule!r}, name {one.name!r} has no reason; "
+                                 "write why that is no leak", path=path)  # fmt: skip
+    if configuration.overdue_after is not None:
+        try:
+            parse_duration(configuration.overdue_after)
+        except ValueError as error:
+            raise LeaseError(f"{path}: overdue-after: {error}", path=path) from error

@@ -1,0 +1,62 @@
+"""The command line: `shmlease COMMAND`, also `python -m shmlease`.
+
+Each command lives in the module of its name and is imported when it is called, so that `shmlease --help` stays quick.
+Data goes to stdout, talk and progress to stderr.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from shmlease import __version__
+from shmlease.errors import LeaseError
+
+__all__ = ["main"]
+
+# command -> its line in the overview; the module is shmlease.cli.<command>, its click command is named `command`
+COMMANDS = {
+    "serve": "Run a registry in the foreground.",
+    "status": "Show the lease table of this user's registries.",
+    "ingest": "Load text files into one HDF5 file through shared memory.",
+    "verify": "Check an HDF5 file against its checksums and sources.",
+    "audit": "Report what leaked in /dev/shm, and who made it.",
+    "run": "Run a command and report what it leaked.",
+    "reap": "Remove what is proved to be nobody's.",
+    "selftest": "Plant every kind of leak and see it detected.",
+    "stress": "Run a seeded workload under chaos and give a verdict.",
+    "bench": "Measure hand-over and lease costs beside their references.",
+    "top": "Watch the registries live.",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"shmlease.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="shmlease")
+def cli() -> None:
+    """Shared memory that cannot leak, for numpy arrays between processes."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; an error of shmlease becomes one line on stderr and exit code 2."""
+    try:
+        cli.main(args=arguments, prog_name="shmlease")
+    except LeaseError as error:
+        click.echo(f"shmlease: {error}", err=True)
+        sys.exit(2)

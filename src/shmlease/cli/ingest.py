@@ -1,0 +1,117 @@
+"""`shmlease ingest`: text tables into one HDF5 file. Its options; what it does is in `shmlease.cli.ingest_run`."""
+
+from __future__ import annotations
+
+import gc
+import os
+from typing import Any
+
+import click
+
+from shmlease.pipeline import launching
+
+__all__ = ["command"]
+
+DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " ", "blanks": None}
+# As in shmlease.tabular.layouts, which imports numpy.
+LAYOUTS = (
+    "bismark-cov",
+    "bedgraph-methylation",
+    "methylkit",
+    "allc",
+    "gembs",
+    "metoffice",
+    "tmy3",
+    "nsrdb",
+    "rdb",
+    "csv",
+    "tsv",
+    "blanks",
+)
+
+
+@click.command("ingest")
+@click.argument("files", metavar="FILES...", nargs=-1, required=True)
+@click.option("-o", "--output", metavar="OUT.h5", help="The HDF5 file to make.")
+@click.option("--layout", metavar="NAME", help=f"How the files are written: {', '.join(LAYOUTS)}.")
+@click.option(
+    "--dtype", metavar="FIELDS", help='The fields, such as "chr:S10,pos:i4,pct:f4"; name:type=fill for missing ones.'
+)
+@click.option("--columns", metavar="LIST", help="The column of each field, from 0, or its name in the header: 0,1,3.")
+@click.option(
+    "--infer", "inferred", is_flag=True, help="Look at the first file, and print the schema that it seems to have."
+)
+@click.option("--delimiter", metavar="CHARACTER", help=f"Between cells: a character, or {', '.join(DELIMITERS)}.")
+@click.option("--header/--no-header", default=None, help="Whether the first line names the columns.")
+@click.option("--skip-lines", type=click.IntRange(0), metavar="N", help="Lines before the table that are not data.")
+@click.option("--comment", "comments", multiple=True, metavar="TEXT", help="Skip lines that begin so; may be repeated.")
+@click.option("--quote", metavar="CHARACTER", help="Around cells that hold delimiters or line ends.")
+@click.option("--missing", multiple=True, metavar="TEXT", help="A cell that means a missing value; may be repeated.")
+@click.option("--encoding", metavar="NAME", help="Of the files; utf-8, latin-1 and their like.")
+@click.option("--into", metavar="NAME", help="All files into one dataset, in the order given; by default one for each.")
+@click.option(
+    "--compression", type=click.Choice(["gzip", "none", "lzf", "zstd", "blosc2"]), default="gzip", show_default=True,
+    help="zstd and blosc2 need the package hdf5plugin.",
+)  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Worker processes; by default one for each processor.")
+@click.option("--capacity", metavar="SIZE", help="The most shared memory to use; by default 32MiB a worker and 64MiB.")
+@click.option(
+    "--on-error", type=click.Choice(["fail", "skip", "quarantine"]), default="fail", show_default=True,
+    help="For lines that are no rows: fail at the first, leave them out, or keep them in the file, under rejected/.",
+)  # fmt: skip
+@click.option(
+    "--parser", type=click.Choice(["auto", "native", "numpy"]), default="auto", show_default=True,
+    help="What reads the lines: C where it was compiled, or numpy. Both give the same.",
+)  # fmt: skip
+@click.option("--fit-strings", is_flag=True, help="Read all files first, and make string fields as long as they need.")
+@click.option("--resume", is_flag=True, help="Go on with what an interrupted run has left, if it has.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--json", "is_json", is_flag=True, help="Write the summary as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, and no summary unless it is JSON.")
+def command(
+    files: tuple[str, ...],
+    output: str | None,
+    layout: str | None,
+    dtype: str | None,
+    columns: str | None,
+    inferred: bool,
+    into: str | None,
+    compression: str,
+    workers: int | None,
+    capacity: str | None,
+    on_error: Any,
+    parser: Any,
+    fit_strings: bool,
+    resume: bool,
+    dry_run: bool,
+    is_json: bool,
+    quiet: bool,
+    **reading: Any,
+) -> None:
+    """Load text tables into one HDF5 file: parsed and compressed by worker processes, through leased shared memory.
+
+    Files may be packed (gzip, BGZF, bzip2, xz, zstd). Each becomes a dataset named after it, its rows in their order and
+    its values those that numpy.loadtxt gives. OUT.h5 appears when it is complete. The run ends with a check that it has
+    left nothing in shared memory.
+
+    Exit codes: 0 all lines became rows; 1 the file is complete, and some lines did not; 2 failed, and there is no file; 130
+    interrupted.
+    """
+    is_run = output is not None and not dry_run
+    if is_run:
+        # Whatever is imported from here on the workers' template imports beside it. Nothing here multiplies matrices.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        launching.begin()
+    gc.disable()
+    from shmlease.cli.ingest_run import run  # noqa: PLC0415 - after the template has begun
+
+    gc.freeze()
+    gc.enable()
+    try:
+        run(
+            files, output, layout=layout, dtype=dtype, columns=columns, inferred=inferred, dry_run=dry_run, is_json=is_json,
+            quiet=quiet, reading=reading, into=into, compression=compression, workers=workers, capacity=capacity,
+            on_error=on_error, parser=parser, fit_strings=fit_strings, resume=resume,
+        )  # fmt: skip
+    finally:
+        launching.drop()

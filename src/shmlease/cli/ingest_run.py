@@ -1,0 +1,124 @@
+"""What `shmlease ingest` does with its options."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NoReturn
+
+import click
+
+from shmlease.cli.ingest import DELIMITERS
+from shmlease.cli.ingest_words import as_json, as_text, plan_as_json, plan_as_text
+from shmlease.errors import LeaseError
+from shmlease.pipeline.api import ingest
+from shmlease.pipeline.job import plan_job, schema_of
+from shmlease.pipeline.report import Progress
+from shmlease.tabular.infer import infer
+from shmlease.tabular.schema import Schema
+
+__all__ = ["run"]
+
+_INTERRUPTED, _TERMINATED = 130, 143  # 128 and the number of the signal, as shells have it
+
+
+def run(
+    files: tuple[str, ...],
+    output: str | None,
+    *,
+    layout: str | None,
+    dtype: str | None,
+    columns: str | None,
+    inferred: bool,
+    dry_run: bool,
+    is_json: bool,
+    quiet: bool,
+    reading: dict[str, Any],
+    into: str | None,
+    **how: Any,
+) -> None:
+    """Infer, plan, or ingest; ends the process with the exit code of the command after an ingest."""
+    options = _reading(reading)
+    schema: str | Schema | None = layout
+    if inferred:
+        schema = _inferred(files[0], layout, dtype, options, quiet=quiet and output is not None)
+        options = {}
+    elif output is None and not dry_run:
+        raise click.UsageError("Missing option '-o' / '--output': the HDF5 file to make.")
+    chosen = None if columns is None else [int(each) if each.isdigit() else each for each in columns.split(",")]
+    if dry_run:
+        job = plan_job(files, schema_of(schema, dtype, chosen, options), into)
+        click.echo(plan_as_json(job, output) if is_json else plan_as_text(job, output))
+        return
+    if output is None:
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    with _display(shown=not quiet) as progress:
+        report = _checked(
+            output,
+            lambda: ingest(
+                files, output, layout=schema, dtype=dtype, columns=chosen, into=into, progress=progress, **how, **options
+            ),
+        )
+    if is_json:
+        click.echo(as_json(report))
+    elif not quiet:
+        click.echo(as_text(report))
+    for leak in report.leaks:
+        click.echo(f"shmlease: left in shared memory: {leak}", err=True)
+    sys.exit(report.exit_code)
+
+
+def _checked(output: str, run: Callable[[], Any]) -> Any:
+    """The result of `run`; failures in one line, which says so when something is left to be resumed."""
+    try:
+        return run()
+    except KeyboardInterrupt:
+        click.echo(f"shmlease: interrupted{_to_resume(output)}", err=True)
+        sys.exit(_INTERRUPTED)
+    except LeaseError as error:
+        click.echo(f"shmlease: {error}{_to_resume(output)}", err=True)
+    except (OSError, MemoryError, ValueError) as error:
+        click.echo(f"shmlease: {type(error).__name__}: {error}{_to_resume(output)}", err=True)
+    sys.exit(2)
+
+
+def _to_resume(output: str) -> str:
+    return (
+        f" (what was stored is in {output}.partial, --resume goes on with it)" if os.path.isdir(f"{output}.partial") else ""
+    )
+
+
+def _terminate(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - a signal handler's signature
+    sys.exit(_TERMINATED)
+
+
+def _reading(given: dict[str, Any]) -> dict[str, Any]:
+    """The options of a schema that were given."""
+    options = {name: value for name, value in given.items() if value not in (None, ())}
+    if "delimiter" in options:
+        name = options["delimiter"]
+        options["delimiter"] = DELIMITERS.get(name, name)
+    return options
+
+
+def _inferred(path: str, layout: str | None, dtype: str | None, options: dict[str, Any], *, quiet: bool) -> Schema:
+    if layout or dtype or options:
+        raise click.UsageError(
+            "--infer finds out what --layout, --dtype and the options for reading say; give one or the other"
+        )
+    inference = infer(path)
+    if not quiet:
+        click.echo(f"{path}: {inference}", err=True)
+    return inference.schema
+
+
+def _display(*, shown: bool) -> AbstractContextManager[Callable[[Progress], None] | None]:
+    if not shown or not sys.stderr.isatty():
+        return nullcontext()
+    from shmlease.cli.progress import Display  # noqa: PLC0415 - only a terminal needs rich
+
+    return Display()

@@ -1,0 +1,58 @@
+"""Reference pages made from the code itself: docs/cli.md from the commands, docs/rules.md from the auditor's rules.
+
+python -m shmlease.cli.reference docs
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Final
+
+import click
+
+from shmlease.cli import cli
+from shmlease.core.rules import RULES
+
+__all__ = ["PAGES", "commands", "rules"]
+
+
+def commands() -> str:
+    """The command line."""
+    parts = [
+        "# Command line\n",
+        "Made from the commands by `python -m shmlease.cli.reference docs`; a test compares them. Data goes to stdout, talk and",
+        "progress to stderr; `NO_COLOR` is honoured. `python -m shmlease` is the same as `shmlease`.\n",
+    ]
+    parent = click.Context(cli, info_name="shmlease")
+    for name in cli.list_commands(parent):
+        command = cli.get_command(parent, name)
+        if command is None:
+            continue
+        context = click.Context(command, info_name=name, parent=parent, terminal_width=100, max_content_width=100)
+        parts += [f"## shmlease {name}\n", "```text", command.get_help(context), "```\n"]
+    return "\n".join(parts)
+
+
+def rules() -> str:
+    """The rules of the auditor."""
+    lines = [
+        "# Rules of the auditor\n",
+        "Made from `shmlease/core/rules.py`. Errors and warnings count as leaks (exit code 23), notes do not.\n",
+        "| id | name | severity | what it means | what to do |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {rule.id} | {rule.name} | {rule.severity.value} | {rule.description} | {rule.remedy} |"
+        for rule in RULES.values()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+PAGES: Final[dict[str, Callable[[], str]]] = {"cli.md": commands, "rules.md": rules}
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        with open(os.path.join(sys.argv[1], name), "w") as file:
+            file.write(page())

@@ -1,0 +1,54 @@
+"""`shmlease serve`: this user's default registry, in the foreground."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from shmlease.client.registry import WARM_IDLE_S, checked_id, default_registry_id, settings_for
+from shmlease.errors import RegistryUnavailableError
+from shmlease.registry.process import serve
+from shmlease.system.directory import RegistryDirectory
+from shmlease.system.reclaim import sweep
+from shmlease.units import format_bytes
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.option(
+    "--id", "registry", default=None, help="Id of the registry.  [default: the user's own, which connect() joins]"
+)
+@click.option(
+    "--capacity", default=None, help='All segments together, such as "2GiB".  [default: half of what /dev/shm has free]'
+)
+@click.option("--warm", default=None, help="Free segments kept for reuse at most.  [default: half of the capacity]")
+@click.option("--warm-idle", default=f"{WARM_IDLE_S:g}s", show_default=True, help="How long an unused one is kept.")
+def command(registry: str | None, capacity: str | None, warm: str | None, warm_idle: str) -> None:
+    """Run a registry in the foreground, until Ctrl-C or SIGTERM.
+
+    Any process of this user joins it with shmlease.connect(). If a registry of that id was killed before, its leases are
+    taken over, and its limits stay.
+    """
+    sweep()
+    try:
+        directory = RegistryDirectory(default_registry_id() if registry is None else checked_id(registry))
+        settings = settings_for(directory, capacity, warm, warm_idle)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    directory.create()
+    lock_fd = directory.lock()
+    if lock_fd is None:
+        raise RegistryUnavailableError(f"registry {directory.id} is running already; see `shmlease status`")
+    os.umask(0o077)
+
+    def ready() -> None:
+        click.echo(
+            f"shmlease: registry {directory.id} serves up to {format_bytes(settings.capacity_bytes)} in {directory.path}; "
+            "Ctrl-C ends it",
+            err=True,
+        )
+
+    serve(settings, lock_fd, ready)
+    click.echo(f"shmlease: registry {directory.id} has ended, nothing is left", err=True)

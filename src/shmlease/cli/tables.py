@@ -1,0 +1,175 @@
+"""The lease table as people and machines read it: what `status` and `top` show."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from shmlease.core.model import ClientState, LeaseMode, Snapshot, client_of
+from shmlease.errors import ProtocolError
+from shmlease.system.directory import RegistryDirectory, registry_directories
+from shmlease.system.ledger import read_ledger
+from shmlease.units import format_bytes, format_duration
+
+__all__ = ["Look", "as_json", "as_text", "look"]
+
+Look = tuple[RegistryDirectory, bool, Snapshot | None]
+
+# What a person can take in; --json has everything.
+_MOST_ROWS = 30
+
+
+def look(registry: str | None) -> list[Look]:
+    """This user's registries (or the one named), whether each is served, and its table."""
+    looks: list[Look] = []
+    for directory in sorted(registry_directories(), key=lambda directory: directory.id):
+        if registry not in (None, directory.id):
+            continue
+        try:
+            snapshot: Snapshot | None = read_ledger(directory.ledger_path)
+        except (FileNotFoundError, ProtocolError):
+            snapshot = None
+        looks.append((directory, directory.is_served(), snapshot))
+    return looks
+
+
+def as_json(looks: list[Look]) -> list[dict[str, Any]]:
+    """Everything, in plain values."""
+    now_ns = time.monotonic_ns()
+    return [_registry_as_json(directory, served, snapshot, now_ns) for directory, served, snapshot in looks]
+
+
+def _registry_as_json(directory: RegistryDirectory, served: bool, snapshot: Snapshot | None, now_ns: int) -> dict[str, Any]:
+    if snapshot is None or snapshot.registry is None:
+        return {"id": directory.id, "path": directory.path, "state": "unreadable"}
+    row = snapshot.registry
+    return {
+        "id": directory.id,
+        "path": directory.path,
+        "state": "serving" if served else "dead",
+        "pid": row.identity.pid,
+        "epoch": row.epoch,
+        "uptime_s": (now_ns - row.started_ns) / 1e9,
+        "capacity_bytes": row.capacity_bytes,
+        "used_bytes": sum(segment.size_bytes for segment in snapshot.segments.values()),
+        "clients": [
+            {"id": c.id, "pid": c.identity.pid, "state": str(c.state), "command": c.identity.command}
+            for c in snapshot.clients.values()
+        ],
+        "segments": [
+            {
+                "number": s.number,
+                "name": s.name,
+                "state": str(s.state),
+                "size_bytes": s.size_bytes,
+                "nbytes": s.nbytes,
+                "generation": s.generation,
+                "age_s": (now_ns - s.created_ns) / 1e9,
+                "site": s.site,
+                "tainted": s.tainted,
+                "exposed": s.exposed,
+                "alias": s.alias or None,
+                "leases": [
+                    {"id": lease.id, "pid": _pid(snapshot, lease.id), "mode": str(lease.mode), "state": str(lease.state),
+                     "held_s": (now_ns - lease.granted_ns) / 1e9, "site": lease.site}
+                    for lease in snapshot.leases.values() if lease.segment == s.number
+                ],
+                "tickets": [
+                    {"id": t.id, "expires_in_s": (t.deadline_ns - now_ns) / 1e9, "site": t.site}
+                    for t in snapshot.tickets.values() if t.segment == s.number
+                ],
+            }
+            for s in snapshot.segments.values()
+        ],
+        "events": [
+            {"number": e.number, "age_s": (now_ns - e.at_ns) / 1e9, "kind": str(e.kind), "segment": e.segment,
+             "lease": e.lease, "client": e.client, "detail": e.detail}
+            for e in snapshot.events
+        ],
+    }  # fmt: skip
+
+
+def as_text(looks: list[Look], registry: str | None = None) -> RenderableType:
+    """For people: a summary of each registry (only `registry` was looked for, if given), its segments, and the last events."""
+    now_ns = time.monotonic_ns()
+    parts: list[RenderableType] = []
+    for directory, served, snapshot in looks:
+        if snapshot is None or snapshot.registry is None:
+            parts.append(Text(f"registry {directory.id}: its ledger cannot be read", style="red"))
+            continue
+        parts += [_headline(directory, served, snapshot, now_ns), _segments(snapshot, now_ns)]
+        if snapshot.events:
+            parts.append(_events(snapshot, now_ns))
+    if parts:
+        return Group(*parts)
+    if registry is not None:
+        return Text(f"no registry {registry} of this user is running; `shmlease status` without --id shows those that are")
+    return Text("no registry of this user is running; start one with `shmlease serve`")
+
+
+def _headline(directory: RegistryDirectory, served: bool, snapshot: Snapshot, now_ns: int) -> RenderableType:
+    row = snapshot.registry
+    assert row is not None
+    used = sum(segment.size_bytes for segment in snapshot.segments.values())
+    warm = sum(segment.size_bytes for segment in snapshot.segments.values() if segment.state == "warm")
+    present = sum(client.state is not ClientState.ENDED for client in snapshot.clients.values())
+    modes = Counter(lease.mode for lease in snapshot.leases.values())
+    line = Text.assemble(
+        ("registry ", "bold"), (directory.id, "bold cyan"), "  ",
+        (f"pid {row.identity.pid}", "") if served else (f"DEAD (was pid {row.identity.pid})", "bold red"),
+        f"  up {format_duration((now_ns - row.started_ns) / 1e9)}",
+        f"  epoch {row.epoch}" if row.epoch > 1 else "",
+    )  # fmt: skip
+    figures = Text(
+        f"  {format_bytes(used)} of {format_bytes(row.capacity_bytes)} in {len(snapshot.segments)} segments "
+        f"({format_bytes(warm)} warm), {modes[LeaseMode.WRITE]} writers, {modes[LeaseMode.READ]} readers, "
+        f"{_counted(len(snapshot.tickets), 'ticket')}, {_counted(present, 'client')}"
+    )
+    return Group(line, figures)
+
+
+def _segments(snapshot: Snapshot, now_ns: int) -> RenderableType:
+    if not snapshot.segments:
+        return Text("  no segments")
+    table = Table(box=None, pad_edge=True, header_style="bold")
+    for title, justify in (("segment", "right"), ("name", "left"), ("state", "left"), ("size", "right"), ("age", "right"),
+                           ("held by", "left"), ("taken at", "left")):  # fmt: skip
+        table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    rows = sorted(snapshot.segments.values(), key=lambda segment: segment.number)
+    for segment in rows[:_MOST_ROWS]:
+        holders = Counter(
+            f"pid {_pid(snapshot, lease.id)} {lease.mode}" + (" (lingering)" if lease.state == "lingering" else "")
+            for lease in snapshot.leases.values() if lease.segment == segment.number
+        )  # fmt: skip
+        tickets = sum(ticket.segment == segment.number for ticket in snapshot.tickets.values())
+        held = [name if count == 1 else f"{name} x{count}" for name, count in holders.items()]
+        held += [_counted(tickets, "ticket")] if tickets else []
+        table.add_row(
+            str(segment.number), segment.name or "-", str(segment.state), format_bytes(segment.size_bytes),
+            format_duration((now_ns - segment.created_ns) / 1e9), ", ".join(held) or "-", segment.site,
+        )  # fmt: skip
+    if len(rows) > _MOST_ROWS:
+        table.add_row("", f"... and {len(rows) - _MOST_ROWS} more")
+    return table
+
+
+def _events(snapshot: Snapshot, now_ns: int) -> RenderableType:
+    lines = [
+        Text(f"  {format_duration((now_ns - event.at_ns) / 1e9)} ago: {event.kind} {event.detail}".rstrip(), style="dim")
+        for event in snapshot.events[-5:]
+    ]
+    return Group(*lines)
+
+
+def _pid(snapshot: Snapshot, identifier: int) -> int | None:
+    client = snapshot.clients.get(client_of(identifier))
+    return None if client is None else client.identity.pid
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + "s" * (number != 1)

@@ -1,0 +1,37 @@
+"""`shmlease top`: the lease tables, live."""
+
+from __future__ import annotations
+
+import time
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from shmlease.cli.tables import as_text, look
+from shmlease.units import parse_duration
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.option("--id", "registry", default=None, help="Only this registry.")
+@click.option("--every", default="500ms", show_default=True, help="How often to look.")
+@click.option("--once", is_flag=True, help="Look once and end.")
+def command(registry: str | None, every: str, once: bool) -> None:
+    """Watch this user's registries until Ctrl-C."""
+    console = Console(highlight=False)
+    try:
+        interval_s = parse_duration(every)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--every") from None
+    if once or not console.is_terminal:
+        console.print(as_text(look(registry), registry))
+        return
+    with Live(as_text(look(registry), registry), console=console, screen=True, auto_refresh=False) as live:
+        try:
+            while True:
+                time.sleep(interval_s)
+                live.update(as_text(look(registry), registry), refresh=True)
+        except KeyboardInterrupt:
+            pass

@@ -1,0 +1,43 @@
+"""`shmlease verify`: whether an HDF5 file, and the sources it was made from, are what they were."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import msgspec
+
+from shmlease.sinks.verification import VerifyReport, verify
+
+__all__ = ["command"]
+
+
+@click.command("verify")
+@click.argument("path", metavar="FILE")
+@click.option("--sources", metavar="DIRECTORY", help="Compare the source files, which lie in this directory.")
+@click.option("--json", "as_json", is_flag=True, help="Write the report as JSON.")
+def command(path: str, sources: str | None, as_json: bool) -> None:
+    """Check an HDF5 file that shmlease wrote against its checksums and row counts.
+
+    Exit codes: 0 everything is as recorded; 1 something is not; 2 the file cannot be read, or carries no record.
+    """
+    report = verify(path, sources)
+    click.echo(_as_json(report) if as_json else _as_text(report))
+    sys.exit(0 if report.is_good else 1)
+
+
+def _as_json(report: VerifyReport) -> str:
+    return msgspec.json.encode({"good": report.is_good, **msgspec.to_builtins(report)}).decode()
+
+
+def _as_text(report: VerifyReport) -> str:
+    lines = []
+    for check in report.datasets:
+        verdict = "differs" if check.mismatches else "good" if check.recorded else "no record"
+        origin = f"  {len(check.sources)} sources" if check.sources else ""
+        lines.append(f"{check.name}  {check.rows} rows  {check.checksum or '-'}  {verdict}{origin}")
+    lines += [f"mismatch: {mismatch}" for mismatch in report.mismatches]
+    if report.sources_checked:
+        lines.append(f"{report.sources_checked} source files compared")
+    lines.append(f"{report.path}: {'good' if report.is_good else f'{len(report.mismatches)} mismatches'}")
+    return "\n".join(lines)

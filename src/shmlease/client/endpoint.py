@@ -1,0 +1,206 @@
+"""What a link needs of the world: a registry to talk to, its journal, and the few files a client touches itself."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from typing import Final, Protocol
+
+from shmlease.core.messages import MAX_PACKET_BYTES, Notice
+from shmlease.core.settings import Settings
+from shmlease.system.clock import Clock, SystemClock
+from shmlease.system.directory import RegistryDirectory
+from shmlease.system.journal import Journal
+from shmlease.system.launch import launch
+from shmlease.system.mapping import Mapping, map_segment, reserve_pages
+
+__all__ = ["Connection", "DirectoryEndpoint", "Endpoint", "NoticeLog"]
+
+# How long one wait on the socket lasts before the caller looks at its deadline.
+_PATIENCE_S: Final = 1
+_TIMEVAL: Final = struct.Struct("@ll")
+
+
+class Connection(Protocol):
+    """A connection to the registry that keeps the bounds of packets."""
+
+    def send(self, packet: bytes) -> None:
+        """Send; an OSError means that the registry is gone."""
+        ...
+
+    def receive(self, *, wait: bool) -> bytes | None:
+        """The next packet; empty if the registry is gone, None if none came in time."""
+        ...
+
+    def close(self) -> None:
+        """Hang up."""
+        ...
+
+
+class NoticeLog(Protocol):
+    """Where notices are kept for a successor: see `shmlease.system.journal.Journal`."""
+
+    def append(self, notice: Notice) -> bool: ...
+    def restart(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Endpoint(Protocol):
+    """One registry, as a client reaches it."""
+
+    id: str
+    clock: Clock
+
+    def exists(self) -> bool:
+        """Whether the registry has not ended, dead or alive."""
+        ...
+
+    def connect(self) -> Connection:
+        """Connect; a ConnectionError or FileNotFoundError means that nobody listens."""
+        ...
+
+    def succeed(self) -> None:
+        """Start a successor if the registry is dead and nobody else is at it."""
+        ...
+
+    def open_journal(self, client: int) -> NoticeLog:
+        """The journal that the registry made for `client`."""
+        ...
+
+    def map(self, segment: int, size_bytes: int, *, writable: bool, reserve: bool) -> Mapping:
+        """Map a segment; with `reserve`, give all its pages memory first (OSError ENOSPC if there is not enough)."""
+        ...
+
+    def claim_spare(self, segment: int, generation: int) -> int | None:
+        """See `RegistryDirectory.claim_spare`."""
+        ...
+
+    def let_go(self, claim: int) -> None:
+        """Close what `claim_spare` gave."""
+        ...
+
+    def mint_token(self, ticket: int) -> None:
+        """See `RegistryDirectory.mint_token`."""
+        ...
+
+    def void_token(self, ticket: int) -> int | None:
+        """See `RegistryDirectory.void_token`."""
+        ...
+
+    def claim_token(self, ticket: int, client: int) -> bool:
+        """See `RegistryDirectory.claim_token`."""
+        ...
+
+    def has_claimed(self, ticket: int, client: int) -> bool:
+        """See `RegistryDirectory.has_claimed`."""
+        ...
+
+
+class _SocketConnection:
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        # timeouts of the kernel's, so that a receive that finds something takes one system call
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(_PATIENCE_S, 0))
+        try:
+            self._socket.connect(path)
+        except OSError:
+            self._socket.close()
+            raise
+
+    def send(self, packet: bytes) -> None:
+        self._socket.send(packet)
+
+    def receive(self, *, wait: bool) -> bytes | None:
+        try:
+            return self._socket.recv(MAX_PACKET_BYTES, 0 if wait else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class DirectoryEndpoint:
+    """The registry in a directory of /dev/shm."""
+
+    def __init__(self, directory: RegistryDirectory, clock: Clock | None = None) -> None:
+        self.directory = directory
+        self.id = directory.id
+        self.clock: Clock = clock or SystemClock()
+
+    def exists(self) -> bool:
+        """Whether the registry's directory is there, and this user's.
+
+        Raises
+        ------
+        PermissionDeniedError
+            It is another user's.
+        """
+        if not self.directory.exists():
+            return False
+        self.directory.require_own()
+        return True
+
+    def connect(self) -> Connection:
+        """Connect to the registry's socket."""
+        return _SocketConnection(self.directory.socket_path)
+
+    def succeed(self) -> None:
+        """Take the registry's lock, if it is free, and start a process that goes on with it."""
+        lock_fd = self.directory.lock()
+        if lock_fd is None:
+            return
+        try:
+            launch(Settings(self.id, self.directory.root), lock_fd)
+        finally:
+            self.directory.unlock(lock_fd)
+
+    def open_journal(self, client: int) -> NoticeLog:
+        """The journal of `client`."""
+        return Journal(self.directory.journal_path(client))
+
+    def map(self, segment: int, size_bytes: int, *, writable: bool, reserve: bool) -> Mapping:
+        """Map the segment's file; nothing but the mapping keeps it open."""
+        fd = os.open(self.directory.segment_path(segment), (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        try:
+            if os.fstat(fd).st_size < size_bytes:  # mapped beyond its end, it would be a SIGBUS to read
+                raise FileNotFoundError(errno.ENOENT, f"segment {segment} has no {size_bytes} bytes")
+            mapping = map_segment(fd, size_bytes, writable=writable)
+            if reserve:
+                try:
+                    reserve_pages(fd, mapping)
+                except OSError:
+                    mapping.close()
+                    raise
+            return mapping
+        finally:
+            os.close(fd)
+
+    def claim_spare(self, segment: int, generation: int) -> int | None:
+        """See `RegistryDirectory.claim_spare`."""
+        return self.directory.claim_spare(segment, generation)
+
+    def let_go(self, claim: int) -> None:
+        """Close the descriptor that holds a claim."""
+        os.close(claim)
+
+    def mint_token(self, ticket: int) -> None:
+        """See `RegistryDirectory.mint_token`."""
+        self.directory.mint_token(ticket)
+
+    def void_token(self, ticket: int) -> int | None:
+        """See `RegistryDirectory.void_token`."""
+        return self.directory.void_token(ticket)
+
+    def claim_token(self, ticket: int, client: int) -> bool:
+        """See `RegistryDirectory.claim_token`."""
+        return self.directory.claim_token(ticket, client)
+
+    def has_claimed(self, ticket: int, client: int) -> bool:
+        """See `RegistryDirectory.has_claimed`."""
+        return self.directory.has_claimed(ticket, client)

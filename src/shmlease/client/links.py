@@ -1,0 +1,52 @@
+"""This process's links, one for each registry it uses; what a fork and the end of the process mean for them."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from shmlease.client.endpoint import DirectoryEndpoint
+from shmlease.client.link import Link
+from shmlease.errors import RegistryUnavailableError
+from shmlease.system.directory import RegistryDirectory
+
+__all__ = ["connected_link_to", "link_to", "links"]
+
+links: Final[dict[str, Link]] = {}
+
+
+def link_to(id: str) -> Link:
+    """This process's link to the registry `id`."""
+    link = links.get(id)
+    if link is None or link.is_ended:
+        link = links[id] = Link(DirectoryEndpoint(RegistryDirectory(id)))
+    return link
+
+
+def connected_link_to(id: str) -> Link:
+    """This process's link to the registry `id`, connected; a new one if the registry it was with has ended.
+
+    Raises
+    ------
+    RegistryUnavailableError
+        There is no such registry.
+    """
+    link = link_to(id)
+    try:
+        link.connect()
+    except RegistryUnavailableError:
+        if not link.is_ended:
+            raise
+    else:
+        return link
+    link = link_to(id)  # to one of the same id that was started since
+    link.connect()
+    return link
+
+
+def _after_fork_in_child() -> None:
+    for link in list(links.values()):
+        link.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

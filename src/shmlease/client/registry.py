@@ -1,0 +1,239 @@
+"""`Registry` and `connect`: what user code begins with."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import secrets
+import time
+import warnings
+import weakref
+from types import TracebackType
+from typing import Final
+
+from shmlease.client.handle import RegistryHandle
+from shmlease.client.lease import OnLingering, checked_on_lingering, held_leases
+from shmlease.client.links import connected_link_to, link_to, links
+from shmlease.core import messages as m
+from shmlease.core.model import Identity
+from shmlease.core.room import PAGE_BYTES
+from shmlease.core.settings import Settings
+from shmlease.errors import (
+    LeaseNotHeldWarning,
+    LeaseWarning,
+    RegistryUnavailableError,
+)
+from shmlease.system.directory import RegistryDirectory
+from shmlease.system.identity import own_identity
+from shmlease.system.launch import launch
+from shmlease.system.names import REGISTRY_ID
+from shmlease.system.reclaim import sweep
+from shmlease.units import parse_bytes, parse_duration
+
+__all__ = ["ENVIRONMENT", "WARM_IDLE_S", "Registry", "checked_id", "connect", "default_registry_id", "settings_for"]
+
+ENVIRONMENT: Final = "SHMLEASE_REGISTRY"
+# Warm segments beyond half of the capacity would mostly be evicted for the next request anyway.
+WARM_SHARE: Final = 0.5
+# Between two steps of a job seconds pass; memory that nobody has asked for in five of them is better given back.
+WARM_IDLE_S: Final = 5.0
+
+
+class Registry(RegistryHandle):
+    """Start a registry process, and end it at the end of the ``with`` block or of this process.
+
+    The registry runs in a session of its own, without this process's descriptors or memory. Children of this process find it
+    through ``SHMLEASE_REGISTRY``. When the block ends everything is freed and nothing is left in /dev/shm; leases that other
+    processes still hold are named in a warning, and what they have mapped stays valid until they let go. If this process is
+    killed, the registry serves whoever is left and then ends.
+
+    Parameters
+    ----------
+    capacity : int or str, optional
+        Bytes (or words such as ``"2GiB"``) of all segments together; half of what /dev/shm has free if not given.
+    warm : int or str, optional
+        Bytes of free segments that are kept for reuse at most; half of the capacity if not given, 0 to keep none.
+    warm_idle : float or str
+        Seconds after which an unused warm segment is given back to the system.
+    on_lingering : {"warn", "error", "ignore"}
+        What a release does when numpy views of the array are still alive.
+
+    Raises
+    ------
+    RegistryUnavailableError
+        The process could not be started.
+    """
+
+    def __init__(
+        self,
+        capacity: int | str | None = None,
+        *,
+        warm: int | str | None = None,
+        warm_idle: float | str = WARM_IDLE_S,
+        on_lingering: OnLingering = "warn",
+    ) -> None:
+        checked_on_lingering(on_lingering)  # before there is anything to end
+        sweep()
+        directory = RegistryDirectory(secrets.token_hex(4))
+        settings = settings_for(directory, capacity, warm, warm_idle, owner=own_identity())
+        lock_fd = _begin(directory)
+        try:
+            launch(settings, lock_fd)
+        except BaseException:
+            directory.remove()
+            raise
+        finally:
+            directory.unlock(lock_fd)
+        super().__init__(link_to(directory.id), on_lingering)
+        self._pid = os.getpid()
+        self._closed = False
+        self._link.connect()
+        self._previous = os.environ.get(ENVIRONMENT)
+        os.environ[ENVIRONMENT] = directory.id
+        _open_registries.add(self)
+
+    def close(self) -> None:
+        """End the registry: everything is freed; who still holds a lease is named in a warning.
+
+        In a forked child this does nothing: the registry is its parent's.
+        """
+        self._end()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if self._closed or self._pid != os.getpid():
+            return
+        self._closed = True
+        _open_registries.discard(self)
+        if os.environ.get(ENVIRONMENT) == self.id:
+            if self._previous is None:
+                del os.environ[ENVIRONMENT]
+            else:
+                os.environ[ENVIRONMENT] = self._previous
+        try:
+            holders = self._link.request(m.Closed, m.Close).holders
+        except RegistryUnavailableError:  # it has ended; killed, it would have been succeeded
+            holders = []
+        self._link.end()
+        links.pop(self.id, None)
+        if holders:
+            listed = "; ".join(holders[:10]) + ("; ..." if len(holders) > 10 else "")
+            warnings.warn(
+                LeaseWarning(f"registry {self.id} was closed while {len(holders)} leases were held: {listed}"),
+                stacklevel=3,
+            )
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) or self._pid != os.getpid():
+            return
+        try:
+            warnings.warn(
+                LeaseNotHeldWarning(f"{self!r} was never closed; use it in a with statement"), stacklevel=2, source=self
+            )
+        finally:
+            self.close()
+
+
+def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn") -> RegistryHandle:
+    """Join a registry that runs.
+
+    Parameters
+    ----------
+    registry : str, optional
+        Its id. If not given, the one named by ``SHMLEASE_REGISTRY``, which `Registry` sets for its children; else the
+        user's default one, which ``shmlease serve`` runs.
+    on_lingering : {"warn", "error", "ignore"}
+        What a release does when numpy views of the array are still alive.
+
+    Raises
+    ------
+    RegistryUnavailableError
+        There is no such registry.
+    """
+    named = os.environ.get(ENVIRONMENT)
+    checked_on_lingering(on_lingering)
+    try:
+        link = connected_link_to(registry or named or default_registry_id())
+    except RegistryUnavailableError as error:
+        if registry or not named:
+            raise
+        message = f"{error}; {ENVIRONMENT} names it: unset that to join the user's own"
+        raise RegistryUnavailableError(message, **error.fields) from None
+    return RegistryHandle(link, on_lingering)
+
+
+def _begin(directory: RegistryDirectory) -> int:
+    """Make the directory and lock it; another process that sweeps may take it for abandoned in between."""
+    for _ in range(100):
+        directory.create()
+        lock_fd = directory.lock()
+        if lock_fd is not None:
+            return lock_fd
+        time.sleep(0.001)
+    raise RegistryUnavailableError(f"{directory.lock_path} is locked by another process")
+
+
+def default_registry_id() -> str:
+    """The id of this user's default registry, which ``shmlease serve`` runs."""
+    return f"u{os.geteuid()}"
+
+
+def checked_id(id: str) -> str:
+    """`id` if a registry may have it: by any other, its directory is not found by `status`, `audit`, `reap` and the next start.
+
+    Raises
+    ------
+    ValueError
+        It may not.
+    """
+    if not REGISTRY_ID.fullmatch(id):
+        raise ValueError(f"{id!r} is no id of a registry: 1 to 32 of the digits and the letters a to z")
+    return id
+
+
+def settings_for(
+    directory: RegistryDirectory,
+    capacity: int | str | None,
+    warm: int | str | None,
+    warm_idle: float | str,
+    owner: Identity | None = None,
+) -> Settings:
+    """The settings that `Registry` and ``shmlease serve`` start a registry with.
+
+    Raises
+    ------
+    ValueError
+        A size or duration that cannot be.
+    """
+    # half of what is free now: /dev/shm is others' as well, and a full one is a bus error to those who do not reserve
+    capacity_bytes = directory.free_bytes() // 2 if capacity is None else parse_bytes(capacity)
+    if capacity_bytes < PAGE_BYTES:
+        raise ValueError(f"a capacity of {capacity_bytes} bytes holds no segment; give at least {PAGE_BYTES}")
+    warm_bytes = int(capacity_bytes * WARM_SHARE) if warm is None else parse_bytes(warm)
+    return Settings(directory.id, directory.root, capacity_bytes, warm_bytes, parse_duration(warm_idle), owner)
+
+
+_open_registries: Final[weakref.WeakSet[Registry]] = weakref.WeakSet()
+
+
+def _leave() -> None:
+    """At exit: nothing that this process holds waits for its death to be noticed."""
+    with contextlib.ExitStack() as leaving:  # all of it, though warnings be errors
+        for link in list(links.values()):
+            leaving.callback(link.close)
+        for registry in list(_open_registries):
+            leaving.callback(registry.close)
+        for lease in held_leases():
+            if not lease._link.is_ended:
+                warnings.warn(
+                    LeaseNotHeldWarning(f"{lease!r} was held until the process ended; it was taken at {lease.site}"),
+                    stacklevel=1,
+                )
+
+
+atexit.register(_leave)

@@ -1,0 +1,76 @@
+"""The figures of a registry at one moment."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from shmlease.core.messages import Figures
+
+__all__ = ["Statistics", "statistics_of"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Statistics:
+    """One frozen snapshot.
+
+    Attributes
+    ----------
+    registry : str
+        Its id.
+    capacity_bytes, used_bytes, warm_bytes : int
+        What may be used, what segments take (warm ones included), and what is kept free for reuse.
+    shm_free_bytes : int
+        Bytes that /dev/shm had left when a segment was last made; 0 before the first.
+    epoch : int
+        How many registry processes have served this table; more than 1 after a takeover.
+    uptime_s : float
+        Seconds since this one started.
+    clients, tickets, waiting : int
+        Connected or detached clients, live tickets, requests that wait.
+    segments, segment_bytes : mapping of str to int
+        Number and bytes of segments by state: reserved, filling, published, warm, retiring.
+    leases : mapping of str to int
+        Number of leases by mode (write, read, spare), and of lingering ones.
+    counters : mapping of str to int
+        Since this process started: leases, created, recycled, published, tickets, reclaimed, retired, refusals...
+    peaks : mapping of str to int
+        The most there was of bytes, warm bytes, segments, leases and waiting requests.
+    """
+
+    registry: str
+    capacity_bytes: int
+    used_bytes: int
+    warm_bytes: int
+    shm_free_bytes: int
+    epoch: int
+    uptime_s: float
+    clients: int
+    tickets: int
+    waiting: int
+    segments: Mapping[str, int]
+    segment_bytes: Mapping[str, int]
+    leases: Mapping[str, int]
+    counters: Mapping[str, int]
+    peaks: Mapping[str, int]
+
+
+def statistics_of(figures: Figures, registry: str) -> Statistics:
+    """The registry's answer as a snapshot."""
+    return Statistics(
+        registry=registry,
+        capacity_bytes=figures.capacity_bytes,
+        used_bytes=sum(figures.segment_bytes.values()),
+        warm_bytes=figures.segment_bytes.get("warm", 0),
+        shm_free_bytes=figures.shm_free_bytes,
+        epoch=figures.epoch,
+        uptime_s=figures.uptime_ns / 1e9,
+        clients=figures.clients,
+        tickets=figures.tickets,
+        waiting=figures.waiting,
+        segments=figures.segments,
+        segment_bytes=figures.segment_bytes,
+        leases=figures.leases,
+        counters=figures.counters,
+        peaks=figures.peaks,
+    )

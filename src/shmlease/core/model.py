@@ -1,0 +1,372 @@
+"""The rows of the lease table, their states, and the one literal table of what may follow what.
+
+A **segment** is a POSIX shared-memory object that the registry owns, from `created` until its file is gone.
+A **lease** is the right of one client to map one segment, from grant to release; the death of its holder ends it.
+A **ticket** is a lease in flight: it keeps a segment alive between the process that sends it and the one that redeems it.
+
+Rows are immutable; a change replaces a row. The same values stand in the registry's memory, in the ledger, and in what
+an auditor reads. Times are nanoseconds of CLOCK_MONOTONIC, which all processes of one boot share.
+"""
+
+from __future__ import annotations
+
+import enum
+import operator
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+__all__ = [
+    "EVENTS_KEPT",
+    "LEASE_TRANSITIONS",
+    "NUMBER_BITS",
+    "SEGMENT_TRANSITIONS",
+    "AppliedRow",
+    "Change",
+    "ClientRow",
+    "ClientState",
+    "EventKind",
+    "EventRow",
+    "Gone",
+    "Identity",
+    "LeaseEvent",
+    "LeaseMode",
+    "LeaseRow",
+    "LeaseState",
+    "Mark",
+    "MarkRow",
+    "RegistryRow",
+    "Row",
+    "SegmentEvent",
+    "SegmentRow",
+    "SegmentState",
+    "Snapshot",
+    "TicketRow",
+    "after",
+    "client_of",
+    "key_of",
+    "number_of",
+]
+
+# The event log is bounded: a registry that runs for months must not grow, and an auditor wants the recent past.
+EVENTS_KEPT: Final = 1024
+# Lower bits of a lease's or ticket's id: a number its client chose; 2**40 of them last 1.7 years at 20,000 a second.
+NUMBER_BITS: Final = 40
+
+
+class SegmentState(enum.StrEnum):
+    """Where a segment is in its life."""
+
+    CREATING = "creating"  # the file is being made; nobody holds it yet
+    RESERVED = "reserved"  # granted ahead to one client, which may claim it without asking
+    FILLING = "filling"  # leased to its writer, not yet attachable
+    PUBLISHED = "published"  # attachable, read-only for everyone
+    WARM = "warm"  # free, kept in the pool for the next lease
+    RETIRING = "retiring"  # free, its file is being unlinked
+
+
+class SegmentEvent(enum.StrEnum):
+    """What happens to a segment."""
+
+    CREATED = "created"
+    SET_ASIDE = "set aside"
+    CLAIMED = "claimed"
+    PUBLISHED = "published"
+    POOLED = "last use ended, clean"
+    REUSED = "reused"
+    RETIRED = "last use ended, or trimmed"
+
+
+SEGMENT_TRANSITIONS: Final[dict[tuple[SegmentState, SegmentEvent], SegmentState]] = {
+    (SegmentState.CREATING, SegmentEvent.CREATED): SegmentState.FILLING,
+    (SegmentState.CREATING, SegmentEvent.SET_ASIDE): SegmentState.RESERVED,
+    (SegmentState.CREATING, SegmentEvent.RETIRED): SegmentState.RETIRING,
+    (SegmentState.RESERVED, SegmentEvent.CLAIMED): SegmentState.FILLING,
+    (SegmentState.RESERVED, SegmentEvent.POOLED): SegmentState.WARM,
+    (SegmentState.RESERVED, SegmentEvent.RETIRED): SegmentState.RETIRING,
+    (SegmentState.FILLING, SegmentEvent.PUBLISHED): SegmentState.PUBLISHED,
+    (SegmentState.FILLING, SegmentEvent.POOLED): SegmentState.WARM,
+    (SegmentState.FILLING, SegmentEvent.RETIRED): SegmentState.RETIRING,
+    (SegmentState.PUBLISHED, SegmentEvent.POOLED): SegmentState.WARM,
+    (SegmentState.PUBLISHED, SegmentEvent.RETIRED): SegmentState.RETIRING,
+    (SegmentState.WARM, SegmentEvent.REUSED): SegmentState.FILLING,
+    (SegmentState.WARM, SegmentEvent.SET_ASIDE): SegmentState.RESERVED,
+    (SegmentState.WARM, SegmentEvent.RETIRED): SegmentState.RETIRING,
+}
+
+
+class LeaseMode(enum.StrEnum):
+    """What a lease entitles its holder to."""
+
+    WRITE = "write"
+    READ = "read"
+    SPARE = "spare"  # granted ahead; becomes WRITE when claimed
+
+
+class LeaseState(enum.StrEnum):
+    """Where a lease is in its life; an ended lease has no row."""
+
+    HELD = "held"
+    LINGERING = "lingering"  # released by its user, but numpy views of it are still alive
+
+
+class LeaseEvent(enum.StrEnum):
+    """What happens to a lease."""
+
+    LINGERED = "released with views alive"
+    ENDED = "released, or its holder died"
+
+
+LEASE_TRANSITIONS: Final[dict[tuple[LeaseState, LeaseEvent], LeaseState | None]] = {
+    (LeaseState.HELD, LeaseEvent.LINGERED): LeaseState.LINGERING,
+    (LeaseState.HELD, LeaseEvent.ENDED): None,
+    (LeaseState.LINGERING, LeaseEvent.ENDED): None,
+}
+
+
+class ClientState(enum.StrEnum):
+    """Whether a client has a connection."""
+
+    CONNECTED = "connected"
+    DETACHED = "detached"  # no connection, its process not proved dead: it may come back and resume
+    ENDED = "ended"  # dead or gone; its row stays while a segment that it created does, to say who that was
+
+
+class EventKind(enum.StrEnum):
+    """What the event log records: everything that would otherwise be silent."""
+
+    HOLDER_DIED = "holder died"
+    TICKET_EXPIRED = "ticket expired"
+    READERS_EXPIRED = "readers expired"
+    VIEW_LINGERED = "view lingered"
+    VIEW_DIED = "lingering view died"
+    WRITER_ABANDONED = "unpublished segment abandoned"
+    CLIENT_DROPPED = "client dropped"
+    REQUEST_REFUSED = "request refused"
+    SEGMENT_MISSING = "segment file missing"
+    RETIRE_FAILED = "unlink failed"
+    TAKEOVER = "registry succeeded"
+    CLOSED_WITH_HOLDERS = "registry closed with leases held"
+
+
+# The pid namespace of a process that the kernel shows with pid 0: one that is not below the registry's own.
+UNSEEN_NAMESPACE: Final = -1
+
+
+class Identity(msgspec.Struct, frozen=True, array_like=True):
+    """Which process this is, so that a reused pid is not mistaken for it.
+
+    `start_ticks` is field 22 of /proc/PID/stat; `boot_id` that of /proc/sys/kernel/random; `pid_namespace` the inode of the
+    namespace in which `pid` was counted, that of whoever wrote it down: a pid of another namespace means nothing. A process
+    that whoever wrote it down could not see has pid and start time 0, and `UNSEEN_NAMESPACE`.
+    """
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+    pid_namespace: int
+    uid: int
+    command: str
+
+
+class RegistryRow(msgspec.Struct, frozen=True, array_like=True, tag="R"):
+    """The registry itself: one row, rewritten when it changes hands or closes."""
+
+    id: str
+    identity: Identity
+    capacity_bytes: int
+    warm_limit_bytes: int
+    warm_idle_ns: int
+    epoch: int  # how many registries have served this table; the first is 1
+    started_ns: int
+    owner: Identity | None  # the process whose end closes the registry, for an embedded one
+    closing: bool = False
+
+
+class Mark(enum.IntEnum):
+    """What is numbered; a number is never given twice, whatever has gone since."""
+
+    SEGMENT = 0
+    CLIENT = 1
+    SPARE = 2
+
+
+class MarkRow(msgspec.Struct, frozen=True, array_like=True, tag="M"):
+    """The highest number given so far: a successor goes on from there."""
+
+    mark: Mark
+    number: int
+
+
+class ClientRow(msgspec.Struct, frozen=True, array_like=True, tag="C"):
+    """One connection of one process. `secret` lets that process, and no other, resume it."""
+
+    id: int
+    identity: Identity
+    secret: bytes
+    state: ClientState
+    since_ns: int
+
+
+class AppliedRow(msgspec.Struct, frozen=True, array_like=True, tag="A"):
+    """How far a client's numbered commands have been applied; apart from its row because it changes with each."""
+
+    client: int
+    seq: int
+
+
+class SegmentRow(msgspec.Struct, frozen=True, array_like=True, tag="S"):
+    """One segment: its file is `s<number>` in the registry's directory."""
+
+    number: int
+    generation: int  # counts the uses of a recycled file
+    size_bytes: int  # of the file, whole pages
+    state: SegmentState
+    name: str | None = None
+    nbytes: int = 0  # of the array
+    layout: bytes = b""  # dtype, shape and order, as shmlease.client.layout writes them; opaque here
+    creator: int = 0
+    created_ns: int = 0
+    published_ns: int = 0
+    site: str = ""  # where in the creator's code
+    readers_expected: int = 0
+    readers_deadline_ns: int = 0
+    reserved: bool = False  # every page has memory: its first writer has seen to that before it published
+    tainted: bool = False  # a use of it ended otherwise than in order: never recycled
+    exposed: bool = False  # something that the table does not know may map it: never recycled, and its pages never freed
+    alias: str = ""  # the OS name it was given in /dev/shm itself, if any
+
+
+class LeaseRow(msgspec.Struct, frozen=True, array_like=True, tag="L"):
+    """One lease. `id` is chosen by the client: its own id in the upper bits, a number in the lower 40."""
+
+    id: int
+    segment: int
+    mode: LeaseMode
+    state: LeaseState
+    granted_ns: int
+    seq: int  # of the command that asked for it, so that a repeated request finds what it was given
+    site: str = ""
+    due_ns: int = 0  # when its holder said it would be done; 0 = never said
+
+
+class TicketRow(msgspec.Struct, frozen=True, array_like=True, tag="T"):
+    """One ticket not yet redeemed; `id` is formed like a lease's, from its sender's id."""
+
+    id: int
+    segment: int
+    generation: int
+    deadline_ns: int
+    site: str = ""
+
+
+class EventRow(msgspec.Struct, frozen=True, array_like=True, tag="E"):
+    """One entry of the event log. `segment`, `lease` and `client` are 0 where they do not apply."""
+
+    number: int
+    at_ns: int
+    kind: EventKind
+    segment: int = 0
+    lease: int = 0
+    client: int = 0
+    detail: str = ""
+
+
+class Gone(msgspec.Struct, frozen=True, array_like=True, tag="G"):
+    """The row of that tag and key is no more."""
+
+    tag: str
+    key: int
+
+
+Row = RegistryRow | MarkRow | ClientRow | AppliedRow | SegmentRow | LeaseRow | TicketRow | EventRow
+Change = RegistryRow | MarkRow | ClientRow | AppliedRow | SegmentRow | LeaseRow | TicketRow | EventRow | Gone
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The whole table at one moment, as a reader of the ledger finds it."""
+
+    registry: RegistryRow | None = None
+    marks: dict[int, int] = {}
+    clients: dict[int, ClientRow] = {}
+    applied: dict[int, int] = {}
+    segments: dict[int, SegmentRow] = {}
+    leases: dict[int, LeaseRow] = {}
+    tickets: dict[int, TicketRow] = {}
+    events: tuple[EventRow, ...] = ()
+
+    @classmethod
+    def of(cls, rows: dict[tuple[str, int], Row]) -> Snapshot:
+        """The snapshot that `rows` (by tag and key) make up."""
+        registry = None
+        marks: dict[int, int] = {}
+        clients: dict[int, ClientRow] = {}
+        applied: dict[int, int] = {}
+        segments: dict[int, SegmentRow] = {}
+        leases: dict[int, LeaseRow] = {}
+        tickets: dict[int, TicketRow] = {}
+        events: list[EventRow] = []
+        for row in rows.values():
+            match row:
+                case SegmentRow():
+                    segments[row.number] = row
+                case LeaseRow():
+                    leases[row.id] = row
+                case TicketRow():
+                    tickets[row.id] = row
+                case ClientRow():
+                    clients[row.id] = row
+                case AppliedRow():
+                    applied[row.client] = row.seq
+                case EventRow():
+                    events.append(row)
+                case MarkRow():
+                    marks[row.mark] = row.number
+                case RegistryRow():
+                    registry = row
+        events.sort(key=lambda event: event.number)
+        return cls(registry, marks, clients, applied, segments, leases, tickets, tuple(events))
+
+
+# How each kind of row is found: its tag, and the key that is unique within it.
+_KEYS: Final[dict[type, tuple[str, Callable[[Any], int]]]] = {
+    SegmentRow: ("S", operator.attrgetter("number")),
+    LeaseRow: ("L", operator.attrgetter("id")),
+    TicketRow: ("T", operator.attrgetter("id")),
+    AppliedRow: ("A", operator.attrgetter("client")),
+    ClientRow: ("C", operator.attrgetter("id")),
+    EventRow: ("E", lambda row: row.number % EVENTS_KEPT),
+    RegistryRow: ("R", lambda _: 0),
+    MarkRow: ("M", operator.attrgetter("mark")),
+}
+
+
+def key_of(row: Row) -> tuple[str, int]:
+    """Tag and key under which `row` stands; two rows with the same key replace each other."""
+    tag, key = _KEYS[type(row)]
+    return tag, key(row)
+
+
+def after(segment: SegmentRow, event: SegmentEvent) -> SegmentState:
+    """The state that `event` takes `segment` to.
+
+    Raises
+    ------
+    AssertionError
+        The transition is not in `SEGMENT_TRANSITIONS`: a defect of the table, never of a client.
+    """
+    try:
+        return SEGMENT_TRANSITIONS[segment.state, event]
+    except KeyError:
+        raise AssertionError(f"segment {segment.number} is {segment.state}: {event!s} cannot happen to it") from None
+
+
+def client_of(identifier: int) -> int:
+    """The client that chose a lease's or ticket's id."""
+    return identifier >> NUMBER_BITS
+
+
+def number_of(identifier: int) -> int:
+    """The number that a client formed a lease's or ticket's id with."""
+    return identifier & (1 << NUMBER_BITS) - 1

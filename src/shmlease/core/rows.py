@@ -1,0 +1,212 @@
+"""The rows of the table with their indexes, and the changes since the last commit."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from shmlease.core.model import (
+    AppliedRow,
+    Change,
+    ClientRow,
+    ClientState,
+    EventKind,
+    EventRow,
+    Gone,
+    LeaseRow,
+    Mark,
+    MarkRow,
+    RegistryRow,
+    Row,
+    SegmentRow,
+    SegmentState,
+    Snapshot,
+    TicketRow,
+    client_of,
+    key_of,
+)
+from shmlease.core.room import WarmPool
+
+__all__ = ["Rows"]
+
+
+class Rows:
+    """Rows by key, with the indexes that the table looks things up by.
+
+    Every change goes through `put` and `drop`, so that the indexes and the list of changes cannot miss one.
+    """
+
+    def __init__(self, registry: RegistryRow) -> None:
+        self.registry = registry
+        self.marks: dict[int, int] = {}
+        self.clients: dict[int, ClientRow] = {}
+        self.applied: dict[int, int] = {}
+        self.segments: dict[int, SegmentRow] = {}
+        self.leases: dict[int, LeaseRow] = {}
+        self.tickets: dict[int, TicketRow] = {}
+        self.events: dict[int, EventRow] = {}
+        self.next_event = 1
+        self.by_name: dict[str, int] = {}
+        self.leases_on: defaultdict[int, set[int]] = defaultdict(set)
+        self.tickets_on: defaultdict[int, set[int]] = defaultdict(set)
+        self.leases_of: defaultdict[int, set[int]] = defaultdict(set)
+        self.created_by: defaultdict[int, set[int]] = defaultdict(set)
+        self.used_bytes = 0
+        self.warm = WarmPool()
+        self._changes: dict[tuple[str, int], Change] = {}
+        self._place: dict[type, Callable[[Any], None]] = {
+            LeaseRow: self._place_lease,
+            SegmentRow: self._place_segment,
+            TicketRow: self._place_ticket,
+            AppliedRow: self._place_applied,
+            ClientRow: self._place_client,
+            EventRow: self._place_event,
+            RegistryRow: self._place_registry,
+            MarkRow: self._place_mark,
+        }
+        self.put(registry)
+
+    @classmethod
+    def of(cls, registry: RegistryRow, snapshot: Snapshot) -> Rows:
+        """The rows of `snapshot`, under `registry` as the new first row; nothing counts as changed but that."""
+        rows = cls(registry)
+        loaded: tuple[Row, ...] = (
+            *(MarkRow(Mark(mark), number) for mark, number in snapshot.marks.items()),
+            *snapshot.clients.values(),
+            *(AppliedRow(client, seq) for client, seq in snapshot.applied.items()),
+            *snapshot.segments.values(),
+            *snapshot.leases.values(),
+            *snapshot.tickets.values(),
+            *snapshot.events,
+        )
+        for row in loaded:
+            rows.put(row)
+        rows._changes.clear()
+        rows.put(registry)
+        return rows
+
+    def take_changes(self) -> list[Change]:
+        """What changed since this was last asked."""
+        changes = list(self._changes.values())
+        self._changes.clear()
+        return changes
+
+    def all_rows(self) -> list[Row]:
+        """Every row, as a checkpoint needs them."""
+        return [
+            self.registry,
+            *(MarkRow(Mark(mark), number) for mark, number in self.marks.items()),
+            *self.clients.values(),
+            *(AppliedRow(client, seq) for client, seq in self.applied.items()),
+            *self.segments.values(),
+            *self.leases.values(),
+            *self.tickets.values(),
+            *self.events.values(),
+        ]
+
+    def put(self, row: Row) -> None:
+        """Add `row`, or put it in place of the one with its key."""
+        self._place[type(row)](row)
+        self._changes[key_of(row)] = row
+
+    def _place_lease(self, row: LeaseRow) -> None:
+        if row.id not in self.leases:
+            self.leases_on[row.segment].add(row.id)
+            self.leases_of[client_of(row.id)].add(row.id)
+        self.leases[row.id] = row
+
+    def _place_segment(self, row: SegmentRow) -> None:
+        before = self.segments.get(row.number)
+        self._unindex_segment(row.number)
+        self._index_segment(row)
+        if before is not None and before.creator != row.creator:
+            self.drop_client_if_unneeded(before.creator)
+
+    def _place_ticket(self, row: TicketRow) -> None:
+        self.tickets[row.id] = row
+        self.tickets_on[row.segment].add(row.id)
+
+    def _place_applied(self, row: AppliedRow) -> None:
+        self.applied[row.client] = row.seq
+
+    def _place_client(self, row: ClientRow) -> None:
+        self.clients[row.id] = row
+
+    def _place_event(self, row: EventRow) -> None:
+        self.events[key_of(row)[1]] = row
+        self.next_event = max(self.next_event, row.number + 1)
+
+    def _place_mark(self, row: MarkRow) -> None:
+        self.marks[row.mark] = row.number
+
+    def _place_registry(self, row: RegistryRow) -> None:
+        self.registry = row
+
+    def next_number(self, mark: Mark) -> int:
+        """A number that was never given before, nor by a predecessor."""
+        number = self.marks.get(mark, 0) + 1
+        self.put(MarkRow(mark, number))
+        return number
+
+    def drop_lease(self, lease: LeaseRow) -> None:
+        """Remove a lease."""
+        del self.leases[lease.id]
+        _discard(self.leases_on, lease.segment, lease.id)
+        _discard(self.leases_of, client_of(lease.id), lease.id)
+        self._changes["L", lease.id] = Gone("L", lease.id)
+
+    def drop_ticket(self, ticket: TicketRow) -> None:
+        """Remove a ticket."""
+        del self.tickets[ticket.id]
+        _discard(self.tickets_on, ticket.segment, ticket.id)
+        self._changes["T", ticket.id] = Gone("T", ticket.id)
+
+    def drop_segment(self, segment: SegmentRow) -> None:
+        """Remove a segment, and the row of its creator if only that segment kept it."""
+        self._unindex_segment(segment.number)
+        self._changes["S", segment.number] = Gone("S", segment.number)
+        self.drop_client_if_unneeded(segment.creator)
+
+    def drop_client_if_unneeded(self, client: int) -> None:
+        """Remove the row of an ended client that created no segment still there."""
+        row = self.clients.get(client)
+        if row is not None and row.state is ClientState.ENDED and not self.created_by.get(client):
+            del self.clients[client]
+            self._changes["C", client] = Gone("C", client)
+            if self.applied.pop(client, None) is not None:
+                self._changes["A", client] = Gone("A", client)
+
+    def record(
+        self, at_ns: int, kind: EventKind, segment: int = 0, lease: int = 0, client: int = 0, detail: str = ""
+    ) -> None:
+        """Append to the event log, in place of its oldest entry when it is full."""
+        self.put(EventRow(self.next_event, at_ns, kind, segment, lease, client, detail))
+
+    def _index_segment(self, row: SegmentRow) -> None:
+        self.segments[row.number] = row
+        self.used_bytes += row.size_bytes
+        self.created_by[row.creator].add(row.number)
+        if row.name is not None:
+            self.by_name[row.name] = row.number
+        if row.state is SegmentState.WARM:
+            self.warm.add(row.number, row.size_bytes)
+
+    def _unindex_segment(self, number: int) -> None:
+        row = self.segments.pop(number, None)
+        if row is None:
+            return
+        self.used_bytes -= row.size_bytes
+        _discard(self.created_by, row.creator, number)
+        if row.name is not None:
+            del self.by_name[row.name]
+        if row.state is SegmentState.WARM:
+            self.warm.remove(number)
+
+
+def _discard(index: defaultdict[int, set[int]], key: int, member: int) -> None:
+    members = index.get(key)
+    if members is not None:
+        members.discard(member)
+        if not members:
+            del index[key]

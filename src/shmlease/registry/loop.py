@@ -1,0 +1,287 @@
+"""The registry's event loop: sockets, pidfds and time, and nothing that blocks."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import resource
+import select
+import signal
+import socket
+from collections import deque
+from typing import Final
+
+from shmlease.core.messages import MAX_PACKET_BYTES
+from shmlease.core.model import Identity
+from shmlease.errors import PermissionDeniedError
+from shmlease.registry.server import Server
+from shmlease.system.clock import Clock
+from shmlease.system.identity import identify, peer_of, pidfd_of_peer, require_same_user, unseen_identity, watch
+
+__all__ = ["Loop"]
+
+# Packets read from one connection before the others have their turn.
+_TURN: Final = 32
+# A client that has this many packets unread is dropped: it may come back and resume when it reads again.
+_BACKLOG: Final = 256
+_HELLO_WITHIN_NS: Final = 5_000_000_000
+_MAX_STRANGERS: Final = 256
+# epoll counts milliseconds in an int: a ticket that lives for a month would be refused as a timeout.
+_LONGEST_WAIT_S: Final = 3600.0
+
+
+@dataclasses.dataclass(slots=True)
+class _Connection:
+    socket: socket.socket
+    identity: Identity
+    pidfd: int
+    client: int = 0  # 0 until it has said hello
+    since_ns: int = 0
+    outgoing: deque[bytes] = dataclasses.field(default_factory=deque)
+
+
+class Loop:
+    """Serves `server` on `listener` until it is stopped; the server's transport."""
+
+    def __init__(self, listener: socket.socket, clock: Clock) -> None:
+        self.server: Server
+        self._clock = clock
+        self._listener = listener
+        self._epoll = select.epoll()
+        self._connections: dict[int, _Connection] = {}  # by descriptor
+        self._by_client: dict[int, _Connection] = {}
+        self._pidfds: dict[int, int] = {}  # pidfd -> client
+        self._pidfd_of: dict[int, int] = {}
+        self._owner_pidfd = -1
+        self._running = True
+        self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._epoll.register(listener.fileno(), select.EPOLLIN)
+        self._epoll.register(self._wake_r, select.EPOLLIN)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    # --- set-up --------------------------------------------------------------------------------------------------
+
+    def stop_on(self, *signals: int) -> None:
+        """End in order when one of `signals` arrives."""
+        signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)  # whoever started this process may have blocked them
+        for number in signals:
+            signal.signal(number, lambda *_: self.stop())
+
+    def watch_owner(self, owner: Identity) -> None:
+        """Tell the server when the process that it works for has ended."""
+        pidfd = watch(owner)
+        if pidfd is None:
+            self.server.table.owner_ended(self._clock.now_ns())
+            return
+        if pidfd < 0:
+            return
+        self._owner_pidfd = pidfd
+        self._epoll.register(pidfd, select.EPOLLIN)
+
+    def watch_client(self, client: int, identity: Identity) -> bool:
+        """Watch over a client of a predecessor until it comes back; False if it is dead."""
+        pidfd = watch(identity)
+        if pidfd is None:
+            return False
+        if pidfd >= 0:
+            self._watch(client, pidfd)
+        return True
+
+    # --- running -------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until stopped."""
+        self.server.settle()
+        while self._running:
+            for fd, _ in self._epoll.poll(self._patience_s()):
+                if fd in self._connections:
+                    self._read(self._connections[fd])
+                elif fd == self._listener.fileno():
+                    self._accept()
+                elif fd in self._pidfds:
+                    self._bury(fd)
+                elif fd == self._owner_pidfd:
+                    self._epoll.unregister(fd)
+                    self.server.table.owner_ended(self._clock.now_ns())
+                elif fd == self._wake_r:
+                    os.read(self._wake_r, 4096)
+            self.server.tick()
+            self.server.settle()
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        for connection in list(self._connections.values()):
+            connection.socket.close()
+        strangers = [connection.pidfd for connection in self._connections.values()]
+        for pidfd in [*self._pidfds, *strangers, self._owner_pidfd]:
+            if pidfd >= 0:
+                os.close(pidfd)
+        self._listener.close()
+        self._epoll.close()
+
+    def _patience_s(self) -> float:
+        deadline_ns = self.server.next_deadline_ns()
+        patience = _LONGEST_WAIT_S
+        if deadline_ns is not None:
+            patience = min(max((deadline_ns - self._clock.now_ns()) / 1e9, 0.0), _LONGEST_WAIT_S)
+        if len(self._connections) > len(self._by_client):
+            patience = min(patience, 1.0)
+            self._turn_away_the_silent()
+        return patience
+
+    def _accept(self) -> None:
+        try:
+            accepted, _ = self._listener.accept()
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EMFILE, errno.ENFILE):
+                raise
+            return
+        accepted.setblocking(False)
+        if len(self._connections) - len(self._by_client) >= _MAX_STRANGERS:
+            # the one that has been silent longest goes: whoever means it says hello at once
+            self._hang_up(next(c for c in self._connections.values() if not c.client))
+        try:
+            pid, uid = peer_of(accepted)
+            require_same_user(uid, f"the client with pid {pid}")
+            pidfd = pidfd_of_peer(accepted, pid)
+            identity = identify(pid) if pid else unseen_identity(uid)
+        except (PermissionDeniedError, OSError):  # another user, or dead already
+            accepted.close()
+            return
+        connection = _Connection(accepted, identity, pidfd, since_ns=self._clock.now_ns())
+        self._connections[accepted.fileno()] = connection
+        self._epoll.register(accepted.fileno(), select.EPOLLIN)
+
+    def _read(self, connection: _Connection) -> None:
+        for _ in range(_TURN):
+            packet = self._receive(connection)
+            if packet is None:
+                return
+            if connection.client:
+                self.server.received(connection.client, packet)
+                if connection.socket.fileno() < 0:
+                    return
+            elif not self._admit(connection, packet):
+                return
+        self._flush(connection)
+
+    def _receive(self, connection: _Connection) -> bytes | None:
+        """The next packet; None if there is none, or no more will come."""
+        try:
+            packet = connection.socket.recv(MAX_PACKET_BYTES + 1)
+        except BlockingIOError:
+            self._flush(connection)
+            return None
+        except OSError:
+            packet = b""
+        if packet:
+            return packet
+        self._hang_up(connection)
+        if connection.client:
+            self.server.disconnected(connection.client)
+        return None
+
+    def _admit(self, connection: _Connection, packet: bytes) -> bool:
+        answer = self.server.hello(packet, connection.identity)
+        if isinstance(answer, bytes):
+            try:
+                connection.socket.send(answer)
+            except OSError:
+                pass  # it did not wait for the answer
+            self._hang_up(connection)
+            return False
+        stale = self._by_client.get(answer)
+        if stale is not None:
+            self._hang_up(stale)
+        connection.client = answer
+        self._by_client[answer] = connection
+        if connection.pidfd >= 0:
+            if answer in self._pidfd_of:
+                os.close(connection.pidfd)
+            else:
+                self._watch(answer, connection.pidfd)
+        connection.pidfd = -1
+        return True
+
+    def _watch(self, client: int, pidfd: int) -> None:
+        self._pidfds[pidfd] = client
+        self._pidfd_of[client] = pidfd
+        self._epoll.register(pidfd, select.EPOLLIN)
+
+    def _bury(self, pidfd: int) -> None:
+        """The process behind `pidfd` has died."""
+        self.server.died(self._pidfds[pidfd])
+
+    def _hang_up(self, connection: _Connection) -> None:
+        fd = connection.socket.fileno()
+        if fd < 0:
+            return
+        self._epoll.unregister(fd)
+        del self._connections[fd]
+        if self._by_client.get(connection.client) is connection:
+            del self._by_client[connection.client]
+        if connection.pidfd >= 0:
+            os.close(connection.pidfd)
+        connection.socket.close()
+
+    def _turn_away_the_silent(self) -> None:
+        latest_ns = self._clock.now_ns() - _HELLO_WITHIN_NS
+        for connection in [c for c in self._connections.values() if not c.client and c.since_ns < latest_ns]:
+            self._hang_up(connection)
+
+    def _flush(self, connection: _Connection) -> None:
+        while connection.outgoing:
+            try:
+                connection.socket.send(connection.outgoing[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                break  # its end shows as end of file
+            connection.outgoing.popleft()
+        if connection.socket.fileno() >= 0:
+            self._epoll.modify(connection.socket.fileno(), select.EPOLLIN)
+
+    # --- the server's transport ----------------------------------------------------------------------------------
+
+    def send(self, client: int, packet: bytes) -> None:
+        """Send, or keep for later; a client with too much unread is dropped."""
+        connection = self._by_client.get(client)
+        if connection is None:
+            return
+        if not connection.outgoing:
+            try:
+                connection.socket.send(packet)
+                return
+            except BlockingIOError:
+                self._epoll.modify(connection.socket.fileno(), select.EPOLLIN | select.EPOLLOUT)
+            except OSError:
+                return  # its end shows as end of file
+        connection.outgoing.append(packet)
+        if len(connection.outgoing) > _BACKLOG:
+            self._hang_up(connection)
+            self.server.disconnected(client, f"{_BACKLOG} packets unread: the client was dropped and may resume")
+
+    def unread(self) -> list[int]:
+        """Clients whose packets lie in their sockets."""
+        ready = (self._connections.get(fd) for fd, _ in self._epoll.poll(0))
+        return [connection.client for connection in ready if connection is not None and connection.client]
+
+    def drop(self, client: int) -> None:
+        """Forget a client that has ended, or hang up on one that broke the protocol."""
+        connection = self._by_client.get(client)
+        if connection is not None:
+            self._hang_up(connection)
+        if self.server.table.is_ended(client):
+            pidfd = self._pidfd_of.pop(client, None)
+            if pidfd is not None:
+                self._epoll.unregister(pidfd)
+                del self._pidfds[pidfd]
+                os.close(pidfd)
+
+    def stop(self) -> None:
+        """End `run` after this turn."""
+        self._running = False

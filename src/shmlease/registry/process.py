@@ -1,0 +1,164 @@
+"""The registry process: takes the lock, restores or begins the table, serves, and leaves nothing behind.
+
+It is started by `shmlease.system.launch`, in a session of its own, without numpy; or runs in the foreground for
+`shmlease serve`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+import msgspec
+
+from shmlease.core.messages import Notice
+from shmlease.core.model import ClientState, RegistryRow, Snapshot
+from shmlease.core.settings import Settings
+from shmlease.core.table import Table
+from shmlease.errors import RegistryUnavailableError
+from shmlease.registry.loop import Loop
+from shmlease.registry.server import Server
+from shmlease.system.clock import SystemClock
+from shmlease.system.directory import RegistryDirectory
+from shmlease.system.identity import own_identity
+from shmlease.system.journal import JournalReader
+from shmlease.system.ledger import Ledger, read_ledger
+
+__all__ = ["main", "serve"]
+
+
+class _FileStore(RegistryDirectory):
+    """The registry's directory, as the server asks for it."""
+
+    def __init__(self, id: str, root: str) -> None:
+        super().__init__(id, root)
+        self._journals: dict[int, JournalReader] = {}
+
+    def read_journal(self, client: int, applied: int) -> list[Notice]:
+        """What `client` wrote after notice number `applied` and was not read before."""
+        reader = self._journals.get(client)
+        if reader is None:
+            try:
+                reader = self._journals[client] = JournalReader(self.journal_path(client))
+            except FileNotFoundError:
+                return []
+        return reader.read(applied)
+
+    def drop_journal(self, client: int) -> None:
+        """Remove the journal of a client that has ended."""
+        reader = self._journals.pop(client, None)
+        if reader is not None:
+            reader.close()
+        super().drop_journal(client)
+
+
+def serve(settings: Settings, lock_fd: int, ready: Callable[[], None]) -> None:
+    """Serve the registry `settings.id` until it is closed, stopped by a signal, or no longer needed.
+
+    Parameters
+    ----------
+    settings : Settings
+        How to run.
+    lock_fd : int
+        The registry's lock, held.
+    ready : callable
+        Called when clients can connect.
+
+    Raises
+    ------
+    OSError
+        The directory, socket or ledger could not be made.
+    """
+    store = _FileStore(settings.id, settings.root)
+    clock = SystemClock()
+    snapshot = _inheritance(store)
+    previous = None if snapshot is None else snapshot.registry
+    if previous is None and settings.capacity_bytes == 0:
+        store.remove()
+        raise RegistryUnavailableError(f"registry {settings.id} was killed before it began; what it left is removed now")
+    if previous is not None and previous.closing:
+        store.remove()
+        raise RegistryUnavailableError(f"registry {settings.id} was closed; what it had left is removed now")
+    row = RegistryRow(
+        settings.id,
+        own_identity(),
+        settings.capacity_bytes if previous is None else previous.capacity_bytes,
+        settings.warm_limit_bytes if previous is None else previous.warm_limit_bytes,
+        int(settings.warm_idle_s * 1e9) if previous is None else previous.warm_idle_ns,
+        1 if previous is None else previous.epoch + 1,
+        clock.now_ns(),
+        settings.owner if previous is None else previous.owner,
+    )
+    table = Table(row, snapshot, clock.now_ns())
+    loop = Loop(_listen(store), clock)
+    loop.stop_on(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    ledger = Ledger(store.ledger_path, table.rows.all_rows())
+    server = Server(table, store, ledger, loop, clock)
+    loop.server = server
+    table.rows.take_changes()
+    clients = [c for c in table.rows.clients.values() if c.state is not ClientState.ENDED]
+    server.recover([c.id for c in clients if not loop.watch_client(c.id, c.identity)])
+    if row.owner is not None:
+        loop.watch_owner(row.owner)
+    ready()
+    loop.run()
+    if not table.rows.registry.closing:
+        table.close(clock.now_ns())
+    server.settle()
+    store.remove()  # before the connections: a client that sees its connection end finds nothing left
+    loop.close()
+    ledger.close()
+    os.close(lock_fd)
+
+
+def _inheritance(store: RegistryDirectory) -> Snapshot | None:
+    """What a predecessor left; None if there is nothing to go on from."""
+    try:
+        snapshot = read_ledger(store.ledger_path)
+    except FileNotFoundError:
+        return None
+    return snapshot if snapshot.registry is not None else None
+
+
+def _listen(store: RegistryDirectory) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    beside = f"{store.socket_path}.new"
+    try:
+        os.unlink(beside)  # of a predecessor that was killed here
+    except FileNotFoundError:
+        pass
+    listener.bind(beside)
+    os.chmod(beside, 0o600)
+    listener.listen(512)
+    os.rename(beside, store.socket_path)  # whoever finds the socket finds it listening
+    return listener
+
+
+def main(arguments: list[str]) -> None:
+    """Run as the process that `shmlease.system.launch` starts: settings as JSON, lock and report descriptors."""
+    settings = msgspec.json.decode(arguments[0], type=Settings)
+    lock_fd, report_fd = int(arguments[1]), int(arguments[2])
+    os.umask(0o077)
+    os.chdir("/")
+
+    def ready() -> None:
+        nonlocal report_fd
+        os.write(report_fd, b"ready")
+        os.close(report_fd)
+        report_fd = -1  # the number will be that of a client's connection
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(null, stream)
+        os.close(null)
+
+    try:
+        serve(settings, lock_fd, ready)
+    except Exception as error:
+        try:
+            os.write(report_fd, f"{type(error).__name__}: {error}".encode())
+        except OSError:
+            pass  # it was ready, and nobody listens any more
+        sys.exit(1)

@@ -1,0 +1,137 @@
+"""What appears in /dev/shm and disappears again while a command runs, also what no look at the end can see.
+
+Sub-directories are watched too, but not those of registries: their lease tables tell more. The kernel queues the changes with
+no time of their own, so each has the time at which it was read.
+
+Source: inotify(7).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Self
+
+from shmlease.system.names import DIRECTORY_NAME
+
+__all__ = ["Change", "Watch"]
+
+_IN_MOVED_FROM: Final = 0x40
+_IN_MOVED_TO: Final = 0x80
+_IN_CREATE: Final = 0x100
+_IN_DELETE: Final = 0x200
+_IN_Q_OVERFLOW: Final = 0x4000
+_IN_IGNORED: Final = 0x8000
+_IN_ONLYDIR: Final = 0x01000000
+_IN_DONT_FOLLOW: Final = 0x02000000
+_IN_ISDIR: Final = 0x40000000
+_APPEARED: Final = _IN_CREATE | _IN_MOVED_TO
+_DISAPPEARED: Final = _IN_DELETE | _IN_MOVED_FROM
+_MASK: Final = _APPEARED | _DISAPPEARED | _IN_ONLYDIR | _IN_DONT_FOLLOW
+_HEADER: Final = struct.Struct("iIII")  # watch, mask, cookie, length of the name
+_BUFFER_BYTES: Final = 1 << 18
+# What bounds the memory of the watch; a program that makes more is told about what it made last.
+_MAX_CHANGES: Final = 200_000
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A file that appeared or disappeared, by its path; `at_ns` counts from the epoch."""
+
+    at_ns: int
+    path: str
+    appeared: bool
+
+
+class Watch:
+    """A watch on a directory of shared memory, to be drained whenever its descriptor is readable.
+
+    `lost` says why changes went unseen, if any did.
+    """
+
+    def __init__(self, root: str = "/dev/shm") -> None:
+        self.changes: list[Change] = []
+        self.lost = ""
+        self._directories: dict[int, str] = {}
+        self._fd: int = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if self._fd < 0:
+            self.lost = f"inotify: {os.strerror(ctypes.get_errno())}"
+        else:
+            self._add(root)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def fileno(self) -> int:
+        """The descriptor to poll; -1, which poll ignores, where there is no inotify."""
+        return self._fd
+
+    def drain(self) -> None:
+        """Read what has happened since the last time."""
+        while self._fd >= 0:
+            try:
+                events = os.read(self._fd, _BUFFER_BYTES)
+            except BlockingIOError:
+                return
+            now_ns = time.time_ns()
+            for directory, mask, name in _parse(events):
+                self._note(now_ns, directory, mask, name)
+
+    def _note(self, now_ns: int, directory: int, mask: int, name: str) -> None:
+        if mask & _IN_Q_OVERFLOW:
+            self.lost = "changes came faster than they could be read"
+        elif mask & _IN_IGNORED:
+            self._directories.pop(directory, None)
+        elif directory in self._directories:
+            path = f"{self._directories[directory]}/{name}"
+            if not mask & _IN_ISDIR:
+                self._append(Change(now_ns, path, bool(mask & _APPEARED)))
+            elif mask & _APPEARED and not DIRECTORY_NAME.fullmatch(name):
+                self._enter(path, now_ns)
+
+    def _enter(self, path: str, now_ns: int) -> None:
+        """Watch a new directory, and note what was put into it before it was watched."""
+        self._add(path)
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        self._enter(entry.path, now_ns)
+                    else:
+                        self._append(Change(now_ns, entry.path, appeared=True))
+        except OSError:
+            pass  # it is gone again
+
+    def _add(self, path: str) -> None:
+        number = _libc.inotify_add_watch(self._fd, os.fsencode(path), _MASK)
+        if number >= 0:
+            self._directories[number] = path
+        elif os.path.isdir(path):
+            self.lost = f"inotify on {path}: {os.strerror(ctypes.get_errno())}"
+
+    def _append(self, change: Change) -> None:
+        if len(self.changes) >= _MAX_CHANGES:
+            del self.changes[: _MAX_CHANGES // 2]
+            self.lost = f"there were more than {_MAX_CHANGES} changes, and the first of them are forgotten"
+        self.changes.append(change)
+
+
+def _parse(events: bytes) -> Iterator[tuple[int, int, str]]:
+    """Watch, mask and name of each event."""
+    offset = 0
+    while offset < len(events):
+        directory, mask, _, length = _HEADER.unpack_from(events, offset)
+        offset += _HEADER.size
+        name = events[offset : offset + length].rstrip(b"\0")
+        offset += length
+        yield directory, mask, os.fsdecode(name)

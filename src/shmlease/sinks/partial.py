@@ -1,0 +1,128 @@
+"""The directory in which a file is made, beside where it will be: ``out.h5.partial/`` for ``out.h5``.
+
+It holds ``data``, the HDF5 file under way, and ``journal``. A directory passes for no result; ``data`` moves to the
+output's name in one rename, complete and durable. The lock on the journal says that somebody is at work; the kernel drops
+it with its holder, and a forked child gives it up.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shmlease.errors import SinkError
+from shmlease.units import format_bytes
+
+__all__ = ["Partial"]
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _explained(action: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except SinkError:
+        raise
+    except OSError as error:
+        raise SinkError(f"{path}: cannot {action}: {error.strerror or error}", path=str(path), errno=error.errno) from error
+
+
+class Partial:
+    """The partial file of one output, locked; open from construction on.
+
+    Attributes
+    ----------
+    output : Path
+        Where the file goes in the end; a symbolic link was followed.
+    data_fd, journal_fd : int
+        The caller owns them.
+    """
+
+    def __init__(self, output: str | os.PathLike[str]) -> None:
+        self.output = Path(os.path.realpath(output))
+        self.directory = self.output.with_name(self.output.name + ".partial")
+        with _explained("write there", self.output):
+            if self.output.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a directory; give the name of a file")
+            self.journal_fd = self._lock()
+            try:
+                self.data_fd = os.open(self._data, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError:
+                os.close(self.journal_fd)
+                raise
+
+    @property
+    def _data(self) -> Path:
+        return self.directory / "data"
+
+    @property
+    def _journal(self) -> Path:
+        return self.directory / "journal"
+
+    def _lock(self) -> int:
+        while True:
+            self.directory.mkdir(mode=0o700, exist_ok=True)
+            try:
+                fd = os.open(self._journal, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            except FileNotFoundError:
+                if not self.output.parent.is_dir():
+                    raise
+                continue  # another sink finished just now and took the directory away
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(fd), os.stat(self._journal)):
+                    return fd
+            except FileNotFoundError:
+                pass
+            except BlockingIOError:
+                os.close(fd)
+                raise SinkError(
+                    f"{self.output}: another sink is writing it; wait for it to end, or choose another name",
+                    path=str(self.output),
+                ) from None
+            os.close(fd)
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing of an interrupted run."""
+        return os.fstat(self.journal_fd).st_size == 0
+
+    def clear(self) -> None:
+        """Drop what an interrupted run left."""
+        if not self.is_empty():
+            size_bytes = os.fstat(self.data_fd).st_size
+            _log.warning("%s: dropped %s of an interrupted run", self.output, format_bytes(size_bytes))
+        with _explained("drop the partial file", self.output):
+            os.ftruncate(self.journal_fd, 0)
+            os.ftruncate(self.data_fd, 0)
+
+    def publish(self) -> None:
+        """Give the data its name, durably, and take the directory away."""
+        with _explained("put the finished file there", self.output):
+            os.rename(self._data, self.output)
+            _sync_directory(self.output.parent)
+            self.remove()
+
+    def remove(self) -> None:
+        """Take the directory away, with all that a sink puts there."""
+        with _explained("remove the partial file", self.output):
+            for path in (self._data, self._journal):
+                path.unlink(missing_ok=True)
+            try:
+                self.directory.rmdir()
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:  # another sink moved in, or a file in it is somebody else's
+                    raise
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,57 @@
+"""Strangers at the registry's door: connections that are silent, talk nonsense, never read, or ask for what is not theirs."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from shmlease.core import messages as m
+from shmlease.core.wire import encode
+
+__all__ = ["run"]
+
+_GREEDY_REQUESTS: Final = 400
+_MOST_AT_ONCE: Final = 8
+
+
+def _say_nothing(stranger: socket.socket, dice: random.Random) -> None:
+    del stranger, dice
+
+
+def _talk_nonsense(stranger: socket.socket, dice: random.Random) -> None:
+    for _ in range(16):
+        stranger.send(dice.randbytes(dice.randrange(1, 4096)))
+
+
+def _never_read(stranger: socket.socket, dice: random.Random) -> None:
+    stranger.send(encode([m.Hello(1, m.PROTOCOL, dice.randbytes(16), 0)]))
+    for number in range(_GREEDY_REQUESTS):
+        stranger.send(encode([m.Statistics(2 + number)]))
+
+
+def _ask_for_what_is_not_theirs(stranger: socket.socket, dice: random.Random) -> None:
+    stranger.send(encode([m.Hello(1, m.PROTOCOL, dice.randbytes(16), 0)]))
+    stranger.send(encode([m.Inherit(2, dice.randrange(2**62), dice.randrange(2**62), ""), m.Trim(3)]))
+    stranger.send(encode([m.Expose(4, dice.randrange(2**62)), m.Close(5)]))
+
+
+_MANNERS: Final[list[Callable[[socket.socket, random.Random], None]]] = [
+    _say_nothing, _talk_nonsense, _never_read, _ask_for_what_is_not_theirs,
+]  # fmt: skip
+
+
+def run(path: str, variant: int) -> None:
+    """Knock at the registry that listens at `path`, and stay until killed."""
+    dice = random.Random(variant)  # noqa: S311 - a schedule, no secret
+    strangers = []
+    for number in range(1 + variant % _MOST_AT_ONCE):
+        stranger = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        strangers.append(stranger)
+        with contextlib.suppress(OSError):  # nobody listens for a moment, or it hangs up
+            stranger.connect(path)
+            _MANNERS[(variant + number) % len(_MANNERS)](stranger, dice)
+    signal.pause()

@@ -1,0 +1,133 @@
+"""Which process is which: identities that survive the reuse of pids, and proof of death.
+
+Source: proc(5), pidfd_open(2), unix(7) for SO_PEERCRED; SO_PEERPIDFD came with Linux 6.5.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import select
+import socket
+import struct
+from typing import Final
+
+from shmlease.core.model import UNSEEN_NAMESPACE, Identity
+from shmlease.errors import PermissionDeniedError
+
+__all__ = ["identify", "is_dead", "own_identity", "peer_of", "pidfd_of_peer", "unseen_identity", "watch"]
+
+SO_PEERPIDFD: Final = 77
+_UCRED: Final = struct.Struct("3i")
+
+
+@functools.cache
+def boot_id() -> str:
+    """The id of this boot of the machine."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def identify(pid: int) -> Identity:
+    """The identity of the live process `pid`.
+
+    Raises
+    ------
+    ProcessLookupError
+        There is no such process, or it is a zombie: dead, and only not buried.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            stat = file.read()
+        owner = os.stat(f"/proc/{pid}")
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            command = file.read(256).rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessLookupError(errno.ESRCH, f"there is no process {pid}") from None
+    # the command name in parentheses may hold blanks and parentheses itself; what follows the last one is clean
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    if fields[0] in (b"Z", b"X"):
+        raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended")
+    return Identity(pid, int(fields[19]), boot_id(), own_pid_namespace(), owner.st_uid, command)
+
+
+def own_pid_namespace() -> int:
+    """The namespace in which this process counts pids: those of another mean nothing here."""
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def unseen_identity(uid: int) -> Identity:
+    """What is known of a process outside this pid namespace, which the kernel shows with pid 0: its user."""
+    return Identity(0, 0, boot_id(), UNSEEN_NAMESPACE, uid, "")
+
+
+def own_identity() -> Identity:
+    """The identity of this process."""
+    return identify(os.getpid())
+
+
+def is_dead(identity: Identity) -> bool:
+    """Whether the process is proved dead; one that cannot be seen from here counts as alive."""
+    if identity.boot_id != boot_id():
+        return True
+    if identity.pid_namespace != own_pid_namespace():
+        return False
+    try:
+        return identify(identity.pid).start_ticks != identity.start_ticks
+    except ProcessLookupError:
+        return True
+
+
+def peer_of(connection: socket.socket) -> tuple[int, int]:
+    """Pid and uid of the process at the other end, as the kernel knows them."""
+    pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return pid, uid
+
+
+def require_same_user(uid: int, subject: str) -> None:
+    """Refuse another user.
+
+    Raises
+    ------
+    PermissionDeniedError
+        `uid` is not this process's.
+    """
+    if uid != os.geteuid():
+        raise PermissionDeniedError(f"{subject} belongs to uid {uid}; this process runs as uid {os.geteuid()}", uid=uid)
+
+
+def pidfd_of_peer(connection: socket.socket, pid: int) -> int:
+    """A descriptor that becomes readable when the process at the other end has died; -1 if there is no way to see that.
+
+    Raises
+    ------
+    ProcessLookupError
+        It has died already.
+    """
+    try:
+        return connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    except OSError:  # before Linux 6.5: by pid; the caller compares the start time it reads afterwards
+        return os.pidfd_open(pid) if pid else -1
+
+
+def watch(identity: Identity) -> int | None:
+    """A pidfd of exactly that process; None if it is dead; -1 if it cannot be seen from here, and so counts as alive.
+
+    Raises
+    ------
+    PermissionError, OSError
+        The process cannot be watched from here.
+    """
+    if identity.boot_id == boot_id() and identity.pid_namespace != own_pid_namespace():
+        return -1
+    try:
+        pidfd = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return None
+    death = select.poll()  # select() knows no descriptor beyond 1023, and a registry watches all its clients
+    death.register(pidfd, select.POLLIN)
+    if is_dead(identity) or death.poll(0):
+        os.close(pidfd)
+        return None
+    return pidfd

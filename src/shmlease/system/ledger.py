@@ -1,0 +1,188 @@
+"""The lease table's form in shared memory: an append-only log of committed changes.
+
+One writer, the registry; any number of readers, who ask nobody. Each record is ``length, crc, payload``; a payload is the
+msgpack array of the changes of one commit. What a reader finds before the first record that is not whole is a consistent
+table: a commit is one record, and a writer killed in the middle of it leaves a record whose crc does not match. A writer
+that is stopped holds nothing that a reader waits for.
+
+The log is written with write(), not through a mapping: a full /dev/shm is then an error, never a SIGBUS, and room for what
+is to come is reserved first, so that a release can always be written. When most of the log is history, the live rows are
+written to a new file that takes the old one's name: a reader has one or the other.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from shmlease.core.model import Change, Gone, Row, Snapshot, key_of
+from shmlease.errors import ProtocolError
+
+__all__ = ["Ledger", "MemoryLedger", "parse_ledger", "read_ledger"]
+
+MAGIC: Final = b"shmlease ledger 1\n"
+_HEADER: Final = struct.Struct("<II")
+# Reserved ahead of the end of the log. A commit takes some hundred bytes; 64 KiB is room for hundreds of releases.
+RESERVE_BYTES: Final = 64 * 1024
+# A log is compacted when it is this many times its live rows, and not below 256 KiB: rewriting 1,000 leases takes 1 ms.
+COMPACT_FACTOR: Final = 3
+COMPACT_FLOOR_BYTES: Final = 256 * 1024
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(list[Change])
+
+
+class Ledger:
+    """The writer's side of the ledger at `path`; there is one, the holder of the registry's lock.
+
+    Raises
+    ------
+    OSError
+        ENOSPC: /dev/shm has no room for the first records.
+    """
+
+    def __init__(self, path: str, rows: Iterable[Row]) -> None:
+        self._path = path
+        self._fd = -1
+        self._length = self._reserved = self._live_length = 0
+        self._rewrite(rows)
+
+    def wants_compaction(self) -> bool:
+        """Whether most of the log is history."""
+        return self._length > COMPACT_FLOOR_BYTES + COMPACT_FACTOR * self._live_length
+
+    def has_room(self) -> bool:
+        """Reserve room for the commits to come; False if /dev/shm has none."""
+        if self._reserved - self._length >= RESERVE_BYTES // 2:
+            return True
+        try:
+            os.posix_fallocate(self._fd, self._length, RESERVE_BYTES)
+        except OSError:
+            return False
+        self._reserved = self._length + RESERVE_BYTES
+        return True
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """Append `changes` as one record: from now on they happened.
+
+        Raises
+        ------
+        OSError
+            The record could not be written; the log is as it was.
+        """
+        record = _record(changes)
+        written = os.pwrite(self._fd, record, self._length)
+        if written != len(record):
+            raise OSError(f"{written} of {len(record)} bytes were written to {self._path}")
+        self._length += len(record)
+
+    def compact(self, rows: Iterable[Row]) -> None:
+        """Begin anew with `rows`, which are all there are; keep the old log if there is no room for a new one."""
+        try:
+            self._rewrite(rows)
+        except OSError:
+            self._live_length = self._length  # try again when it has grown by as much again
+
+    def close(self) -> None:
+        """Let go of the file; it stays."""
+        os.close(self._fd)
+
+    def _rewrite(self, rows: Iterable[Row]) -> None:
+        beside = f"{self._path}.new"
+        content = MAGIC + _record(list(rows))
+        fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, len(content) + RESERVE_BYTES)
+            os.pwrite(fd, content, 0)
+            os.rename(beside, self._path)
+        except OSError:
+            os.close(fd)
+            os.unlink(beside)
+            raise
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = fd
+        self._length = self._live_length = len(content)
+        self._reserved = len(content) + RESERVE_BYTES
+
+
+class MemoryLedger:
+    """A ledger that nobody else can read: for registries inside one process."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, int], Row] = {}
+
+    def wants_compaction(self) -> bool:
+        """Never: it holds the live rows only."""
+        return False
+
+    def has_room(self) -> bool:
+        """Always."""
+        return True
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """Take over `changes`."""
+        _apply(self.rows, changes)
+
+    def compact(self, rows: Iterable[Row]) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+def read_ledger(path: str) -> Snapshot:
+    """The lease table at this moment, from its ledger at `path`, without asking its registry.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError
+        There is no such ledger, or it is not for this user to read.
+    ProtocolError
+        The file is no ledger of this version.
+    """
+    with open(path, "rb") as file:
+        return parse_ledger(file.read())
+
+
+def parse_ledger(content: bytes) -> Snapshot:
+    """The table that the log `content` amounts to: every whole record, up to the first that is not.
+
+    Raises
+    ------
+    ProtocolError
+        It is no ledger of this version.
+    """
+    if not content.startswith(MAGIC):
+        raise ProtocolError(f"a ledger begins with {MAGIC!r}, this file with {content[: len(MAGIC)]!r}")
+    rows: dict[tuple[str, int], Row] = {}
+    view, position = memoryview(content), len(MAGIC)
+    while position + _HEADER.size <= len(content):
+        length, crc = _HEADER.unpack_from(content, position)
+        payload = view[position + _HEADER.size : position + _HEADER.size + length]
+        if length == 0 or len(payload) < length or zlib.crc32(payload) != crc:
+            break
+        try:
+            _apply(rows, _decoder.decode(payload))
+        except msgspec.DecodeError as error:
+            raise ProtocolError(f"the ledger record at byte {position} is of another version: {error}") from None
+        position += _HEADER.size + length
+    return Snapshot.of(rows)
+
+
+def _apply(rows: dict[tuple[str, int], Row], changes: Iterable[Change]) -> None:
+    for change in changes:
+        if isinstance(change, Gone):
+            rows.pop((change.tag, change.key), None)
+        else:
+            rows[key_of(change)] = change
+
+
+def _record(changes: Sequence[Change]) -> bytes:
+    payload = _encoder.encode(changes)
+    return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload

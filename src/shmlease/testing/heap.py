@@ -1,0 +1,236 @@
+"""What lies in a registry's directory, on the heap of one process instead: the twin of `shmlease.system.directory`."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+from shmlease.core.messages import Notice
+from shmlease.core.room import PAGE_BYTES
+from shmlease.system.mapping import Mapping
+
+__all__ = ["HeapDirectory", "HeapJournal"]
+
+# A client that writes more notices than this unread waits until they are read, as one whose journal is full.
+_MOST_NOTICES: Final = 256
+
+
+class _Memory:
+    """The memory of a segment, on a page boundary."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self._bytes = (ctypes.c_char * (size_bytes + PAGE_BYTES))()
+        self.address = -(-ctypes.addressof(self._bytes) // PAGE_BYTES) * PAGE_BYTES
+
+    def clear(self) -> None:
+        """Fill with zeros: what whoever still maps an unlinked segment sees."""
+        ctypes.memset(self.address, 0, self.size_bytes)
+
+
+class _HeapMapping(Mapping):
+    """Keeps the memory of a segment alive; there is nothing to unmap."""
+
+    __slots__ = ("_memory",)
+
+    def __init__(self, memory: _Memory, size_bytes: int, *, writable: bool) -> None:
+        super().__init__(memory.address, size_bytes, writable=writable)
+        self._memory: _Memory | None = memory
+
+    def close(self) -> None:
+        self.address, self._memory = 0, None
+
+
+class HeapJournal:
+    """A client's notices that the registry has not read."""
+
+    def __init__(self) -> None:
+        self.unread: list[Notice] = []
+
+    def append(self, notice: Notice) -> bool:
+        """Write `notice`; False if there is no room before the registry has read."""
+        if len(self.unread) >= _MOST_NOTICES:
+            return False
+        self.unread.append(notice)
+        return True
+
+    def restart(self) -> None:
+        """Nothing to do: what is read makes room."""
+
+    def close(self) -> None:
+        """Nothing to do: the registry drops it."""
+
+
+class HeapDirectory:
+    """Segments, tokens and journals of one registry; each method is atomic, as the system call is that it stands for."""
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self._capacity_bytes = capacity_bytes
+        # reentrant: the garbage collector may release a lease in the middle of anything
+        self._lock = threading.RLock()
+        self._segments: dict[int, _Memory] = {}
+        self._claims: dict[int, tuple[int, int]] = {}  # claim -> (segment, generation)
+        self._claimed = 0
+        self._tokens: dict[int, int | None] = {}  # ticket -> who redeemed it
+        self._journals: dict[int, HeapJournal] = {}
+
+    # --- segments ------------------------------------------------------------------------------------------------
+
+    def create_segment(self, number: int, size_bytes: int) -> None:
+        """Make a segment; it has its memory at once."""
+        with self._lock:
+            if number in self._segments:
+                raise FileExistsError(errno.EEXIST, f"segment {number} exists")
+            self._segments[number] = _Memory(size_bytes)
+
+    def unreserved_bytes(self, number: int) -> int:
+        """None: memory of the heap need not be reserved."""
+        del number
+        return 0
+
+    def retire_segment(self, number: int, alias: str, *, punch: bool) -> None:
+        """Forget a segment; whoever maps it keeps the memory, cleared if `punch`."""
+        del alias
+        with self._lock:
+            memory = self._segments.pop(number, None)
+            if memory is not None and punch:
+                memory.clear()
+
+    def link_alias(self, number: int, alias: str) -> None:
+        """Refused: there is no file that could be given a name.
+
+        Raises
+        ------
+        OSError
+            Always.
+        """
+        raise OSError(errno.EOPNOTSUPP, f"a registry in memory has no files: segment {number} cannot be named {alias}")
+
+    def free_bytes(self) -> int:
+        """What the segments leave of the capacity: this heap is never short of room."""
+        with self._lock:
+            return self._capacity_bytes - sum(memory.size_bytes for memory in self._segments.values())
+
+    def map(self, number: int, size_bytes: int, *, writable: bool) -> Mapping:
+        """The memory of a segment.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such segment, or it is smaller.
+        """
+        with self._lock:
+            memory = self._segments.get(number)
+            if memory is None or memory.size_bytes < size_bytes:
+                raise FileNotFoundError(errno.ENOENT, f"segment {number} has no {size_bytes} bytes")
+            return _HeapMapping(memory, size_bytes, writable=writable)
+
+    # --- spares --------------------------------------------------------------------------------------------------
+
+    def claim_spare(self, number: int, generation: int) -> int | None:
+        """A claim that keeps a spare from being revoked until it is let go; None if it was revoked before."""
+        with self._lock:
+            if number not in self._segments or (number, generation) in self._claims.values():
+                return None
+            self._claimed += 1
+            self._claims[self._claimed] = (number, generation)
+            return self._claimed
+
+    def let_go(self, claim: int) -> None:
+        """End a claim."""
+        with self._lock:
+            self._claims.pop(claim, None)
+
+    def revoke_spare(self, number: int, generation: int) -> bool:
+        """Forget a spare, unless its client has claimed it: then False."""
+        with self._lock:
+            if (number, generation) in self._claims.values():
+                return False
+            self.retire_segment(number, "", punch=True)
+            return True
+
+    # --- tickets -------------------------------------------------------------------------------------------------
+
+    def mint_token(self, ticket: int) -> None:
+        """Make the token of a ticket."""
+        with self._lock:
+            if ticket in self._tokens:
+                raise FileExistsError(errno.EEXIST, f"token {ticket:#x} exists")
+            self._tokens[ticket] = None
+
+    def claim_token(self, ticket: int, client: int) -> bool:
+        """Redeem a ticket for `client`; False if it was redeemed before, has expired, or never was."""
+        with self._lock:
+            if self._tokens.get(ticket, client) is not None:
+                return False
+            self._tokens[ticket] = client
+            return True
+
+    def has_claimed(self, ticket: int, client: int) -> bool:
+        """Whether `client` has claimed the token and the registry has not read that yet."""
+        with self._lock:
+            return self._tokens.get(ticket) == client
+
+    def void_token(self, ticket: int) -> int | None:
+        """Make a ticket unredeemable: None; or the client that has redeemed it already."""
+        with self._lock:
+            redeemer = self._tokens.get(ticket)
+            if redeemer is None:
+                self._tokens.pop(ticket, None)
+            return redeemer
+
+    def drop_token(self, ticket: int, client: int) -> None:
+        """Remove the token that `client` redeemed."""
+        with self._lock:
+            if self._tokens.get(ticket) == client:
+                del self._tokens[ticket]
+
+    # --- journals ------------------------------------------------------------------------------------------------
+
+    def create_journal(self, client: int) -> None:
+        """Make the journal of a client."""
+        self._journals.setdefault(client, HeapJournal())
+
+    def open_journal(self, client: int) -> HeapJournal:
+        """The journal of a client, to be written."""
+        return self._journals[client]
+
+    def read_journal(self, client: int, applied: int) -> list[Notice]:
+        """What `client` wrote after notice number `applied` and was not read before."""
+        journal = self._journals.get(client)
+        if journal is None:
+            return []
+        count = len(journal.unread)
+        notices, journal.unread[:count] = journal.unread[:count], []
+        return [notice for notice in notices if notice.seq > applied]
+
+    def drop_journal(self, client: int) -> None:
+        """Remove the journal of a client."""
+        self._journals.pop(client, None)
+
+    # --- the whole -----------------------------------------------------------------------------------------------
+
+    def entries(self) -> Iterator[tuple[str, int, int | None]]:
+        """Kind (``s``, ``t`` or ``j``), number, and the redeeming client of each entry."""
+        with self._lock:
+            yield from [("s", number, None) for number in self._segments]
+            yield from [("t", ticket, redeemer) for ticket, redeemer in self._tokens.items()]
+            yield from [("j", client, None) for client in self._journals]
+
+    def remove_entry(self, kind: str, number: int, client: int | None) -> None:
+        """Remove one entry that `entries` named."""
+        with self._lock:
+            if kind == "s":
+                self._segments.pop(number, None)
+            elif kind == "j":
+                self._journals.pop(number, None)
+            elif number in self._tokens and self._tokens[number] == client:
+                del self._tokens[number]
+
+    def remove(self) -> None:
+        """Forget everything: the registry has ended; what is mapped stays mapped."""
+        for kind, number, client in list(self.entries()):
+            self.remove_entry(kind, number, client)

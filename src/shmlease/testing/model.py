@@ -1,0 +1,146 @@
+"""What the state machine believes: a naive account of who holds what, which shares no code with the lease table.
+
+A content is what one writer put into one segment. It ends when nobody holds it, no ticket is out and no reader is expected.
+There are no segment numbers here, no warm pool, no spares: which file serves a content is the registry's business, as long as
+the promises hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from shmlease.stress.nursery import Process
+
+__all__ = ["Content", "Holding", "Model", "Paper", "WorkerProcess"]
+
+
+@dataclasses.dataclass(eq=False)
+class WorkerProcess:
+    """A worker as its commander knows it."""
+
+    tag: int
+    process: Process
+    connection: Any
+    is_stopped: bool = False
+
+    def __repr__(self) -> str:
+        return f"worker {self.tag} (pid {self.process.pid})"
+
+
+@dataclasses.dataclass(eq=False)
+class Content:
+    """What one writer put into one segment."""
+
+    name: str | None
+    nbytes: int
+    checksum: int
+    is_published: bool = False
+    readers_expected: int = 0
+    disturbed: str = ""  # why its memory must not be used again
+    inode: int = 0
+    os_name: str = ""
+
+
+@dataclasses.dataclass(eq=False)
+class Holding:
+    """One process's lease on a content, or a view that outlived it."""
+
+    key: int
+    worker: WorkerProcess
+    content: Content
+    is_writer: bool
+    has_view: bool = False
+    is_released: bool = False  # and the view is what still holds the segment
+
+    def __repr__(self) -> str:
+        return f"{self.worker}'s {'write' if self.is_writer else 'read'} lease on {self.content.name or 'unnamed'}"
+
+
+@dataclasses.dataclass(eq=False)
+class Paper:
+    """A ticket."""
+
+    text: str
+    content: Content
+    is_used: bool = False
+
+
+Row = tuple[str | None, int, bool, tuple[tuple[int, str, str], ...], int, int, int]
+
+
+class Model:
+    """Who holds what."""
+
+    def __init__(self) -> None:
+        self.workers: list[WorkerProcess] = []
+        self.contents: list[Content] = []
+        self.holdings: list[Holding] = []
+        self.papers: list[Paper] = []
+        self.inherited: list[tuple[WorkerProcess, Holding]] = []  # what a forked child may take a lease on
+        self.never_again: dict[int, str] = {}  # inode of a content that ended otherwise than in order -> how
+
+    def rows(self) -> Counter[Row]:
+        """What the lease table must hold: for each content its name, size, state, holders, tickets, readers and checksum."""
+        return Counter(
+            (
+                content.name,
+                content.nbytes,
+                content.is_published,
+                tuple(sorted(self._holder(holding) for holding in self.holders_of(content))),
+                sum(paper.content is content and not paper.is_used for paper in self.papers),
+                content.readers_expected,
+                content.checksum,
+            )
+            for content in self.contents
+        )
+
+    def holders_of(self, content: Content) -> list[Holding]:
+        """Who holds a content."""
+        return [holding for holding in self.holdings if holding.content is content]
+
+    def named(self, name: str) -> Content | None:
+        """The content of that name."""
+        return next((content for content in self.contents if content.name == name), None)
+
+    def leases(self, worker: WorkerProcess | None = None) -> Iterator[Holding]:
+        """Leases that are not released, of workers that listen."""
+        for holding in self.holdings:
+            if not holding.is_released and not holding.worker.is_stopped and worker in (None, holding.worker):
+                yield holding
+
+    def add(self, content: Content) -> None:
+        """A content begins."""
+        self.contents.append(content)
+
+    def end(self, holding: Holding, disturbed: str = "") -> None:
+        """A holding is over."""
+        self.holdings.remove(holding)
+        self.disturb(holding.content, disturbed)
+        self.end_if_unused(holding.content)
+
+    def end_worker(self, worker: WorkerProcess, disturbed: str) -> None:
+        """A process is over, and with it all it held."""
+        self.workers.remove(worker)
+        self.inherited = [(child, holding) for child, holding in self.inherited if child is not worker]
+        for holding in [holding for holding in self.holdings if holding.worker is worker]:
+            self.end(holding, disturbed)
+
+    def disturb(self, content: Content, why: str) -> None:
+        """Something happened to a content after which its memory must not be used for another."""
+        content.disturbed = content.disturbed or why
+
+    def end_if_unused(self, content: Content) -> None:
+        """End a content that nobody holds, is promised or waits for."""
+        waited_for = content.readers_expected or any(p.content is content and not p.is_used for p in self.papers)
+        if waited_for or self.holders_of(content):
+            return
+        self.contents.remove(content)
+        if content.disturbed and content.inode:
+            self.never_again[content.inode] = content.disturbed
+
+    def _holder(self, holding: Holding) -> tuple[int, str, str]:
+        mode, state = "write" if holding.is_writer else "read", "lingering" if holding.is_released else "held"
+        return holding.worker.process.pid, mode, state
