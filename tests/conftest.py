@@ -27,6 +27,7 @@ PATIENCE_S = 5.0
 _found_at_start: set[str] = set()
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Two, if each can have a /dev/shm of its own; they would find each other's segments otherwise."""
     return 2 if private_shm.is_possible() else 0

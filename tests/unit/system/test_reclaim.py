@@ -51,7 +51,7 @@ def test_registry_dead_with_all_its_clients_is_removed_and_nothing_else(root: st
     Path(root, "psm_1234").touch()
     Path(root, "shmlease-gone-1-not").touch()
     assert sweep(root) == ["gone"]
-    assert sorted(os.listdir(root)) == ["shmlease-gone-1-not", "shmlease-gone-x", "psm_1234"]
+    assert sorted(os.listdir(root)) == ["psm_1234", "shmlease-gone-1-not", "shmlease-gone-x"]
 
 
 def test_registry_with_a_live_client_stays(root: str, dead: Identity) -> None:
