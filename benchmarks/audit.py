@@ -32,11 +32,11 @@ import sys
 import time
 from collections.abc import Iterator
 
-from shmlease.auditor import audit
-from shmlease.auditor.observer import Observer
-from shmlease.core.evidence import Probe
+from shmlease.auditor.audit import audit
+from shmlease.auditor.judge.evidence import Probe
+from shmlease.auditor.observe.observer import Observer
+from shmlease.auditor.run.isolation import enter_isolation
 from shmlease.errors import UnsupportedPlatformError
-from shmlease.runner.isolation import enter_isolation
 
 SHM = "/dev/shm"
 

@@ -20,8 +20,9 @@ import numpy as np
 from rich.console import Console
 
 import shmlease
-from shmlease.auditor import audit, render
-from shmlease.auditor.formats import Style
+from shmlease.auditor import render
+from shmlease.auditor.audit import audit
+from shmlease.auditor.report.formats import Style
 from shmlease.cli import tables
 from shmlease.cli.ingest_words import as_text as summary
 from shmlease.pipeline.api import ingest

@@ -24,7 +24,7 @@ if sys.platform != "linux" or not os.path.isdir("/dev/shm"):
     )
 
 if TYPE_CHECKING:
-    from shmlease.auditor.looking import audit
+    from shmlease.auditor.audit import audit
     from shmlease.client.handle import RegistryHandle
     from shmlease.client.lease import Lease
     from shmlease.client.registry import Registry, connect
@@ -91,7 +91,7 @@ _HOMES: Final = {
     "RegistryHandle": "shmlease.client.handle",
     "Statistics": "shmlease.client.statistics",
     "Ticket": "shmlease.client.ticket",
-    "audit": "shmlease.auditor.looking",
+    "audit": "shmlease.auditor.audit",
     "connect": "shmlease.client.registry",
     "ingest": "shmlease.pipeline.api",
     "verify": "shmlease.sinks.verification",

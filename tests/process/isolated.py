@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from rig.forked import in_a_child
+from shmlease.auditor.run.isolation import enter_isolation
 from shmlease.errors import UnsupportedPlatformError
-from shmlease.runner.isolation import enter_isolation
 
 
 def isolated(test: Callable[[], None]) -> Callable[[], None]:

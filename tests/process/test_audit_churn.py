@@ -13,8 +13,9 @@ from contextlib import contextmanager
 
 from isolated import isolated
 
-from shmlease.auditor import audit, reap
-from shmlease.auditor.observer import Observer
+from shmlease.auditor.audit import audit
+from shmlease.auditor.observe.observer import Observer
+from shmlease.auditor.reap import reap
 
 SECONDS = 3.0
 PATIENCE_S = 20.0  # a machine that is busy with something else may not let the churners run

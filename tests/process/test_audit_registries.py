@@ -15,8 +15,9 @@ import numpy as np
 from isolated import isolated
 
 import shmlease
-from shmlease.auditor import audit, reap
-from shmlease.core.findings import Finding
+from shmlease.auditor.audit import audit
+from shmlease.auditor.judge.findings import Finding
+from shmlease.auditor.reap import reap
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.identity import identify
 from shmlease.system.ledger import read_ledger

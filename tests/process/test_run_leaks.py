@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from running import run_command, run_program
 
-from shmlease.core.findings import Confidence
+from shmlease.auditor.judge.findings import Confidence
 
 SHARED = pytest.mark.parametrize("isolation", ["--isolate", "--no-isolate"])
 

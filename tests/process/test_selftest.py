@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from isolated import isolated
 
+from shmlease.auditor.judge.rules import RULES
 from shmlease.auditor.selftest import PLANTS, Outcome, Plant, selftest
-from shmlease.core.rules import RULES
 
 NOBODY = 65534
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 from shmlease.lazy import lazily
 
 if TYPE_CHECKING:
+    from shmlease.auditor.audit import begin_scope
     from shmlease.auditor.configuration import Configuration, load_configuration
-    from shmlease.auditor.formats import FORMATS, render
-    from shmlease.auditor.looking import audit, begin_scope
-    from shmlease.auditor.reaping import Reaping, reap
-    from shmlease.core.findings import Confidence, Finding, Report
-    from shmlease.core.rules import RULES, Rule, Severity
-    from shmlease.core.suppression import DEFAULT_SUPPRESSIONS, Suppression
+    from shmlease.auditor.judge.findings import Confidence, Finding, Report
+    from shmlease.auditor.judge.rules import RULES, Rule, Severity
+    from shmlease.auditor.judge.suppression import DEFAULT_SUPPRESSIONS, Suppression
+    from shmlease.auditor.reap import Reaping
+    from shmlease.auditor.report.formats import FORMATS, render
 
 __all__ = [
     "DEFAULT_SUPPRESSIONS",
@@ -30,30 +30,26 @@ __all__ = [
     "Rule",
     "Severity",
     "Suppression",
-    "audit",
     "begin_scope",
     "load_configuration",
-    "reap",
     "render",
 ]
 
 _HOMES: Final = {
-    "DEFAULT_SUPPRESSIONS": "shmlease.core.suppression",
-    "FORMATS": "shmlease.auditor.formats",
-    "RULES": "shmlease.core.rules",
-    "Confidence": "shmlease.core.findings",
+    "DEFAULT_SUPPRESSIONS": "shmlease.auditor.judge.suppression",
+    "FORMATS": "shmlease.auditor.report.formats",
+    "RULES": "shmlease.auditor.judge.rules",
+    "Confidence": "shmlease.auditor.judge.findings",
     "Configuration": "shmlease.auditor.configuration",
-    "Finding": "shmlease.core.findings",
-    "Reaping": "shmlease.auditor.reaping",
-    "Report": "shmlease.core.findings",
-    "Rule": "shmlease.core.rules",
-    "Severity": "shmlease.core.rules",
-    "Suppression": "shmlease.core.suppression",
-    "audit": "shmlease.auditor.looking",
-    "begin_scope": "shmlease.auditor.looking",
+    "Finding": "shmlease.auditor.judge.findings",
+    "Reaping": "shmlease.auditor.reap",
+    "Report": "shmlease.auditor.judge.findings",
+    "Rule": "shmlease.auditor.judge.rules",
+    "Severity": "shmlease.auditor.judge.rules",
+    "Suppression": "shmlease.auditor.judge.suppression",
+    "begin_scope": "shmlease.auditor.audit",
     "load_configuration": "shmlease.auditor.configuration",
-    "reap": "shmlease.auditor.reaping",
-    "render": "shmlease.auditor.formats",
+    "render": "shmlease.auditor.report.formats",
 }
 
 __getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from shmlease.core.findings import Report
+from shmlease.auditor.judge.findings import Report
 from shmlease.errors import LeaseError
 
 __all__ = ["read_baseline", "write_baseline"]

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from shmlease.core.rules import no_such_rule, rule_of
-from shmlease.core.suppression import Suppression
+from shmlease.auditor.judge.rules import no_such_rule, rule_of
+from shmlease.auditor.judge.suppression import Suppression
 from shmlease.errors import LeaseError
 from shmlease.units import parse_duration
 

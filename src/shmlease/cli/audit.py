@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import click
 
+from shmlease.auditor.audit import audit
 from shmlease.auditor.baseline import read_baseline, write_baseline
 from shmlease.auditor.configuration import Configuration, load_configuration
-from shmlease.auditor.formats import FORMATS, Style, render
-from shmlease.auditor.formats.github import add_to_summary
-from shmlease.auditor.looking import audit
-from shmlease.core.findings import Report
-from shmlease.core.suppression import set_aside_known
+from shmlease.auditor.judge.findings import Report
+from shmlease.auditor.judge.suppression import set_aside_known
+from shmlease.auditor.report.formats import FORMATS, Style, render
+from shmlease.auditor.report.formats.github import add_to_summary
 from shmlease.errors import LeaseError
 
 __all__ = ["command", "write_report"]

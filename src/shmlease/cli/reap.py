@@ -6,8 +6,8 @@ import click
 import msgspec
 
 from shmlease.auditor.configuration import load_configuration
-from shmlease.auditor.reaping import Reaping, reap
-from shmlease.core.legible import printable
+from shmlease.auditor.judge.printable import printable
+from shmlease.auditor.reap import Reaping, reap
 from shmlease.units import format_bytes
 
 __all__ = ["command"]

@@ -12,8 +12,8 @@ from typing import Final
 
 import click
 
+from shmlease.auditor.judge.rules import RULES
 from shmlease.cli import cli
-from shmlease.core.rules import RULES
 
 __all__ = ["PAGES", "commands", "rules"]
 
@@ -39,7 +39,7 @@ def rules() -> str:
     """The rules of the auditor."""
     lines = [
         "# Rules of the auditor\n",
-        "Made from `shmlease/core/rules.py`. Errors and warnings count as leaks (exit code 23), notes do not.\n",
+        "Made from `shmlease/auditor/judge/rules.py`. Errors and warnings count as leaks (exit code 23), notes do not.\n",
         "| id | name | severity | what it means | what to do |",
         "|---|---|---|---|---|",
     ]

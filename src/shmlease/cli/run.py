@@ -12,13 +12,13 @@ import click
 
 from shmlease.auditor.baseline import read_baseline, write_baseline
 from shmlease.auditor.configuration import Configuration, load_configuration
-from shmlease.auditor.formats import Style, render
-from shmlease.auditor.formats.github import announce
-from shmlease.auditor.writing import check_writable, form_of, write_file
-from shmlease.core.findings import Report
-from shmlease.core.rules import no_such_rule, rule_of
-from shmlease.core.suppression import set_aside_known
-from shmlease.runner.running import SETTLE_S, CommandNotStartedError, run
+from shmlease.auditor.judge.findings import Report
+from shmlease.auditor.judge.rules import no_such_rule, rule_of
+from shmlease.auditor.judge.suppression import set_aside_known
+from shmlease.auditor.report.formats import Style, render
+from shmlease.auditor.report.formats.github import announce
+from shmlease.auditor.report.output import check_writable, form_of, write_file
+from shmlease.auditor.run.command import SETTLE_S, CommandNotStartedError, run
 from shmlease.units import parse_duration
 
 __all__ = ["command"]

@@ -9,10 +9,10 @@ from collections import Counter
 import click
 import msgspec
 
-from shmlease.auditor.looking import rule_ids
+from shmlease.auditor.audit import rule_ids
+from shmlease.auditor.run.isolation import enter_isolation
 from shmlease.auditor.selftest import PLANTS, Outcome, Trial, selftest
 from shmlease.errors import UnsupportedPlatformError
-from shmlease.runner.isolation import enter_isolation
 
 __all__ = ["command"]
 

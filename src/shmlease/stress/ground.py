@@ -9,8 +9,8 @@ import ctypes
 import os
 from typing import Final
 
+from shmlease.auditor.run.isolation import enter_isolation
 from shmlease.errors import UnsupportedPlatformError
-from shmlease.runner.isolation import enter_isolation
 
 __all__ = ["enter_small_shm"]
 

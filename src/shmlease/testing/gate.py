@@ -18,11 +18,11 @@ from typing import Any, Final
 import pytest
 
 from shmlease.auditor.configuration import load_configuration
-from shmlease.auditor.formats.github import announce
-from shmlease.auditor.writing import form_of, write_file
-from shmlease.core.findings import Creator, Event, Finding, Place, Report
-from shmlease.core.rules import Severity
-from shmlease.core.suppression import Suppression
+from shmlease.auditor.judge.findings import Creator, Event, Finding, Place, Report
+from shmlease.auditor.judge.rules import Severity
+from shmlease.auditor.judge.suppression import Suppression
+from shmlease.auditor.report.formats.github import announce
+from shmlease.auditor.report.output import form_of, write_file
 from shmlease.testing.leaks import LeakWatch, told
 
 __all__ = ["Gate"]

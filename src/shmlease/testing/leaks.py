@@ -16,17 +16,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final, Self
 
+from shmlease.auditor.audit import audit, begin_scope
 from shmlease.auditor.configuration import Configuration, load_configuration
-from shmlease.auditor.formats import Style, render
-from shmlease.auditor.looking import audit, begin_scope
-from shmlease.core.evidence import Scope
-from shmlease.core.findings import Confidence, Event, Fact, Finding, Process, Report
-from shmlease.core.suppression import Suppression
-from shmlease.runner.blame import answered_for
-from shmlease.runner.descendants import descendants_of
-from shmlease.runner.inject.shmlease_recorder import ENVIRONMENT, Recorder
-from shmlease.runner.records import RecordLog
-from shmlease.runner.running import ISOLATED, recording_environment
+from shmlease.auditor.judge.evidence import Scope
+from shmlease.auditor.judge.findings import Confidence, Event, Fact, Finding, Process, Report
+from shmlease.auditor.judge.suppression import Suppression
+from shmlease.auditor.report.formats import Style, render
+from shmlease.auditor.run.attribution import answered_for
+from shmlease.auditor.run.command import ISOLATED, recording_environment
+from shmlease.auditor.run.inject.shmlease_recorder import ENVIRONMENT, Recorder
+from shmlease.auditor.run.records import RecordLog
+from shmlease.auditor.run.subreaper import descendants_of
 from shmlease.testing.glance import Glance, Glancer
 
 __all__ = ["LeakError", "LeakWatch", "assert_no_leaks"]

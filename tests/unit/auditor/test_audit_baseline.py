@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from shmlease.auditor.baseline import read_baseline, write_baseline
-from shmlease.core.findings import Finding, Report
-from shmlease.core.rules import Severity
+from shmlease.auditor.judge.findings import Finding, Report
+from shmlease.auditor.judge.rules import Severity
 from shmlease.errors import LeaseError
 
 

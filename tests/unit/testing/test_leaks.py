@@ -12,7 +12,7 @@ import pytest
 
 import shmlease
 import shmlease.testing
-from shmlease.core.suppression import Suppression
+from shmlease.auditor.judge.suppression import Suppression
 from shmlease.testing import LeakError, assert_no_leaks
 from shmlease.testing.leaks import LeakWatch
 

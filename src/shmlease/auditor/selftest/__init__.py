@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from shmlease.auditor.judge.findings import Finding
+from shmlease.auditor.judge.rules import Severity
 from shmlease.auditor.selftest.ground import Ground, NotPermittedError
 from shmlease.auditor.selftest.plants import PLANTS, Plant, Planting
-from shmlease.core.findings import Finding
-from shmlease.core.rules import Severity
 
 __all__ = ["PLANTS", "Outcome", "Plant", "Trial", "selftest"]
 

@@ -12,11 +12,11 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self
 
-from shmlease.auditor.looking import audit, begin_scope
-from shmlease.auditor.observer import Observer
-from shmlease.core.detect_system import coverage_of
-from shmlease.core.evidence import Scope
-from shmlease.core.findings import Finding, Report
+from shmlease.auditor.audit import audit, begin_scope
+from shmlease.auditor.judge.detect_system import coverage_of
+from shmlease.auditor.judge.evidence import Scope
+from shmlease.auditor.judge.findings import Finding, Report
+from shmlease.auditor.observe.observer import Observer
 from shmlease.errors import LeaseError
 
 __all__ = ["Actor", "Ground", "NotPermittedError"]

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from shmlease.auditor.judge.findings import Report
 from shmlease.auditor.selftest import file_plants as files
 from shmlease.auditor.selftest import lease_plants as leases
 from shmlease.auditor.selftest import system_plants as system
 from shmlease.auditor.selftest.ground import Ground
-from shmlease.core.findings import Report
 
 __all__ = ["PLANTS", "Plant"]
 

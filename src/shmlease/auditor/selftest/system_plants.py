@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 
+from shmlease.auditor.judge.findings import Report
 from shmlease.auditor.selftest.ground import Ground, NotPermittedError
-from shmlease.core.findings import Report
 
 __all__: list[str] = []
 

@@ -1,0 +1,1 @@
+"""Pure: from evidence to findings; no I/O, no clock."""

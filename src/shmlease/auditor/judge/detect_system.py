@@ -1,0 +1,152 @@
+"""Detectors of what lies outside the files: System V segments, charges of empty control groups, and blindness."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from shmlease.auditor.judge.evidence import Probe, SysVSegment
+from shmlease.auditor.judge.findings import Confidence, Coverage, Creator, Fact, Finding, Gap
+from shmlease.auditor.judge.indexed_evidence import Picture
+from shmlease.units import format_bytes
+
+__all__ = ["blind", "coverage_of", "orphan_charge", "sysv"]
+
+
+def sysv(picture: Picture) -> Iterator[Finding]:
+    """LH014: no attachment is left, and the process that made it is dead; unknown when that cannot be judged."""
+    for segment in picture.evidence.sysv:
+        if segment.attachments or segment.is_condemned:
+            continue
+        verdict = _creator_verdict(picture, segment)
+        if verdict is None:
+            continue
+        confidence, why = verdict
+        yield Finding.of(
+            "LH014",
+            f"System V segment {segment.id} ({format_bytes(segment.size_bytes)}) has no attachment and no living creator",
+            name=f"sysv:{segment.id}",
+            subject=f"sysv:{segment.id}:{segment.key}",
+            confidence=confidence,
+            size_bytes=segment.size_bytes,
+            resident_bytes=segment.resident_bytes,
+            creator=Creator(pid=segment.creator_pid or None),
+            evidence=(
+                Fact(f"key {segment.key:#010x}, nattch 0, owned by uid {segment.uid}", "/proc/sysvipc/shm"),
+                Fact(why, "/proc"),
+            ),
+            remedy=f"remove it with `ipcrm -m {segment.id}`, and mark such segments with IPC_RMID once they are attached",
+        )
+
+
+def _creator_verdict(picture: Picture, segment: SysVSegment) -> tuple[Confidence, str] | None:
+    """How sure it is that the creator is dead, and why; None if it lives."""
+    evidence = picture.evidence
+    if segment.creator_pid == 0:
+        return Confidence.UNKNOWN, "its creator is in another pid namespace"
+    process = evidence.processes.get(segment.creator_pid)
+    if process is None:
+        if evidence.hides_processes and segment.uid != evidence.user_id:
+            return Confidence.UNKNOWN, "/proc does not list the processes of other users"
+        return Confidence.PROVED, f"its creator, pid {segment.creator_pid}, is dead"
+    # the segment cannot have been changed before it was made, and a process makes nothing before it starts
+    if evidence.started_ns(process) > (segment.changed_s + 1) * 1_000_000_000:
+        return Confidence.PROVED, f"pid {segment.creator_pid} is now {process.command}, which started later"
+    return None
+
+
+def orphan_charge(picture: Picture) -> Iterator[Finding]:
+    """LH017: a control group without processes is still charged for shared memory."""
+    for charge in picture.evidence.charges:
+        yield Finding.of(
+            "LH017",
+            f"{format_bytes(charge.shmem_bytes)} of shared memory are charged to {charge.cgroup}, which has no process",
+            name=charge.cgroup,
+            subject=f"cgroup:{charge.cgroup}",
+            path=charge.source,
+            resident_bytes=charge.shmem_bytes,
+            evidence=(Fact(f"shmem {charge.shmem_bytes}, cgroup.procs empty", charge.source),),
+        )
+
+
+def blind(picture: Picture) -> Iterator[Finding]:
+    """LH016: one note for each thing that could not be seen and may hide a leak."""
+    for gap in coverage_of(picture).gaps:
+        if gap.blinding:
+            yield Finding.of(
+                "LH016",
+                f"could not see {gap.what}: {gap.why}",
+                name=gap.what,
+                subject=f"gap:{gap.what}",
+                confidence=Confidence.UNKNOWN,
+                evidence=(Fact(gap.why, gap.source),) if gap.source else (),
+            )
+
+
+def coverage_of(picture: Picture) -> Coverage:
+    """What was looked at, and what could not be seen."""
+    evidence = picture.evidence
+    looked_at = {
+        "roots": len(evidence.roots),
+        "files": len(evidence.files),
+        "bytes": sum(file.resident_bytes for file in evidence.files.values()),
+        "held files": len(evidence.holds),
+        "processes": len(evidence.processes),
+        "unreadable processes": evidence.unreadable_processes,
+        "lease probes": len(evidence.probes),
+        "registries": len(evidence.registries),
+        "leases": sum(len(registry.snapshot.leases) for registry in evidence.registries if registry.snapshot),
+        "System V segments": len(evidence.sysv),
+    }
+    gaps = (*evidence.gaps, *_unprobed(picture), *_unread(picture), *_uncounted(picture), *_unread_tables(picture))
+    return Coverage(looked_at, gaps)
+
+
+def _unprobed(picture: Picture) -> Iterator[Gap]:
+    """Files that nobody visible holds, and about which the kernel would not answer."""
+    answers = ((file, picture.evidence.probes.get(file.key)) for file in picture.suspects)
+    unknown = Counter((file.uid, answer[1]) for file, answer in answers if answer and answer[0] is Probe.UNKNOWN)
+    for (uid, reason), count in sorted(unknown.items()):
+        yield Gap(
+            f"whether {count} files of uid {uid} are in use",
+            f"{reason}; the lease probe answers only their owner, or root",
+            source="fcntl F_SETLEASE",
+        )
+
+
+def _unread(picture: Picture) -> Iterator[Gap]:
+    """Processes that could not be read. They can only hide memory that is dark: where nothing is, they hide nothing."""
+    if not picture.evidence.unreadable_processes:
+        return
+    roots = [root for root in picture.evidence.roots if not root.is_foreign]
+    bright = {d.usage.root.device for d in picture.darkness if d.is_exact and d.dark_bytes == 0}
+    is_blinding = any(root.device not in bright for root in roots)
+    yield Gap(
+        "what processes closed to this user hold",
+        f"/proc/PID/maps and fd of {picture.evidence.unreadable_processes} processes cannot be read; "
+        + ("they may hold unlinked memory" if is_blinding else "they hold no unlinked memory, for none is dark"),
+        is_blinding,
+        "/proc/PID",
+    )
+
+
+def _uncounted(picture: Picture) -> Iterator[Gap]:
+    for usage in picture.evidence.usage:
+        root = usage.root
+        if usage.used_bytes is None:
+            why = "the filesystem has no size limit, and so keeps no count"
+        elif not root.is_whole:
+            why = "only a part of its filesystem is mounted here"
+        elif not usage.is_whole:
+            why = "a directory in it is closed to this user"
+        elif not usage.is_steady:
+            why = "it changed faster than it could be counted"
+        else:
+            continue
+        yield Gap(f"dark memory in {root.path}", why, blinding=False, source=f"statvfs {root.path}")
+
+
+def _unread_tables(picture: Picture) -> Iterator[Gap]:
+    for registry in picture.evidence.registries:
+        if registry.problem:
+            yield Gap(f"the lease table of registry {registry.id}", registry.problem, source=f"{registry.path}/ledger")

@@ -1,0 +1,110 @@
+"""The lease probe: asks the kernel whether anyone at all has a file open or mapped.
+
+A write lease (F_SETLEASE) on a read-only descriptor is granted only while nobody else has the file open: no process in
+any namespace, no descriptor in flight in a message. The file's owner needs no privilege. It says whether, not who.
+
+What it does not cover:
+
+- a descriptor opened with O_PATH does not count as open (and cannot map the file either);
+- on a memfd it is granted although the file is open, so it is asked only about files with a name;
+- a kernel with fs.leases-enable = 0, and filesystems without leases, answer EINVAL: unknown, never free.
+
+While a lease is held, an opener waits, and the kernel tells the holder by a signal. The default signal, SIGIO, kills a
+process that does not expect it; SIGURG is ignored by default and tolerated by programs that handle it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from shmlease.auditor.judge.evidence import Key, Probe
+
+__all__ = ["FileLease", "holding_lease", "probe"]
+
+_F_SETSIG: Final = 10  # linux/fcntl.h; the fcntl module does not name it
+# Never blocks on a fifo that took the name, never follows a link that did.
+_OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENXIO})
+
+
+def probe(path: str, key: Key, *, directory: int | None = None) -> tuple[Probe, str]:
+    """Whether anybody holds the file of that device and inode at `path`, relative to the open `directory` if given.
+
+    The lease is given back at once, so that an opener who meets it waits for some microseconds.
+
+    Returns
+    -------
+    tuple of Probe and str
+        The verdict, and the reason where it is unknown.
+    """
+    verdict, reason, descriptor = _acquire(path, key, directory)
+    if descriptor >= 0:
+        _give_back(descriptor)
+    return verdict, reason
+
+
+class FileLease:
+    """A lease being held on an open file that nobody else had open when it was granted."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def is_unbroken(self) -> bool:
+        """Whether nobody has begun to open the file since."""
+        return fcntl.fcntl(self.descriptor, fcntl.F_GETLEASE) == fcntl.F_WRLCK
+
+
+@contextmanager
+def holding_lease(path: str, key: Key, *, directory: int | None = None) -> Iterator[tuple[FileLease | None, Probe, str]]:
+    """The lease, or None with the verdict and its reason; openers wait until the block ends, so keep it short."""
+    verdict, reason, descriptor = _acquire(path, key, directory)
+    try:
+        yield (FileLease(descriptor) if descriptor >= 0 else None), verdict, reason
+    finally:
+        if descriptor >= 0:
+            _give_back(descriptor)
+
+
+def _acquire(path: str, key: Key, directory: int | None) -> tuple[Probe, str, int]:
+    """The verdict, its reason, and the descriptor that holds the lease, or -1."""
+    try:
+        descriptor = os.open(path, _OPEN_FLAGS, dir_fd=directory)
+    except OSError as error:
+        if error.errno in _GONE:
+            return Probe.GONE, "", -1
+        # EAGAIN: another probe, or another program, holds a lease of its own on it right now
+        held = error.errno == errno.EAGAIN
+        return (Probe.HELD, "", -1) if held else (Probe.UNKNOWN, f"open: {error.strerror}", -1)
+    verdict, reason = Probe.UNKNOWN, ""
+    try:
+        found = os.fstat(descriptor)
+        if (found.st_dev, found.st_ino) != key:
+            verdict = Probe.GONE
+        else:
+            fcntl.fcntl(descriptor, _F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            verdict = Probe.FREE
+            return verdict, reason, descriptor
+    except OSError as error:
+        if error.errno == errno.EAGAIN:
+            verdict = Probe.HELD
+        else:
+            reason = f"F_SETLEASE: {error.strerror}"
+    finally:
+        if verdict is not Probe.FREE:
+            os.close(descriptor)
+    return verdict, reason, -1
+
+
+def _give_back(descriptor: int) -> None:
+    try:
+        # closing alone would not do if another thread forked meanwhile: the child has the descriptor too
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    finally:
+        os.close(descriptor)

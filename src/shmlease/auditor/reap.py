@@ -1,0 +1,218 @@
+"""Reaping: removes what is proved to be nobody's, and says what it left alone and why.
+
+Nothing is removed because of its name. A file goes if nobody had it open in any of several looks over a second, and the
+kernel then grants a lease on it that is still whole when it is unlinked, and it is the very file that was found (device,
+inode, birth). A registry's directory goes if we hold its lock, its process and its clients are dead, and nobody has any of
+its segments open.
+
+What the proof does not cover: a program that has closed a segment, and means to open it by its name later; `older_than`
+spares what was used lately. And a program that puts another file in the place of the one found, in the microseconds between
+the last comparison and the unlink, would lose the new one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+from shmlease.auditor.judge.evidence import File, Probe, RegistryFacts
+from shmlease.auditor.judge.findings import Finding
+from shmlease.auditor.judge.indexed_evidence import Picture
+from shmlease.auditor.judge.printable import legible
+from shmlease.auditor.judge.reconcile import confirmed, reconcile
+from shmlease.auditor.judge.suppression import DEFAULT_SUPPRESSIONS, Suppression, Suppressions
+from shmlease.auditor.observe.lease_probe import holding_lease, probe
+from shmlease.auditor.observe.observer import Observer
+from shmlease.auditor.observe.statx import statx
+from shmlease.system.clock import Clock, SystemClock
+from shmlease.system.directory import RegistryDirectory
+from shmlease.system.reclaim import remove_if_abandoned
+from shmlease.units import format_duration, parse_duration
+
+__all__ = ["Declined", "Reaping", "Removed", "reap"]
+
+# Longer than an audit looks: what is removed cannot be looked at again.
+_PAUSES_S: Final = (0.02, 0.08, 0.3, 0.6)
+_DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_ORPHANS: Final = frozenset({"LH001", "LH005"})
+_DEAD_REGISTRY: Final = "LH007"
+# Why the findings of other rules are not for reaping; the rules that are not here concern nothing that could be removed.
+_NOT_OURS: Final = {
+    "LH003": "its holder lives, and frees it when it lets go",
+    "LH014": "no lease can be held on a System V segment while it is removed; use `ipcrm -m`",
+}
+_VERDICTS: Final = {
+    Probe.HELD: "somebody has it open",
+    Probe.GONE: "it is gone, or another file has taken its name",
+    Probe.UNKNOWN: "whether it is in use cannot be told",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """Something that was removed, or would be."""
+
+    path: str
+    rule: str
+    resident_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """Something that was left alone, and why."""
+
+    path: str
+    rule: str
+    resident_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reaping:
+    """What `reap` did, or would do if it were not `dry`."""
+
+    dry: bool
+    removed: tuple[Removed, ...]
+    declined: tuple[Declined, ...]
+
+
+class _LeftAlone(Exception):  # noqa: N818 - an outcome, not an error
+    """The proof failed; the text says where."""
+
+
+def reap(
+    *,
+    yes: bool = False,
+    paths: Sequence[str] | None = None,
+    older_than: float | str = 0,
+    suppressions: Sequence[Suppression] = (),
+    default_suppressions: bool = True,
+    clock: Clock | None = None,
+) -> Reaping:
+    """Remove the orphans and the dead registries that are proved to be nobody's.
+
+    Parameters
+    ----------
+    yes : bool
+        Whether to remove; without it nothing is changed, and the same proofs are made.
+    paths : sequence of str, optional
+        The directories to reap; by default /dev/shm and every mounted hugetlbfs.
+    older_than : float or str
+        Leave alone what was made, written or opened more recently (``"10min"``).
+    suppressions, default_suppressions
+        As for `shmlease.audit`: what is set aside is left alone.
+    clock : Clock, optional
+        What waits between two looks.
+
+    Returns
+    -------
+    Reaping
+        What was removed, and what was left alone with the reason.
+
+    Raises
+    ------
+    UnsupportedPlatformError
+        There is no shared memory at the paths.
+    """
+    waiter = clock or SystemClock()
+    observer = Observer(tuple(paths) if paths is not None else None, foreign=False)
+    rules = {*_ORPHANS, _DEAD_REGISTRY, *_NOT_OURS}
+    picture = observer.look()
+    findings = reconcile(picture, rules)
+    for pause_s in _PAUSES_S if findings else ():
+        waiter.wait_s(pause_s)
+        picture = observer.look()
+        findings = confirmed(findings, reconcile(picture, rules))
+    words = (*suppressions, *(DEFAULT_SUPPRESSIONS if default_suppressions else ()))
+    kept, aside, _ = Suppressions(words, date.today()).set_aside(findings)
+    removed: list[Removed] = []
+    declined = [_declined(one.finding, f"set aside: {one.reason} ({one.source})") for one in aside]
+    for finding in kept:
+        try:
+            _remove(picture, finding, yes=yes, older_than_ns=int(parse_duration(older_than) * 1e9))
+            removed.append(Removed(finding.path, finding.rule, finding.resident_bytes))
+        except _LeftAlone as reason:
+            declined.append(_declined(finding, str(reason)))
+        except OSError as error:
+            declined.append(_declined(finding, f"{error.strerror}: {error.filename or finding.path}"))
+    declined.extend(_in_doubt(picture))
+    return Reaping(not yes, tuple(removed), tuple(declined))
+
+
+def _declined(finding: Finding, reason: str) -> Declined:
+    return Declined(finding.path or finding.name, finding.rule, finding.resident_bytes, legible(reason))
+
+
+def _in_doubt(picture: Picture) -> Iterator[Declined]:
+    """The files that nobody visible holds, and the kernel did not call free."""
+    for file in picture.suspects:
+        verdict = picture.verdict(file)
+        if verdict in {Probe.HELD, Probe.UNKNOWN}:
+            hidden = ", and nobody who can be seen from here" if verdict is Probe.HELD else ""
+            yield Declined(legible(file.path), "LH001", file.resident_bytes, _VERDICTS[verdict] + hidden)
+
+
+def _remove(picture: Picture, finding: Finding, *, yes: bool, older_than_ns: int) -> None:
+    """Prove once more that `finding` is nobody's, and remove it if `yes`.
+
+    Raises
+    ------
+    _LeftAlone
+        The proof failed.
+    OSError
+        The kernel refused.
+    """
+    if finding.rule in _NOT_OURS:
+        raise _LeftAlone(_NOT_OURS[finding.rule])
+    if finding.rule == _DEAD_REGISTRY:
+        registry = next(r for r in picture.evidence.registries if r.directory == finding.identity)
+        _remove_registry(picture, registry, finding, yes=yes)
+        return
+    file = next(f for f in picture.suspects if f.identity == finding.identity)
+    age_ns = time.time_ns() - file.used_ns
+    if age_ns < older_than_ns:
+        raise _LeftAlone(f"it was used {format_duration(max(age_ns, 0) / 1e9)} ago")
+    _unlink(file, yes=yes)
+
+
+def _unlink(file: File, *, yes: bool) -> None:
+    """Unlink every name of `file` while holding a lease on it."""
+    for name in (file.name, *file.aliases):
+        parent, _, base = f"{file.root.path}/{name}".rpartition("/")
+        directory = os.open(parent, _DIRECTORY_FLAGS)
+        try:
+            with holding_lease(base, file.key, directory=directory) as (lease, verdict, reason):
+                if lease is None:
+                    raise _LeftAlone(f"{_VERDICTS[verdict]}{f' ({reason})' if reason else ''}")
+                if statx(base, directory=directory).identity != file.identity:
+                    raise _LeftAlone("another file has taken its name")
+                if not lease.is_unbroken():
+                    raise _LeftAlone("somebody began to open it")
+                if yes:
+                    os.unlink(base, dir_fd=directory)
+        finally:
+            os.close(directory)
+
+
+def _remove_registry(picture: Picture, registry: RegistryFacts, finding: Finding, *, yes: bool) -> None:
+    """Remove a dead registry's directory, if nobody has a segment of it open and nobody is left to succeed it."""
+    directory = RegistryDirectory(registry.id, os.path.dirname(registry.path))
+    if statx(registry.path).identity != registry.directory:
+        raise _LeftAlone("another directory has taken its name")
+    for file, number in picture.files_of(registry):
+        if number is not None:
+            verdict, _ = probe(file.path, file.key)
+            if verdict is not Probe.FREE:
+                raise _LeftAlone(f"segment {number}: {_VERDICTS[verdict]}")
+    reason = remove_if_abandoned(directory) if yes else _client_left(finding)
+    if reason:
+        raise _LeftAlone(reason)
+
+
+def _client_left(finding: Finding) -> str:
+    return f"its client is alive: {finding.holders[0]}" if finding.holders else ""

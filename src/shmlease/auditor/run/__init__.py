@@ -1,0 +1,5 @@
+"""Runs any command and says what it left in shared memory: in a /dev/shm of its own, or watched in the shared one."""
+
+from shmlease.auditor.run.command import Run, run
+
+__all__ = ["Run", "run"]

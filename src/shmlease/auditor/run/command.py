@@ -1,0 +1,176 @@
+"""`run`: a command from its start to the report on what it left in shared memory."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+from shmlease.auditor.run.inject.shmlease_recorder import ENVIRONMENT
+from shmlease.auditor.run.inotify import Watch
+from shmlease.auditor.run.isolation import enter_isolation
+from shmlease.auditor.run.subreaper import run_to_the_end
+from shmlease.errors import LeaseError, UnsupportedPlatformError
+
+if TYPE_CHECKING:
+    from shmlease.auditor.judge.evidence import Scope
+    from shmlease.auditor.judge.findings import Report
+
+__all__ = ["ISOLATED", "SETTLE_S", "CommandNotStartedError", "Run", "recording_environment", "run"]
+
+# A daemon that was meant to end with the command does so at once; one that waits for a socket or a flush takes a second or two.
+SETTLE_S: Final = 5.0
+# Set for a command that has a /dev/shm of its own.
+ISOLATED: Final = "SHMLEASE_ISOLATED"
+_REGISTRY: Final = "SHMLEASE_REGISTRY"
+_SHM: Final = "/dev/shm"
+_NAME_LENGTH: Final = 60
+_EXIT_NOT_FOUND: Final = 127
+_EXIT_NOT_EXECUTABLE: Final = 126
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that is over: the report on it, the command's own exit code, and whether it had a /dev/shm of its own.
+
+    `why_shared` says why it had not.
+    """
+
+    report: Report
+    returncode: int
+    is_isolated: bool
+    why_shared: str = ""
+
+    def exit_code(self, *, strict: bool = False) -> int:
+        """The command's own exit code where it is not 0, else that of the report."""
+        return self.returncode or self.report.exit_code(strict=strict)
+
+
+class CommandNotStartedError(LeaseError, OSError):
+    """The command could not be started; `exit_code` is what a shell would have returned."""
+
+
+def run(
+    command: Sequence[str],
+    *,
+    isolate: bool | None = None,
+    hook: bool = True,
+    settle_s: float = SETTLE_S,
+    settings: Mapping[str, Any] | None = None,
+) -> Run:
+    """Run `command`, wait for all that descends from it, and audit what it left in shared memory.
+
+    This process becomes part of the experiment: it moves into namespaces of its own where `isolate` allows, and reaps children
+    that are not its own. It is meant to do nothing else, as `shmlease run` does.
+
+    Parameters
+    ----------
+    command : sequence of str
+        Program and arguments; any program.
+    isolate : bool, optional
+        Whether to give it a /dev/shm of its own. By default where the system allows it, unless it is to use a registry that
+        runs outside.
+    hook : bool
+        Whether to record, in Python programs, where in the code segments are made.
+    settle_s : float
+        How long to wait for descendants once the command itself has ended.
+    settings : mapping, optional
+        Keyword arguments of `shmlease.audit`.
+
+    Raises
+    ------
+    CommandNotStartedError
+        There is no such command, or it cannot be executed.
+    UnsupportedPlatformError
+        `isolate` is true and the system does not allow it.
+    """
+    why_shared = _isolate(isolate)
+    is_isolated = not why_shared
+    name = _name(command)
+    with tempfile.TemporaryDirectory(prefix="shmlease-", dir=_outside_shared_memory()) as directory, Watch() as watch:
+        path = os.path.join(directory, "records")
+        environment = recording_environment(os.environ, path) if hook else dict(os.environ)
+        if is_isolated:
+            environment[ISOLATED] = "1"
+        # a /dev/shm of our own is empty; what a shared one holds must be known before
+        scope = None if is_isolated else _begin_scope(name)
+        try:
+            course = run_to_the_end(command, environment, watch, settle_s, _load_the_auditor)
+        except OSError as error:
+            raise _not_started(command, error) from error
+        run_report, records = _load_the_auditor()
+        scope = scope or run_report.empty_scope(name, course.began_ns)
+        observed = run_report.Observed(course, scope, watch, records.RecordLog(path).read(), is_isolated, is_recorded=hook)
+        report = run_report.judge(observed, settings or {})
+    return Run(report, course.exit_code, is_isolated, why_shared)
+
+
+def _load_the_auditor() -> tuple[ModuleType, ModuleType]:
+    """What judges a run, imported while the command runs: it takes as long to load as an interpreter to start."""
+    from shmlease.auditor.run import records, run_report  # noqa: PLC0415
+
+    return run_report, records
+
+
+def recording_environment(environment: Mapping[str, str], path: str) -> dict[str, str]:
+    """`environment` for a program whose Python processes are to record into the file `path`, which is made."""
+    inject = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inject")
+    # made here: the recorder only appends, so that a program that outlives the audit makes nothing anew
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    before = environment.get("PYTHONPATH")
+    search = f"{inject}{os.pathsep}{before}" if before else inject
+    return {**environment, ENVIRONMENT: path, "PYTHONPATH": search}
+
+
+def _outside_shared_memory() -> str | None:
+    """Where to put what would itself be found if it lay in shared memory, as with TMPDIR=/dev/shm; None for anywhere."""
+    usual = os.path.realpath(tempfile.gettempdir())
+    if usual != _SHM and not usual.startswith(f"{_SHM}/"):
+        return None
+    return next((path for path in ("/tmp", "/var/tmp", os.getcwd()) if os.access(path, os.W_OK)), None)
+
+
+def _isolate(wanted: bool | None) -> str:
+    """Isolate this process if wanted and possible; why not, otherwise."""
+    if wanted is False:
+        return "--no-isolate was given"
+    if wanted is None:
+        registry = os.environ.get(_REGISTRY)
+        if registry:
+            return f"{_REGISTRY} names registry {registry}, which runs outside"
+        default = f"/dev/shm/shmlease-u{os.geteuid()}"
+        if os.path.isdir(default):
+            return f"this user's default registry runs ({default})"
+    try:
+        enter_isolation()
+    except UnsupportedPlatformError as error:
+        if wanted:
+            raise UnsupportedPlatformError(
+                f"the command cannot have a /dev/shm of its own: {error}; leave --isolate out to audit it in the shared one"
+            ) from error
+        return f"the system does not allow it ({error})"
+    return ""
+
+
+def _begin_scope(name: str) -> Scope:
+    from shmlease.auditor.audit import begin_scope  # noqa: PLC0415 - an isolated run begins without it
+
+    return begin_scope(name, foreign=False)
+
+
+def _name(command: Sequence[str]) -> str:
+    text = " ".join(shlex.join(command).split())
+    return text if len(text) <= _NAME_LENGTH else f"{text[: _NAME_LENGTH - 3]}..."
+
+
+def _not_started(command: Sequence[str], error: OSError) -> CommandNotStartedError:
+    found = not isinstance(error, FileNotFoundError)
+    return CommandNotStartedError(
+        f"cannot run {command[0]}: {error.strerror}",
+        command=list(command),
+        exit_code=_EXIT_NOT_EXECUTABLE if found else _EXIT_NOT_FOUND,
+    )

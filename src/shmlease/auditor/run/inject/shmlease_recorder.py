@@ -1,0 +1,226 @@
+"""Records, inside any Python program, where in its code it makes shared-memory segments.
+
+This runs in other people's programs, perhaps under another Python than shmlease's own. So it imports nothing but built-in
+modules, changes nothing that the program could see, keeps no descriptor open, and never raises: a record that cannot be written
+is lost. The kernel's audit events tell of the segment:
+
+- `os.truncate` on a descriptor: its maker gives it a size (`shm_open` itself has no audit event);
+- `mmap.__new__`: somebody maps it, its maker first;
+- `open` with O_CREAT of a path in shared memory: a file that may be written without ever being mapped.
+
+One line for each, appended to the file that the environment names; its form is read by `shmlease.auditor.run.records`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+TYPE_CHECKING = False  # importing typing would cost every program some milliseconds
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import CodeType, FrameType
+    from typing import Any
+
+ENVIRONMENT = "SHMLEASE_RECORDS"
+SHM = "/dev/shm"
+SEPARATOR = "\x1f"
+# Innermost frames: enough to get from multiprocessing through a library to the caller's own code.
+MAX_FRAMES = 24
+# What bounds the memory of a program that maps new segments for ever.
+_MAX_SEEN = 65536
+_MAX_STACKS = 4096
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+# kind, time, pid, inode, size, path, test, id of the stack
+_FORM = SEPARATOR.join(("%b", "%d", "%d", "%d", "%d", "%b", "%b", "%b\n")).encode()
+
+
+class Recorder:
+    """Appends what this process does with shared memory to `path`; `is_active` can be turned off and on."""
+
+    def __init__(self, path: str, shm: str = SHM) -> None:
+        self.path = path
+        self.is_active = True
+        self._shm = shm
+        self._device = os.stat(shm).st_dev
+        self._seen: set[int] = set()
+        # (code and instruction of each frame) -> id; the code is kept with it, so that its address stands for nothing else
+        self._stacks: dict[tuple[int, ...], tuple[bytes, list[CodeType]]] = {}
+        self._count = 0
+        self._pid = os.getpid()
+        self._is_announced = False
+        os.register_at_fork(after_in_child=self._begin_in_child)
+
+    def install(self) -> None:
+        """Begin to record; an audit hook cannot be removed."""
+        sys.addaudithook(self._hook())
+
+    def write(self, kind: str, inode: int, size: int, name: str, frame: FrameType | None = None) -> None:
+        """Append one record, with the stack that begins at `frame`."""
+        stack = self._stack(frame)
+        encoded = name.encode("utf-8", "surrogateescape").replace(b"\n", b" ")
+        _append(self.path, _FORM % (kind.encode(), time.time_ns(), self._pid, inode, size, encoded, _test(), stack))
+
+    def _hook(self) -> Callable[[str, tuple[Any, ...]], None]:
+        """What is called for every audit event of the program.
+
+        A segment of one page is made in some ten microseconds. So the hook asks first what is cheapest, keeps what it needs in
+        variables of its own, and does itself what would read better as methods, which take half as long again. Of what is left
+        (measured by leaving parts out), the call of the hook and `fstat` are a third, and the write another.
+        """
+        path, device, shm, create = self.path, self._device, self._shm.encode(), os.O_CREAT
+        seen, stacks, modules = self._seen, self._stacks, sys.modules
+        status_of, get_frame, now = os.fstat, sys._getframe, time.time_ns
+        kept, form, append = 2 * MAX_FRAMES, _FORM, _append
+        # A descriptor is mapped right after its file was given a size: it need not be looked at twice. Were it closed
+        # instead, and another segment, of no size yet, opened under its number, then that one's mapping would go unseen.
+        sized, constructor = -1, None  # what is known to be mapped next; the code of `SharedMemory.__init__`
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal constructor, sized
+            try:
+                if event == "mmap.__new__":
+                    descriptor, kind, size = arguments[0], b"map", 0
+                    if descriptor == sized:
+                        sized = -1
+                        return
+                    if descriptor < 0:
+                        return
+                elif event == "os.truncate":
+                    kind = b"size"
+                    descriptor, size = arguments
+                elif event == "open":
+                    flags = arguments[2]  # our own, when a record is written, come here as well
+                    if flags.__class__ is int and flags & create and self.is_active:
+                        self._opened(arguments[0], get_frame(1))
+                    return
+                else:
+                    return
+                if not self.is_active:
+                    return
+                status = status_of(descriptor)
+                inode = status.st_ino
+                if status.st_dev != device or inode in seen:
+                    return
+                if len(seen) >= _MAX_SEEN:
+                    seen.clear()
+                seen.add(inode)
+                sized = descriptor if size else -1
+                maker = get_frame(1)
+                code = maker.f_code
+                # The kernel makes an entry of /proc for each new descriptor when it is asked for its path, which takes longer
+                # than all else here; the constructor of `SharedMemory`, which makes most segments of most programs, knows it.
+                if code is constructor:
+                    name = shm + maker.f_locals["self"]._name.encode("utf-8", "surrogateescape")
+                else:
+                    name = os.fsencode(os.readlink(f"/proc/self/fd/{descriptor}"))
+                    if code.co_name == "__init__" and code.co_filename.endswith("/multiprocessing/shared_memory.py"):
+                        constructor = code
+                key: tuple[int, ...] = (id(code), maker.f_lasti)
+                frame = maker.f_back
+                while frame is not None and len(key) < kept:
+                    key += id(frame.f_code), frame.f_lasti
+                    frame = frame.f_back
+                known = stacks.get(key)
+                stack = known[0] if known is not None else self._define(key, maker)
+                test = _test() if "pytest" in modules else b""
+                fields = kind, now(), self._pid, inode, size or status.st_size, name.replace(b"\n", b" "), test, stack
+                append(path, form % fields)
+            except Exception:  # noqa: S110 - whatever it was, the program's call goes on
+                pass
+
+        return hook
+
+    def _opened(self, path: Any, frame: FrameType) -> None:
+        """Record that `path` is opened to be made, if it is in shared memory."""
+        path = os.fsdecode(path)
+        if path.startswith(self._shm + "/"):
+            self.write("open", 0, 0, path, frame)
+
+    def _stack(self, frame: FrameType | None) -> bytes:
+        """The id of the stack that begins at `frame`."""
+        first = frame
+        key: tuple[int, ...] = ()
+        while frame is not None and len(key) < 2 * MAX_FRAMES:
+            key += id(frame.f_code), frame.f_lasti
+            frame = frame.f_back
+        known = self._stacks.get(key)
+        return known[0] if known is not None else self._define(key, first)
+
+    def _define(self, key: tuple[int, ...], frame: FrameType | None) -> bytes:
+        """Write what stack begins at `frame`, and in a new process which one it is; the id of the stack."""
+        lines = b""
+        if not self._is_announced:
+            command = " ".join(getattr(sys, "orig_argv", None) or sys.argv)
+            lines = _line("process", str(self._pid), command)
+            self._is_announced = True
+        self._count += 1
+        name = f"{self._pid}.{self._count}"
+        fields: list[str] = []
+        codes: list[CodeType] = []
+        while frame is not None and len(codes) < MAX_FRAMES:
+            code = frame.f_code
+            codes.append(code)
+            fields += code.co_filename, str(frame.f_lineno), getattr(code, "co_qualname", code.co_name)
+            frame = frame.f_back
+        _append(self.path, lines + _line("stack", name, *fields))
+        if len(self._stacks) >= _MAX_STACKS:
+            self._stacks.clear()
+        self._stacks[key] = name.encode(), codes
+        return name.encode()
+
+    def _begin_in_child(self) -> None:
+        self._seen.clear()
+        self._stacks.clear()
+        self._pid = os.getpid()
+        self._is_announced = False
+
+
+def _line(*fields: str) -> bytes:
+    return SEPARATOR.join(fields).replace("\n", " ").encode("utf-8", "surrogateescape") + b"\n"
+
+
+def _append(path: str, lines: bytes) -> None:
+    try:
+        # opened each time: a descriptor kept could be closed and its number reused by the program
+        descriptor = os.open(path, _APPEND)
+        try:
+            os.write(descriptor, lines)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        pass  # the program has another root, another user, or outlived the audit
+
+
+def _test() -> bytes:
+    test = os.environ.get("PYTEST_CURRENT_TEST", "") if "pytest" in sys.modules else ""
+    return test.encode("utf-8", "surrogateescape").replace(b"\n", b" ")
+
+
+def record_reaping(recorder: Recorder) -> None:
+    """Record what this process removes, if it is the resource tracker of multiprocessing."""
+    command = getattr(sys, "orig_argv", ())
+    if not any("multiprocessing.resource_tracker import main" in argument for argument in command):
+        return
+    from multiprocessing import resource_tracker  # noqa: PLC0415 - what this process is about to import itself
+
+    cleaners = getattr(resource_tracker, "_CLEANUP_FUNCS", {})
+    unlink = cleaners.get("shared_memory")
+    if unlink is None:
+        return
+
+    def unlink_and_record(name: str) -> None:
+        unlink(name)
+        recorder.write("reap", 0, 0, SHM + "/" + name.lstrip("/"))
+
+    cleaners["shared_memory"] = unlink_and_record
+
+
+def start() -> None:
+    """Record in this process, if the environment says where to."""
+    path = os.environ.get(ENVIRONMENT)
+    if path and hasattr(sys, "addaudithook"):
+        recorder = Recorder(path)
+        recorder.install()
+        record_reaping(recorder)

@@ -1,0 +1,209 @@
+"""What the recorder wrote in the processes of a run: who made which segment, where in the code, and what a tracker removed.
+
+The lines come from programs that may be killed in the middle of one, so a line that does not parse is passed over. A file is
+told by device, inode and birth time; the recorder knows the inode, and its clock says which of two files of one inode is meant.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from shmlease.auditor.judge.findings import Creator, FileIdentity, Place
+from shmlease.auditor.observe.statx import statx
+from shmlease.auditor.run.inject.shmlease_recorder import SEPARATOR
+
+__all__ = ["Creations", "Record", "RecordLog", "Records"]
+
+_DELETED: Final = " (deleted)"
+# The kernel stamps a birth with a clock that ticks every 1 to 10 ms, so it may lie before the record that preceded it.
+_TICK_NS: Final = 10_000_000
+# An `open` is recorded before the file is there; a machine under load may stop the program in between.
+_OPEN_WITHIN_NS: Final = 5_000_000_000
+_LIBRARY: Final = re.compile(r"(?:^|/)(?:site|dist)-packages/")
+_STANDARD: Final = re.compile(r"^<frozen |(?:^|/)lib(?:64)?/(?:python|pypy)\d\.\d+t?/(?!(?:site|dist)-packages/)")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One thing a process did with a segment: `kind` is map, size, open or reap.
+
+    `frames` are file, line and function of each frame, innermost first, as they were written: most are never looked at.
+    """
+
+    kind: str
+    at_ns: int
+    pid: int
+    inode: int
+    size_bytes: int
+    path: str
+    test: str = ""
+    frames: Sequence[str] = ()
+    base: str = ""
+
+    @property
+    def stack(self) -> tuple[Place, ...]:
+        """The frames, innermost first; files beneath `base` are relative to it."""
+        frames = self.frames
+        rows = zip(frames[::3], frames[1::3], frames[2::3], strict=True)
+        return tuple(Place(file.removeprefix(self.base), int(line), function) for file, line, function in rows)
+
+    @property
+    def place(self) -> Place | None:
+        """The line to blame: the innermost one of the program itself, else of a library, else any."""
+        stack = self.stack
+        own = (place for place in stack if _is_own(place))
+        library = (place for place in stack if not _STANDARD.search(place.file))
+        return next(own, None) or next(library, None) or next(iter(stack), None)
+
+
+def _is_own(place: Place) -> bool:
+    """Whether it is the program's own code: neither Python's nor a library's."""
+    return not _STANDARD.search(place.file) and not _LIBRARY.search(place.file)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Everything that was recorded, in the order of the file; `commands` by pid."""
+
+    records: tuple[Record, ...] = ()
+    commands: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def reaped(self) -> Iterator[Record]:
+        """What resource trackers removed."""
+        return (record for record in self.records if record.kind == "reap")
+
+    def creator(self, record: Record) -> Creator:
+        """Who made what `record` tells of."""
+        command = self.commands.get(record.pid, "")
+        stack = record.stack
+        # what called the program, such as a test runner, is of no interest
+        outermost = max((depth for depth, place in enumerate(stack) if _is_own(place)), default=len(stack) - 1)
+        return Creator(record.pid, None, command, record.place, stack[outermost::-1], record.test)
+
+    def makings(self) -> dict[str, list[Record]]:
+        """The records that tell of the making of a file, by its path, in order of time."""
+        makings: dict[str, list[Record]] = {}
+        known: set[int] = set()
+        for record in self.records:
+            # the first record of an inode is its making; the others are of those that map it later
+            if record.kind != "reap" and (record.inode == 0 or record.inode not in known):
+                makings.setdefault(record.path, []).append(record)
+            known.add(record.inode)
+        return makings
+
+    def creations(self, device: int) -> Creations:
+        """Who made which file of `device`."""
+        return Creations(self, device)
+
+
+class Creations(Mapping[FileIdentity, Creator]):
+    """The creators of the files of one device; a file is looked up by its identity, birth time included."""
+
+    def __init__(self, records: Records, device: int) -> None:
+        self._records = records
+        self._device = device
+        self._by_inode: dict[int, list[Record]] = {}
+        for record in records.records:
+            if record.inode:
+                self._by_inode.setdefault(record.inode, []).append(record)
+        for record, inode in _opened(records.records, device):
+            self._by_inode.setdefault(inode, []).append(record)
+        for found in self._by_inode.values():
+            found.sort(key=lambda record: record.at_ns)
+
+    def __getitem__(self, identity: FileIdentity) -> Creator:
+        if identity.device == self._device:
+            since_ns = (identity.born_ns or 0) - _TICK_NS
+            for record in self._by_inode.get(identity.inode, ()):
+                if record.at_ns >= since_ns:
+                    return self._records.creator(record)
+        raise KeyError(identity)
+
+    def __iter__(self) -> Iterator[FileIdentity]:
+        return (FileIdentity(self._device, inode) for inode in self._by_inode)
+
+    def __len__(self) -> int:
+        return len(self._by_inode)
+
+
+def _opened(records: Iterable[Record], device: int) -> Iterator[tuple[Record, int]]:
+    """The records of paths that were opened to be made, and the inode that each made, if the file is still there."""
+    latest: dict[str, list[Record]] = {}
+    for record in records:
+        if record.kind == "open":
+            latest.setdefault(record.path, []).append(record)
+    for path, opened in latest.items():
+        try:
+            status = statx(path)
+        except OSError:
+            continue
+        born_ns = status.born_ns
+        if status.device != device or born_ns is None:
+            continue
+        makers = [r for r in opened if r.at_ns <= born_ns + _TICK_NS and born_ns - r.at_ns < _OPEN_WITHIN_NS]
+        if makers:
+            yield makers[-1], status.inode
+
+
+class RecordLog:
+    """The file that recorders append to, read as far as it goes, again and again; one that is not there has no records.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    directory : str, optional
+        Places beneath it become relative to it; the working directory if not given.
+    """
+
+    def __init__(self, path: str, directory: str | None = None) -> None:
+        self._path = path
+        self._base = os.path.join(os.getcwd() if directory is None else directory, "")
+        self._position = 0
+        self._records: list[Record] = []
+        self._commands: dict[int, str] = {}
+        self._stacks: dict[str, list[str]] = {}
+
+    def read(self) -> Records:
+        """Everything that has been recorded so far."""
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(self._position)
+                content = file.read()
+        except FileNotFoundError:
+            content = b""
+        whole = content[: content.rfind(b"\n") + 1]  # a line that is being written is left for the next time
+        self._position += len(whole)
+        for line in whole.decode("utf-8", "surrogateescape").split("\n"):
+            try:
+                self._take(line.split(SEPARATOR))
+            except (ValueError, IndexError):
+                continue  # the program was killed while it wrote this
+        return Records(tuple(self._records), self._commands)
+
+    def _take(self, fields: list[str]) -> None:
+        if fields[0] == "process":
+            self._commands[int(fields[1])] = fields[2]
+        elif fields[0] == "stack":
+            self._stacks[fields[1]] = _whole_frames(fields[2:])
+        else:
+            kind, at_ns, pid, inode, size, name, test, stack = fields
+            # pytest names the phase as well: "tests/test_x.py::test_y (call)"
+            test = test.rpartition(" (")[0] or test
+            frames = self._stacks.get(stack, ())
+            name = name.removesuffix(_DELETED)
+            record = Record(kind, int(at_ns), int(pid), int(inode), int(size), name, test, frames, self._base)
+            self._records.append(record)
+
+
+def _whole_frames(fields: list[str]) -> list[str]:
+    """The fields of file, line and function of each frame, without one that was cut short."""
+    whole = fields[: len(fields) - len(fields) % 3]
+    for line in whole[1::3]:
+        int(line)
+    return whole

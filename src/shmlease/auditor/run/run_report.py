@@ -1,0 +1,186 @@
+"""The report on a run: what the audit of its scope finds, whose it is, what only a tracker removed, and when it happened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from textwrap import shorten
+from typing import Any, Final
+
+from shmlease.auditor.audit import audit
+from shmlease.auditor.judge.evidence import Scope
+from shmlease.auditor.judge.findings import Confidence, Event, Fact, Finding, Gap, Process, Report
+from shmlease.auditor.run.attribution import answered_for
+from shmlease.auditor.run.inotify import Change, Watch
+from shmlease.auditor.run.records import Creations, Record, Records
+from shmlease.auditor.run.subreaper import Course
+from shmlease.units import format_bytes
+
+__all__ = ["Observed", "empty_scope", "judge"]
+
+# Events of segments that came and went without a leak: enough for a picture; the rest is counted.
+_MAX_EVENTS: Final = 4000
+_SHM: Final = "/dev/shm"
+_COMMAND_LENGTH: Final = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What was seen of a run, beside the system as it is at its end."""
+
+    course: Course
+    scope: Scope
+    watch: Watch
+    records: Records = field(default_factory=Records)
+    is_isolated: bool = False
+    is_recorded: bool = True
+
+
+def empty_scope(name: str, began_ns: int) -> Scope:
+    """The scope of a run that began with nothing in shared memory."""
+    return Scope(name, began_ns, {})
+
+
+def judge(observed: Observed, settings: Mapping[str, Any]) -> Report:
+    """The report on `observed`; `settings` are keyword arguments of `shmlease.audit`."""
+    creations = observed.records.creations(os.stat(_SHM).st_dev)
+    reaped = tuple(_tracker_reaped(observed))
+    report = audit(scope=observed.scope, creators=creations, foreign=False, also=reaped, **settings)
+    if not observed.is_isolated:
+        report = _only_the_familys(report, creations, observed)
+    coverage = replace(report.coverage, gaps=(*report.coverage.gaps, *_gaps(observed)))
+    return replace(report, coverage=coverage).adding(events=_events(observed))
+
+
+def _only_the_familys(report: Report, creations: Creations, observed: Observed) -> Report:
+    survivors = {process.pid for process in observed.course.survivors}
+
+    def made(finding: Finding) -> bool:
+        return finding.rule == _TRACKER_REAPED or (finding.identity is not None and finding.identity in creations)
+
+    def is_member(process: Process) -> bool | None:
+        if process.pid in survivors:
+            return True
+        return False if os.path.exists(f"/proc/{process.pid}") else None
+
+    return replace(report, findings=answered_for(report.findings, made, is_member))
+
+
+# --- what only a resource tracker removed ----------------------------------------------------------------------------
+
+_TRACKER_REAPED: Final = "LH015"
+
+
+def _tracker_reaped(observed: Observed) -> Iterator[Finding]:
+    """LH015: the tracker said so itself, or the file went when nobody but trackers was left of the command."""
+    makings = observed.records.makings()
+    told: set[str] = set()
+    for reaping in observed.records.reaped:
+        told.add(reaping.path)
+        made = _last_before(makings.get(reaping.path, ()), reaping.at_ns)
+        fact = Fact(f"the resource tracker (pid {reaping.pid}) unlinked it", "its own record")
+        yield _reaped_finding(observed, reaping.path, made, Confidence.PROVED, fact)
+    if not observed.course.only_trackers_left:
+        return
+    for change in observed.watch.changes:
+        if not change.appeared and change.at_ns > observed.course.ended_ns and change.path not in told:
+            made = _last_before(makings.get(change.path, ()), change.at_ns)
+            pids = ", ".join(str(process.pid) for process in observed.course.left)
+            fact = Fact(
+                f"it was unlinked when nothing but resource trackers (pid {pids}) was left of the command", "inotify"
+            )
+            confidence = Confidence.PROVED if observed.is_isolated else Confidence.LIKELY
+            yield _reaped_finding(observed, change.path, made, confidence, fact)
+
+
+def _reaped_finding(
+    observed: Observed, path: str, made: Record | None, confidence: Confidence, fact: Fact
+) -> Finding:  # fmt: skip
+    name = path.removeprefix(f"{_SHM}/")
+    size_bytes = made.size_bytes if made else 0
+    size = f" ({format_bytes(size_bytes)})" if size_bytes else ""
+    return Finding.of(
+        _TRACKER_REAPED,
+        f"{name}{size} was left to the resource tracker by {observed.scope.name}",
+        name=name,
+        subject=f"reaped:{name}",
+        path=path,
+        confidence=confidence,
+        size_bytes=size_bytes,
+        creator=observed.records.creator(made) if made else None,
+        evidence=(fact,),
+    )
+
+
+def _last_before(records: Iterable[Record], at_ns: int) -> Record | None:
+    return next((record for record in reversed(tuple(records)) if record.at_ns <= at_ns), None)
+
+
+# --- when things happened, and what was not seen ---------------------------------------------------------------------
+
+
+def _events(observed: Observed) -> Iterator[Event]:
+    course = observed.course
+    yield Event(course.began_ns, "begin", text=observed.scope.name, pid=course.pid)
+    yield Event(course.ended_ns, "end", text=f"{observed.scope.name} ended with {course.returncode}", pid=course.pid)
+    for process in course.left:
+        if process not in course.survivors:
+            yield Event(course.settled_ns, "exit", text=f"{process} had ended by then", pid=process.pid)
+    yield from _first_of(_of_records(observed.records), _MAX_EVENTS)
+    yield from _first_of(_of_changes(observed.watch.changes, observed.records), _MAX_EVENTS)
+
+
+def _of_records(records: Records) -> Iterator[Event]:
+    makers: dict[tuple[str, int], int] = {}
+    for record in records.records:
+        if record.kind == "reap":
+            yield Event(record.at_ns, "reap", record.path.removeprefix(f"{_SHM}/"), "", record.pid)
+            continue
+        if _is_of_a_registry(record.path):
+            continue  # its lease table tells more
+        maker = makers.setdefault((record.path, record.inode), record.at_ns)
+        kind = "create" if maker == record.at_ns else "attach"
+        place = record.place
+        yield Event(record.at_ns, kind, record.path.removeprefix(f"{_SHM}/"), str(place) if place else "", record.pid)
+
+
+def _is_of_a_registry(path: str) -> bool:
+    return path.startswith(f"{_SHM}/shmlease-")
+
+
+def _of_changes(changes: Iterable[Change], records: Records) -> Iterator[Event]:
+    """What the recorder has not told already: births it did not see, and unlinkings, which have no audit event."""
+    made = {record.path for record in records.records if record.kind != "reap"}
+    reaped = {record.path for record in records.reaped}
+    for change in changes:
+        if change.path not in (made if change.appeared else reaped):
+            kind = "create" if change.appeared else "unlink"
+            yield Event(change.at_ns, kind, change.path.removeprefix(f"{_SHM}/"))
+
+
+def _first_of(events: Iterable[Event], count: int) -> Iterator[Event]:
+    for position, event in enumerate(events):
+        if position == count:
+            yield Event(event.at_ns, "cut", text=f"only the first {count} such events are kept")
+            return
+        yield event
+
+
+def _gaps(observed: Observed) -> Iterator[Gap]:
+    if observed.watch.lost:
+        yield Gap("every segment that came and went", observed.watch.lost, blinding=False, source="inotify")
+    if not observed.is_recorded:
+        why = "the recorder was switched off (--no-hook)"
+        yield Gap("where in the code segments were made", why, blinding=False, source="audit hook")
+        yield Gap(
+            "what a resource tracker removed before the command ended", why, source="audit hook"
+        )  # fmt: skip
+    for process in observed.course.survivors:
+        told = replace(process, command=shorten(process.command, _COMMAND_LENGTH, placeholder="..."))
+        waited_s = (observed.course.settled_ns - observed.course.ended_ns) / 1e9
+        yield Gap(
+            f"what {told} has yet to leave behind",
+            f"it was still running {waited_s:.1f} s after the command had ended; --settle waits longer",
+            source="waitpid",
+        )

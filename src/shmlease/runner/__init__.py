@@ -1,5 +1,0 @@
-"""Runs any command and says what it left in shared memory: in a /dev/shm of its own, or watched in the shared one."""
-
-from shmlease.runner.running import Run, run
-
-__all__ = ["Run", "run"]

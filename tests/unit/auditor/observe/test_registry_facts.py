@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shmlease.auditor.judge.evidence import LockState, RegistryFacts, Root
+from shmlease.auditor.observe.registry_facts import read_registries
+from shmlease.auditor.observe.shm_scan import list_root
+from shmlease.core.model import RegistryRow, SegmentRow, SegmentState
+from shmlease.system.directory import RegistryDirectory
+from shmlease.system.identity import own_identity
+from shmlease.system.ledger import Ledger
+
+
+@pytest.fixture
+def directory(shm: Path) -> RegistryDirectory:
+    directory = RegistryDirectory("abc", str(shm))
+    directory.create()
+    return directory
+
+
+def facts(root: Root) -> RegistryFacts:
+    (registry,), gaps = read_registries(list_root(root))
+    assert gaps == []
+    return registry
+
+
+def write_ledger(directory: RegistryDirectory, *segments: SegmentRow) -> None:
+    row = RegistryRow(directory.id, own_identity(), 1 << 20, 0, 0, 1, 0, None)
+    Ledger(directory.ledger_path, [row, *segments]).close()
+
+
+def test_lock_is_held_as_long_as_its_holder_lives(root: Root, directory: RegistryDirectory) -> None:
+    lock = directory.lock()
+    assert lock is not None
+    assert facts(root).lock is LockState.HELD
+    directory.unlock(lock)
+    assert facts(root).lock is LockState.FREE
+
+
+def test_looking_neither_makes_nor_keeps_a_lock(root: Root, directory: RegistryDirectory) -> None:
+    assert facts(root).lock is LockState.FREE
+    assert os.listdir(directory.path) == []
+    directory.unlock(directory.lock() or -1)
+    facts(root)
+    lock = directory.lock()
+    assert lock is not None
+    directory.unlock(lock)
+
+
+def test_table_is_read_from_the_ledger(root: Root, directory: RegistryDirectory) -> None:
+    write_ledger(directory, SegmentRow(3, 1, 4096, SegmentState.WARM))
+    registry = facts(root)
+    assert registry.snapshot is not None
+    assert set(registry.snapshot.segments) == {3}
+    assert (registry.id, registry.path, registry.problem) == ("abc", directory.path, "")
+
+
+def test_segments_whose_file_is_gone_are_absent(root: Root, directory: RegistryDirectory) -> None:
+    directory.create_segment(1, 4096)
+    states = [SegmentState.FILLING, SegmentState.PUBLISHED, SegmentState.CREATING, SegmentState.RETIRING]
+    write_ledger(directory, *(SegmentRow(number, 1, 4096, state) for number, state in enumerate(states, 1)))
+    assert facts(root).absent == {2}, "one has its file, and two need none"
+
+
+def test_segment_made_after_the_listing_is_not_absent(root: Root, directory: RegistryDirectory) -> None:
+    write_ledger(directory, SegmentRow(1, 1, 4096, SegmentState.FILLING))
+    listing = list_root(root)
+    directory.create_segment(1, 4096)
+    ((registry,), _) = read_registries(listing)
+    assert registry.absent == frozenset()
+
+
+def test_table_of_another_version_is_a_problem_and_not_an_error(root: Root, directory: RegistryDirectory) -> None:
+    Path(directory.ledger_path).write_bytes(b"shmlease ledger 99\n")
+    registry = facts(root)
+    assert registry.snapshot is None
+    assert "a ledger begins with" in registry.problem
+
+
+def test_registry_in_a_sub_directory_is_found(root: Root, shm: Path) -> None:
+    (shm / "inner").mkdir()
+    RegistryDirectory("abc", str(shm / "inner")).create()
+    assert facts(root).path == f"{shm}/inner/shmlease-abc"
+
+
+def test_other_directories_are_no_registries(root: Root, shm: Path) -> None:
+    for name in ("joblib_1", "shmlease-UPPER", "shmlease-", "xlh-abc"):
+        (shm / name).mkdir()
+    assert read_registries(list_root(root)) == ([], [])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_registry_of_another_user_is_a_gap(shm: Path, directory: RegistryDirectory) -> None:
+    shm.chmod(0o755)
+    program = (
+        "import os, sys; from shmlease.auditor.judge.evidence import Root; from shmlease.auditor.observe.shm_scan import list_root;"
+        "from shmlease.auditor.observe.registry_facts import read_registries;"
+        "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534);"
+        "_, (gap,) = read_registries(list_root(Root(sys.argv[1], os.stat(sys.argv[1]).st_dev))); print(gap.what, gap.why)"
+    )
+    told = subprocess.run([sys.executable, "-c", program, str(shm)], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == "the lease table of registry abc it belongs to uid 0"

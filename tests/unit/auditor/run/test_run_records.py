@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shmlease.auditor.judge.findings import FileIdentity, Place
+from shmlease.auditor.observe.statx import statx
+from shmlease.auditor.run.inject.shmlease_recorder import SEPARATOR
+from shmlease.auditor.run.records import RecordLog, Records
+
+OWN = ("/home/me/job/load.py", "12", "load", "/home/me/job/run.py", "3", "<module>")
+STANDARD = ("/usr/lib/python3.12/multiprocessing/shared_memory.py", "104", "SharedMemory.__init__")
+LIBRARY = ("/home/me/job/.venv/lib/python3.12/site-packages/joblib/pool.py", "77", "dump")
+
+
+def line(*fields: object) -> str:
+    return SEPARATOR.join(map(str, fields)) + "\n"
+
+
+def made(at_ns: int, inode: int, name: str, stack: str = "", kind: str = "size", pid: int = 7, size: int = 0) -> str:
+    return line(kind, at_ns, pid, inode, size, f"/dev/shm/{name}", "", stack)
+
+
+def read(tmp_path: Path, *lines: str) -> Records:
+    (tmp_path / "records").write_text("".join(lines))
+    return RecordLog(str(tmp_path / "records"), "/home/me/job").read()
+
+
+def test_record_names_the_process_the_segment_and_the_stack(tmp_path: Path) -> None:
+    records = read(
+        tmp_path, line("process", 7, "python run.py"), line("stack", "7.1", *STANDARD, *OWN),
+        line("size", 100, 7, 55, 4096, "/dev/shm/psm_1", "tests/test_a.py::test_b (call)", "7.1"),
+    )  # fmt: skip
+    (record,) = records.records
+    assert (record.at_ns, record.pid, record.inode, record.size_bytes) == (100, 7, 55, 4096)
+    assert record.test == "tests/test_a.py::test_b"
+    creator = records.creator(record)
+    assert creator.command == "python run.py"
+    assert creator.place == Place("load.py", 12, "load")
+    assert [place.file for place in creator.stack] == ["run.py", "load.py", STANDARD[0]]
+
+
+@pytest.mark.parametrize(
+    ("frames", "place"),
+    [
+        ((*STANDARD, *LIBRARY, *OWN), "load.py:12 in load"),
+        ((*STANDARD, *LIBRARY), ".venv/lib/python3.12/site-packages/joblib/pool.py:77 in dump"),
+        (STANDARD, "/usr/lib/python3.12/multiprocessing/shared_memory.py:104 in SharedMemory.__init__"),
+        (("<string>", "1", "<module>"), "<string>:1 in <module>"),
+    ],
+)
+def test_blame_goes_to_the_program_then_a_library_then_anything(
+    tmp_path: Path, frames: tuple[str, ...], place: str
+) -> None:
+    records = read(tmp_path, line("stack", "7.1", *frames), made(100, 55, "psm_1", "7.1"))
+    assert str(records.records[0].place) == place
+
+
+def test_frames_of_the_test_runner_are_left_out_of_the_stack(tmp_path: Path) -> None:
+    runner = ("/x/lib/python3.12/site-packages/_pytest/runner.py", "1", "run", "/usr/lib/python3.12/runpy.py", "1", "main")
+    records = read(tmp_path, line("stack", "7.1", *STANDARD, *OWN, *runner), made(100, 55, "psm_1", "7.1"))
+    assert records.creator(records.records[0]).stack[0].file == "run.py"
+
+
+@pytest.mark.parametrize(
+    "torn", ["", "\x1f\x1f", "size\x1f12", "process\x1fx\x1fy\n", "stack\n", line("size", "soon", 7, 1, 0, "n", "", "")]
+)
+def test_line_that_was_cut_short_costs_only_itself(tmp_path: Path, torn: str) -> None:
+    records = read(tmp_path, made(100, 55, "a"), torn if torn.endswith("\n") else torn + "\n", made(200, 56, "b"))
+    assert [record.inode for record in records.records] == [55, 56]
+
+
+def test_stack_that_was_cut_short_loses_only_its_last_frame(tmp_path: Path) -> None:
+    records = read(tmp_path, line("stack", "7.1", *OWN[:5]), made(100, 55, "a", "7.1"))
+    assert [str(place) for place in records.records[0].stack] == ["load.py:12 in load"]
+
+
+def test_line_that_is_being_written_is_read_the_next_time(tmp_path: Path) -> None:
+    path = tmp_path / "records"
+    log = RecordLog(str(path))
+    assert log.read().records == ()
+    whole = made(100, 55, "a")
+    path.write_text(whole[:20])
+    assert log.read().records == ()
+    path.write_text(whole)
+    assert [record.inode for record in log.read().records] == [55]
+    with open(path, "a") as file:
+        file.write(made(200, 56, "b"))
+    assert [record.inode for record in log.read().records] == [55, 56]
+
+
+def test_creator_of_a_file_is_who_mapped_it_first_after_its_birth(tmp_path: Path) -> None:
+    second = 1_000_000_000
+    records = read(
+        tmp_path,
+        made(1 * second, 55, "psm_1", pid=1),  # an earlier file of the same inode
+        made(5 * second, 55, "psm_1", pid=2),
+        made(6 * second, 55, "psm_1", pid=3, kind="map"),
+    )
+    creations = records.creations(device=40)
+    assert creations[FileIdentity(40, 55, 5 * second)].pid == 2
+    assert creations[FileIdentity(40, 55, 1 * second)].pid == 1
+    assert FileIdentity(40, 55, 7 * second) not in creations
+    assert FileIdentity(41, 55, 5 * second) not in creations
+    assert FileIdentity(40, 56, 5 * second) not in creations
+
+
+def test_birth_may_lie_a_tick_of_the_kernel_clock_after_its_record(tmp_path: Path) -> None:
+    creations = read(tmp_path, made(1_000_000_000, 55, "psm_1")).creations(40)
+    assert FileIdentity(40, 55, 1_004_000_000) in creations
+
+
+def test_file_that_was_only_opened_is_found_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "block"
+    path.write_bytes(b"x")
+    status = statx(str(path))
+    assert status.born_ns is not None
+    records = read(
+        tmp_path,
+        line("open", status.born_ns - 3_600_000_000_000, 1, 0, 0, path, "", ""),  # of an earlier file of that name
+        line("open", status.born_ns - 1_000, 2, 0, 0, path, "", ""),
+        line("open", status.born_ns + 3_600_000_000_000, 3, 0, 0, path, "", ""),
+    )
+    assert records.creations(status.device)[status.identity].pid == 2
+    os.unlink(path)
+    assert len(records.creations(status.device)) == 0
+
+
+def test_makings_are_the_first_records_of_each_inode(tmp_path: Path) -> None:
+    records = read(
+        tmp_path,
+        made(1, 55, "psm_1"),
+        made(2, 55, "psm_1", kind="map", pid=8),
+        made(3, 56, "psm_1"),
+        made(4, 0, "psm_1", kind="reap"),
+    )
+    assert [record.at_ns for record in records.makings()["/dev/shm/psm_1"]] == [1, 3]
+    assert [record.at_ns for record in records.reaped] == [4]
+
+
+def test_mark_of_an_unlinked_file_is_no_part_of_its_name(tmp_path: Path) -> None:
+    assert read(tmp_path, made(1, 55, "pym-1 (deleted)")).records[0].path == "/dev/shm/pym-1"
