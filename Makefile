@@ -14,7 +14,7 @@ demo: $(VENV)/.installed  ## make methylation files, ingest them, show what came
 	$(BIN)/python benchmarks/demo.py
 
 test: $(VENV)/.installed  ## the whole suite, about five minutes on two cores
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not stress" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 check: $(VENV)/.installed  ## lint, format and types
 	$(BIN)/ruff check src tests benchmarks hatch_build.py

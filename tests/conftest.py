@@ -1,7 +1,9 @@
-"""For every test: nothing of it is left in /dev/shm, and no registry process outlives it.
+"""For every test: nothing of it is left in /dev/shm, and no registry process outlives it; for every run: nothing outlives it.
 
 The check shares no code with shmlease and knows nothing of its ledger: it lists the directory, and reads /proc. A process
 counts as ours if its environment carries the mark of this test run, so that other users of the machine do not disturb it.
+
+A run that is killed is ended by its guardian (`rig.guardian`): processes, mounts and files.
 """
 
 from __future__ import annotations
@@ -11,13 +13,14 @@ import resource
 import secrets
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from rig import private_shm
+from rig import guardian, private_shm
 
 MARK = "SHMLEASE_TEST_RUN"
 SHM = "/dev/shm"
@@ -34,15 +37,31 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if is_worker(config):
+    is_private = private_shm.is_possible()
+    if is_private:
         private_shm.enter()
     os.environ[MARK] = f"{os.getpid()}-{secrets.token_hex(4)}"
+    guardian.guard(
+        f"{MARK}={os.environ[MARK]}",
+        directory="" if is_worker(config) else use_own_temporary_directory(),
+        is_private=is_private,
+    )
+    if "MAKELEVEL" in os.environ and not is_worker(config):  # killing make is meant to end what it has started
+        guardian.die_with_parent()
     config.pluginmanager.register(_workers)
     _found_at_start.update(shm_entries())
     # a shell ignores Ctrl-C for what it starts in the background, and programs started from there would inherit that
     for number, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, action)
+
+
+def use_own_temporary_directory() -> str:
+    """Let this process and all that it starts make their temporary files in a directory of the run's own."""
+    directory = tempfile.mkdtemp(prefix="shmlease-tests-")
+    os.chmod(directory, 0o711)  # some tests run programs as another user
+    os.environ["TMPDIR"] = tempfile.tempdir = directory
+    return directory
 
 
 class Workers:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -158,6 +159,17 @@ def trimming_leaves_the_memory() -> None:
     Lifetimes.trim_warm = lambda self: self.rows.warm.total_bytes  # type: ignore[method-assign]
 
 
+def the_end_of_its_owner_makes_it_spin() -> None:
+    from shmlease.core.table import Table
+
+    def spin(self: Table, now_ns: int) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
+        while True:
+            pass
+
+    Table.owner_ended = spin  # type: ignore[method-assign]
+
+
 # --- in the clients --------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +250,8 @@ IN_CLIENTS: Final[tuple[Callable[[], None], ...]] = (
     a_forked_child_goes_on_as_its_parent,
     pages_are_not_reserved,
 )
+# What no checker could report, for it never ends: it shows that the guardian of a test run ends it.
+ENDLESS: Final = the_end_of_its_owner_makes_it_spin
 NAMES: Final = [bug.__name__ for bug in (*IN_REGISTRY, *IN_CLIENTS)]
 
 
@@ -275,7 +289,7 @@ def remove_what_is_left(registry: str) -> None:
 
 def _plant_in_this_process() -> None:
     is_registry = "numpy" not in sys.modules  # it runs without
-    for bug in IN_REGISTRY if is_registry else IN_CLIENTS:
+    for bug in (*IN_REGISTRY, ENDLESS) if is_registry else IN_CLIENTS:
         if bug.__name__ == os.environ.get(ENVIRONMENT):
             bug()
     if not is_registry and ENVIRONMENT in os.environ:
