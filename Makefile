@@ -22,7 +22,7 @@ check: $(VENV)/.installed  ## lint, format and types
 	$(BIN)/mypy
 
 stress: $(VENV)/.installed  ## the long stress and chaos runs
-	$(BIN)/python -m pytest -m stress --timeout 1800 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m stress --timeout 1800 --hypothesis-profile explore $(PYTEST_ARGS)
 	$(BIN)/python benchmarks/chaos.py
 
 bench: $(VENV)/.installed  ## the benchmarks, beside their references

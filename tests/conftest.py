@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from rig import guardian, private_shm
 
@@ -26,6 +27,12 @@ MARK = "SHMLEASE_TEST_RUN"
 SHM = "/dev/shm"
 # A registry whose owner was killed ends when the kernel says so; on a loaded machine that is not at once.
 PATIENCE_S = 5.0
+
+# How long an example takes says nothing on a loaded machine. The same examples each time: what fails, fails again.
+# `make stress` looks for others.
+settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 _found_at_start: set[str] = set()
 

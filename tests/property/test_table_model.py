@@ -382,4 +382,4 @@ class LeaseTable(RuleBasedStateMachine):
 
 
 TestLeaseTable = LeaseTable.TestCase
-TestLeaseTable.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestLeaseTable.settings = settings(max_examples=150, stateful_step_count=60)

@@ -117,7 +117,7 @@ def test_a_run_interrupted_anywhere_and_resumed_gives_the_same_file(
         assert not path.with_name("out.h5.partial").exists()
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_journal_cut_at_any_byte_and_data_cut_or_damaged_anywhere_give_the_same_file(
     data: st.DataObject, interrupted: list[Path], expected: dict[str, object], calls: Calls, tmp_path: Path
@@ -135,7 +135,7 @@ def test_a_journal_cut_at_any_byte_and_data_cut_or_damaged_anywhere_give_the_sam
     assert contents(path) == expected
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_run_interrupted_again_and_again_comes_to_the_same_end(
     data: st.DataObject, expected: dict[str, object], calls: Calls, tmp_path: Path
