@@ -65,6 +65,9 @@ def test_registry_is_seen_by_id_and_a_second_is_refused(served: subprocess.Popen
     with shmlease.connect(ID).share(np.arange(3), "calls"):
         shown, watched = command("status", "--id", ID), command("top", "--id", ID)
         (told,) = json.loads(command("status", "--id", ID, "--json").stdout)
+        statistics = shmlease.connect(ID).statistics()
+    assert (told["descriptors"], told["descriptors_limit"]) == (statistics.descriptors, statistics.descriptors_limit)
+    assert f"{statistics.descriptors} of {statistics.descriptors_limit} descriptors in use" in shown.stdout
     for text in (shown.stdout, watched.stdout):
         assert f"registry {ID}  pid {served.pid}" in text
         assert "calls" in text

@@ -10,9 +10,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from shmlease.core.model import ClientState, LeaseMode, Snapshot, client_of
+from shmlease.core.model import ClientState, LeaseMode, RegistryRow, Snapshot, client_of
 from shmlease.errors import ProtocolError
+from shmlease.system.descriptors import Descriptors, descriptors_of
 from shmlease.system.directory import RegistryDirectory, registry_directories
+from shmlease.system.identity import is_dead, own_pid_namespace
 from shmlease.system.ledger import read_ledger
 from shmlease.units import format_bytes, format_duration
 
@@ -48,6 +50,7 @@ def _registry_as_json(directory: RegistryDirectory, served: bool, snapshot: Snap
     if snapshot is None or snapshot.registry is None:
         return {"id": directory.id, "path": directory.path, "state": "unreadable"}
     row = snapshot.registry
+    descriptors = _descriptors(row) if served else None
     return {
         "id": directory.id,
         "path": directory.path,
@@ -55,6 +58,8 @@ def _registry_as_json(directory: RegistryDirectory, served: bool, snapshot: Snap
         "pid": row.identity.pid,
         "epoch": row.epoch,
         "uptime_s": (now_ns - row.started_ns) / 1e9,
+        "descriptors": None if descriptors is None else descriptors.in_use,
+        "descriptors_limit": None if descriptors is None else descriptors.limit,
         "capacity_bytes": row.capacity_bytes,
         "used_bytes": sum(segment.size_bytes for segment in snapshot.segments.values()),
         "clients": [
@@ -130,7 +135,20 @@ def _headline(directory: RegistryDirectory, served: bool, snapshot: Snapshot, no
         f"({format_bytes(warm)} warm), {modes[LeaseMode.WRITE]} writers, {modes[LeaseMode.READ]} readers, "
         f"{_counted(len(snapshot.tickets), 'ticket')}, {_counted(present, 'client')}"
     )
+    descriptors = _descriptors(row) if served else None
+    if descriptors is not None:
+        figures.append(f", {descriptors.in_use} of {descriptors.limit} descriptors in use")
     return Group(line, figures)
+
+
+def _descriptors(row: RegistryRow) -> Descriptors | None:
+    """Those of a registry that runs; None if they cannot be seen from here."""
+    if is_dead(row.identity) or row.identity.pid_namespace != own_pid_namespace():
+        return None
+    try:
+        return descriptors_of(row.identity.pid)
+    except OSError:
+        return None
 
 
 def _segments(snapshot: Snapshot, now_ns: int) -> RenderableType:

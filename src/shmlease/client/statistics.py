@@ -36,6 +36,9 @@ class Statistics:
         Since this process started: leases, created, recycled, published, tickets, reclaimed, retired, refusals...
     peaks : mapping of str to int
         The most there was of bytes, warm bytes, segments, leases and waiting requests.
+    descriptors, descriptors_limit : int
+        Descriptors that the registry process has open (three for each client), and may have open; short of the limit it
+        refuses newcomers.
     """
 
     registry: str
@@ -53,6 +56,8 @@ class Statistics:
     leases: Mapping[str, int]
     counters: Mapping[str, int]
     peaks: Mapping[str, int]
+    descriptors: int
+    descriptors_limit: int
 
 
 def statistics_of(figures: Figures, registry: str) -> Statistics:
@@ -73,4 +78,6 @@ def statistics_of(figures: Figures, registry: str) -> Statistics:
         leases=figures.leases,
         counters=figures.counters,
         peaks=figures.peaks,
+        descriptors=figures.descriptors,
+        descriptors_limit=figures.descriptors_limit,
     )

@@ -62,6 +62,7 @@ class Lifetimes:
         self.counters: Counter[str] = Counter()
         self.peaks: Counter[str] = Counter()
         self.shm_free_bytes = 0
+        self.descriptors_in_use = self.descriptors_limit = 0
         self._lease_queue = LeaseQueue()
         self._attach_queue = AttachQueue()
         self._creating: dict[int, Waiter[m.Lease] | int] = {}  # segment -> the request, or the client of a spare

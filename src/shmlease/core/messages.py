@@ -319,6 +319,8 @@ class Figures(Struct, frozen=True, array_like=True, tag=68):
     leases: dict[str, int]
     counters: dict[str, int]
     peaks: dict[str, int]
+    descriptors: int
+    descriptors_limit: int
 
 
 class Done(Struct, frozen=True, array_like=True, tag=69):

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Final
 
 from shmlease.core.messages import Attach, Lease, RefusalCode
-from shmlease.core.model import LeaseMode, RegistryRow, client_of
+from shmlease.core.model import ClientState, LeaseMode, RegistryRow, client_of
 from shmlease.core.rows import Rows
 from shmlease.core.waiting import Waiter
 from shmlease.units import format_bytes, format_duration
@@ -17,6 +17,7 @@ __all__ = [
     "Refusal",
     "capacity_refusal",
     "closing_refusal",
+    "descriptors_refusal",
     "exists_refusal",
     "not_found_refusal",
     "not_held_refusal",
@@ -121,6 +122,17 @@ def ticket_refusal(ticket: int, epitaph: str | None) -> Refusal:
 def reused_id_refusal(identifier: int) -> Refusal:
     """The id is in use."""
     return Refusal(RefusalCode.PROTOCOL, f"id {identifier:#x} is that of another lease or ticket already", recorded=True)
+
+
+def descriptors_refusal(rows: Rows, in_use: int, limit: int, reserved: int) -> Refusal:
+    """No descriptors for another client."""
+    present = sum(client.state is not ClientState.ENDED for client in rows.clients.values())
+    return Refusal(
+        RefusalCode.CAPACITY,
+        f"registry {rows.registry.id} takes no more clients: {in_use} of its {limit} descriptors are in use for {present} "
+        f"clients, and {reserved} are kept for its own work; end some clients, or start it under a higher `ulimit -n`",
+        {"descriptors": in_use, "descriptors_limit": limit, "clients": present},
+    )
 
 
 def closing_refusal(registry: RegistryRow) -> Refusal:

@@ -296,6 +296,7 @@ class Table(Notices):
                 now_ns - self._started_ns, sum(c.state is not ClientState.ENDED for c in rows.clients.values()),
                 len(rows.tickets), len(self._lease_queue) + len(self._attach_queue),
                 dict(counts), dict(sizes), dict(leases), dict(self.counters), dict(self.peaks),
+                self.descriptors_in_use, self.descriptors_limit,
             ),
         )  # fmt: skip
 

@@ -17,6 +17,7 @@ from shmlease.core.model import Identity
 from shmlease.errors import PermissionDeniedError
 from shmlease.registry.server import Server
 from shmlease.system.clock import Clock
+from shmlease.system.descriptors import Descriptors, descriptors_of
 from shmlease.system.identity import identify, peer_of, pidfd_of_peer, require_same_user, unseen_identity, watch
 
 __all__ = ["Loop"]
@@ -27,6 +28,10 @@ _TURN: Final = 32
 _BACKLOG: Final = 256
 _HELLO_WITHIN_NS: Final = 5_000_000_000
 _MAX_STRANGERS: Final = 256
+# Accepting takes a socket, a pidfd, and for a moment what /proc is read through; as many again for the work of that turn.
+_ACCEPT_WITH: Final = 6
+# Accepting fails with these when descriptors or memory are short: the listener is left alone until something was let go.
+_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # epoll counts milliseconds in an int: a ticket that lives for a month would be refused as a timeout.
 _LONGEST_WAIT_S: Final = 3600.0
 
@@ -55,6 +60,7 @@ class Loop:
         self._pidfd_of: dict[int, int] = {}
         self._owner_pidfd = -1
         self._running = True
+        self._accepting = True
         self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._epoll.register(listener.fileno(), select.EPOLLIN)
         self._epoll.register(self._wake_r, select.EPOLLIN)
@@ -97,13 +103,21 @@ class Loop:
         """Serve until stopped."""
         self.server.settle()
         while self._running:
-            for fd, _ in self._epoll.poll(self._patience_s()):
-                if fd in self._connections:
-                    self._read(self._connections[fd])
+            # what a descriptor is of is noted first: closed and given to another within this turn, it says nothing of that one
+            ready = [
+                (fd, self._connections.get(fd), self._pidfds.get(fd)) for fd, _ in self._epoll.poll(self._patience_s())
+            ]
+            if not self._accepting:
+                self._accept_again()
+            for fd, connection, client in ready:
+                if connection is not None:
+                    if self._connections.get(fd) is connection:
+                        self._read(connection)
+                elif client is not None:
+                    if self._pidfds.get(fd) == client:
+                        self.server.died(client)
                 elif fd == self._listener.fileno():
                     self._accept()
-                elif fd in self._pidfds:
-                    self._bury(fd)
                 elif fd == self._owner_pidfd:
                     self._epoll.unregister(fd)
                     self.server.table.owner_ended(self._clock.now_ns())
@@ -131,30 +145,53 @@ class Loop:
         if len(self._connections) > len(self._by_client):
             patience = min(patience, 1.0)
             self._turn_away_the_silent()
-        return patience
+        return patience if self._accepting else min(patience, 1.0)
 
     def _accept(self) -> None:
+        strangers = len(self._connections) - len(self._by_client)
+        if strangers >= _MAX_STRANGERS or (strangers and self._is_short_of_descriptors()):
+            # the one that has been silent longest goes: whoever means it says hello at once
+            self._hang_up(next(c for c in self._connections.values() if not c.client))
+        if self._is_short_of_descriptors():
+            self._stop_accepting()
+            return
         try:
             accepted, _ = self._listener.accept()
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EMFILE, errno.ENFILE):
+            if error.errno in _SHORTAGES:
+                self._stop_accepting()
+            elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
                 raise
             return
         accepted.setblocking(False)
-        if len(self._connections) - len(self._by_client) >= _MAX_STRANGERS:
-            # the one that has been silent longest goes: whoever means it says hello at once
-            self._hang_up(next(c for c in self._connections.values() if not c.client))
+        pidfd = -1
         try:
             pid, uid = peer_of(accepted)
             require_same_user(uid, f"the client with pid {pid}")
             pidfd = pidfd_of_peer(accepted, pid)
             identity = identify(pid) if pid else unseen_identity(uid)
         except (PermissionDeniedError, OSError):  # another user, or dead already
+            if pidfd >= 0:
+                os.close(pidfd)
             accepted.close()
             return
         connection = _Connection(accepted, identity, pidfd, since_ns=self._clock.now_ns())
         self._connections[accepted.fileno()] = connection
         self._epoll.register(accepted.fileno(), select.EPOLLIN)
+
+    def _is_short_of_descriptors(self) -> bool:
+        in_use, limit = descriptors_of()
+        return limit - in_use < _ACCEPT_WITH
+
+    def _stop_accepting(self) -> None:
+        """Let newcomers wait: to be woken for each of them again and again would help nobody."""
+        self._accepting = False
+        self._epoll.unregister(self._listener.fileno())
+
+    def _accept_again(self) -> None:
+        if not self._is_short_of_descriptors():
+            self._accepting = True
+            self._epoll.register(self._listener.fileno(), select.EPOLLIN)
 
     def _read(self, connection: _Connection) -> None:
         for _ in range(_TURN):
@@ -212,10 +249,6 @@ class Loop:
         self._pidfd_of[client] = pidfd
         self._epoll.register(pidfd, select.EPOLLIN)
 
-    def _bury(self, pidfd: int) -> None:
-        """The process behind `pidfd` has died."""
-        self.server.died(self._pidfds[pidfd])
-
     def _hang_up(self, connection: _Connection) -> None:
         fd = connection.socket.fileno()
         if fd < 0:
@@ -269,6 +302,10 @@ class Loop:
         """Clients whose packets lie in their sockets."""
         ready = (self._connections.get(fd) for fd, _ in self._epoll.poll(0))
         return [connection.client for connection in ready if connection is not None and connection.client]
+
+    def descriptors(self) -> Descriptors:
+        """The descriptors of this process."""
+        return descriptors_of()
 
     def drop(self, client: int) -> None:
         """Forget a client that has ended, or hang up on one that broke the protocol."""

@@ -37,6 +37,18 @@ class _FileStore(RegistryDirectory):
         super().__init__(id, root)
         self._journals: dict[int, JournalReader] = {}
 
+    def create_journal(self, client: int) -> None:
+        """Make the journal of a client and open it: a client that was admitted can be heard, however few descriptors are left.
+
+        Raises
+        ------
+        OSError
+            /dev/shm has no room for it, or there is no descriptor for it.
+        """
+        super().create_journal(client)
+        if client not in self._journals:  # else it did not hear its welcome, and has said hello once more
+            self._journals[client] = JournalReader(self.journal_path(client))
+
     def read_journal(self, client: int, applied: int) -> list[Notice]:
         """What `client` wrote after notice number `applied` and was not read before."""
         reader = self._journals.get(client)

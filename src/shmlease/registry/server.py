@@ -29,17 +29,21 @@ from shmlease.core.effects import (
     VoidToken,
 )
 from shmlease.core.model import Change, ClientState, Identity, Row, SegmentState, client_of, number_of
-from shmlease.core.refusals import Refusal
+from shmlease.core.refusals import Refusal, descriptors_refusal
 from shmlease.core.table import Table
 from shmlease.core.wire import decode_client_packet, encode
 from shmlease.errors import ProtocolError
 from shmlease.registry.promises import Promises
 from shmlease.system.clock import Clock
+from shmlease.system.descriptors import Descriptors
 
 __all__ = ["Log", "Server", "Store", "Transport"]
 
 # What makes the table grow is refused when the ledger has no room; what shrinks it is always written.
 _GROWING: Final = (m.Lease, m.Attach, m.Inherit)
+# Descriptors kept for the registry's own work: two strangers who are yet to say hello, /proc, a segment that is taken back and
+# the one that is unlinked meanwhile, the ledger being written anew; and as many again.
+RESERVED_DESCRIPTORS: Final = 12
 # Some replies carry a layout of up to 32 KiB: two such and the rest stay within one packet.
 _REPLIES_IN_PACKET: Final = 16
 
@@ -53,6 +57,10 @@ class Transport(Protocol):
 
     def unread(self) -> list[int]:
         """Clients that have sent packets which were not handed to the server yet."""
+        ...
+
+    def descriptors(self) -> Descriptors:
+        """How many descriptors this process has open, and may have."""
         ...
 
     def drop(self, client: int) -> None:
@@ -121,6 +129,8 @@ class Server:
                 raise Refusal(m.RefusalCode.CAPACITY, "/dev/shm has no room for the lease table to grow")
             if message.resume:
                 self._read_journal(message.resume)
+            else:
+                self._require_descriptors()
             client = self.table.hello(message, identity, now_ns)
             if not message.resume:
                 self._store.create_journal(client)
@@ -159,6 +169,7 @@ class Server:
                 self.settle()  # figures of what is, not of what is under way
                 self._promises.look_at_all()
                 self._note_room()
+                self.table.descriptors_in_use, self.table.descriptors_limit = self._transport.descriptors()
             if self.table.is_ended(client):  # what one who is dead or gone has asked for nobody waits for
                 return
             if self.table.would_refuse(message):  # what would change that may have been said, and rung for, just before
@@ -246,6 +257,14 @@ class Server:
                         self._send_all(replies)
                     _AFTER[type(effect)](self, effect)
             self._send_all(replies)
+
+    def _require_descriptors(self) -> None:
+        """Refuse a newcomer for whom, beside those who may come back, there are not descriptors enough."""
+        in_use, limit = self._transport.descriptors()
+        clients = self.table.rows.clients.values()
+        missed = sum(client.state is ClientState.DETACHED for client in clients)  # each takes one when it comes back
+        if in_use + missed + 1 > limit - RESERVED_DESCRIPTORS:  # one for the journal: the rest is open already
+            raise descriptors_refusal(self.table.rows, in_use, limit, RESERVED_DESCRIPTORS)
 
     # --- the parts -----------------------------------------------------------------------------------------------
 

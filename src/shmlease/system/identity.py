@@ -16,7 +16,18 @@ from typing import Final
 from shmlease.core.model import UNSEEN_NAMESPACE, Identity
 from shmlease.errors import PermissionDeniedError
 
-__all__ = ["identify", "is_dead", "own_identity", "peer_of", "pidfd_of_peer", "unseen_identity", "watch"]
+__all__ = [
+    "boot_id",
+    "identify",
+    "is_dead",
+    "own_identity",
+    "own_pid_namespace",
+    "peer_of",
+    "pidfd_of_peer",
+    "require_same_user",
+    "unseen_identity",
+    "watch",
+]
 
 SO_PEERPIDFD: Final = 77
 _UCRED: Final = struct.Struct("3i")
@@ -125,9 +136,14 @@ def watch(identity: Identity) -> int | None:
         pidfd = os.pidfd_open(identity.pid)
     except ProcessLookupError:
         return None
-    death = select.poll()  # select() knows no descriptor beyond 1023, and a registry watches all its clients
-    death.register(pidfd, select.POLLIN)
-    if is_dead(identity) or death.poll(0):
+    try:
+        death = select.poll()  # select() knows no descriptor beyond 1023, and a registry watches all its clients
+        death.register(pidfd, select.POLLIN)
+        gone = is_dead(identity) or bool(death.poll(0))
+    except BaseException:
+        os.close(pidfd)
+        raise
+    if gone:
         os.close(pidfd)
         return None
     return pidfd

@@ -14,6 +14,7 @@ from shmlease.core.table import Table
 from shmlease.errors import RegistryUnavailableError
 from shmlease.registry.server import Server
 from shmlease.system.clock import Clock
+from shmlease.system.descriptors import Descriptors
 from shmlease.system.identity import own_identity
 from shmlease.system.ledger import MemoryLedger
 from shmlease.system.mapping import Mapping
@@ -153,6 +154,10 @@ class MemoryHost:
     def unread(self) -> list[int]:
         """Clients that have posted something that was not handed over."""
         return [connection.client for connection, _ in list(self._posted) if connection.client]
+
+    def descriptors(self) -> Descriptors:
+        """None is taken for a client."""
+        return Descriptors(0, 1 << 20)
 
     def drop(self, client: int) -> None:
         """Close the connection of a client."""

@@ -45,7 +45,7 @@ FROM_REGISTRY: list[Any] = [
     m.Refused(1, m.RefusalCode.CAPACITY, "no", {"a": 1, "b": None, "c": "d"}),
     m.Spare(1, 2, 3, 4, 5, False),
     m.Forget(5),
-    m.Figures(1, 2, 3, 4, 5, 6, 7, 8, {"warm": 1}, {}, {}, {}, {}),
+    m.Figures(1, 2, 3, 4, 5, 6, 7, 8, {"warm": 1}, {}, {}, {}, {}, 9, 10),
 ]
 
 

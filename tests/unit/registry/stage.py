@@ -15,6 +15,7 @@ from shmlease.core.model import NUMBER_BITS, EventKind, Identity, RegistryRow, R
 from shmlease.core.table import Table
 from shmlease.core.wire import decode_registry_packet, encode
 from shmlease.registry.server import Server
+from shmlease.system.descriptors import Descriptors
 from shmlease.system.ledger import MemoryLedger
 from shmlease.testing.heap import HeapDirectory
 from shmlease.testing.host import FakeClock
@@ -89,12 +90,16 @@ class _Transport:
     def __init__(self) -> None:
         self.packets: list[tuple[int, list[m.RegistryMessage]]] = []
         self.waiting: list[int] = []  # clients with packets unread
+        self.descriptors_now = Descriptors(10, 1024)
 
     def send(self, client: int, packet: bytes) -> None:
         self.packets.append((client, decode_registry_packet(packet)))
 
     def unread(self) -> list[int]:
         return self.waiting
+
+    def descriptors(self) -> Descriptors:
+        return self.descriptors_now
 
     def drop(self, client: int) -> None: ...
 

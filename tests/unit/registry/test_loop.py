@@ -25,6 +25,7 @@ from shmlease.core.wire import decode_registry_packet, encode
 from shmlease.registry import loop as loop_module
 from shmlease.registry.loop import Loop
 from shmlease.registry.server import Server
+from shmlease.system.descriptors import Descriptors, descriptors_of
 from shmlease.system.identity import identify, own_identity
 
 # A process that says hello, and stays until its standard input ends.
@@ -250,6 +251,50 @@ def test_accept_that_finds_no_descriptor_is_tried_again(idle: Served) -> None:
     idle.start()
     idle.call().hello()
     assert idle.listener.failures == []
+
+
+def test_newcomers_wait_while_descriptors_are_short_and_the_loop_does_not_spin(idle: Served) -> None:
+    known = idle.call()
+    idle.start()
+    known.hello()
+    idle.listener.failures = [OSError(errno.EMFILE, "Too many open files") for _ in range(1000)]
+    newcomer = idle.call()
+    for seq in range(2, 12):
+        assert isinstance(known.lease(seq, f"a{seq}"), m.Granted)
+    assert len(idle.listener.failures) > 900
+    idle.listener.failures.clear()
+    newcomer.hello(secret=SECRET[::-1])
+
+
+def test_clients_that_die_before_they_are_accepted_cost_no_descriptor(idle: Served) -> None:
+    code = "import socket, sys; socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect(bytes.fromhex(sys.argv[1]))"
+    dead = [
+        subprocess.Popen([sys.executable, "-S", "-E", "-W", "ignore", "-c", code, idle.address.hex()]) for _ in range(4)
+    ]
+    for process in dead:  # dead and not buried: the kernel still knows the pid
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    before = descriptors_of().in_use
+    idle.start()
+    idle.call().hello()
+    until(lambda: len(idle.loop._connections) == 1)
+    assert descriptors_of().in_use == before + 3  # both ends of the connection, and the pidfd
+    for process in dead:
+        process.wait()
+
+
+def test_silent_stranger_goes_so_that_another_is_heard_when_descriptors_are_short(
+    idle: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = idle.call()
+    idle.start()
+    until(lambda: len(idle.loop._connections) == 1)
+    monkeypatch.setattr(loop_module, "descriptors_of", lambda: Descriptors(60 if idle.loop._connections else 10, 64))
+    newcomer = idle.call()
+    assert silent.hear() == []
+    newcomer.say(m.Hello(1, m.PROTOCOL, SECRET, 0))
+    (refused,) = newcomer.hear()
+    assert refused.code is RefusalCode.CAPACITY
+    assert refused.fields == {"descriptors": 60, "descriptors_limit": 64, "clients": 0}
 
 
 # --- connections and deaths ------------------------------------------------------------------------------------------
