@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from typing import Final
 
 import shmlease
 from shmlease.bench.timing import Figure, Measurement, machine
+from shmlease.system.interpreter import find_interpreter
 from shmlease.system.ledger import read_ledger
 
 __all__ = ["measure_memory"]
@@ -29,7 +29,8 @@ def measure_memory(counts: tuple[int, ...] = (0, 100, 1_000, 10_000)) -> Measure
     """Measure with each number of live leases in `counts`, ascending."""
     figures = []
     with shmlease.Registry(capacity=max(counts) * 4096 + (16 << 20)) as registry:
-        client = subprocess.run([sys.executable, "-c", _PROBE, registry.id], capture_output=True, text=True, check=True)
+        command = [find_interpreter(), "-P", "-c", _PROBE, registry.id]
+        client = subprocess.run(command, capture_output=True, text=True, check=True)
         figures.append(_figure("client: import and connect", 0, float(client.stdout)))
         held: list[shmlease.Lease] = []
         for count in counts:

@@ -7,6 +7,7 @@ Data goes to stdout, talk and progress to stderr.
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 import click
@@ -55,6 +56,8 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; an error of shmlease becomes one line on stderr and exit code 2."""
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # inherited: no exit code of a child could be asked for
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         cli.main(args=arguments, prog_name="shmlease")
     except LeaseError as error:

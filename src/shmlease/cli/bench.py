@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -47,6 +48,7 @@ def command(names: tuple[str, ...], sizes: str, duration: str, as_json: bool) ->
         raise click.UsageError(f"--sizes {sizes}: an array of 8-byte numbers takes at least 8 bytes")
     if not seconds:
         raise click.UsageError(f"--seconds {duration}: a figure takes some time")
+    os.environ["PYTHONSAFEPATH"] = "1"  # what multiprocessing spawns runs nothing that lies in the current directory
     measurements = []
     for name in names or _BENCHMARKS:
         measurement = _BENCHMARKS[name](sizes_bytes, seconds)

@@ -13,6 +13,7 @@ from shmlease.auditor.audit import rule_ids
 from shmlease.auditor.run.isolation import enter_isolation
 from shmlease.auditor.selftest import PLANTS, Outcome, Trial, selftest
 from shmlease.errors import UnsupportedPlatformError
+from shmlease.system.interpreter import module_command
 
 __all__ = ["command"]
 
@@ -58,7 +59,7 @@ def _begin_again_in_isolation() -> None:
         click.echo(f"shmlease: planting in the system's own /dev/shm, for {refusal}", err=True)
         return
     arguments = sys.argv[sys.argv.index("selftest") + 1 :]
-    command = [sys.executable, "-m", "shmlease", "selftest", "--no-isolate", *arguments]
+    command = module_command("shmlease", "selftest", "--no-isolate", *arguments)
     os.execv(command[0], command)  # noqa: S606 - this program, again
 
 

@@ -23,6 +23,7 @@ from shmlease.stress.plan import FAULTS, FaultKind, Schedule
 from shmlease.stress.run import Options, Progress, run
 from shmlease.stress.shrink import shrink
 from shmlease.stress.verdict import Verdict, as_text
+from shmlease.system.interpreter import module_command
 from shmlease.units import format_bytes, format_duration, parse_bytes, parse_duration
 
 __all__ = ["command"]
@@ -115,7 +116,7 @@ def _begin_again_in_private(options: Options) -> None:
         click.echo(f"shmlease: running in the system's own /dev/shm, for {refusal}", err=True)
         return
     arguments = sys.argv[sys.argv.index("stress") + 1 :]
-    again = [sys.executable, "-m", "shmlease", "stress", *arguments, "--seed", str(options.seed)]
+    again = module_command("shmlease", "stress", *arguments, "--seed", str(options.seed))
     os.execve(again[0], again, {**os.environ, _PRIVATE: "1"})  # noqa: S606 - this program, again
 
 

@@ -11,11 +11,10 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from dataclasses import dataclass
 from typing import Final
 
-from shmlease.system.launch import import_path
+from shmlease.system.interpreter import find_interpreter, import_path
 
 __all__ = ["LEAVE", "Template", "begin", "drop", "take"]
 
@@ -23,8 +22,8 @@ LEAVE: Final = b"leave"
 # The interpreter that the caller runs, with exactly its import path and nothing of its environment, as the registry is.
 # What is imported lives as long as the process: collecting garbage meanwhile would find none.
 _BOOT: Final = (
-    "import gc, sys; gc.disable(); sys.path[:] = sys.argv.pop(1).split(chr(10)); "
-    "from shmlease.pipeline.template import main; main(*sys.argv[1:])"
+    "import gc, sys; gc.disable(); sys.path[:] = sys.argv[2:]; "
+    "from shmlease.pipeline.template import main; main(sys.argv[1])"
 )
 
 
@@ -44,7 +43,7 @@ class Template:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs, open(os.devnull, "rb") as null:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT, "\n".join(import_path()), str(theirs.fileno())],
+                [find_interpreter(), "-I", "-S", "-c", _BOOT, str(theirs.fileno()), *import_path()],
                 stdin=null,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
@@ -54,14 +53,20 @@ class Template:
         return cls(process, ours)
 
     def leave(self) -> None:
-        """Have it end once it has forked all workers that were asked for: its memory is of no more use."""
+        """Have it end once it has forked all workers that were asked for: its memory is of no more use.
+
+        Where SIGCHLD is ignored it stays: the system would reap it at once, and the number of the session be another's some day.
+        """
+        if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+            return
         with contextlib.suppress(OSError):  # it was killed
             self.control.sendall(LEAVE)
 
     def end(self) -> None:
         """End it and whichever of its workers are left."""
         self.control.close()
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):  # reaped by somebody who waits for every child
+            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             os.killpg(self.process.pid, signal.SIGKILL)  # not reaped yet: the number is still its own
         self.process.wait()
 

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -25,9 +26,12 @@ from shmlease.system.clock import SystemClock
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.identity import own_identity
 from shmlease.system.journal import JournalReader
+from shmlease.system.launch import LOCK_FD, REPORT_FD
 from shmlease.system.ledger import Ledger, read_ledger
 
 __all__ = ["main", "serve"]
+
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class _FileStore(RegistryDirectory):
@@ -106,7 +110,7 @@ def serve(settings: Settings, lock_fd: int, ready: Callable[[], None]) -> None:
     )
     table = Table(row, snapshot, clock.now_ns())
     loop = Loop(_listen(store), clock)
-    loop.stop_on(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    loop.stop_on(*_ENDING)
     ledger = Ledger(store.ledger_path, table.rows.all_rows())
     server = Server(table, store, ledger, loop, clock)
     loop.server = server
@@ -149,28 +153,26 @@ def _listen(store: RegistryDirectory) -> socket.socket:
     return listener
 
 
-def main(arguments: list[str]) -> None:
-    """Run as the process that `shmlease.system.launch` starts: settings as JSON, lock and report descriptors."""
-    settings = msgspec.json.decode(arguments[0], type=Settings)
-    lock_fd, report_fd = int(arguments[1]), int(arguments[2])
+def main(settings: str) -> None:
+    """Run as the process that `shmlease.system.launch` starts: settings as JSON, and its two descriptors."""
+    report_fd = REPORT_FD
     os.umask(0o077)
     os.chdir("/")
+    # the rest was blocked for the start; these are when there is something to end in order
+    signal.pthread_sigmask(signal.SIG_SETMASK, _ENDING)
 
     def ready() -> None:
         nonlocal report_fd
         os.write(report_fd, b"ready")
-        os.close(report_fd)
-        report_fd = -1  # the number will be that of a client's connection
+        report_fd = -1
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
         os.close(null)
 
     try:
-        serve(settings, lock_fd, ready)
+        serve(msgspec.json.decode(settings, type=Settings), LOCK_FD, ready)
     except Exception as error:
-        try:
+        if report_fd >= 0:
             os.write(report_fd, f"{type(error).__name__}: {error}".encode())
-        except OSError:
-            pass  # it was ready, and nobody listens any more
         sys.exit(1)

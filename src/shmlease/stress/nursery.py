@@ -15,16 +15,16 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
+from shmlease.system.interpreter import find_interpreter, import_path
+
 __all__ = ["Child", "Nursery", "Process"]
 
 _BOOT: Final = (
-    "import sys; sys.path[:] = sys.argv[3].split(chr(10)); from shmlease.stress.nursery import tend; "
-    "tend(int(sys.argv[1]), sys.argv[2])"
+    "import sys; sys.path[:] = sys.argv[3:]; from shmlease.stress.nursery import tend; tend(int(sys.argv[1]), sys.argv[2])"
 )
 _PACKET_BYTES: Final = 65536
 
@@ -105,10 +105,9 @@ class Nursery:
 
     def __init__(self, preload: Sequence[str] = ()) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        path = "\n".join(os.path.abspath(entry) for entry in sys.path)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, str(theirs.fileno()), ",".join(preload), path],
+                [find_interpreter(), "-P", "-c", _BOOT, str(theirs.fileno()), ",".join(preload), *import_path()],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
             )
@@ -153,6 +152,7 @@ class Nursery:
 
 def tend(descriptor: int, preload: str) -> None:
     """Run as the nursery: answer requests until nobody asks any more."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started this may ignore it, and no exit code could be asked for
     with socket.socket(fileno=descriptor) as requests:
         for module in filter(None, preload.split(",")):
             importlib.import_module(module)

@@ -1,28 +1,35 @@
-"""Starting a registry process: in a session of its own, nothing inherited, nobody's child."""
+"""Starting a registry process: in a session of its own, with nothing inherited, nobody's child."""
 
 from __future__ import annotations
 
+import _socket  # not socket, and posix instead of os: gevent puts its own in their place, which let others run meanwhile
+import fcntl
 import os
-import select
-import subprocess
-import sys
+import posix
+import struct
 from typing import Final
 
 import msgspec
 
 from shmlease.core.settings import Settings
-from shmlease.errors import RegistryUnavailableError
+from shmlease.errors import RegistryUnavailableError, UnsupportedPlatformError
+from shmlease.system.interpreter import find_interpreter, places_of
+from shmlease.system.surroundings import DEFAULT_SIGNALS, environment_for
 
-__all__ = ["import_path", "launch"]
+__all__ = ["LOCK_FD", "REPORT_FD", "launch"]
 
-# The interpreter that the caller runs, with exactly its import path (-S: no site start-up, -I: no environment), so that
-# the registry is up in some 40 ms. It forks once before it does anything: it is nobody's child, so that a user's
-# os.wait() never meets it.
+# What the registry process is started with.
+REPORT_FD: Final = 1
+LOCK_FD: Final = 3
+# An interpreter without environment and site packages (-I -S) finds the standard library first, then shmlease and msgspec, and
+# nothing of the caller's; it is up in some 40 ms. It forks once before it does anything: it is nobody's child, so that a
+# user's os.wait() never meets it. What the caller had opened without close-on-exec is closed.
 _BOOT: Final = (
-    "import os, sys; os.fork() and os._exit(0); sys.path[:] = sys.argv.pop(1).split(chr(10)); "
-    "from shmlease.registry.process import main; main(sys.argv[1:])"
+    f"import os, sys; os.fork() and os._exit(0); os.setsid(); os.closerange({LOCK_FD + 1}, os.sysconf('SC_OPEN_MAX')); "
+    "sys.path += sys.argv[2:]; from shmlease.registry.process import main; main(sys.argv[1])"
 )
 START_WITHIN_S: Final = 30.0
+_TIMEVAL: Final = struct.Struct("@ll")
 
 
 def launch(settings: Settings, lock_fd: int) -> None:
@@ -40,48 +47,71 @@ def launch(settings: Settings, lock_fd: int) -> None:
     RegistryUnavailableError
         It did not start; the message has its last words.
     """
-    report_r, report_w = os.pipe2(os.O_CLOEXEC)
-    command = [sys.executable, "-I", "-S", "-c", _BOOT, "\n".join(import_path())]
     try:
-        with open(os.devnull, "rb") as null:
-            process = subprocess.Popen(
-                [*command, msgspec.json.encode(settings).decode(), str(lock_fd), str(report_w)],
-                stdin=null,
-                stdout=report_w,
-                stderr=report_w,
-                pass_fds=(lock_fd, report_w),
-                start_new_session=True,
-                cwd="/",
-            )
-        os.close(report_w)
-        report_w = -1
-        process.wait()
-        words = b""
-        report = select.poll()  # select() knows no descriptor beyond 1023
-        report.register(report_r, select.POLLIN)
-        while True:
-            if not report.poll(START_WITHIN_S * 1000):
-                raise RegistryUnavailableError(f"the registry process did not start within {START_WITHIN_S:.0f} s")
-            piece = os.read(report_r, 65536)
-            words += piece
-            if not piece or words.endswith(b"ready"):
-                break
-    finally:
-        os.close(report_r)
-        if report_w >= 0:
-            os.close(report_w)
+        interpreter = find_interpreter()
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+        try:
+            _spawn(interpreter, settings, lock_fd, theirs.fileno())
+            theirs.close()
+            words = _read_report(ours)
+        finally:
+            theirs.close()
+            ours.close()
+    except UnsupportedPlatformError as error:
+        raise RegistryUnavailableError(f"the registry process cannot be started: {error}") from None
+    except RegistryUnavailableError:  # an OSError, too
+        raise
+    except OSError as error:
+        raise RegistryUnavailableError(f"the registry process cannot be started: {error.strerror}") from error
     if not words.endswith(b"ready"):
         last = words.decode(errors="replace").strip().splitlines()
         raise RegistryUnavailableError(f"the registry process did not start: {last[-1] if last else 'it said nothing'}")
 
 
-def import_path() -> list[str]:
-    """Where this process imports from, with the places of shmlease and msgspec, however they were found."""
-    import shmlease  # noqa: PLC0415 - the package is being imported when this module is
+def _spawn(interpreter: str, settings: Settings, lock_fd: int, report_fd: int) -> None:
+    """Start the process, and wait until it has forked the one that stays."""
+    above: list[int] = []
+    try:
+        for fd in (lock_fd, report_fd):
+            above.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOCK_FD + 1))
+        lock, report = above
+        pid = posix.posix_spawn(
+            interpreter,
+            [
+                interpreter, "-I", "-S", "-c", _BOOT, msgspec.json.encode(settings).decode(),
+                *places_of("shmlease", "msgspec"),
+            ],
+            environment_for(os.environ),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, report, REPORT_FD),
+                (os.POSIX_SPAWN_DUP2, report, 2),
+                (os.POSIX_SPAWN_DUP2, lock, LOCK_FD),
+            ],
+            # Ctrl-C at the terminal is not meant for it: it unblocks what it handles when it serves, in its own session
+            setsigmask=DEFAULT_SIGNALS,
+            setsigdef=DEFAULT_SIGNALS,
+        )  # fmt: skip
+    finally:
+        for fd in above:
+            os.close(fd)
+    try:
+        posix.waitpid(pid, 0)
+    except ChildProcessError:
+        pass  # SIGCHLD is ignored, or somebody waits for every child
 
-    path = [os.path.abspath(entry) for entry in sys.path]
-    for package in (shmlease, msgspec):
-        place = os.path.dirname(os.path.dirname(os.path.abspath(str(package.__file__))))
-        if place not in path:
-            path.append(place)
-    return path
+
+def _read_report(report: _socket.socket) -> bytes:
+    """What the process says until it is ready or ends."""
+    report.setblocking(True)
+    report.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, _TIMEVAL.pack(*divmod(int(START_WITHIN_S * 1e6), 1_000_000)))
+    words = b""
+    while not words.endswith(b"ready"):
+        try:
+            piece = os.read(report.fileno(), 65536)
+        except BlockingIOError:
+            raise RegistryUnavailableError(f"the registry process did not start within {START_WITHIN_S:.0f} s") from None
+        if not piece:
+            break
+        words += piece
+    return words

@@ -187,7 +187,7 @@ def make_sysv() -> None:
 
 def make_sysv_held() -> None:
     """Stay attached to a System V segment whose maker has ended."""
-    made = subprocess.run([sys.executable, __file__, "make_sysv"], capture_output=True, check=True)
+    made = subprocess.run([sys.executable, "-I", "-S", __file__, "make_sysv"], capture_output=True, check=True)
     identifier = int(made.stdout.split()[1])
     if _libc.shmat(identifier, None, 0) == _FAILED:
         raise CannotError(f"shmat: {os.strerror(ctypes.get_errno())}")

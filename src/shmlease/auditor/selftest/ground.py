@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ from shmlease.auditor.judge.evidence import Scope
 from shmlease.auditor.judge.findings import Finding, Report
 from shmlease.auditor.observe.observer import Observer
 from shmlease.errors import LeaseError
+from shmlease.system.interpreter import find_interpreter, module_command
 
 __all__ = ["Actor", "Ground", "NotPermittedError"]
 
@@ -91,11 +91,11 @@ class Ground:
         NotPermittedError
             The system does not permit it.
         """
-        return self._start([sys.executable, "-I", "-S", _ACTS, act, *arguments], act)
+        return self._start([find_interpreter(), "-I", "-S", _ACTS, act, *arguments], act)
 
     def act_with_leases(self, act: str, *arguments: str) -> Actor:
         """The same with one of the acts of `lease_acts`."""
-        return self._start([sys.executable, "-m", _LEASE_ACTS, act, *arguments], act)
+        return self._start(module_command(_LEASE_ACTS, act, *arguments), act)
 
     def _start(self, command: list[str], act: str) -> Actor:
         process = subprocess.Popen(

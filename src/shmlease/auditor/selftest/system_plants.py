@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import tempfile
 
 from shmlease.auditor.judge.findings import Report
 from shmlease.auditor.selftest.ground import Ground, NotPermittedError
+from shmlease.system.interpreter import find_interpreter, module_command
 
 __all__: list[str] = []
 
@@ -90,16 +90,9 @@ def _run(ground: Ground, program: str) -> Report:
         path = os.path.join(directory, "report.json")
         ignored = [word for rule in ground.ignored for word in ("--ignore", rule)]
         command = [
-            sys.executable,
-            "-m",
-            "shmlease",
-            "run",
-            "--quiet",
-            "-o",
-            path,
-            *ignored,
-            "--",
-            sys.executable,
+            *module_command("shmlease", "run", "--quiet", "-o", path, *ignored, "--"),
+            find_interpreter(),
+            "-P",
             "-c",
             program,
         ]
