@@ -91,7 +91,7 @@ def start(*arguments: object, **popen: Any) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> Finished:
-    stdout, stderr = process.communicate(timeout=90)
+    stdout, stderr = process.communicate()
     return Finished(process.returncode, stdout, stderr)
 
 

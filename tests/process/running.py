@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,14 +40,6 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "COLUMNS": "200", **more}  # wide enough for the paths of tests to stand in one line
 
 
-def wait_until(condition: Callable[[], bool], within_s: float = 30) -> None:
-    """Return when `condition` holds."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.005)
-
-
 def run_command(
     tmp_path: Path, *command: str, options: tuple[str, ...] = (), env: dict[str, str] | None = None, **popen: Any
 ) -> Finished:
@@ -63,7 +53,6 @@ def run_command(
         cwd=tmp_path,
         env=environment(**(env or {})),
         check=False,
-        timeout=90,
         **popen,
     )
     report = Report.from_json(output.read_bytes()) if output.exists() else Report()

@@ -7,14 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from isolated import isolated
 
 import shmlease
+from rig.until import until
 from shmlease.auditor.audit import audit
 from shmlease.auditor.judge.findings import Finding
 from shmlease.auditor.reap import reap
@@ -38,13 +38,6 @@ def findings_about(registry: str, **options: object) -> list[Finding]:
     return [finding for finding in report.findings if registry in f"{finding.name} {finding.path} {finding.registry}"]
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "waited 20 s in vain"
-        time.sleep(0.005)
-
-
 def lives(pid: int) -> bool:
     try:
         identify(pid)
@@ -64,7 +57,7 @@ def killed_registry() -> Iterator[str]:
     os.kill(row.identity.pid, signal.SIGKILL)
     owner.kill()
     owner.communicate()
-    wait_for(lambda: not lives(row.identity.pid))
+    until(lambda: not lives(row.identity.pid))
     yield registry
     RegistryDirectory(registry).remove()
 
@@ -138,7 +131,7 @@ def test_killed_registry_with_a_client_alive_is_left_to_it() -> None:
         row = read_ledger(RegistryDirectory(registry.id).ledger_path).registry
         assert row is not None
         os.kill(row.identity.pid, signal.SIGKILL)
-        wait_for(lambda: not lives(row.identity.pid))
+        until(lambda: not lives(row.identity.pid))
         (declined,) = reap(yes=True).declined
         assert (declined.path, declined.rule) == (f"/dev/shm/shmlease-{registry.id}", "LH007")
         assert f"pid {os.getpid()}" in declined.reason or "open" in declined.reason

@@ -118,7 +118,7 @@ def test_lease_that_the_parent_has_released_cannot_be_used_in_the_child(registry
     lease.release()
     registry.statistics()
     os.write(go_w, b"x")
-    thread.join(20)
+    thread.join()
     os.close(go_r)
     os.close(go_w)
     assert isinstance(thread_result[0], shmlease.LeaseClosedError)

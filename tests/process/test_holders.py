@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,18 +65,13 @@ def test_death_of_a_holder_is_an_event_that_says_who_it_was(actor: StartActor, s
     assert "actor.py" in event.detail
 
 
-def test_dead_holders_lease_is_reclaimed_at_once(actor: StartActor, registry: shmlease.Registry) -> None:
-    registry.statistics()
-    times = []
-    for _ in range(5):
-        holder = actor()
-        holder("lease = registry.lease(shape=1000)")
-        reclaimed = registry.statistics().counters.get("reclaimed", 0)
-        holder.signal(signal.SIGKILL)
-        begun = time.monotonic()
-        until(lambda before=reclaimed: registry.statistics().counters.get("reclaimed", 0) > before)
-        times.append(time.monotonic() - begun)
-    assert sorted(times)[2] < 0.25, "the median; the figure itself is for benchmarks/reclaim.py"
+def test_dead_holders_lease_is_reclaimed(actor: StartActor, registry: shmlease.Registry) -> None:
+    """How soon is for benchmarks/reclaim.py."""
+    holder = actor()
+    holder("lease = registry.lease(shape=1000)")
+    before = registry.statistics().counters.get("reclaimed", 0)
+    holder.signal(signal.SIGKILL)
+    until(lambda: registry.statistics().counters.get("reclaimed", 0) > before)
 
 
 def test_stopped_holder_keeps_its_lease(actor: StartActor, registry: shmlease.Registry) -> None:
@@ -85,7 +79,7 @@ def test_stopped_holder_keeps_its_lease(actor: StartActor, registry: shmlease.Re
     holder = actor()
     holder("lease = registry.share(np.arange(10), 'a')")
     holder.signal(signal.SIGSTOP)
-    with registry.attach("a", timeout=1) as lease:
+    with registry.attach("a", timeout=60) as lease:
         assert lease.array.sum() == 45
     assert registry.statistics().leases["write"] == 1
     holder.signal(signal.SIGCONT)

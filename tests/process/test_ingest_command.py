@@ -37,7 +37,7 @@ def on_a_terminal(*arguments: object, **environment: str) -> tuple[int, str, str
     except OSError:  # EIO: nobody has the terminal open any more
         pass
     os.close(ours)
-    stdout, _ = process.communicate(timeout=60)
+    stdout, _ = process.communicate()
     return process.returncode, stdout.decode(), shown.decode()
 
 

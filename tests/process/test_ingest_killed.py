@@ -97,7 +97,7 @@ def test_workers_that_die_again_and_again_over_the_same_work_end_the_run(tables,
 def begun(process: subprocess.Popen, out: Path, size_bytes: int) -> None:
     """Wait until a run has stored so much, or has ended."""
     data = Path(f"{out}.partial/data")
-    until(lambda: process.poll() is not None or (data.exists() and data.stat().st_size > size_bytes), 60)
+    until(lambda: process.poll() is not None or (data.exists() and data.stat().st_size > size_bytes))
 
 
 def test_a_killed_coordinator_leaves_no_file_and_what_it_stored_is_used_again(tables, quiet, tmp_path):

@@ -132,7 +132,7 @@ def pytest_command(*options: str) -> list[str]:
 
 def planted(run: Path, process: subprocess.Popen[bytes]) -> Planted:
     """What there is, as soon as it is all there."""
-    until(lambda: (run / "planted").exists() or process.poll() is not None, within_s=60, what="the planting")
+    until(lambda: (run / "planted").exists() or process.poll() is not None, what="the planting")
     assert process.poll() is None, (run / "output").read_text()
     runner, directory, *pids = (run / "planted").read_text().splitlines()
     processes = {int(pid): start_of(int(pid)) for pid in pids}
@@ -146,7 +146,7 @@ def test_nothing_is_left_of_a_killed_run(run: Path, number: int) -> None:
         left = planted(run, process).left
         assert len(left()) == 7
         os.kill(process.pid, number)
-    until(lambda: not left(), within_s=30, what=f"the end of {left()}")
+    until(lambda: not left(), what=f"the end of {left()}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
@@ -157,16 +157,16 @@ def test_nothing_is_left_of_a_killed_run_with_workers(run: Path, number: int) ->
             os.killpg(process.pid, number)
         else:
             os.kill(process.pid, number)
-    until(lambda: not left(), within_s=30, what=f"the end of {left()}")
+    until(lambda: not left(), what=f"the end of {left()}")
 
 
 def test_processes_of_a_killed_worker_end_while_the_run_goes_on(run: Path) -> None:
     with started(run, *pytest_command("-n", "1", "--maxfail", "1")) as process:
         runner, _, processes = seen = planted(run, process)
         os.kill(runner, signal.SIGKILL)
-        until(lambda: not any(start_of(pid) == start for pid, start in processes.items()), within_s=30)
+        until(lambda: not any(start_of(pid) == start for pid, start in processes.items()))
         assert process.wait() == pytest.ExitCode.TESTS_FAILED
-    until(lambda: not seen.left(), within_s=30)
+    until(lambda: not seen.left())
     assert "crashed while running" in (run / "output").read_text()
 
 
@@ -176,4 +176,4 @@ def test_killing_make_ends_the_run(run: Path) -> None:
     with started(run, "make", "test") as process:
         left = planted(run, process).left
         process.kill()
-    until(lambda: not left(), within_s=30, what=f"the end of {left()}")
+    until(lambda: not left(), what=f"the end of {left()}")

@@ -12,8 +12,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from running import environment, run_command, run_program, wait_until
+from running import environment, run_command, run_program
 
+from rig.until import until
 from shmlease.auditor import Report
 
 LEAK = "open('/dev/shm/test-run-leak', 'wb').write(bytes(5000))\n"
@@ -78,7 +79,7 @@ def test_signal_sent_to_the_wrapper_reaches_the_command(tmp_path: Path, name: st
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.Signals[name])
         assert process.stdout.readline() == f"{name}\n"
-        assert process.wait(timeout=60) == 7
+        assert process.wait() == 7
 
 
 def test_command_that_a_signal_ends_is_128_and_the_signal(tmp_path: Path) -> None:
@@ -135,10 +136,10 @@ def test_interrupt_while_waiting_for_a_daemon_ends_the_waiting(tmp_path: Path) -
         assert process.stdout is not None
         daemon = process.stdout.readline().strip()
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        wait_until(lambda: children.read_text().split() == [daemon])  # the wrapper has adopted it, and buried the command
+        until(lambda: children.read_text().split() == [daemon])  # the wrapper has adopted it, and buried the command
         process.send_signal(signal.SIGINT)
         try:
-            assert process.wait(timeout=30) == 0
+            assert process.wait() == 0
         finally:
             os.kill(int(daemon), signal.SIGKILL)
     report = Report.from_json((tmp_path / "report.json").read_bytes())

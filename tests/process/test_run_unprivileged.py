@@ -28,7 +28,7 @@ def as_nobody(directory: Path, python: str, *words: str) -> subprocess.Completed
     search = os.pathsep.join(map(str, PACKAGES))
     return subprocess.run(
         [python, "-B", *words], capture_output=True, text=True, cwd=directory, user=NOBODY, group=NOBODY, extra_groups=[],
-        env=environment(PYTHONPATH=search, HOME=str(directory)), check=False, timeout=90,
+        env=environment(PYTHONPATH=search, HOME=str(directory)), check=False,
     )  # fmt: skip
 
 

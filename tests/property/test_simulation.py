@@ -51,7 +51,7 @@ def test_a_seed_decides_every_step(tmp_path_factory: pytest.TempPathFactory) -> 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "shmlease.simulation", *arguments], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-m", "shmlease.simulation", *arguments], capture_output=True, text=True, check=False
     )
 
 

@@ -11,7 +11,7 @@ T = TypeVar("T")
 __all__ = ["until"]
 
 
-def until(condition: Callable[[], T], within_s: float = 10.0, *, what: str = "the condition") -> T:
+def until(condition: Callable[[], T], within_s: float = 60.0, *, what: str = "the condition") -> T:
     """The first true value of `condition`; AssertionError if there is none within `within_s` seconds."""
     deadline = time.monotonic() + within_s
     while True:

@@ -22,7 +22,6 @@ def run(script: Path) -> None:
         [sys.executable, "-W", "error", script],
         capture_output=True,
         text=True,
-        timeout=60,
         cwd=script.parent,
         env=os.environ,
         check=False,

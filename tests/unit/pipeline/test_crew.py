@@ -42,7 +42,7 @@ def own_crew(registry):
 def outcome(crew: ProcessCrew, work: Work) -> object:
     crew.submit(work)
     done: list = []
-    until(lambda: done.extend(crew.wait(0.05)) or done, 20)
+    until(lambda: done.extend(crew.wait(0.05)) or done)
     ((same, result),) = done
     assert same is work
     return result
@@ -64,9 +64,9 @@ def test_the_template_leaves_and_its_workers_work(own_crew: ProcessCrew, registr
     own_crew.start(2, registry.id)
     assert outcome(own_crew, Work(table(50))) == Measured({"chr": 5})
     session = own_crew._templates[0].process.pid
-    until(lambda: len(members(session)) == 2 and session not in members(session), 10)
+    until(lambda: len(members(session)) == 2 and session not in members(session))
     own_crew.close()
-    until(lambda: not members(session), 5)
+    until(lambda: not members(session))
 
 
 def test_a_killed_worker_is_replaced_though_the_template_has_left(own_crew: ProcessCrew, registry, table) -> None:
@@ -74,7 +74,7 @@ def test_a_killed_worker_is_replaced_though_the_template_has_left(own_crew: Proc
     work = Work(table(50))
     assert outcome(own_crew, work) == Measured({"chr": 5})
     session = own_crew._templates[0].process.pid
-    until(lambda: session not in members(session), 10)
+    until(lambda: session not in members(session))
     (worker,) = members(session)
     os.kill(worker, signal.SIGSTOP)
     own_crew.submit(work)
