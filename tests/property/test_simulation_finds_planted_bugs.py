@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from rig import plants
 from shmlease.client.link import Link
-from shmlease.core.lifetimes import Lifetimes
-from shmlease.core.model import Change
+from shmlease.core.model import Change, SegmentRow, TicketRow
+from shmlease.core.queues import LeaseQueue
 from shmlease.core.rows import Rows
 from shmlease.core.table import Table
-from shmlease.core.waiting import LeaseQueue
 from shmlease.registry.server import Server
 from shmlease.simulation import simulate
 from shmlease.system import journal, ledger
@@ -46,13 +46,7 @@ def journals_are_not_read_at_takeover(patch: pytest.MonkeyPatch) -> None:
 
 
 def tainted_segments_are_used_again(patch: pytest.MonkeyPatch) -> None:
-    end_if_unused = Lifetimes._end_if_unused
-
-    def forgiving(self: Lifetimes, number: int, now_ns: int) -> None:
-        self.rows.put(replace(self.rows.segments[number], tainted=False))
-        end_if_unused(self, number, now_ns)
-
-    patch.setattr(Lifetimes, "_end_if_unused", forgiving)
+    plants.on_rows(lambda row: replace(row, tainted=False) if isinstance(row, SegmentRow) else row, patch.setattr)
 
 
 def ticket_is_voided_though_claimed(patch: pytest.MonkeyPatch) -> None:
@@ -109,15 +103,11 @@ def dead_holders_keep_their_leases(patch: pytest.MonkeyPatch) -> None:
 
 
 def tickets_do_not_hold_their_segment(patch: pytest.MonkeyPatch) -> None:
-    end_if_unused = Lifetimes._end_if_unused
+    def forget(rows: Rows, row: object) -> None:
+        if isinstance(row, TicketRow):
+            rows.tickets_on.pop(row.segment, None)
 
-    def careless(self: Lifetimes, number: int, now_ns: int) -> None:
-        held = self.rows.tickets_on.pop(number, None)
-        end_if_unused(self, number, now_ns)
-        if held is not None:
-            self.rows.tickets_on[number] = held
-
-    patch.setattr(Lifetimes, "_end_if_unused", careless)
+    plants.after_rows(forget, patch.setattr)
 
 
 def last_come_is_first_served(patch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from rig.shell import PAGE, SECRET, Shell, identity
 from shmlease.core import messages as m
-from shmlease.core.model import ClientState, LeaseMode, SegmentState, client_of
+from shmlease.core.model import ClientState, LeaseState, SegmentState, client_of
 from shmlease.core.refusals import Refusal
 
 SEEDS = range(120)
@@ -104,7 +104,7 @@ def check(shell: Shell) -> None:
         assert segment.state is not SegmentState.RETIRING, "a live lease on what is being unlinked"
         assert lease.id in rows.leases_on[lease.segment]
         assert rows.clients[client_of(lease.id)].state is not ClientState.ENDED, "a lease of nobody"
-        assert (lease.mode is LeaseMode.SPARE) == (segment.state is SegmentState.RESERVED)
+        assert (lease.state is LeaseState.RESERVED) == (segment.state is SegmentState.RESERVED)
     for number, held in rows.leases_on.items():
         assert all(rows.leases[lease].segment == number for lease in held)
     for number, live in rows.tickets_on.items():

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from rig.shell import PAGE, S, Shell
 from shmlease.core import messages as m
-from shmlease.core.model import LeaseMode, SegmentState
+from shmlease.core.model import LeaseMode, LeaseState, SegmentState
 
 CAPACITY = 20
 WARM = 8
@@ -182,7 +182,7 @@ class LeaseTable(RuleBasedStateMachine):
     def take_spare(self, which: int) -> None:
         taken = [spare.lease for spare in self.taken]
         free = [s for client in self.clients for s in self.shell.spares(client) if s.lease not in taken]
-        free = [s for s in free if self.shell.table.rows.leases[s.lease].mode is LeaseMode.SPARE]
+        free = [s for s in free if self.shell.table.rows.leases[s.lease].state is LeaseState.RESERVED]
         if free:
             spare = self.one(which, free)
             self.shell.claimed.add(spare.segment)
@@ -344,7 +344,7 @@ class LeaseTable(RuleBasedStateMachine):
     @invariant()
     def leases_and_tickets_are_those_of_the_model(self) -> None:
         rows = self.shell.table.rows
-        held = {(lease.id, lease.segment) for lease in rows.leases.values() if lease.mode is not LeaseMode.SPARE}
+        held = {(lease.id, lease.segment) for lease in rows.leases.values() if lease.state is not LeaseState.RESERVED}
         assert held == {(p.id, p.segment.number) for p in self.leases}
         assert {(t.id, t.segment) for t in rows.tickets.values()} == {(p.id, p.segment.number) for p in self.tickets}
 

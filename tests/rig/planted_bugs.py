@@ -16,29 +16,16 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from rig import plants
 from shmlease.core import messages as m
-from shmlease.core.model import Gone, SegmentRow, SegmentState, Snapshot
+from shmlease.core.effects import RetireSegment, Send
+from shmlease.core.model import Gone, SegmentRow, SegmentState, Snapshot, TicketRow
 from shmlease.stress.nursery import Process
 from shmlease.system import launch
 from shmlease.system.ledger import read_ledger
 
 ENVIRONMENT: Final = "SHMLEASE_PLANTED_BUG"
 _BOOT: Final = launch._BOOT
-
-
-def _before_end(change: Callable[[Any, SegmentRow], SegmentRow]) -> None:
-    """Change a segment's row just before it is decided what becomes of it."""
-    from shmlease.core.lifetimes import Lifetimes
-
-    original = Lifetimes._end_if_unused
-
-    def changed(self: Any, number: int, now_ns: int) -> None:
-        segment = change(self.rows, self.rows.segments[number])
-        if segment is not self.rows.segments[number]:
-            self.rows.put(segment)
-        original(self, number, now_ns)
-
-    Lifetimes._end_if_unused = changed  # type: ignore[method-assign]
 
 
 # --- in the registry -------------------------------------------------------------------------------------------------
@@ -51,48 +38,38 @@ def dead_holders_keep_their_leases() -> None:
 
 
 def memory_of_the_dead_is_used_again() -> None:
-    _before_end(lambda rows, segment: replace(segment, tainted=False))
+    plants.on_rows(lambda row: replace(row, tainted=False) if isinstance(row, SegmentRow) else row)
 
 
 def memory_known_elsewhere_is_used_again() -> None:
-    _before_end(lambda rows, segment: replace(segment, exposed=False))
+    plants.on_rows(lambda row: replace(row, exposed=False) if isinstance(row, SegmentRow) else row)
 
 
 def tickets_hold_nothing() -> None:
-    def forget_tickets(rows: Any, segment: SegmentRow) -> SegmentRow:
-        rows.tickets_on.pop(segment.number, None)
-        return segment
-
-    _before_end(forget_tickets)
+    plants.after_rows(lambda rows, row: rows.tickets_on.pop(row.segment, None) if isinstance(row, TicketRow) else None)
 
 
 def arrays_can_be_attached_before_they_are_published() -> None:
-    from shmlease.core import table
+    def published_too_early(table: Any, client: int, message: Any) -> Any:
+        number = table.rows.by_name.get(message.name) if isinstance(message, m.Attach) else None
+        if number is not None and table.rows.segments[number].state is SegmentState.FILLING:
+            table.rows.put(replace(table.rows.segments[number], state=SegmentState.PUBLISHED))
+        return message
 
-    original = table._HANDLERS[m.Attach]
-
-    def attach(self: Any, client: int, message: m.Attach, now_ns: int) -> None:
-        number = self.rows.by_name.get(message.name)
-        if number is not None and self.rows.segments[number].state is SegmentState.FILLING:
-            self._grant_reader(client, message, self.rows.segments[number], now_ns)
-        else:
-            original(self, client, message, now_ns)
-
-    table._HANDLERS[m.Attach] = attach
+    plants.on_messages(published_too_early)
 
 
 def the_writer_takes_the_segment_with_it() -> None:
-    from shmlease.core.lifetimes import Lifetimes
+    def released(table: Any, client: int, message: Any) -> Any:
+        lease = table.rows.leases.get(message.lease) if isinstance(message, m.Release) else None
+        if lease is not None and lease.mode == "write":
+            segment = table.rows.segments[lease.segment]
+            if segment.state is SegmentState.PUBLISHED:
+                table.rows.move_segment(segment, "last use ended, or trimmed", name=None)
+                table.effects.append(RetireSegment(segment.number, segment.alias, punch=not segment.exposed))
+        return message
 
-    original = Lifetimes._end_lease
-
-    def end(self: Any, lease: Any, now_ns: int, *, tainted: bool = False) -> None:
-        segment = self.rows.segments[lease.segment]
-        original(self, lease, now_ns, tainted=tainted)
-        if lease.mode == "write" and self.rows.segments.get(segment.number) is segment:
-            self._retire(segment)
-
-    Lifetimes._end_lease = end  # type: ignore[method-assign]
+    plants.on_messages(released)
 
 
 def a_successor_forgets_tickets() -> None:
@@ -117,16 +94,11 @@ def releases_are_not_written_down() -> None:
 
 
 def published_segments_do_not_count() -> None:
-    from shmlease.core.rows import Rows
+    def uncount(rows: Any, row: Any) -> None:
+        if isinstance(row, SegmentRow) and row.state is SegmentState.PUBLISHED:
+            rows.used_bytes -= row.size_bytes
 
-    original = Rows._index_segment
-
-    def index(self: Any, row: SegmentRow) -> None:
-        original(self, row)
-        if row.state is SegmentState.PUBLISHED:
-            self.used_bytes -= row.size_bytes
-
-    Rows._index_segment = index  # type: ignore[method-assign]
+    plants.after_rows(uncount)
 
 
 def expired_tickets_stay_good() -> None:
@@ -145,18 +117,19 @@ def names_in_shm_are_left() -> None:
 
 
 def promised_readers_are_not_waited_for() -> None:
-    from shmlease.core import table
-
-    original = table._HANDLERS[m.Publish]
-    table._HANDLERS[m.Publish] = lambda self, client, message, now_ns: original(
-        self, client, replace(message, readers=0), now_ns
+    plants.on_messages(
+        lambda table, client, message: replace(message, readers=0) if isinstance(message, m.Publish) else message
     )
 
 
 def trimming_leaves_the_memory() -> None:
-    from shmlease.core.lifetimes import Lifetimes
+    def answer(table: Any, client: int, message: Any) -> Any:
+        if not isinstance(message, m.Trim):
+            return message
+        table.effects.append(Send(client, m.Done(message.seq, table.rows.warm.total_bytes)))
+        return None
 
-    Lifetimes.trim_warm = lambda self: self.rows.warm.total_bytes  # type: ignore[method-assign]
+    plants.on_messages(answer)
 
 
 def the_end_of_its_owner_makes_it_spin() -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from shmlease.core.room import PAGE_BYTES
+from shmlease.core.sizes import PAGE_BYTES
 from shmlease.errors import UnsupportedPlatformError
 from shmlease.stress.ground import enter_small_shm
 from shmlease.stress.page import as_page

@@ -18,7 +18,7 @@ from shmlease.client.site import calling_site
 from shmlease.client.statistics import Statistics, statistics_of
 from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
-from shmlease.core.room import WASTE_LIMIT, file_size
+from shmlease.core.sizes import WASTE_LIMIT, file_size
 from shmlease.errors import (
     CapacityError,
     DTypeError,

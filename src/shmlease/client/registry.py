@@ -17,8 +17,8 @@ from shmlease.client.lease import OnLingering, checked_on_lingering, held_leases
 from shmlease.client.links import connected_link_to, link_to, links
 from shmlease.core import messages as m
 from shmlease.core.model import Identity
-from shmlease.core.room import PAGE_BYTES
 from shmlease.core.settings import Settings
+from shmlease.core.sizes import PAGE_BYTES
 from shmlease.errors import (
     LeaseNotHeldWarning,
     LeaseWarning,

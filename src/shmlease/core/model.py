@@ -1,4 +1,4 @@
-"""The rows of the lease table, their states, and the one literal table of what may follow what.
+"""The rows of the lease table.
 
 A **segment** is a POSIX shared-memory object that the registry owns, from `created` until its file is gone.
 A **lease** is the right of one client to map one segment, from grant to release; the death of its holder ends it.
@@ -17,11 +17,11 @@ from typing import Any, Final
 
 import msgspec
 
+from shmlease.core.transitions import LeaseState, SegmentState
+
 __all__ = [
     "EVENTS_KEPT",
-    "LEASE_TRANSITIONS",
     "NUMBER_BITS",
-    "SEGMENT_TRANSITIONS",
     "AppliedRow",
     "Change",
     "ClientRow",
@@ -30,7 +30,6 @@ __all__ = [
     "EventRow",
     "Gone",
     "Identity",
-    "LeaseEvent",
     "LeaseMode",
     "LeaseRow",
     "LeaseState",
@@ -38,12 +37,10 @@ __all__ = [
     "MarkRow",
     "RegistryRow",
     "Row",
-    "SegmentEvent",
     "SegmentRow",
     "SegmentState",
     "Snapshot",
     "TicketRow",
-    "after",
     "client_of",
     "key_of",
     "number_of",
@@ -55,74 +52,11 @@ EVENTS_KEPT: Final = 1024
 NUMBER_BITS: Final = 40
 
 
-class SegmentState(enum.StrEnum):
-    """Where a segment is in its life."""
-
-    CREATING = "creating"  # the file is being made; nobody holds it yet
-    RESERVED = "reserved"  # granted ahead to one client, which may claim it without asking
-    FILLING = "filling"  # leased to its writer, not yet attachable
-    PUBLISHED = "published"  # attachable, read-only for everyone
-    WARM = "warm"  # free, kept in the pool for the next lease
-    RETIRING = "retiring"  # free, its file is being unlinked
-
-
-class SegmentEvent(enum.StrEnum):
-    """What happens to a segment."""
-
-    CREATED = "created"
-    SET_ASIDE = "set aside"
-    CLAIMED = "claimed"
-    PUBLISHED = "published"
-    POOLED = "last use ended, clean"
-    REUSED = "reused"
-    RETIRED = "last use ended, or trimmed"
-
-
-SEGMENT_TRANSITIONS: Final[dict[tuple[SegmentState, SegmentEvent], SegmentState]] = {
-    (SegmentState.CREATING, SegmentEvent.CREATED): SegmentState.FILLING,
-    (SegmentState.CREATING, SegmentEvent.SET_ASIDE): SegmentState.RESERVED,
-    (SegmentState.CREATING, SegmentEvent.RETIRED): SegmentState.RETIRING,
-    (SegmentState.RESERVED, SegmentEvent.CLAIMED): SegmentState.FILLING,
-    (SegmentState.RESERVED, SegmentEvent.POOLED): SegmentState.WARM,
-    (SegmentState.RESERVED, SegmentEvent.RETIRED): SegmentState.RETIRING,
-    (SegmentState.FILLING, SegmentEvent.PUBLISHED): SegmentState.PUBLISHED,
-    (SegmentState.FILLING, SegmentEvent.POOLED): SegmentState.WARM,
-    (SegmentState.FILLING, SegmentEvent.RETIRED): SegmentState.RETIRING,
-    (SegmentState.PUBLISHED, SegmentEvent.POOLED): SegmentState.WARM,
-    (SegmentState.PUBLISHED, SegmentEvent.RETIRED): SegmentState.RETIRING,
-    (SegmentState.WARM, SegmentEvent.REUSED): SegmentState.FILLING,
-    (SegmentState.WARM, SegmentEvent.SET_ASIDE): SegmentState.RESERVED,
-    (SegmentState.WARM, SegmentEvent.RETIRED): SegmentState.RETIRING,
-}
-
-
 class LeaseMode(enum.StrEnum):
     """What a lease entitles its holder to."""
 
     WRITE = "write"
     READ = "read"
-    SPARE = "spare"  # granted ahead; becomes WRITE when claimed
-
-
-class LeaseState(enum.StrEnum):
-    """Where a lease is in its life; an ended lease has no row."""
-
-    HELD = "held"
-    LINGERING = "lingering"  # released by its user, but numpy views of it are still alive
-
-
-class LeaseEvent(enum.StrEnum):
-    """What happens to a lease."""
-
-    LINGERED = "released with views alive"
-    ENDED = "released, or its holder died"
-
-
-LEASE_TRANSITIONS: Final[dict[tuple[LeaseState, LeaseEvent], LeaseState | None]] = {
-    (LeaseState.HELD, LeaseEvent.LINGERED): LeaseState.LINGERING,
-    (LeaseState.HELD, LeaseEvent.ENDED): None,
-    (LeaseState.LINGERING, LeaseEvent.ENDED): None,
-}
 
 
 class ClientState(enum.StrEnum):
@@ -346,20 +280,6 @@ def key_of(row: Row) -> tuple[str, int]:
     """Tag and key under which `row` stands; two rows with the same key replace each other."""
     tag, key = _KEYS[type(row)]
     return tag, key(row)
-
-
-def after(segment: SegmentRow, event: SegmentEvent) -> SegmentState:
-    """The state that `event` takes `segment` to.
-
-    Raises
-    ------
-    AssertionError
-        The transition is not in `SEGMENT_TRANSITIONS`: a defect of the table, never of a client.
-    """
-    try:
-        return SEGMENT_TRANSITIONS[segment.state, event]
-    except KeyError:
-        raise AssertionError(f"segment {segment.number} is {segment.state}: {event!s} cannot happen to it") from None
 
 
 def client_of(identifier: int) -> int:

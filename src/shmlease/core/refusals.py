@@ -8,8 +8,8 @@ from typing import Final
 
 from shmlease.core.messages import Attach, Lease, RefusalCode
 from shmlease.core.model import ClientState, LeaseMode, RegistryRow, client_of
+from shmlease.core.queues import Waiter
 from shmlease.core.rows import Rows
-from shmlease.core.waiting import Waiter
 from shmlease.units import format_bytes, format_duration
 
 __all__ = [

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from shmlease.core.model import (
     AppliedRow,
     Change,
@@ -26,7 +28,8 @@ from shmlease.core.model import (
     client_of,
     key_of,
 )
-from shmlease.core.room import WarmPool
+from shmlease.core.transitions import LeaseEvent, SegmentEvent, after_lease, after_segment
+from shmlease.core.warm_index import WarmIndex
 
 __all__ = ["Rows"]
 
@@ -53,7 +56,7 @@ class Rows:
         self.leases_of: defaultdict[int, set[int]] = defaultdict(set)
         self.created_by: defaultdict[int, set[int]] = defaultdict(set)
         self.used_bytes = 0
-        self.warm = WarmPool()
+        self.warm = WarmIndex()
         self._changes: dict[tuple[str, int], Change] = {}
         self._place: dict[type, Callable[[Any], None]] = {
             LeaseRow: self._place_lease,
@@ -149,24 +152,36 @@ class Rows:
         self.put(MarkRow(mark, number))
         return number
 
-    def drop_lease(self, lease: LeaseRow) -> None:
-        """Remove a lease."""
-        del self.leases[lease.id]
-        _discard(self.leases_on, lease.segment, lease.id)
-        _discard(self.leases_of, client_of(lease.id), lease.id)
-        self._changes["L", lease.id] = Gone("L", lease.id)
+    def move_segment(self, segment: SegmentRow, event: SegmentEvent, **changes: Any) -> SegmentRow:
+        """Let `event` happen to `segment`, with `changes` to its other fields; the row as it is now, or was last."""
+        state = after_segment(segment.number, segment.state, event)
+        if state is None:
+            self._unindex_segment(segment.number)
+            self._changes["S", segment.number] = Gone("S", segment.number)
+            self.drop_client_if_unneeded(segment.creator)
+            return segment
+        moved = replace(segment, state=state, **changes)
+        self.put(moved)
+        return moved
+
+    def move_lease(self, lease: LeaseRow, event: LeaseEvent, **changes: Any) -> LeaseRow:
+        """Let `event` happen to `lease`, with `changes` to its other fields; the row as it is now, or was last."""
+        state = after_lease(lease.id, lease.state, event)
+        if state is None:
+            del self.leases[lease.id]
+            _discard(self.leases_on, lease.segment, lease.id)
+            _discard(self.leases_of, client_of(lease.id), lease.id)
+            self._changes["L", lease.id] = Gone("L", lease.id)
+            return lease
+        moved = replace(lease, state=state, **changes)
+        self.put(moved)
+        return moved
 
     def drop_ticket(self, ticket: TicketRow) -> None:
         """Remove a ticket."""
         del self.tickets[ticket.id]
         _discard(self.tickets_on, ticket.segment, ticket.id)
         self._changes["T", ticket.id] = Gone("T", ticket.id)
-
-    def drop_segment(self, segment: SegmentRow) -> None:
-        """Remove a segment, and the row of its creator if only that segment kept it."""
-        self._unindex_segment(segment.number)
-        self._changes["S", segment.number] = Gone("S", segment.number)
-        self.drop_client_if_unneeded(segment.creator)
 
     def drop_client_if_unneeded(self, client: int) -> None:
         """Remove the row of an ended client that created no segment still there."""

@@ -11,55 +11,51 @@ Rules:
 * Notices are applied once, by their sequence number. Requests may arrive twice as well: each names the lease that it is
   for, and what was granted before is granted again.
 * Requests that must wait do so in order of arrival; one that needs much is not overtaken by ones that need little.
+
+The table is made of parts that each own their state: `Pool` the files, `Prefetch` the spares, `Leases`, `Grants` those who wait
+for a new segment, `Readers` those who attach, `Tickets`, `Clients`. Rows, outbox and timers are common to all. Every command
+ends with `_finish`: what has become free is granted to those who wait.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
-from typing import Final
 
 from msgspec.structs import replace
 
 from shmlease.core import messages as m
-from shmlease.core.effects import (
-    LinkAlias,
-    Stop,
-)
-from shmlease.core.lifetimes import granted, spare_message
+from shmlease.core.clients import Clients
+from shmlease.core.effects import Effect, LinkAlias, RevokeSpare, Stop
+from shmlease.core.grants import Grants
+from shmlease.core.leases import Leases
 from shmlease.core.model import (
     AppliedRow,
-    ClientRow,
     ClientState,
     EventKind,
     Identity,
-    LeaseMode,
     LeaseRow,
     LeaseState,
-    Mark,
     RegistryRow,
     SegmentState,
     Snapshot,
     client_of,
 )
-from shmlease.core.notices import NOTICE_HANDLERS, Notices, attached
-from shmlease.core.refusals import (
-    Refusal,
-    capacity_refusal,
-    closing_refusal,
-    not_found_refusal,
-    not_held_refusal,
-    ticket_refusal,
-)
-from shmlease.core.reports import SHORTAGE_RETRY_NS
-from shmlease.core.room import file_size
+from shmlease.core.outbox import Outbox
+from shmlease.core.pool import Pool
+from shmlease.core.prefetch import Prefetch
+from shmlease.core.readers import Readers
+from shmlease.core.refusals import Refusal, closing_refusal, not_held_refusal
+from shmlease.core.requirements import held_by
 from shmlease.core.rows import Rows
-from shmlease.core.waiting import Waiter
+from shmlease.core.tickets import Tickets
+from shmlease.core.timers import Timers
+from shmlease.core.transitions import LeaseEvent
 
 __all__ = ["Table"]
 
 
-class Table(Notices):
+class Table:
     """The lease table of one registry.
 
     Parameters
@@ -73,10 +69,60 @@ class Table(Notices):
     """
 
     def __init__(self, registry: RegistryRow, snapshot: Snapshot | None = None, now_ns: int = 0) -> None:
-        super().__init__(registry, snapshot)
+        self.rows = Rows(registry) if snapshot is None else Rows.of(registry, snapshot)
+        self._outbox = Outbox(self.rows)
+        self._timers = Timers()
+        self._pool = Pool(self.rows, self._outbox, self._timers)
+        self._prefetch = Prefetch(self.rows, self._outbox, self._timers, self._pool)
+        self._leases = Leases(self.rows, self._outbox, self._pool, self._prefetch)
+        self._grants = Grants(self.rows, self._outbox, self._timers, self._pool, self._prefetch, self._leases)
+        self._readers = Readers(self.rows, self._outbox, self._timers, self._leases)
+        self._tickets = Tickets(self.rows, self._outbox, self._timers, self._leases)
+        self._clients = Clients(self.rows, self._outbox, self._leases, self._prefetch, self._forget_requests)
+        self._handlers: dict[type, Callable[..., None]] = {
+            m.Lease: self._grants.lease,
+            m.Decline: self._grants.decline,
+            m.Attach: self._readers.attach,
+            m.Inherit: self._readers.inherit,
+            m.Publish: self._readers.publish,
+            m.Mint: self._tickets.mint,
+            m.Redeem: self._tickets.redeem,
+            m.Redeemed: self._tickets.redeemed,
+            m.Linger: self._leases.linger,
+            m.Release: self._leases.release,
+            m.Share: self._leases.share,
+            m.Claim: self._claim,
+            m.Expose: self._expose,
+            m.Statistics: self._statistics,
+            m.Trim: self._trim,
+            m.Ping: self._ping,
+            m.Close: self._close,
+            m.Bye: self._clients.bye,
+        }
+        self.descriptors_in_use = self.descriptors_limit = 0  # as the shell last counted them
         self._started_ns = now_ns
+        self._stopping = False
         if snapshot is not None:
             self._restore(now_ns)
+
+    @property
+    def effects(self) -> deque[Effect]:
+        """What the shell is to carry out, in this order."""
+        return self._outbox.effects
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What has happened since this registry process began."""
+        return self._outbox.counters
+
+    @property
+    def shm_free_bytes(self) -> int:
+        """What /dev/shm has left beside what is promised, as the shell last saw it."""
+        return self._pool.shm_free_bytes
+
+    @shm_free_bytes.setter
+    def shm_free_bytes(self, value: int) -> None:
+        self._pool.shm_free_bytes = value
 
     # --- who is there --------------------------------------------------------------------------------------------
 
@@ -88,103 +134,52 @@ class Table(Notices):
         Refusal
             It speaks another protocol, names a client that is not it, or the registry is closing.
         """
-        registry = self.rows.registry
-        if message.protocol != m.PROTOCOL:
-            raise Refusal(
-                m.RefusalCode.PROTOCOL,
-                f"client speaks protocol {message.protocol}, this registry {m.PROTOCOL}; "
-                "use the same version of shmlease on both sides",
-            )
-        if message.resume:
-            row = self.rows.clients.get(message.resume)
-            if row is None or row.secret != message.secret or not _is_of(row, identity):
-                raise Refusal(m.RefusalCode.RESUME, f"there is no client {message.resume} that this process could resume")
-            client = row.id
-            self._forget_waiters(client, now_ns)
-            known = row.identity if row.identity.pid else identity
-            self.rows.put(replace(row, identity=known, state=ClientState.CONNECTED, since_ns=now_ns))
-        else:
-            if registry.closing:
-                raise closing_refusal(registry)
-            # a process that was welcomed and did not hear it says hello once more: it is no other client
-            unheard = (
-                row.id for row in self.rows.clients.values() if row.secret == message.secret and _is_of(row, identity)
-            )
-            client = next(unheard, 0) or self.rows.next_number(Mark.CLIENT)
-            self.rows.put(ClientRow(client, identity, message.secret, ClientState.CONNECTED, now_ns))
-            self.counters["clients"] += 1
-        applied = self.rows.applied.get(client, 0)
-        self._send(
-            client,
-            m.Welcome(
-                message.seq,
-                client,
-                applied,
-                registry.id,
-                registry.epoch,
-                registry.identity.pid,
-                registry.capacity_bytes,
-            ),
-        )
-        for lease_id in sorted(self._spares.get(client, ())):  # told again: the first telling may not have been heard
-            lease = self.rows.leases[lease_id]
-            self._send(client, spare_message(applied, lease, self.rows.segments[lease.segment]))
+        client = self._clients.hello(message, identity, now_ns)
+        self._finish(now_ns)
         return client
 
     def detached(self, client: int, now_ns: int, reason: str = "") -> None:
         """The connection of `client` ended; its process is not proved dead, so its leases stay."""
-        row = self.rows.clients.get(client)
-        if row is None or row.state is not ClientState.CONNECTED:
-            return
-        self._forget_waiters(client, now_ns)
-        self.rows.put(replace(row, state=ClientState.DETACHED, since_ns=now_ns))
-        if reason:
-            self.rows.record(now_ns, EventKind.CLIENT_DROPPED, client=client, detail=reason)
+        self._clients.detached(client, now_ns, reason)
+        self._finish(now_ns)
 
     def holder_died(self, client: int, now_ns: int) -> None:
         """The process of `client` is proved dead: everything it held ends, tainted."""
-        row = self.rows.clients.get(client)
-        if row is None or row.state is ClientState.ENDED:
-            return
-        for lease_id in sorted(self.rows.leases_of.get(client, ())):
-            lease = self.rows.leases[lease_id]
-            self.counters["reclaimed"] += 1
-            self.rows.record(now_ns, EventKind.HOLDER_DIED, lease.segment, lease.id, client, row.identity.command)
-            self._end_lease(lease, now_ns, tainted=True)
-        self._client_ended(client, now_ns)
+        self._clients.died(client, now_ns)
+        self._finish(now_ns)
 
     def owner_ended(self, now_ns: int) -> None:
         """The process that the registry was started for has ended; it serves whoever is left, then stops."""
-        del now_ns
-        self._owner_ended = True
-        self._stop_if_unneeded()
+        self._clients.owner_has_ended = True
+        self._finish(now_ns)
 
     def is_ended(self, client: int) -> bool:
         """Whether `client` is dead or gone."""
-        row = self.rows.clients.get(client)
-        return row is None or row.state is ClientState.ENDED
+        return self._clients.has_ended(client)
 
     # --- what clients say ----------------------------------------------------------------------------------------
 
     def knows_ticket(self, ticket: int) -> bool:
-        """Whether `ticket` is live; if not, its sender's mail may not have been read yet."""
+        """Whether `ticket` is live; if not, its sender's notices may not have been read yet."""
         return ticket in self.rows.tickets
 
     def apply(self, client: int, message: m.ClientMessage | m.Notice, now_ns: int) -> None:
         """Carry out one message of an admitted client, or refuse it."""
+        is_notice = isinstance(message, m.NOTICES)
         if self.rows.registry.closing:
-            if not isinstance(message, m.NOTICES):
-                self._refuse(client, message.seq, closing_refusal(self.rows.registry), now_ns)
+            if not is_notice:
+                self._outbox.refuse(client, message.seq, closing_refusal(self.rows.registry), now_ns)
             return
-        if isinstance(message, m.NOTICES):
+        if is_notice:
             if message.seq <= self.rows.applied.get(client, 0):
                 return
             self.rows.put(AppliedRow(client, message.seq))
         self.counters["messages"] += 1
         try:
-            _HANDLERS[type(message)](self, client, message, now_ns)
+            self._handlers[type(message)](client, message, now_ns)
         except Refusal as refusal:
-            self._refuse(client, message.seq, refusal, now_ns)
+            self._outbox.refuse(client, message.seq, refusal, now_ns)
+        self._finish(now_ns)
 
     def would_refuse(self, message: m.ClientMessage) -> bool:
         """Whether `message` asks for what is not there, and does not wait for it."""
@@ -197,88 +192,16 @@ class Table(Notices):
             return message.name in rows.by_name or (message.timeout_ns == 0 and missing)
         if isinstance(message, m.Inherit):
             parent = rows.leases.get(message.parent_lease)
-            return parent is None or parent.mode is LeaseMode.SPARE
+            return parent is None or parent.state is LeaseState.RESERVED
         return False
-
-    def _lease(self, client: int, message: m.Lease, now_ns: int) -> None:
-        rows = self.rows
-        self._require_own_id(client, message.lease)
-        held = rows.leases.get(message.lease)
-        if held is not None:  # asked again after a takeover
-            segment = rows.segments[held.segment]
-            self._send(client, granted(message.seq, held, segment))
-            return
-        if rows.registry.closing:
-            raise closing_refusal(rows.registry)
-        self._require_free_name(message.name)
-        # the client asks for whole pages; what it asks for is what is counted, so round here as well
-        waiter = Waiter(
-            client, replace(message, size_bytes=file_size(message.size_bytes)), now_ns, now_ns + message.timeout_ns
-        )
-        if waiter.request.size_bytes > rows.registry.capacity_bytes:
-            raise capacity_refusal(rows, waiter, self.shm_free_bytes, now_ns)
-        self._lease_queue.append(waiter)
-        self._at(waiter.deadline_ns, "lease", 0)
-        self.peaks["waiting"] = max(self.peaks["waiting"], len(self._lease_queue))
-        self._serve_leases(now_ns)
-
-    def _decline(self, client: int, message: m.Decline, now_ns: int) -> None:
-        lease = self._held_by(client, message.lease)
-        segment = self.rows.segments[lease.segment]
-        if segment.state is not SegmentState.FILLING or len(self.rows.leases_on[segment.number]) > 1:
-            raise not_held_refusal(lease.id, "only a fresh grant that nobody else has seen can be declined")
-        request = m.Lease(
-            message.seq, lease.id, segment.name, segment.size_bytes, segment.nbytes, segment.layout, lease.site,
-            lease.due_ns, message.timeout_ns,
-        )  # fmt: skip
-        self.rows.drop_lease(lease)
-        self._retire(segment)
-        waiter = Waiter(client, request, now_ns, now_ns + message.timeout_ns, now_ns + SHORTAGE_RETRY_NS)
-        self._lease_queue.put_back(waiter)
-        self._at(waiter.not_before_ns, "lease", 0)
-        self._at(waiter.deadline_ns, "lease", 0)
-
-    def _attach(self, client: int, message: m.Attach, now_ns: int) -> None:
-        rows = self.rows
-        self._require_own_id(client, message.lease)
-        held = rows.leases.get(message.lease)
-        if held is not None:
-            self._send(client, attached(message.seq, held, rows.segments[held.segment]))
-            return
-        if rows.registry.closing:
-            raise closing_refusal(rows.registry)
-        number = rows.by_name.get(message.name)
-        if number is not None and rows.segments[number].state is SegmentState.PUBLISHED:
-            self._grant_reader(client, message, rows.segments[number], now_ns)
-            return
-        waiter = Waiter(client, message, now_ns, now_ns + message.timeout_ns)
-        if message.timeout_ns == 0:
-            raise not_found_refusal(rows, waiter, now_ns)
-        self._attach_queue.append(waiter)
-        self._at(waiter.deadline_ns, "attach", 0)
-
-    def _inherit(self, client: int, message: m.Inherit, now_ns: int) -> None:
-        self._require_own_id(client, message.lease)
-        held = self.rows.leases.get(message.lease)
-        if held is None:
-            parent = self.rows.leases.get(message.parent_lease)
-            if parent is None or parent.mode is LeaseMode.SPARE:
-                raise not_held_refusal(message.parent_lease, "the process that it was inherited from has released it")
-            segment = self.rows.segments[parent.segment]
-            held = self._add_lease(message.lease, segment, parent.mode, message.seq, message.site, 0, now_ns)
-        self._send(client, attached(message.seq, held, self.rows.segments[held.segment]))
-
-    def _redeem(self, client: int, message: m.Redeem, now_ns: int) -> None:
-        del client, now_ns
-        raise ticket_refusal(message.ticket, self._tombstones.get(message.ticket))
 
     def _expose(self, client: int, message: m.Expose, now_ns: int) -> None:
         del now_ns
-        segment = self.rows.segments[self._held_by(client, message.lease).segment]
+        segment = self.rows.segments[held_by(self.rows, client, message.lease).segment]
         if not segment.alias:
             segment = replace(segment, alias=f"shmlease-{self.rows.registry.id}-{segment.number}", exposed=True)
             self.rows.put(segment)
-        self.effects.append(LinkAlias(segment.number, segment.alias, client, message.seq))
+        self._outbox.add(LinkAlias(segment.number, segment.alias, client, message.seq))
 
     def _statistics(self, client: int, message: m.Statistics, now_ns: int) -> None:
         rows = self.rows
@@ -287,26 +210,32 @@ class Table(Notices):
         for segment in rows.segments.values():
             counts[segment.state] += 1
             sizes[segment.state] += segment.size_bytes
-        leases = Counter(str(lease.mode) for lease in rows.leases.values())
-        leases["lingering"] = sum(lease.state is LeaseState.LINGERING for lease in rows.leases.values())
-        self._send(
-            client,
-            m.Figures(
-                message.seq, rows.registry.capacity_bytes, self.shm_free_bytes, rows.registry.epoch,
-                now_ns - self._started_ns, sum(c.state is not ClientState.ENDED for c in rows.clients.values()),
-                len(rows.tickets), len(self._lease_queue) + len(self._attach_queue),
-                dict(counts), dict(sizes), dict(leases), dict(self.counters), dict(self.peaks),
-                self.descriptors_in_use, self.descriptors_limit,
-            ),
-        )  # fmt: skip
+        figures = m.Figures(
+            message.seq,
+            rows.registry.capacity_bytes,
+            self.shm_free_bytes,
+            rows.registry.epoch,
+            now_ns - self._started_ns,
+            sum(row.state is not ClientState.ENDED for row in rows.clients.values()),
+            len(rows.tickets),
+            len(self._grants) + len(self._readers),
+            dict(counts),
+            dict(sizes),
+            _count_leases(rows),
+            dict(self._outbox.counters),
+            dict(self._outbox.peaks),
+            self.descriptors_in_use,
+            self.descriptors_limit,
+        )
+        self._outbox.send(client, figures)
 
     def _trim(self, client: int, message: m.Trim, now_ns: int) -> None:
         del now_ns
-        self._send(client, m.Done(message.seq, self.trim_warm()))
+        self._outbox.send(client, m.Done(message.seq, self.trim_warm()))
 
     def _ping(self, client: int, message: m.Ping, now_ns: int) -> None:
         del now_ns
-        self._send(client, m.Done(message.seq))
+        self._outbox.send(client, m.Done(message.seq))
 
     def _close(self, client: int, message: m.Close, now_ns: int) -> None:
         owner, asking = self.rows.registry.owner, self.rows.clients[client].identity
@@ -316,64 +245,159 @@ class Table(Notices):
                 f"registry {self.rows.registry.id} belongs to pid {owner.pid}; pid {asking.pid} cannot close it",
             )
         holders = self.close(now_ns)
-        self._send(client, m.Closed(message.seq, holders))
-        self.effects.append(Stop())
+        self._outbox.send(client, m.Closed(message.seq, holders))
+        self._stop()
+
+    def _claim(self, client: int, message: m.Claim, now_ns: int) -> None:
+        lease = held_by(self.rows, client, message.lease, spare=True)
+        if lease.state is not LeaseState.RESERVED:
+            raise not_held_refusal(lease.id, "it is not a spare")
+        segment = self._prefetch.claim(client, lease, message, now_ns)
+        if message.published:
+            self._readers.publish_segment(segment, now_ns)
+
+    # --- what the shell reports of effects -------------------------------------------------------------------------
+
+    def segment_created(self, number: int, now_ns: int) -> None:
+        """The file of a segment exists, its pages not reserved yet."""
+        if self.rows.registry.closing:
+            self._pool.retire(self.rows.segments[number])
+            return
+        if not self._prefetch.created(number, now_ns):
+            self._grants.created(number, now_ns)
+        self.counters["created"] += 1
+        self._finish(now_ns)
+
+    def segment_failed(self, number: int, reason: str, shm_free_bytes: int, now_ns: int) -> None:
+        """The file could not be made: /dev/shm has no room."""
+        self.shm_free_bytes = shm_free_bytes
+        self._pool.failed(number)
+        if not self._prefetch.failed(number):
+            self._grants.failed(number, reason, now_ns)
+        self._finish(now_ns)
+
+    def spare_revoked(self, effect: RevokeSpare, revoked: bool, now_ns: int) -> None:
+        """A spare was taken back (its file is unlinked), or its client has claimed it."""
+        self._prefetch.revoked(effect, revoked)
+        self._finish(now_ns)
+
+    def token_voided(self, ticket: int, claimed_by: int | None, now_ns: int) -> None:
+        """An expired ticket cannot be redeemed any more, or had just been claimed by a client whose notice is to come."""
+        self._tickets.voided(ticket, claimed_by, now_ns)
+        self._finish(now_ns)
+
+    def segment_retired(self, number: int, failure: str, now_ns: int) -> None:
+        """The file of a segment is gone, or could not be unlinked and is tried again."""
+        self._pool.retired(number, failure, now_ns)
+        self._finish(now_ns)
+
+    def segment_missing(self, number: int, now_ns: int) -> None:
+        """Somebody removed the file of a live segment; whoever maps it keeps it."""
+        segment = self.rows.segments.get(number)
+        if segment is not None and segment.state is not SegmentState.RETIRING:
+            self.rows.record(now_ns, EventKind.SEGMENT_MISSING, number, client=segment.creator, detail=segment.name or "")
+            if segment.state is SegmentState.WARM:
+                self._pool.retire(segment)
+            else:
+                self._leases.taint(number)
+
+    def alias_linked(self, effect: LinkAlias, failure: str, now_ns: int) -> None:
+        """The segment has its name in /dev/shm, or could not get it."""
+        if failure:
+            refusal = Refusal(m.RefusalCode.NOT_HELD, f"segment {effect.segment} cannot be named in /dev/shm: {failure}")
+            self._outbox.refuse(effect.client, effect.seq, refusal, now_ns)
+        else:
+            self._outbox.send(effect.client, m.Exposed(effect.seq, effect.alias))
+
+    # --- time and room ---------------------------------------------------------------------------------------------
+
+    def next_deadline_ns(self) -> int | None:
+        """When `tick` has something to do next; None if nothing is pending."""
+        return self._timers.next_ns()
+
+    def tick(self, now_ns: int) -> None:
+        """Do what has come due."""
+        self._timers.run_due(now_ns)
+        self._finish(now_ns)
+
+    def wants_to_grant_ahead(self) -> bool:
+        """Whether a client took an unnamed segment since `grant_ahead` was last called."""
+        return self._prefetch.is_due
+
+    def grant_ahead(self, now_ns: int, *, allowed: bool = True) -> None:
+        """Set the next segments aside for clients that have just taken one, unless others wait for room."""
+        self._prefetch.grant_ahead(now_ns, allowed=allowed and not self._grants and not self.rows.registry.closing)
+
+    def trim_warm(self) -> int:
+        """Give back all that is only kept warm or granted ahead; the bytes that the warm segments take."""
+        freed_bytes = self._pool.trim()
+        self._prefetch.revoke_all()
+        return freed_bytes
+
+    def _finish(self, now_ns: int) -> None:
+        """The end of every command: serve those who wait, and stop if nobody needs the registry any more."""
+        self._grants.serve(now_ns)
+        if self._clients.owner_has_ended and not self._is_needed():
+            self._stop()
+
+    def _is_needed(self) -> bool:
+        return bool(self.rows.tickets) or not self._clients.all_have_ended() or self._readers.are_expected()
+
+    def _stop(self) -> None:
+        if not self._stopping:
+            self._stopping = True
+            self._outbox.add(Stop())
+
+    def _forget_requests(self, client: int) -> None:
+        self._grants.forget(client)
+        self._readers.forget(client)
+
+    # --- the end, and a new beginning --------------------------------------------------------------------------------
 
     def close(self, now_ns: int) -> list[str]:
         """Refuse everything new and give all names and memory back; who still holds a lease, in words."""
         rows = self.rows
-        holders = [_holder_in_words(rows, lease) for lease in rows.leases.values() if lease.mode is not LeaseMode.SPARE]
+        holders = [
+            _holder_in_words(rows, lease) for lease in rows.leases.values() if lease.state is not LeaseState.RESERVED
+        ]
         rows.put(replace(rows.registry, closing=True))
         if holders:
             rows.record(now_ns, EventKind.CLOSED_WITH_HOLDERS, detail="; ".join(holders)[:512])
-        waiting = [(w.client, w.request.seq) for w in self._lease_queue.drain()]
-        waiting += [(w.client, w.request.seq) for w in self._attach_queue.drain()]
-        waiting += [(w.client, w.request.seq) for w in self._creating.values() if isinstance(w, Waiter)]
-        for client, seq in waiting:
-            self._refuse(client, seq, closing_refusal(rows.registry), now_ns)
+        self._grants.refuse_all(now_ns)
+        self._readers.refuse_all(now_ns)
         for segment in list(rows.segments.values()):
             if segment.state not in (SegmentState.CREATING, SegmentState.RETIRING):
                 # a spare counts as held too: its claim may be on its way
                 held = bool(rows.leases_on.get(segment.number))
-                self._retire(replace(segment, exposed=segment.exposed or held))
+                self._pool.retire(replace(segment, exposed=segment.exposed or held))
         for lease in list(rows.leases.values()):
-            rows.drop_lease(lease)
+            rows.move_lease(lease, LeaseEvent.ENDED)
         for ticket in list(rows.tickets.values()):
             rows.drop_ticket(ticket)
-        self._spares.clear()
+        self._prefetch.clear()
         return holders
 
     def _restore(self, now_ns: int) -> None:
         rows = self.rows
-        for client in list(rows.clients.values()):
-            if client.state is ClientState.CONNECTED:
-                rows.put(replace(client, state=ClientState.DETACHED, since_ns=now_ns))
+        self._clients.restore(now_ns)
         for lease in rows.leases.values():
-            if lease.mode is LeaseMode.SPARE:
-                self._spares[client_of(lease.id)].add(lease.id)
+            self._prefetch.restore(lease)
         for ticket in rows.tickets.values():
-            self._at(ticket.deadline_ns, "ticket", ticket.id)
+            self._tickets.restore(ticket)
         for segment in list(rows.segments.values()):
-            match segment.state:
-                case SegmentState.RETIRING:
-                    self._at(now_ns, "retire", segment.number)
-                case SegmentState.CREATING:
-                    self._retire(segment)
-                case SegmentState.WARM | SegmentState.RESERVED:
-                    self._at(segment.created_ns + rows.registry.warm_idle_ns, "warm", segment.number)
-                case _ if segment.readers_expected:
-                    self._at(segment.readers_deadline_ns, "readers", segment.number)
+            self._pool.restore(segment, now_ns)
+            self._readers.restore(segment)
         rows.record(now_ns, EventKind.TAKEOVER, detail=f"epoch {rows.registry.epoch}, pid {rows.registry.identity.pid}")
         self.counters["takeovers"] += 1
 
 
-def _is_of(client: ClientRow, identity: Identity) -> bool:
-    """Whether `client` is of that very process, and has not ended."""
-    known = client.identity
-    # seen from another pid namespace the same process has another pid, or none; its start time, or at least its secret, remains
-    same_pid = known.pid == identity.pid or known.pid_namespace != identity.pid_namespace
-    same_start = known.start_ticks == identity.start_ticks or 0 in {known.pid, identity.pid}
-    return client.state is not ClientState.ENDED and same_pid and same_start
+def _count_leases(rows: Rows) -> dict[str, int]:
+    """Leases by mode, those of spares apart; those that linger are counted again under that word."""
+    counts: Counter[str] = Counter()
+    for lease in rows.leases.values():
+        counts["spare" if lease.state is LeaseState.RESERVED else lease.mode] += 1
+        counts["lingering"] += lease.state is LeaseState.LINGERING
+    return dict(counts)
 
 
 def _holder_in_words(rows: Rows, lease: LeaseRow) -> str:
@@ -382,18 +406,3 @@ def _holder_in_words(rows: Rows, lease: LeaseRow) -> str:
     segment = rows.segments[lease.segment]
     what = f"{segment.name!r}" if segment.name else f"segment {segment.number}"
     return f"{who} holds {what}" + (f" (lease taken at {lease.site})" if lease.site else "")
-
-
-_HANDLERS: Final[dict[type, Callable[..., None]]] = {
-    m.Lease: Table._lease,
-    m.Decline: Table._decline,
-    m.Attach: Table._attach,
-    m.Inherit: Table._inherit,
-    m.Redeem: Table._redeem,
-    m.Expose: Table._expose,
-    m.Statistics: Table._statistics,
-    m.Trim: Table._trim,
-    m.Ping: Table._ping,
-    m.Close: Table._close,
-    **NOTICE_HANDLERS,
-}

@@ -115,7 +115,7 @@ def _own_leases() -> Iterator[str]:
 
 
 def _foreign_leases(registry: str, path: str) -> Iterator[str]:
-    from shmlease.core.model import LeaseMode, LeaseState, client_of  # noqa: PLC0415 - most programs have no registry
+    from shmlease.core.model import LeaseState, client_of  # noqa: PLC0415 - most programs have no registry
     from shmlease.system.ledger import read_ledger  # noqa: PLC0415
 
     try:
@@ -125,7 +125,7 @@ def _foreign_leases(registry: str, path: str) -> Iterator[str]:
     for lease in snapshot.leases.values():
         client = snapshot.clients.get(client_of(lease.id))
         is_own = client is not None and client.identity.pid == os.getpid()
-        if lease.mode is not LeaseMode.SPARE and (not is_own or lease.state is LeaseState.LINGERING):
+        if lease.state is not LeaseState.RESERVED and (not is_own or lease.state is LeaseState.LINGERING):
             yield f"lease:{registry}:{lease.id}"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from shmlease.core.messages import Notice
-from shmlease.core.room import PAGE_BYTES
+from shmlease.core.sizes import PAGE_BYTES
 from shmlease.system.mapping import Mapping
 
 __all__ = ["HeapDirectory", "HeapJournal"]

@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import shmlease
-from shmlease.core.room import PAGE_BYTES, file_size
+from shmlease.core.sizes import PAGE_BYTES, file_size
 from shmlease.stress.nursery import Nursery, Process
 from shmlease.system.ledger import read_ledger
 from shmlease.testing import worker as hands

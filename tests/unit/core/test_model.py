@@ -1,16 +1,12 @@
-"""Rows and states: the transitions are one literal table, and a snapshot is made of rows and of nothing else."""
+"""Rows: they survive the ledger, and a snapshot is made of rows and of nothing else."""
 
 from __future__ import annotations
-
-import itertools
 
 import msgspec
 import pytest
 
 from shmlease.core.model import (
     EVENTS_KEPT,
-    LEASE_TRANSITIONS,
-    SEGMENT_TRANSITIONS,
     AppliedRow,
     Change,
     ClientRow,
@@ -19,19 +15,16 @@ from shmlease.core.model import (
     EventRow,
     Gone,
     Identity,
-    LeaseEvent,
     LeaseMode,
     LeaseRow,
     LeaseState,
     Mark,
     MarkRow,
     RegistryRow,
-    SegmentEvent,
     SegmentRow,
     SegmentState,
     Snapshot,
     TicketRow,
-    after,
     client_of,
     key_of,
 )
@@ -47,38 +40,6 @@ ROWS = [
     TicketRow(3 << 40 | 2, 4, 1, 99, "site"),
     EventRow(17, 5, EventKind.HOLDER_DIED, 4, 3, 3, "detail"),
 ]
-
-
-@pytest.mark.parametrize(("state", "event"), list(itertools.product(SegmentState, SegmentEvent)))
-def test_segment_goes_where_the_table_says_and_nowhere_else(state: SegmentState, event: SegmentEvent) -> None:
-    segment = SegmentRow(4, 1, 4096, state)
-    if (state, event) in SEGMENT_TRANSITIONS:
-        assert after(segment, event) is SEGMENT_TRANSITIONS[state, event]
-    else:
-        with pytest.raises(AssertionError, match=f"segment 4 is {state}"):
-            after(segment, event)
-
-
-def test_every_segment_state_can_be_reached_and_left_towards_the_end() -> None:
-    reached = {SegmentState.CREATING}
-    while new := {end for (start, _), end in SEGMENT_TRANSITIONS.items() if start in reached} - reached:
-        reached |= new
-    assert reached == set(SegmentState)
-    ends = {start for (start, event), _ in SEGMENT_TRANSITIONS.items() if event is SegmentEvent.RETIRED}
-    assert ends == set(SegmentState) - {SegmentState.RETIRING}
-    assert not [start for start, _ in SEGMENT_TRANSITIONS if start is SegmentState.RETIRING], "what is retiring stays so"
-
-
-def test_only_what_was_finished_is_attachable() -> None:
-    """The one way into `published` is through `filling`."""
-    assert {start for (start, _), end in SEGMENT_TRANSITIONS.items() if end is SegmentState.PUBLISHED} == {
-        SegmentState.FILLING
-    }
-
-
-def test_every_lease_state_ends() -> None:
-    assert {state for state, event in LEASE_TRANSITIONS if event is LeaseEvent.ENDED} == set(LeaseState)
-    assert all((end is None) == (event is LeaseEvent.ENDED) for (_, event), end in LEASE_TRANSITIONS.items())
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: type(row).__name__)

@@ -22,6 +22,7 @@ from shmlease.core.model import (
     key_of,
 )
 from shmlease.core.rows import Rows
+from shmlease.core.transitions import LeaseEvent, SegmentEvent
 
 WHO = Identity(10, 20, "boot", 30, 40, "python")
 REGISTRY = RegistryRow("r", WHO, 1, 2, 3, 1, 0, None)
@@ -31,6 +32,12 @@ def segment(
     number: int, state: SegmentState = SegmentState.FILLING, name: str | None = None, creator: int = 1
 ) -> SegmentRow:
     return SegmentRow(number, 1, 4096, state, name, creator=creator)
+
+
+def end(rows: Rows, number: int) -> None:
+    if rows.segments[number].state is not SegmentState.RETIRING:
+        rows.move_segment(rows.segments[number], SegmentEvent.RETIRED, name=None)
+    rows.move_segment(rows.segments[number], SegmentEvent.UNLINKED)
 
 
 def lease(number: int, on: int) -> LeaseRow:
@@ -43,7 +50,7 @@ def test_changes_are_told_once_and_only_the_last_of_a_key() -> None:
     rows.put(segment(1))
     rows.put(segment(1, SegmentState.PUBLISHED))
     rows.put(lease(1, on=1))
-    rows.drop_lease(rows.leases[1 << 40 | 1])
+    rows.move_lease(rows.leases[1 << 40 | 1], LeaseEvent.ENDED)
     assert rows.take_changes() == [segment(1, SegmentState.PUBLISHED), Gone("L", 1 << 40 | 1)]
     assert rows.take_changes() == []
 
@@ -51,7 +58,7 @@ def test_changes_are_told_once_and_only_the_last_of_a_key() -> None:
 def test_row_dropped_and_put_again_is_a_row() -> None:
     rows = Rows(REGISTRY)
     rows.put(segment(1))
-    rows.drop_segment(rows.segments[1])
+    end(rows, 1)
     rows.put(segment(1))
     assert rows.take_changes()[-1] == segment(1)
 
@@ -62,7 +69,7 @@ def test_names_follow_their_segments() -> None:
     rows.put(segment(1, SegmentState.WARM))
     assert rows.by_name == {}
     rows.put(segment(2, name="a"))
-    rows.drop_segment(rows.segments[2])
+    end(rows, 2)
     assert rows.by_name == {}
 
 
@@ -72,7 +79,7 @@ def test_figures_are_those_of_the_rows() -> None:
         rows.put(segment(number))
     rows.put(segment(2, SegmentState.WARM))
     assert (rows.used_bytes, rows.warm.total_bytes, list(rows.warm)) == (3 * 4096, 4096, [2])
-    rows.drop_segment(rows.segments[2])
+    end(rows, 2)
     assert (rows.used_bytes, rows.warm.total_bytes, list(rows.warm)) == (2 * 4096, 0, [])
 
 
@@ -85,7 +92,7 @@ def test_leases_and_tickets_are_found_by_their_segment() -> None:
     assert rows.leases_on[1] == {1 << 40 | 1, 1 << 40 | 2}
     assert rows.tickets_on[1] == {1 << 40 | 3}
     for held in list(rows.leases.values()):
-        rows.drop_lease(held)
+        rows.move_lease(held, LeaseEvent.ENDED)
     rows.drop_ticket(rows.tickets[1 << 40 | 3])
     assert not rows.leases_on.get(1)
     assert not rows.leases_of.get(1)
@@ -98,9 +105,9 @@ def test_ended_client_goes_with_the_last_segment_that_it_made() -> None:
     rows.put(AppliedRow(1, 5))
     rows.put(segment(1))
     rows.put(segment(2))
-    rows.drop_segment(rows.segments[1])
+    end(rows, 1)
     assert 1 in rows.clients
-    rows.drop_segment(rows.segments[2])
+    end(rows, 2)
     assert not rows.clients
     assert not rows.applied
 

@@ -6,7 +6,7 @@ import pytest
 
 from rig.shell import PAGE, Shell
 from shmlease.core import messages as m
-from shmlease.core.model import LeaseMode, SegmentState
+from shmlease.core.model import LeaseMode, LeaseState, SegmentState
 
 
 def test_lease_gets_a_fresh_segment_of_whole_pages() -> None:
@@ -353,7 +353,7 @@ def test_client_that_takes_unnamed_segments_is_granted_the_next_ahead() -> None:
     client = shell.hello()
     shell.lease(client)
     (spare,) = shell.spares(client)
-    assert shell.table.rows.leases[spare.lease].mode is LeaseMode.SPARE
+    assert shell.table.rows.leases[spare.lease].state is LeaseState.RESERVED
     assert spare.segment in shell.files
 
 

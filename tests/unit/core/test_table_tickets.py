@@ -172,4 +172,4 @@ def test_tickets_redeemed_at_once_leave_no_timer_behind() -> None:
     lease = published(shell, sender)
     for _ in range(500):
         shell.release(receiver, shell.redeem(receiver, shell.mint(sender, lease.lease, ttl_s=3600)))
-    assert len(shell.table._deadlines) < 300
+    assert len(shell.table._timers) < 300

@@ -16,7 +16,6 @@ from shmlease.core.model import (
     ClientState,
     EventKind,
     Identity,
-    LeaseMode,
     LeaseRow,
     LeaseState,
     SegmentRow,
@@ -180,7 +179,7 @@ def overdue_lease(picture: Picture) -> Iterator[Finding]:
     """LH010: its holder said it would be done by now, or it is older than the user allows."""
     now, allowed = picture.evidence.monotonic_ns, picture.limits.overdue_after_ns
     for registry, lease, segment, client in _live_leases(picture):
-        if lease.state is not LeaseState.HELD or lease.mode is LeaseMode.SPARE:
+        if lease.state is not LeaseState.HELD:
             continue
         deadlines = [lease.due_ns] if lease.due_ns else []
         if allowed is not None:
@@ -230,7 +229,7 @@ def leases_outlive_scope(picture: Picture) -> Iterator[Finding]:
     if scope is None:
         return
     for registry, lease, segment, client in _live_leases(picture):
-        if lease.state is LeaseState.HELD and lease.mode is not LeaseMode.SPARE:
+        if lease.state is LeaseState.HELD:
             holder = picture.holder(client.identity)
             taken = picture.when(picture.evidence.wall_ns(lease.granted_ns))
             yield _of_lease(

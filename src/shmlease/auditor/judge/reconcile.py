@@ -14,7 +14,7 @@ from shmlease.auditor.judge import detect_files, detect_leases, detect_system
 from shmlease.auditor.judge.evidence import Probe, Scope
 from shmlease.auditor.judge.findings import Finding
 from shmlease.auditor.judge.indexed_evidence import Picture, subject_of_file
-from shmlease.core.model import LeaseMode
+from shmlease.core.model import LeaseState
 
 __all__ = ["DETECTORS", "PROBED", "confirmed", "reconcile", "scope_of", "still_free"]
 
@@ -92,7 +92,7 @@ def scope_of(picture: Picture, name: str) -> Scope:
         if registry.snapshot is None:
             continue
         # a lease granted ahead becomes new when it is claimed
-        held = (lease for lease in registry.snapshot.leases.values() if lease.mode is not LeaseMode.SPARE)
+        held = (lease for lease in registry.snapshot.leases.values() if lease.state is not LeaseState.RESERVED)
         subjects.update((f"lease:{registry.id}:{lease.id}", None) for lease in held)
         subjects.update((f"ticket:{registry.id}:{ticket}", None) for ticket in registry.snapshot.tickets)
         subjects.update((f"event:{registry.id}:{event.number}", None) for event in registry.snapshot.events)

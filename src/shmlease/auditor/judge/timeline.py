@@ -8,7 +8,7 @@ from typing import Final
 from shmlease.auditor.judge.evidence import RegistryFacts
 from shmlease.auditor.judge.findings import Event, Finding
 from shmlease.auditor.judge.indexed_evidence import Picture
-from shmlease.core.model import EventKind, LeaseMode, Snapshot
+from shmlease.core.model import EventKind, LeaseMode, LeaseState, Snapshot
 
 __all__ = ["events_of"]
 
@@ -53,7 +53,7 @@ def _of_registry(picture: Picture, registry: RegistryFacts) -> Iterator[Event]:
         if row.published_ns:
             yield Event(wall_ns(row.published_ns), "publish", name, row.name or "", creator.pid)
     for lease in snapshot.leases.values():
-        if lease.mode is not LeaseMode.SPARE:
+        if lease.state is not LeaseState.RESERVED:
             client = picture.client(registry, lease.id)
             pid = client.identity.pid if client else None
             kind = "attach" if lease.mode is LeaseMode.READ else "grant"

@@ -14,7 +14,7 @@ from shmlease.auditor.selftest.acts import SIZE_BYTES
 from shmlease.auditor.selftest.ground import Ground
 from shmlease.client.lease import Lease
 from shmlease.client.registry import Registry
-from shmlease.core.model import EventKind, LeaseMode, LeaseState, SegmentRow, SegmentState, Snapshot
+from shmlease.core.model import EventKind, LeaseState, SegmentRow, SegmentState, Snapshot
 from shmlease.errors import LeaseWarning
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.identity import identify, own_identity
@@ -214,7 +214,7 @@ def _leased_file(ground: Ground, registry: Registry) -> str:
 
     def leased() -> list[int]:
         leases = _snapshot(registry.id).leases.values()
-        return [lease.segment for lease in leases if lease.mode is not LeaseMode.SPARE]
+        return [lease.segment for lease in leases if lease.state is not LeaseState.RESERVED]
 
     ground.wait_for(lambda: bool(leased()), "for a lease to be in the table")
     return RegistryDirectory(registry.id).segment_path(leased()[0])

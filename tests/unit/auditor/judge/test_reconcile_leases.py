@@ -14,7 +14,6 @@ from shmlease.core.model import (
     ClientState,
     EventKind,
     EventRow,
-    LeaseMode,
     LeaseState,
     SegmentState,
     TicketRow,
@@ -249,7 +248,7 @@ def test_lease_that_is_not_due_is_in_order(system: System, due_ns: int) -> None:
 
 
 def test_segment_granted_ahead_is_never_overdue(system: System) -> None:
-    with_lease(system, mode=LeaseMode.SPARE, due_ns=1)
+    with_lease(system, state=LeaseState.RESERVED, due_ns=1)
     assert system.findings(Limits(overdue_after_ns=1)) == []
 
 

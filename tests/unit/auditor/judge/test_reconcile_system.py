@@ -13,7 +13,7 @@ from shmlease.auditor.judge.findings import Confidence, Finding
 from shmlease.auditor.judge.indexed_evidence import Limits, RegistryHealth, place_of
 from shmlease.auditor.judge.reconcile import confirmed, scope_of, still_free
 from shmlease.auditor.judge.timeline import events_of
-from shmlease.core.model import EventKind, EventRow, LeaseMode
+from shmlease.core.model import EventKind, EventRow, LeaseMode, LeaseState
 
 NOW_S = NOW_NS // 1_000_000_000
 
@@ -110,7 +110,7 @@ def test_scope_knows_everything_that_is_there(system: System) -> None:
 
 
 def test_segment_granted_ahead_is_new_once_it_is_claimed(system: System) -> None:
-    spare = lease(1, 1, 1, mode=LeaseMode.SPARE)
+    spare = lease(1, 1, 1, state=LeaseState.RESERVED)
     system.registry(segments=[segment(1)], clients=[client(1, 60)], leases=[spare])
     assert f"lease:abc:{spare.id}" not in scope_of(system.picture(), "the test").subjects
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmlease.core.room import PAGE_BYTES, WASTE_LIMIT, WarmPool, file_size
+from shmlease.core.sizes import PAGE_BYTES, WASTE_LIMIT, file_size
+from shmlease.core.warm_index import WarmIndex
 
 
 @given(st.integers(0, 2**50))
@@ -18,7 +19,7 @@ def test_file_has_whole_pages_at_least_one_and_no_page_too_many(nbytes: int) -> 
 
 @given(st.lists(st.tuples(st.sampled_from(["add", "remove", "fit", "evict"]), st.integers(1, 12), st.integers(0, 40))))
 def test_pool_behaves_as_a_plain_list(steps: list[tuple[str, int, int]]) -> None:
-    pool, plain = WarmPool(), []  # (segment, size), least recently used first
+    pool, plain = WarmIndex(), []  # (segment, size), least recently used first
     for action, number, size in steps:
         held = [segment for segment, _ in plain]
         if action == "add" and number not in held:

@@ -1,25 +1,16 @@
-"""Which segment serves a request, and which must go to make room: the pool of warm segments, and sizes."""
+"""Which warm segment serves a request, and which go first to make room."""
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator
-from typing import Final
 
-__all__ = ["PAGE_BYTES", "WASTE_LIMIT", "WarmPool", "file_size"]
+from shmlease.core.sizes import WASTE_LIMIT
 
-PAGE_BYTES: Final = 4096
-# A recycled segment may be this much larger than what was asked for. A fresh 64 MiB segment costs 11-15 memcpys in page
-# faults and a warm one none, so that a quarter of slack is cheap; more would let small arrays hold large segments.
-WASTE_LIMIT: Final = 1.25
+__all__ = ["WarmIndex"]
 
 
-def file_size(nbytes: int) -> int:
-    """Bytes of the file that holds an array of `nbytes`: whole pages, at least one."""
-    return max(-(-nbytes // PAGE_BYTES), 1) * PAGE_BYTES
-
-
-class WarmPool:
+class WarmIndex:
     """Free segments by size: the best fit is found without looking at all of them."""
 
     def __init__(self) -> None:

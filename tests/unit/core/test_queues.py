@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shmlease.core.messages import Attach, Lease
-from shmlease.core.waiting import AttachQueue, LeaseQueue, Waiter
+from shmlease.core.queues import AttachQueue, LeaseQueue, Waiter
 
 
 def writer(client: int, deadline_ns: int = 100) -> Waiter[Lease]:

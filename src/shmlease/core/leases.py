@@ -1,0 +1,90 @@
+"""Leases, from the grant to the end of the last one on a segment, which frees the segment."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from shmlease.core import messages as m
+from shmlease.core.model import EventKind, LeaseMode, LeaseRow, LeaseState, SegmentState, client_of
+from shmlease.core.outbox import Outbox
+from shmlease.core.pool import Pool
+from shmlease.core.prefetch import Prefetch
+from shmlease.core.requirements import held_by
+from shmlease.core.rows import Rows
+from shmlease.core.transitions import LeaseEvent
+
+__all__ = ["Leases"]
+
+
+class Leases:
+    """Adds and ends leases; a segment without a lease, a ticket or an expected reader is free."""
+
+    def __init__(self, rows: Rows, outbox: Outbox, pool: Pool, prefetch: Prefetch) -> None:
+        self._rows = rows
+        self._outbox = outbox
+        self._pool = pool
+        self._prefetch = prefetch
+
+    def add(self, lease_id: int, segment: int, mode: LeaseMode, seq: int, site: str, due_ns: int, now_ns: int) -> LeaseRow:
+        """Grant a lease on `segment`."""
+        lease = LeaseRow(lease_id, segment, mode, LeaseState.HELD, now_ns, seq, site, due_ns)
+        self._rows.put(lease)
+        self._outbox.counters["leases"] += 1
+        self._outbox.note_peaks()
+        return lease
+
+    def end(self, lease: LeaseRow, now_ns: int, *, tainted: bool = False) -> None:
+        """`lease` was released, or (`tainted`) its holder died."""
+        rows = self._rows
+        segment = rows.segments[lease.segment]
+        rows.move_lease(lease, LeaseEvent.ENDED)
+        if lease.state is LeaseState.RESERVED:
+            self._prefetch.forget(lease.id)
+        elif segment.state is SegmentState.FILLING and not rows.leases_on.get(segment.number):
+            self._outbox.counters["abandoned"] += 1
+            rows.record(now_ns, EventKind.WRITER_ABANDONED, segment.number, lease.id, client_of(lease.id), lease.site)
+        if tainted:
+            self.taint(segment.number)
+        self.free_if_unused(segment.number, now_ns)
+
+    def linger(self, client: int, message: m.Linger, now_ns: int) -> None:
+        """A lease was released while views of the array live: it is held until they die."""
+        lease = held_by(self._rows, client, message.lease)
+        if lease.state is LeaseState.LINGERING:
+            return
+        self._rows.move_lease(lease, LeaseEvent.LINGERED)
+        self.taint(lease.segment)
+        self._outbox.counters["lingered"] += 1
+        self._rows.record(now_ns, EventKind.VIEW_LINGERED, lease.segment, lease.id, client, lease.site)
+
+    def release(self, client: int, message: m.Release, now_ns: int) -> None:
+        """A lease was released, or the last view of one that lingered has died."""
+        lease = held_by(self._rows, client, message.lease, spare=True)
+        if lease.state is LeaseState.LINGERING:
+            self._rows.record(now_ns, EventKind.VIEW_DIED, lease.segment, lease.id, client, lease.site)
+        self.end(lease, now_ns)
+
+    def share(self, client: int, message: m.Share, now_ns: int) -> None:
+        """The holder has forked: a process that the table does not know maps the segment."""
+        del now_ns
+        self.expose(held_by(self._rows, client, message.lease).segment)
+
+    def taint(self, number: int) -> None:
+        """A use of the segment ended otherwise than in order: it is never recycled."""
+        segment = self._rows.segments[number]
+        if not segment.tainted:
+            self._rows.put(replace(segment, tainted=True))
+
+    def expose(self, number: int) -> None:
+        """Something that the table does not know may map the segment: it is never recycled, its pages are never freed."""
+        segment = self._rows.segments[number]
+        if not segment.exposed:
+            self._rows.put(replace(segment, exposed=True))
+
+    def free_if_unused(self, number: int, now_ns: int) -> None:
+        """Free the segment if nothing uses it any more."""
+        rows = self._rows
+        segment = rows.segments[number]
+        used = rows.leases_on.get(number) or rows.tickets_on.get(number) or segment.readers_expected
+        if not used and segment.state is not SegmentState.RETIRING:
+            self._pool.keep_or_retire(segment, now_ns)

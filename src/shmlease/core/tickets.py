@@ -1,0 +1,95 @@
+"""Tickets: leases in flight, from the one who sends to the one who redeems."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shmlease.core import messages as m
+from shmlease.core.effects import DropToken, VoidToken
+from shmlease.core.leases import Leases
+from shmlease.core.model import ClientState, EventKind, LeaseMode, SegmentState, TicketRow, client_of
+from shmlease.core.outbox import Outbox
+from shmlease.core.refusals import not_held_refusal, ticket_refusal
+from shmlease.core.requirements import held_by, require_new_id
+from shmlease.core.rows import Rows
+from shmlease.core.timers import Timers
+
+__all__ = ["Tickets"]
+
+# How long a claim of an expired ticket may be on its way before the token is looked at again.
+CLAIM_RETRY_NS: Final = 20_000_000
+# A tombstone answers "who redeemed this"; there are as many as the event log has entries.
+TOMBSTONES_KEPT: Final = 1024
+
+
+class Tickets:
+    """What was sent and not redeemed, and what became of the last ones."""
+
+    def __init__(self, rows: Rows, outbox: Outbox, timers: Timers, leases: Leases) -> None:
+        self._rows = rows
+        self._outbox = outbox
+        self._timers = timers
+        self._leases = leases
+        self._tombstones: dict[int, str] = {}
+        timers.handle("ticket", self._due, lambda entries: {e for e in entries if e[1] in rows.tickets})
+
+    def mint(self, client: int, message: m.Mint, now_ns: int) -> None:
+        """A ticket was made; its token lies in the directory already."""
+        del now_ns
+        lease = held_by(self._rows, client, message.lease)
+        require_new_id(self._rows, client, message.ticket)
+        segment = self._rows.segments[lease.segment]
+        if segment.state is not SegmentState.PUBLISHED:
+            raise not_held_refusal(lease.id, "a ticket needs a published segment")
+        ticket = TicketRow(message.ticket, segment.number, segment.generation, message.deadline_ns, message.site)
+        self._rows.put(ticket)
+        self._outbox.counters["tickets"] += 1
+        self.restore(ticket)
+
+    def redeemed(self, client: int, message: m.Redeemed, now_ns: int) -> None:
+        """`client` has claimed the token of a ticket, and so has a lease."""
+        ticket = self._rows.tickets.get(message.ticket)
+        if ticket is None:
+            raise ticket_refusal(message.ticket, self._tombstones.get(message.ticket))
+        require_new_id(self._rows, client, message.lease)
+        self._leases.add(message.lease, ticket.segment, LeaseMode.READ, message.seq, message.site, message.due_ns, now_ns)
+        self._rows.drop_ticket(ticket)
+        self._bury(ticket.id, f"was redeemed by pid {self._rows.clients[client].identity.pid}")
+        self._outbox.add(DropToken(ticket.id, client))
+
+    def redeem(self, client: int, message: m.Redeem, now_ns: int) -> None:
+        """A client found no token, and asks why: the ticket was redeemed, has expired, or never was."""
+        del client, now_ns
+        raise ticket_refusal(message.ticket, self._tombstones.get(message.ticket))
+
+    def voided(self, ticket_id: int, claimed_by: int | None, now_ns: int) -> None:
+        """An expired ticket cannot be redeemed any more, or had just been claimed by a client whose notice is to come."""
+        ticket = self._rows.tickets.get(ticket_id)
+        if ticket is None:
+            return
+        claimer = None if claimed_by is None else self._rows.clients.get(claimed_by)
+        if claimer is not None and claimer.state is not ClientState.ENDED:
+            self._timers.at(now_ns + CLAIM_RETRY_NS, "ticket", ticket_id)
+            return
+        self._rows.drop_ticket(ticket)
+        if claimed_by is not None:  # by one who died before it said so
+            self._outbox.add(DropToken(ticket_id, claimed_by))
+        self._bury(ticket_id, "expired before it was redeemed")
+        self._outbox.counters["tickets expired"] += 1
+        self._rows.record(now_ns, EventKind.TICKET_EXPIRED, ticket.segment, 0, client_of(ticket_id), ticket.site)
+        self._leases.taint(ticket.segment)
+        self._leases.free_if_unused(ticket.segment, now_ns)
+
+    def restore(self, ticket: TicketRow) -> None:
+        """Let `ticket` expire when its time has come."""
+        self._timers.at(ticket.deadline_ns, "ticket", ticket.id)
+
+    def _bury(self, ticket: int, epitaph: str) -> None:
+        self._tombstones[ticket] = epitaph
+        if len(self._tombstones) > TOMBSTONES_KEPT:
+            del self._tombstones[next(iter(self._tombstones))]
+
+    def _due(self, ticket_id: int, now_ns: int) -> None:
+        ticket = self._rows.tickets.get(ticket_id)
+        if ticket is not None and ticket.deadline_ns <= now_ns:
+            self._outbox.add(VoidToken(ticket_id))
