@@ -25,19 +25,19 @@ from shmlease.auditor.judge.indexed_evidence import Picture
 from shmlease.auditor.judge.printable import legible
 from shmlease.auditor.judge.reconcile import confirmed, reconcile
 from shmlease.auditor.judge.suppression import DEFAULT_SUPPRESSIONS, Suppression, Suppressions
-from shmlease.auditor.observe.lease_probe import holding_lease, probe
+from shmlease.auditor.observe.lease_probe import holding_lease, probe_file
 from shmlease.auditor.observe.observer import Observer
 from shmlease.auditor.observe.statx import statx
 from shmlease.system.clock import Clock, SystemClock
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.reclaim import remove_if_abandoned
+from shmlease.system.safe_open import directory_of, reason_of
 from shmlease.units import format_duration, parse_duration
 
 __all__ = ["Declined", "Reaping", "Removed", "reap"]
 
 # Longer than an audit looks: what is removed cannot be looked at again.
 _PAUSES_S: Final = (0.02, 0.08, 0.3, 0.6)
-_DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _ORPHANS: Final = frozenset({"LH001", "LH005"})
 _DEAD_REGISTRY: Final = "LH007"
@@ -139,7 +139,7 @@ def reap(
         except _LeftAlone as reason:
             declined.append(_declined(finding, str(reason)))
         except OSError as error:
-            declined.append(_declined(finding, f"{error.strerror}: {error.filename or finding.path}"))
+            declined.append(_declined(finding, reason_of(error)))
     declined.extend(_in_doubt(picture))
     return Reaping(not yes, tuple(removed), tuple(declined))
 
@@ -183,30 +183,31 @@ def _remove(picture: Picture, finding: Finding, *, yes: bool, older_than_ns: int
 def _unlink(file: File, *, yes: bool) -> None:
     """Unlink every name of `file` while holding a lease on it."""
     for name in (file.name, *file.aliases):
-        parent, _, base = f"{file.root.path}/{name}".rpartition("/")
-        directory = os.open(parent, _DIRECTORY_FLAGS)
-        try:
-            with holding_lease(base, file.key, directory=directory) as (lease, verdict, reason):
-                if lease is None:
-                    raise _LeftAlone(f"{_VERDICTS[verdict]}{f' ({reason})' if reason else ''}")
-                if statx(base, directory=directory).identity != file.identity:
-                    raise _LeftAlone("another file has taken its name")
-                if not lease.is_unbroken():
-                    raise _LeftAlone("somebody began to open it")
-                if yes:
-                    os.unlink(base, dir_fd=directory)
-        finally:
-            os.close(directory)
+        with (
+            directory_of(file.root.path, name) as (directory, base),
+            holding_lease(base, file.key, directory=directory) as (lease, verdict, reason),
+        ):
+            if lease is None:
+                raise _LeftAlone(f"{_VERDICTS[verdict]}{f' ({reason})' if reason else ''}")
+            if statx(base, directory=directory).identity != file.identity:
+                raise _LeftAlone("another file has taken its name")
+            if not lease.is_unbroken():
+                raise _LeftAlone("somebody began to open it")
+            if yes:
+                os.unlink(base, dir_fd=directory)
 
 
 def _remove_registry(picture: Picture, registry: RegistryFacts, finding: Finding, *, yes: bool) -> None:
     """Remove a dead registry's directory, if nobody has a segment of it open and nobody is left to succeed it."""
-    directory = RegistryDirectory(registry.id, os.path.dirname(registry.path))
-    if statx(registry.path).identity != registry.directory:
-        raise _LeftAlone("another directory has taken its name")
+    found = registry.directory
+    directory = RegistryDirectory(
+        registry.id, os.path.dirname(registry.path), registry.uid, identity=(found.device, found.inode)
+    )
+    if not directory.exists():
+        raise _LeftAlone("it is gone, or another directory has taken its name")
     for file, number in picture.files_of(registry):
         if number is not None:
-            verdict, _ = probe(file.path, file.key)
+            verdict, _ = probe_file(file)
             if verdict is not Probe.FREE:
                 raise _LeftAlone(f"segment {number}: {_VERDICTS[verdict]}")
     reason = remove_if_abandoned(directory) if yes else _client_left(finding)

@@ -6,10 +6,9 @@ import os
 
 import click
 
-from shmlease.client.registry import WARM_IDLE_S, checked_id, default_registry_id, settings_for
-from shmlease.errors import RegistryUnavailableError
+from shmlease.client.registry import WARM_IDLE_S, begin, checked_id, settings_for
 from shmlease.registry.process import serve
-from shmlease.system.directory import RegistryDirectory
+from shmlease.system.directory import RegistryDirectory, default_registry_id
 from shmlease.system.reclaim import sweep
 from shmlease.units import format_bytes
 
@@ -37,10 +36,7 @@ def command(registry: str | None, capacity: str | None, warm: str | None, warm_i
         settings = settings_for(directory, capacity, warm, warm_idle)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    directory.create()
-    lock_fd = directory.lock()
-    if lock_fd is None:
-        raise RegistryUnavailableError(f"registry {directory.id} is running already; see `shmlease status`")
+    lock_fd = begin(directory)
     os.umask(0o077)
 
     def ready() -> None:

@@ -15,7 +15,6 @@ from shmlease.errors import ProtocolError
 from shmlease.system.descriptors import Descriptors, descriptors_of
 from shmlease.system.directory import RegistryDirectory, registry_directories
 from shmlease.system.identity import is_dead, own_pid_namespace
-from shmlease.system.ledger import read_ledger
 from shmlease.units import format_bytes, format_duration
 
 __all__ = ["Look", "as_json", "as_text", "look"]
@@ -29,14 +28,15 @@ _MOST_ROWS = 30
 def look(registry: str | None) -> list[Look]:
     """This user's registries (or the one named), whether each is served, and its table."""
     looks: list[Look] = []
+    snapshot: Snapshot | None
     for directory in sorted(registry_directories(), key=lambda directory: directory.id):
         if registry not in (None, directory.id):
             continue
         try:
-            snapshot: Snapshot | None = read_ledger(directory.ledger_path)
-        except (FileNotFoundError, ProtocolError):
-            snapshot = None
-        looks.append((directory, directory.is_served(), snapshot))
+            is_served, snapshot = directory.is_served(), directory.read_ledger()
+        except (OSError, ProtocolError):  # it has ended meanwhile, or what lies there is none
+            is_served, snapshot = False, None
+        looks.append((directory, is_served, snapshot))
     return looks
 
 

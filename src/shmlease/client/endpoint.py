@@ -12,6 +12,7 @@ from shmlease.core.messages import MAX_PACKET_BYTES, Notice
 from shmlease.core.settings import Settings
 from shmlease.system.clock import Clock, SystemClock
 from shmlease.system.directory import RegistryDirectory
+from shmlease.system.identity import peer_of, require_same_user
 from shmlease.system.journal import Journal
 from shmlease.system.launch import launch
 from shmlease.system.mapping import Mapping, map_segment, reserve_pages
@@ -106,6 +107,8 @@ class _SocketConnection:
             self._socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(_PATIENCE_S, 0))
         try:
             self._socket.connect(path)
+            pid, uid = peer_of(self._socket)
+            require_same_user(uid, f"the registry at {path}, pid {pid},")
         except OSError:
             self._socket.close()
             raise
@@ -141,10 +144,7 @@ class DirectoryEndpoint:
         PermissionDeniedError
             It is another user's.
         """
-        if not self.directory.exists():
-            return False
-        self.directory.require_own()
-        return True
+        return self.directory.exists()
 
     def connect(self) -> Connection:
         """Connect to the registry's socket."""
@@ -162,11 +162,11 @@ class DirectoryEndpoint:
 
     def open_journal(self, client: int) -> NoticeLog:
         """The journal of `client`."""
-        return Journal(self.directory.journal_path(client))
+        return Journal(self.directory.open_journal(client, writable=True))
 
     def map(self, segment: int, size_bytes: int, *, writable: bool, reserve: bool) -> Mapping:
         """Map the segment's file; nothing but the mapping keeps it open."""
-        fd = os.open(self.directory.segment_path(segment), (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        fd = self.directory.open_segment(segment, writable=writable)
         try:
             if os.fstat(fd).st_size < size_bytes:  # mapped beyond its end, it would be a SIGBUS to read
                 raise FileNotFoundError(errno.ENOENT, f"segment {segment} has no {size_bytes} bytes")

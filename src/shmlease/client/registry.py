@@ -24,14 +24,14 @@ from shmlease.errors import (
     LeaseWarning,
     RegistryUnavailableError,
 )
-from shmlease.system.directory import RegistryDirectory
+from shmlease.system.directory import RegistryDirectory, default_registry_id
 from shmlease.system.identity import own_identity
 from shmlease.system.launch import launch
 from shmlease.system.names import REGISTRY_ID
 from shmlease.system.reclaim import sweep
 from shmlease.units import parse_bytes, parse_duration
 
-__all__ = ["ENVIRONMENT", "WARM_IDLE_S", "Registry", "checked_id", "connect", "default_registry_id", "settings_for"]
+__all__ = ["ENVIRONMENT", "WARM_IDLE_S", "Registry", "begin", "checked_id", "connect", "settings_for"]
 
 ENVIRONMENT: Final = "SHMLEASE_REGISTRY"
 # Warm segments beyond half of the capacity would mostly be evicted for the next request anyway.
@@ -77,7 +77,7 @@ class Registry(RegistryHandle):
         sweep()
         directory = RegistryDirectory(secrets.token_hex(4))
         settings = settings_for(directory, capacity, warm, warm_idle, owner=own_identity())
-        lock_fd = _begin(directory)
+        lock_fd = begin(directory)
         try:
             launch(settings, lock_fd)
         except BaseException:
@@ -167,20 +167,21 @@ def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn") 
     return RegistryHandle(link, on_lingering)
 
 
-def _begin(directory: RegistryDirectory) -> int:
-    """Make the directory and lock it; another process that sweeps may take it for abandoned in between."""
+def begin(directory: RegistryDirectory) -> int:
+    """Make the directory and lock it; another process that sweeps may take it for abandoned in between.
+
+    Raises
+    ------
+    RegistryUnavailableError
+        A registry is running there.
+    """
     for _ in range(100):
         directory.create()
         lock_fd = directory.lock()
         if lock_fd is not None:
             return lock_fd
         time.sleep(0.001)
-    raise RegistryUnavailableError(f"{directory.lock_path} is locked by another process")
-
-
-def default_registry_id() -> str:
-    """The id of this user's default registry, which ``shmlease serve`` runs."""
-    return f"u{os.geteuid()}"
+    raise RegistryUnavailableError(f"registry {directory.id} is running already; see `shmlease status`")
 
 
 def checked_id(id: str) -> str:

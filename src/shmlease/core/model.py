@@ -116,6 +116,7 @@ class RegistryRow(msgspec.Struct, frozen=True, array_like=True, tag="R"):
     started_ns: int
     owner: Identity | None  # the process whose end closes the registry, for an embedded one
     closing: bool = False
+    name_key: bytes = b""  # what makes the OS names of its segments unguessable
 
 
 class Mark(enum.IntEnum):

@@ -41,6 +41,7 @@ from shmlease.core.model import (
     Snapshot,
     client_of,
 )
+from shmlease.core.os_names import os_name_of
 from shmlease.core.outbox import Outbox
 from shmlease.core.pool import Pool
 from shmlease.core.prefetch import Prefetch
@@ -199,7 +200,7 @@ class Table:
         del now_ns
         segment = self.rows.segments[held_by(self.rows, client, message.lease).segment]
         if not segment.alias:
-            segment = replace(segment, alias=f"shmlease-{self.rows.registry.id}-{segment.number}", exposed=True)
+            segment = replace(segment, alias=os_name_of(segment, self.rows.registry), exposed=True)
             self.rows.put(segment)
         self._outbox.add(LinkAlias(segment.number, segment.alias, client, message.seq))
 

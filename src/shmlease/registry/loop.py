@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from shmlease.core.messages import MAX_PACKET_BYTES
@@ -32,6 +33,8 @@ _MAX_STRANGERS: Final = 256
 _ACCEPT_WITH: Final = 6
 # Accepting fails with these when descriptors or memory are short: the listener is left alone until something was let go.
 _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# How often the loop looks whether it is still to serve: whoever removes a registry's directory tells nobody.
+_LOOK_S: Final = 1.0
 # epoll counts milliseconds in an int: a ticket that lives for a month would be refused as a timeout.
 _LONGEST_WAIT_S: Final = 3600.0
 
@@ -61,6 +64,7 @@ class Loop:
         self._owner_pidfd = -1
         self._running = True
         self._accepting = True
+        self._may_go_on: Callable[[], bool] | None = None
         self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._epoll.register(listener.fileno(), select.EPOLLIN)
         self._epoll.register(self._wake_r, select.EPOLLIN)
@@ -97,11 +101,16 @@ class Loop:
             self._watch(client, pidfd)
         return True
 
+    def end_unless(self, may_go_on: Callable[[], bool]) -> None:
+        """End within a second of when `may_go_on` has become false."""
+        self._may_go_on = may_go_on
+
     # --- running -------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Serve until stopped."""
         self.server.settle()
+        looked_ns = self._clock.now_ns()
         while self._running:
             # what a descriptor is of is noted first: closed and given to another within this turn, it says nothing of that one
             ready = [
@@ -125,6 +134,9 @@ class Loop:
                     os.read(self._wake_r, 4096)
             self.server.tick()
             self.server.settle()
+            if self._may_go_on is not None and self._clock.now_ns() - looked_ns >= _LOOK_S * 1e9:
+                looked_ns = self._clock.now_ns()
+                self._running = self._running and self._may_go_on()
 
     def close(self) -> None:
         """Let go of every connection."""
@@ -139,9 +151,9 @@ class Loop:
 
     def _patience_s(self) -> float:
         deadline_ns = self.server.next_deadline_ns()
-        patience = _LONGEST_WAIT_S
+        patience = _LONGEST_WAIT_S if self._may_go_on is None else _LOOK_S
         if deadline_ns is not None:
-            patience = min(max((deadline_ns - self._clock.now_ns()) / 1e9, 0.0), _LONGEST_WAIT_S)
+            patience = min(max((deadline_ns - self._clock.now_ns()) / 1e9, 0.0), patience)
         if len(self._connections) > len(self._by_client):
             patience = min(patience, 1.0)
             self._turn_away_the_silent()

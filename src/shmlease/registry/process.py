@@ -7,6 +7,7 @@ It is started by `shmlease.system.launch`, in a session of its own, without nump
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -19,7 +20,7 @@ from shmlease.core.messages import Notice
 from shmlease.core.model import ClientState, RegistryRow, Snapshot
 from shmlease.core.settings import Settings
 from shmlease.core.table import Table
-from shmlease.errors import RegistryUnavailableError
+from shmlease.errors import PermissionDeniedError, RegistryUnavailableError
 from shmlease.registry.loop import Loop
 from shmlease.registry.server import Server
 from shmlease.system.clock import SystemClock
@@ -27,7 +28,8 @@ from shmlease.system.directory import RegistryDirectory
 from shmlease.system.identity import own_identity
 from shmlease.system.journal import JournalReader
 from shmlease.system.launch import LOCK_FD, REPORT_FD
-from shmlease.system.ledger import Ledger, read_ledger
+from shmlease.system.ledger import Ledger
+from shmlease.system.safe_open import FILE_MODE
 
 __all__ = ["main", "serve"]
 
@@ -51,15 +53,15 @@ class _FileStore(RegistryDirectory):
         """
         super().create_journal(client)
         if client not in self._journals:  # else it did not hear its welcome, and has said hello once more
-            self._journals[client] = JournalReader(self.journal_path(client))
+            self._journals[client] = JournalReader(self.open_journal(client, writable=False))
 
     def read_journal(self, client: int, applied: int) -> list[Notice]:
         """What `client` wrote after notice number `applied` and was not read before."""
         reader = self._journals.get(client)
         if reader is None:
             try:
-                reader = self._journals[client] = JournalReader(self.journal_path(client))
-            except FileNotFoundError:
+                reader = self._journals[client] = JournalReader(self.open_journal(client, writable=False))
+            except (FileNotFoundError, PermissionDeniedError):  # or its client has put something else there: its own harm
                 return []
         return reader.read(applied)
 
@@ -86,9 +88,13 @@ def serve(settings: Settings, lock_fd: int, ready: Callable[[], None]) -> None:
     Raises
     ------
     OSError
-        The directory, socket or ledger could not be made.
+        The socket or ledger could not be made.
+    RegistryUnavailableError
+        There is nothing to go on from, or the directory was removed: before the start, or while it served.
     """
     store = _FileStore(settings.id, settings.root)
+    if not store.is_locked_by(lock_fd):
+        raise RegistryUnavailableError(f"{store.path} was removed before registry {settings.id} began; start it again")
     clock = SystemClock()
     snapshot = _inheritance(store)
     previous = None if snapshot is None else snapshot.registry
@@ -107,10 +113,12 @@ def serve(settings: Settings, lock_fd: int, ready: Callable[[], None]) -> None:
         1 if previous is None else previous.epoch + 1,
         clock.now_ns(),
         settings.owner if previous is None else previous.owner,
+        name_key=secrets.token_bytes(16) if previous is None else previous.name_key,
     )
     table = Table(row, snapshot, clock.now_ns())
     loop = Loop(_listen(store), clock)
     loop.stop_on(*_ENDING)
+    loop.end_unless(lambda: store.is_locked_by(lock_fd))
     ledger = Ledger(store.ledger_path, table.rows.all_rows())
     server = Server(table, store, ledger, loop, clock)
     loop.server = server
@@ -124,19 +132,37 @@ def serve(settings: Settings, lock_fd: int, ready: Callable[[], None]) -> None:
     if not table.rows.registry.closing:
         table.close(clock.now_ns())
     server.settle()
-    store.remove()  # before the connections: a client that sees its connection end finds nothing left
-    loop.close()
-    ledger.close()
-    os.close(lock_fd)
+    was_there = store.is_locked_by(lock_fd)
+    try:
+        _remove(store, lock_fd)  # before the connections: a client that sees its connection end finds nothing left
+    finally:
+        loop.close()
+        ledger.close()
+        os.close(lock_fd)
+    if not was_there:
+        raise RegistryUnavailableError(
+            f"{store.path} was removed under registry {settings.id}, which has ended: its segments are gone but for what is "
+            "mapped already. Find out who removes it (a cleaner of /dev/shm, or systemd-logind with RemoveIPC=yes when the "
+            "user has logged out), and start it again"
+        )
 
 
 def _inheritance(store: RegistryDirectory) -> Snapshot | None:
     """What a predecessor left; None if there is nothing to go on from."""
     try:
-        snapshot = read_ledger(store.ledger_path)
+        snapshot = store.read_ledger()
     except FileNotFoundError:
         return None
     return snapshot if snapshot.registry is not None else None
+
+
+def _remove(store: RegistryDirectory, lock_fd: int) -> None:
+    """Remove the directory, unless a successor has begun in it since somebody removed the lock."""
+    if store.is_locked_by(lock_fd):
+        store.remove()
+    elif (taken := store.lock()) is not None:
+        store.remove()
+        store.unlock(taken)
 
 
 def _listen(store: RegistryDirectory) -> socket.socket:
@@ -147,7 +173,7 @@ def _listen(store: RegistryDirectory) -> socket.socket:
     except FileNotFoundError:
         pass
     listener.bind(beside)
-    os.chmod(beside, 0o600)
+    os.chmod(beside, FILE_MODE)
     listener.listen(512)
     os.rename(beside, store.socket_path)  # whoever finds the socket finds it listening
     return listener

@@ -72,6 +72,7 @@ class Files:
         self.on_renamed: Callable[[str, str], None] = ignore
         self._next_simulated = FIRST_SIMULATED
         self._opened: dict[int, str] = {}
+        self._directories: set[int] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
@@ -106,20 +107,27 @@ class Files:
                 os.close(descriptor)
         process.descriptors.clear()
 
-    def open(self, path: str, flags: int, mode: int = 0o777) -> int:
+    def open(self, path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         machine = self._machine
-        machine.step()
-        descriptor = os.open(path, flags, mode)
-        self._opened[descriptor] = path
+        if not flags & os.O_DIRECTORY:  # which nobody else can tell
+            machine.step()
+        descriptor = os.open(path, flags, mode, dir_fd=dir_fd)
+        self._opened[descriptor] = self._path(path, dir_fd)
+        (self._directories.add if flags & os.O_DIRECTORY else self._directories.discard)(descriptor)
         return self.adopt(machine.current.process, descriptor)
 
-    def mknod(self, path: str, mode: int) -> None:
+    def _path(self, path: str, dir_fd: int | None) -> str:
+        return path if dir_fd is None else f"{self._opened[dir_fd]}/{path}"
+
+    def mknod(self, path: str, mode: int, *, dir_fd: int | None = None) -> None:
         self._machine.step()
-        os.mknod(path, mode)
+        os.mknod(path, mode, dir_fd=dir_fd)
 
     def close(self, descriptor: int) -> None:
         machine = self._machine
-        machine.step()
+        if descriptor not in self._directories or not machine.current.process.alive:
+            machine.step()
+        self._directories.discard(descriptor)
         if descriptor not in machine.current.process.descriptors:
             raise OSError(errno.EBADF, f"{machine.current.process} closes descriptor {descriptor}, which it does not have")
         machine.current.process.descriptors.discard(descriptor)
@@ -162,20 +170,20 @@ class Files:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.posix_fallocate(descriptor, offset, length)
 
-    def unlink(self, path: str) -> None:
+    def unlink(self, path: str, *, dir_fd: int | None = None) -> None:
         self._machine.step()
-        match = _SEGMENT.fullmatch(path)
-        inode = os.stat(path).st_ino if match else 0
-        os.unlink(path)
+        match = _SEGMENT.fullmatch(self._path(path, dir_fd))
+        inode = os.stat(path, dir_fd=dir_fd).st_ino if match else 0
+        os.unlink(path, dir_fd=dir_fd)
         if match:
             self.on_segment_unlinked(int(match[1]), inode)
 
-    def rename(self, source: str, target: str) -> None:
+    def rename(self, source: str, target: str, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None) -> None:
         self._machine.step()
-        os.rename(source, target)
-        self.on_renamed(source, target)
+        os.rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        self.on_renamed(self._path(source, src_dir_fd), self._path(target, dst_dir_fd))
 
-    def listdir(self, path: str) -> list[str]:
+    def listdir(self, path: str | int) -> list[str]:
         self._machine.step()
         return sorted(os.listdir(path))
 
@@ -184,17 +192,17 @@ class Files:
         del path
         return _Room(self.disk.free_bytes() // _PAGE, _PAGE)
 
-    def link(self, source: str, target: str) -> None:
+    def link(self, source: str, target: str, *, src_dir_fd: int | None = None, follow_symlinks: bool = True) -> None:
         self._machine.step()
-        os.link(source, target)
+        os.link(source, target, src_dir_fd=src_dir_fd, follow_symlinks=follow_symlinks)
 
     def pread(self, descriptor: int, length: int, offset: int) -> bytes:
         self._machine.step()
         return os.pread(descriptor, length, offset)
 
-    def rmdir(self, path: str) -> None:
+    def rmdir(self, path: str, *, dir_fd: int | None = None) -> None:
         self._machine.step()
-        os.rmdir(path)
+        os.rmdir(path, dir_fd=dir_fd)
 
     def mkdir(self, path: str, mode: int = 0o777) -> None:
         self._machine.step()

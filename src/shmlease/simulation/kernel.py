@@ -25,7 +25,7 @@ from shmlease.registry import process as registry_process
 from shmlease.simulation.files import Disk, Files, LockCalls, PunchCalls, ignore
 from shmlease.simulation.sockets import Pidfd, SelectCalls, SocketCalls
 from shmlease.simulation.strands import FOR_EVER, Killed, Machine, Process, Stopped
-from shmlease.system import directory, journal, ledger, mapping
+from shmlease.system import directory, journal, ledger, mapping, safe_open
 
 __all__ = ["Kernel"]
 
@@ -62,7 +62,7 @@ class Kernel:
         replaced: list[tuple[Any, str, Any]] = [
             *(
                 (module, "os", self.files)
-                for module in (directory, endpoint, journal, ledger, loop, mapping, registry_process)
+                for module in (directory, endpoint, journal, ledger, loop, mapping, registry_process, safe_open)
             ),
             *((module, "socket", self.sockets) for module in (endpoint, registry_process)),
             (directory, "_no_fork", contextlib.nullcontext()),  # each process has its own, and one thread
@@ -70,6 +70,7 @@ class Kernel:
             (directory, "fcntl", LockCalls(self.machine)),
             (directory, "_libc", PunchCalls(self.machine, directory._libc)),
             (endpoint, "launch", self.launch),
+            (endpoint, "peer_of", lambda connected: (connected.peer.owner.identity.pid, os.geteuid())),
             (loop, "select", select),
             (loop, "signal", _NoSignals()),
             (loop, "peer_of", lambda accepted: (accepted.peer.owner.identity.pid, os.geteuid())),

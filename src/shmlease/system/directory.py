@@ -11,8 +11,9 @@
 ``j<client>``  the journal of a client
 =============  ====================================================================================================
 
-A segment whose OS name somebody asked for has a second link, ``/dev/shm/shmlease-<id>-<n>``. A resource tracker that unlinks it
-takes away the name, not the segment.
+A segment whose OS name somebody asked for has a second link, ``/dev/shm/shmlease-<id>-<n>-<random>``. A resource tracker that
+unlinks it takes away the name, not the segment. The random part keeps other users, who may write in /dev/shm, from taking it
+first.
 """
 
 from __future__ import annotations
@@ -23,21 +24,43 @@ import errno
 import fcntl
 import os
 import re
+import secrets
 import stat
 import struct
 import threading
 from collections.abc import Iterator
 from typing import Final
 
-from shmlease.errors import PermissionDeniedError
-from shmlease.system.identity import require_same_user
+from shmlease.core.model import Snapshot
+from shmlease.core.os_names import os_names_of
+from shmlease.errors import (
+    CapacityError,
+    LeaseError,
+    PermissionDeniedError,
+    RegistryUnavailableError,
+    UnsupportedPlatformError,
+)
 from shmlease.system.journal import JOURNAL_BYTES
+from shmlease.system.ledger import FOREIGN_LEDGER_LIMIT_BYTES, LEDGER_LIMIT_BYTES, read_ledger
 from shmlease.system.names import DIRECTORY_NAME
+from shmlease.system.safe_open import (
+    DIRECTORY_MODE,
+    FILE_MODE,
+    create_regular,
+    directory_of,
+    ensure_mode,
+    open_directory,
+    open_regular,
+    reason_of,
+)
 
-__all__ = ["SHM_ROOT", "RegistryDirectory", "registry_directories"]
+__all__ = ["SHM_ROOT", "RegistryDirectory", "is_locked", "no_shared_memory", "registry_directories"]
 
 SHM_ROOT: Final = "/dev/shm"
 _ENTRY: Final = re.compile(r"([stj])(\d+)(?:\.(\d+))?")
+# How often a removal begins again because a client has put something there meanwhile.
+_REMOVALS: Final = 100
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FLOCK: Final = struct.Struct("@hhqqi")  # struct flock
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
@@ -51,15 +74,36 @@ _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 
 class RegistryDirectory:
-    """The directory of the registry `id` under `root`."""
+    """The directory of the registry `id` under `root`, which is `owner`'s alone.
 
-    def __init__(self, id: str, root: str = SHM_ROOT) -> None:
+    It is one directory: the first that was entered or made. If it is removed and another takes its name, what is done here is
+    done to neither. Whatever is in it is reached through its descriptor, which is opened for each operation: one that is kept
+    could be closed by the program, and its number be of something else by the next time.
+
+    Parameters
+    ----------
+    id : str
+        Of the registry.
+    root : str
+        Where shared memory is mounted.
+    owner : int, optional
+        The user id of its owner; this process's if not given.
+    identity : tuple of int, optional
+        Device and inode, if they are known.
+    """
+
+    def __init__(
+        self, id: str, root: str = SHM_ROOT, owner: int | None = None, identity: tuple[int, int] | None = None
+    ) -> None:
         self.id = id
         self.root = root
-        self.path = f"{root}/shmlease-{id}"
+        self._name = f"shmlease-{id}"
+        self.path = f"{root}/{self._name}"
         self.lock_path = f"{self.path}/lock"
         self.ledger_path = f"{self.path}/ledger"
         self.socket_path = f"{self.path}/socket"
+        self._owner = os.geteuid() if owner is None else owner
+        self._identity = identity
 
     def create(self) -> None:
         """Make the directory; one of that name that is this user's alone will do.
@@ -68,40 +112,99 @@ class RegistryDirectory:
         ------
         PermissionDeniedError
             It exists and belongs to somebody else, or others may enter it.
+        UnsupportedPlatformError
+            There is no `root`.
+        RegistryUnavailableError
+            Nothing can be made there.
         """
         try:
-            os.mkdir(self.path, 0o700)
+            os.mkdir(self.path, DIRECTORY_MODE)
         except FileExistsError:
-            self.require_own()
+            pass
+        except OSError as error:
+            raise _cannot_be_made(self, error) from None
+        self._identity = None
+        os.close(self.enter())
 
-    def require_own(self) -> None:
-        """Refuse a directory that is not this user's alone.
+    def enter(self, root: int | None = None) -> int:
+        """A descriptor of the directory, for use as `dir_fd`; to be closed. `root` is one of the directory that it is in.
+
+        A mode that a start under a strange umask has given it is repaired.
 
         Raises
         ------
         FileNotFoundError
-            There is none.
+            It is gone, though another of its name may be there.
         PermissionDeniedError
             It belongs to somebody else, is a link, or others may enter it.
         """
-        status = os.lstat(self.path)
-        if not stat.S_ISDIR(status.st_mode):
-            raise PermissionDeniedError(f"{self.path} is not a directory; remove it, or choose another registry id")
-        require_same_user(status.st_uid, self.path)
+        try:
+            directory = open_directory(self.path if root is None else self._name, directory=root)
+        except PermissionDeniedError as refusal:
+            raise self._refused(str(refusal)) from None
+        try:
+            self._check(os.fstat(directory), directory)
+        except BaseException:
+            os.close(directory)
+            raise
+        return directory
+
+    def _check(self, status: os.stat_result, directory: int) -> None:
+        identity = status.st_dev, status.st_ino
+        if identity != self._identity:
+            if self._identity is not None:
+                raise FileNotFoundError(errno.ENOENT, "another directory has taken its name", self.path)
+            self._identity = identity
+        if status.st_uid != self._owner:
+            raise self._refused(f"{self.path} belongs to uid {status.st_uid}; this process runs as uid {os.geteuid()}")
+        if status.st_mode & 0o777 == DIRECTORY_MODE:
+            return
         if status.st_mode & 0o077:
             raise PermissionDeniedError(
                 f"{self.path} has mode {stat.S_IMODE(status.st_mode):04o}, others may enter it; it must be 0700"
             )
+        if self._owner == os.geteuid():
+            ensure_mode(directory, DIRECTORY_MODE)
+
+    def _refused(self, what: str) -> PermissionDeniedError:
+        return PermissionDeniedError(
+            f"{what}; registry {self.id} cannot be there: choose another id, or have {self.path} removed", path=self.path
+        )
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[int]:
+        """A block in which the directory is open: see `enter`."""
+        directory = self.enter()
+        try:
+            yield directory
+        finally:
+            os.close(directory)
 
     def exists(self) -> bool:
-        """Whether the registry has not ended: a registry that ends removes its directory last."""
-        return os.path.isdir(self.path)
+        """Whether the registry has not ended: a registry that ends removes its directory last.
+
+        Raises
+        ------
+        PermissionDeniedError
+            There is a directory of its name, and it is not this user's alone.
+        """
+        try:
+            os.close(self.enter())
+        except FileNotFoundError:
+            return False
+        return True
 
     def lock(self) -> int | None:
-        """A descriptor that holds the registry's lock; None if another process has it or the registry has ended."""
+        """A descriptor that holds the registry's lock; None if another process has it or the registry has ended.
+
+        Raises
+        ------
+        PermissionDeniedError
+            The directory, or the lock in it, is not what it should be.
+        """
         with _no_fork:
             try:
-                fd = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fd = self._open_lock()
             except FileNotFoundError:
                 return None
             _locks[fd] = _file_of(fd)
@@ -115,25 +218,72 @@ class RegistryDirectory:
             return None
         return fd
 
+    def _open_lock(self) -> int:
+        with self.entered() as directory:
+            try:
+                return self._create_or_open("lock", directory)
+            except PermissionDeniedError:
+                raise
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                raise _cannot_be_made(self, error) from None
+
+    def _create_or_open(self, name: str, directory: int) -> int:
+        try:
+            return create_regular(name, directory=directory, owner=self._owner)
+        except FileExistsError:
+            return open_regular(name, os.O_RDWR, directory=directory, owner=self._owner)
+
     @staticmethod
     def unlock(fd: int) -> None:
         """Let go of what `lock` gave; a process that inherited the descriptor through exec still holds the lock."""
         _locks.pop(fd, None)
         os.close(fd)
 
+    def is_locked_by(self, fd: int) -> bool:
+        """Whether `fd`, which `lock` gave, is of the lock that is in the directory now."""
+        try:
+            with self.entered() as directory:
+                found = os.stat("lock", dir_fd=directory, follow_symlinks=False)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == _file_of(fd)
+
     def is_served(self) -> bool:
         """Whether a registry process lives and holds the lock."""
-        fd = self.lock()
-        if fd is None:
-            return self.exists()
-        self.unlock(fd)
-        return False
+        try:
+            with self.entered() as directory:
+                return is_locked("lock", directory=directory, owner=self._owner)
+        except FileNotFoundError:
+            return False
+
+    def read_ledger(self) -> Snapshot:
+        """The lease table: see `shmlease.system.ledger.read_ledger`."""
+        with self.entered() as directory:
+            limit_bytes = LEDGER_LIMIT_BYTES if self._owner == os.geteuid() else FOREIGN_LEDGER_LIMIT_BYTES
+            return read_ledger("ledger", directory=directory, owner=self._owner, limit_bytes=limit_bytes)
 
     # --- segments ------------------------------------------------------------------------------------------------
 
     def segment_path(self, number: int) -> str:
         """Where segment `number` lies."""
         return f"{self.path}/s{number}"
+
+    def open_segment(self, number: int, *, writable: bool) -> int:
+        """A descriptor of a segment's file.
+
+        Raises
+        ------
+        FileNotFoundError
+            It is gone.
+        """
+        directory = self.enter()
+        try:
+            flags = os.O_RDWR if writable else os.O_RDONLY
+            return open_regular(f"s{number}", flags, directory=directory, owner=self._owner)
+        finally:
+            os.close(directory)
 
     def create_segment(self, number: int, size_bytes: int) -> None:
         """Make the file of a segment, its pages not reserved.
@@ -143,7 +293,8 @@ class RegistryDirectory:
         OSError
             ENOSPC and the like.
         """
-        fd = os.open(self.segment_path(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with self.entered() as directory:
+            fd = create_regular(f"s{number}", directory=directory)
         try:
             os.ftruncate(fd, size_bytes)
         finally:
@@ -152,7 +303,8 @@ class RegistryDirectory:
     def unreserved_bytes(self, number: int) -> int:
         """How much of a segment has no pages yet; 0 if it is gone."""
         try:
-            status = os.stat(self.segment_path(number))
+            with self.entered() as directory:
+                status = os.stat(f"s{number}", dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
             return 0
         return max(status.st_size - status.st_blocks * 512, 0)
@@ -165,32 +317,69 @@ class RegistryDirectory:
         OSError
             It could not be unlinked.
         """
-        path = self.segment_path(number)
         if alias:
-            _unlink(f"{self.root}/{alias}")
-        if punch:
-            try:
-                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return
-            try:
-                # not truncated: a stray access to a punched page reads zeros, to a truncated one it is a SIGBUS
-                _libc.fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, 0, os.fstat(fd).st_size)
-            finally:
-                os.close(fd)
-        _unlink(path)
+            with contextlib.suppress(FileNotFoundError), directory_of(self.root, alias) as (root, name):
+                self._unlink_os_name(name, root)
+        try:
+            directory = self.enter()
+        except FileNotFoundError:
+            return
+        try:
+            if punch:
+                self._punch(f"s{number}", directory)
+            _unlink(f"s{number}", directory)
+        finally:
+            os.close(directory)
+
+    def _punch(self, name: str, directory: int) -> None:
+        try:
+            fd = open_regular(name, os.O_RDWR, directory=directory, owner=self._owner)
+        except FileNotFoundError:
+            return
+        try:
+            # not truncated: a stray access to a punched page reads zeros, to a truncated one it is a SIGBUS
+            _libc.fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, 0, os.fstat(fd).st_size)
+        finally:
+            os.close(fd)
 
     def link_alias(self, number: int, alias: str) -> None:
-        """Give a segment the name `alias` in /dev/shm itself."""
+        """Give a segment the name `alias` in /dev/shm itself.
+
+        Raises
+        ------
+        OSError
+            There is another file of that name, or the kernel refused.
+        """
+        target = f"{self.root}/{alias}"
+        with self.entered() as directory:
+            try:
+                os.link(f"s{number}", target, src_dir_fd=directory, follow_symlinks=False)
+            except FileExistsError:
+                own, there = os.stat(f"s{number}", dir_fd=directory), os.stat(target, follow_symlinks=False)
+                if not os.path.samestat(own, there):
+                    raise
+
+    def _unlink_os_name(self, name: str, root: int) -> None:
+        """Remove a name that a segment was given in /dev/shm itself; not what somebody else has put there."""
         try:
-            os.link(self.segment_path(number), f"{self.root}/{alias}")
-        except FileExistsError:
-            if not os.path.samefile(self.segment_path(number), f"{self.root}/{alias}"):
-                raise
+            status = os.stat(name, dir_fd=root, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if stat.S_ISREG(status.st_mode) and status.st_uid == self._owner:
+            _unlink(name, root)
 
     def free_bytes(self) -> int:
-        """What /dev/shm has left for this user."""
-        status = os.statvfs(self.root)
+        """What /dev/shm has left for this user.
+
+        Raises
+        ------
+        UnsupportedPlatformError
+            There is no /dev/shm.
+        """
+        try:
+            status = os.statvfs(self.root)
+        except OSError as error:
+            raise no_shared_memory(self.root, error) from None
         return status.f_bavail * status.f_frsize
 
     # --- spares: claimed and revoked under the same lock, one byte of the file for each generation ------------------
@@ -202,7 +391,7 @@ class RegistryDirectory:
         again.
         """
         try:
-            fd = os.open(self.segment_path(number), os.O_RDWR | os.O_CLOEXEC)
+            fd = self.open_segment(number, writable=True)
         except FileNotFoundError:
             return None
         if not _try_lock(fd, generation) or os.fstat(fd).st_nlink == 0:
@@ -213,7 +402,7 @@ class RegistryDirectory:
     def revoke_spare(self, number: int, generation: int) -> bool:
         """Unlink a spare, unless its client has claimed it: then False."""
         try:
-            fd = os.open(self.segment_path(number), os.O_RDWR | os.O_CLOEXEC)
+            fd = self.open_segment(number, writable=True)
         except FileNotFoundError:
             return True
         try:
@@ -234,23 +423,31 @@ class RegistryDirectory:
         OSError
             ENOSPC and the like.
         """
-        os.mknod(f"{self.path}/t{ticket}", 0o600)
+        with self.entered() as directory:
+            # what bits the umask leaves it means nothing: it is renamed and removed, never opened
+            os.mknod(f"t{ticket}", FILE_MODE, dir_fd=directory)
 
     def claim_token(self, ticket: int, client: int) -> bool:
         """Redeem a ticket for `client`; False if it was redeemed before, has expired, or never was."""
         try:
-            os.rename(f"{self.path}/t{ticket}", f"{self.path}/t{ticket}.{client}")
+            with self.entered() as directory:
+                os.rename(f"t{ticket}", f"t{ticket}.{client}", src_dir_fd=directory, dst_dir_fd=directory)
         except FileNotFoundError:
             return False
         return True
 
     def has_claimed(self, ticket: int, client: int) -> bool:
         """Whether `client` has claimed the token and the registry has not read that yet."""
-        return os.path.exists(f"{self.path}/t{ticket}.{client}")
+        try:
+            with self.entered() as directory:
+                os.stat(f"t{ticket}.{client}", dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
 
     def void_token(self, ticket: int) -> int | None:
         """Make a ticket unredeemable: None; or the client that has redeemed it already."""
-        if _unlink(f"{self.path}/t{ticket}"):
+        if self._remove_if_there(f"t{ticket}"):
             return None
         for kind, number, client in self.entries():
             if (kind, number) == ("t", ticket) and client is not None:
@@ -259,13 +456,27 @@ class RegistryDirectory:
 
     def drop_token(self, ticket: int, client: int) -> None:
         """Remove the token that `client` redeemed."""
-        _unlink(f"{self.path}/t{ticket}.{client}")
+        self._remove_if_there(f"t{ticket}.{client}")
 
     # --- journals ------------------------------------------------------------------------------------------------
 
     def journal_path(self, client: int) -> str:
         """Where the journal of `client` lies."""
         return f"{self.path}/j{client}"
+
+    def open_journal(self, client: int, *, writable: bool) -> int:
+        """A descriptor of a client's journal.
+
+        Raises
+        ------
+        FileNotFoundError
+            It has none.
+        PermissionDeniedError
+            What is there is none.
+        """
+        with self.entered() as directory:
+            flags = os.O_WRONLY if writable else os.O_RDONLY
+            return open_regular(f"j{client}", flags, directory=directory, owner=self._owner)
 
     def create_journal(self, client: int) -> None:
         """Make the journal of a client, its pages reserved.
@@ -275,71 +486,181 @@ class RegistryDirectory:
         OSError
             ENOSPC: /dev/shm has no room for it.
         """
-        fd = os.open(self.journal_path(client), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.posix_fallocate(fd, 0, JOURNAL_BYTES)
-        except OSError:
-            os.unlink(self.journal_path(client))
-            raise
-        finally:
-            os.close(fd)
+        with self.entered() as directory:
+            fd = self._create_or_open(f"j{client}", directory)
+            try:
+                os.posix_fallocate(fd, 0, JOURNAL_BYTES)
+            except OSError:
+                _unlink(f"j{client}", directory)
+                raise
+            finally:
+                os.close(fd)
 
     def drop_journal(self, client: int) -> None:
         """Remove the journal of a client."""
-        _unlink(self.journal_path(client))
+        self._remove_if_there(f"j{client}")
 
     # --- the whole -----------------------------------------------------------------------------------------------
 
     def entries(self) -> Iterator[tuple[str, int, int | None]]:
-        """Kind (``s``, ``t`` or ``j``), number, and the redeeming client of each entry."""
-        for name in os.listdir(self.path):
+        """Kind (``s``, ``t`` or ``j``), number, and the redeeming client of each entry; none if the directory is gone."""
+        try:
+            with self.entered() as directory:
+                names = _names_in(directory)
+        except FileNotFoundError:
+            return
+        for name in names:
             match = _ENTRY.fullmatch(name)
             if match is not None:
                 yield match[1], int(match[2]), None if match[3] is None else int(match[3])
 
     def remove_entry(self, kind: str, number: int, client: int | None) -> None:
         """Remove one entry that `entries` named."""
-        _unlink(f"{self.path}/{kind}{number}" + ("" if client is None else f".{client}"))
+        self._remove_if_there(f"{kind}{number}" + ("" if client is None else f".{client}"))
+
+    def _remove_if_there(self, name: str) -> bool:
+        try:
+            with self.entered() as directory:
+                return _unlink(name, directory)
+        except FileNotFoundError:
+            return False
 
     def remove(self) -> None:
         """Remove everything: the registry has ended. For the holder of the lock only.
 
-        The aliases go by name, the ledger after the segments, the lock and the directory last, so that a process killed
-        in between leaves what the next one can finish.
+        The names given out in /dev/shm go first, the ledger after the segments, the lock and the directory last, so that a
+        process killed in between leaves what the next one can finish.
+
+        Raises
+        ------
+        OSError
+            Something that no registry has made is in the way; all else is removed.
         """
-        if not self.exists():
-            return
-        alias = re.compile(rf"shmlease-{self.id}-\d+")
-        for name in filter(alias.fullmatch, os.listdir(self.root)):
-            _unlink(f"{self.root}/{name}")
-        for entry in list(self.entries()):
-            self.remove_entry(*entry)
-        for name in sorted(os.listdir(self.path), key=lambda name: (name == "lock", name == "ledger")):
-            _unlink(f"{self.path}/{name}")
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as opened:
+            root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(os.close, root)
+            directory = self.enter(root)
+            opened.callback(os.close, directory)
+            for name in filter(os_names_of(self.id).fullmatch, _names_in(root)):
+                self._unlink_os_name(name, root)
+            for _ in range(_REMOVALS):
+                if self._is_gone_after_removal(root, directory):
+                    return
+            raise OSError(errno.ENOTEMPTY, "something that no registry has made is in it", self.path)
+
+    def _is_gone_after_removal(self, root: int, directory: int) -> bool:
+        last = ("ledger", "lock")
+        for name in sorted(_names_in(directory), key=lambda name: last.index(name) + 1 if name in last else 0):
+            with contextlib.suppress(IsADirectoryError):  # what is in the way of all else keeps only itself
+                _unlink(name, directory)
         try:
-            os.rmdir(self.path)
+            # a namesake made since stays; one made between these two calls is empty, and its maker makes it anew
+            if os.path.samestat(os.fstat(directory), os.stat(self._name, dir_fd=root, follow_symlinks=False)):
+                os.rmdir(self._name, dir_fd=root)
         except FileNotFoundError:
             pass
         except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
+            if error.errno != errno.ENOTEMPTY:  # a client has put something there meanwhile
                 raise
-            self.remove()
+            return False
+        return True
 
 
 def registry_directories(root: str = SHM_ROOT) -> list[RegistryDirectory]:
-    """The directories of this user's registries, live and dead."""
+    """The directories of this user's registries, live and dead.
+
+    Raises
+    ------
+    UnsupportedPlatformError
+        There is no `root`.
+    """
+    try:
+        names = os.listdir(root)
+    except OSError as error:
+        raise no_shared_memory(root, error) from None
     found = []
-    for entry in os.scandir(root):
-        match = DIRECTORY_NAME.fullmatch(entry.name)
+    for name in names:
+        match = DIRECTORY_NAME.fullmatch(name)
         if match is None:
             continue
         directory = RegistryDirectory(match[1], root)
         try:
-            directory.require_own()
-        except (PermissionDeniedError, FileNotFoundError):
-            continue
-        found.append(directory)
+            if directory.exists():
+                found.append(directory)
+        except OSError:
+            continue  # a neighbour's, or no directory
     return found
+
+
+def default_registry_id(root: str = SHM_ROOT) -> str:
+    """The id of this user's default registry, which ``shmlease serve`` runs and ``connect()`` joins: ``u<user id>``.
+
+    Anybody can tell that name and take it first. So where it is somebody else's, it has a random tail, and that of the
+    registry that runs is the one of this user's directory.
+    """
+    usual = f"u{os.geteuid()}"
+    try:
+        owner = os.stat(f"{root}/shmlease-{usual}", follow_symlinks=False).st_uid
+    except OSError:
+        owner = None
+    if owner == os.geteuid():
+        return usual
+    with_tail = re.compile(rf"{usual}x[0-9a-f]{{8}}")
+    others = [directory.id for directory in registry_directories(root) if with_tail.fullmatch(directory.id)]
+    return min(others, default=usual if owner is None else f"{usual}x{secrets.token_hex(4)}")
+
+
+def is_locked(name: str, *, directory: int, owner: int) -> bool:
+    """Whether anybody holds the registry lock `name`; nothing is made.
+
+    A free one is held by us, shared, for some microseconds: a successor that is elected in that moment asks again.
+
+    Raises
+    ------
+    PermissionDeniedError
+        It is no lock.
+    OSError
+        The kernel refused.
+    """
+    try:
+        descriptor = open_regular(name, directory=directory, owner=owner)
+    except FileNotFoundError:
+        return False  # it had not been made, or was the last thing removed
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def no_shared_memory(root: str, error: OSError) -> LeaseError:
+    """The error for a `root` that cannot be read."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return UnsupportedPlatformError(
+            f"there is no {root}: shmlease keeps its segments there; mount it (`mount -t tmpfs -o mode=1777 tmpfs {root}`)"
+        )
+    return PermissionDeniedError(f"{root} cannot be read: {reason_of(error)}; it is to be a tmpfs of mode 1777", path=root)
+
+
+def _cannot_be_made(directory: RegistryDirectory, error: OSError) -> LeaseError:
+    """Why there can be no registry in `directory`."""
+    root = directory.root
+    subject = f"registry {directory.id} cannot be made in {root}"
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return no_shared_memory(root, error)
+        case errno.EROFS:
+            return RegistryUnavailableError(f"{subject}: it is mounted read-only; remount it for writing")
+        case code if code in _FULL:
+            return CapacityError(f"{subject}: it is full; `shmlease audit` shows what is in it, and what is nobody's")
+        case errno.EACCES | errno.EPERM:
+            return PermissionDeniedError(
+                f"{subject}: this process, uid {os.geteuid()}, may not write there; its mode is to be 1777"
+            )
+        case _:
+            return RegistryUnavailableError(f"{subject}: {reason_of(error)}")
 
 
 def _try_lock(fd: int, byte: int) -> bool:
@@ -351,9 +672,18 @@ def _try_lock(fd: int, byte: int) -> bool:
     return True
 
 
-def _unlink(path: str) -> bool:
+def _names_in(directory: int) -> list[str]:
+    # opened anew: what is listed through one descriptor by two at a time is listed by halves
+    listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     try:
-        os.unlink(path)
+        return os.listdir(listed)
+    finally:
+        os.close(listed)
+
+
+def _unlink(path: str, directory: int | None = None) -> bool:
+    try:
+        os.unlink(path, dir_fd=directory)
     except FileNotFoundError:
         return False
     return True

@@ -26,10 +26,10 @@ _MOST_RUNS: Final = 4
 
 
 class Journal:
-    """The writer's side, on the file that the registry made for this client."""
+    """The writer's side, on the file that the registry made for this client; `descriptor` is closed with it."""
 
-    def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    def __init__(self, descriptor: int) -> None:
+        self._fd = descriptor
         self._length = 0
 
     def append(self, notice: Notice) -> bool:
@@ -54,11 +54,11 @@ class Journal:
 class JournalReader:
     """The reader's side, which remembers how far it has read.
 
-    The file is read, never mapped: a client that cuts its journal short harms only itself.
+    The file is read, never mapped: a client that cuts its journal short harms only itself. `descriptor` is closed with it.
     """
 
-    def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, descriptor: int) -> None:
+        self._fd = descriptor
         self._position = 0
         self._first = 0  # number of the notice that the run being read began with
         self._last = 0

@@ -12,6 +12,7 @@ written to a new file that takes the old one's name: a reader has one or the oth
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import zlib
@@ -22,8 +23,9 @@ import msgspec
 
 from shmlease.core.model import Change, Gone, Row, Snapshot, key_of
 from shmlease.errors import ProtocolError
+from shmlease.system.safe_open import create_regular, open_directory, read_regular
 
-__all__ = ["Ledger", "MemoryLedger", "parse_ledger", "read_ledger"]
+__all__ = ["FOREIGN_LEDGER_LIMIT_BYTES", "LEDGER_LIMIT_BYTES", "Ledger", "MemoryLedger", "parse_ledger", "read_ledger"]
 
 MAGIC: Final = b"shmlease ledger 1\n"
 _HEADER: Final = struct.Struct("<II")
@@ -31,7 +33,11 @@ _HEADER: Final = struct.Struct("<II")
 RESERVE_BYTES: Final = 64 * 1024
 # A log is compacted when it is this many times its live rows, and not below 256 KiB: rewriting 1,000 leases takes 1 ms.
 COMPACT_FACTOR: Final = 3
+# What a reader takes into memory at most: a million leases or so. The registry grants no more when its log is as long.
+LEDGER_LIMIT_BYTES: Final = 256 * 1024 * 1024
 COMPACT_FLOOR_BYTES: Final = 256 * 1024
+# Of what another user wrote, which takes some ten times its size in memory, and may be written to take as much as it can.
+FOREIGN_LEDGER_LIMIT_BYTES: Final = 16 * 1024 * 1024
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(list[Change])
@@ -40,6 +46,8 @@ _decoder: Final = msgspec.msgpack.Decoder(list[Change])
 class Ledger:
     """The writer's side of the ledger at `path`; there is one, the holder of the registry's lock.
 
+    It stays in the directory that it was begun in, though another takes its name.
+
     Raises
     ------
     OSError
@@ -47,19 +55,26 @@ class Ledger:
     """
 
     def __init__(self, path: str, rows: Iterable[Row]) -> None:
-        self._path = path
+        parent, _, self._name = path.rpartition("/")
+        self._directory = open_directory(parent)
         self._fd = -1
         self._length = self._reserved = self._live_length = 0
-        self._rewrite(rows)
+        try:
+            self._rewrite(rows)
+        except BaseException:
+            os.close(self._directory)
+            raise
 
     def wants_compaction(self) -> bool:
         """Whether most of the log is history."""
         return self._length > COMPACT_FLOOR_BYTES + COMPACT_FACTOR * self._live_length
 
     def has_room(self) -> bool:
-        """Reserve room for the commits to come; False if /dev/shm has none."""
+        """Reserve room for the commits to come; False if /dev/shm has none, or the log would be longer than is read."""
         if self._reserved - self._length >= RESERVE_BYTES // 2:
             return True
+        if self._length + RESERVE_BYTES > LEDGER_LIMIT_BYTES:
+            return False
         try:
             os.posix_fallocate(self._fd, self._length, RESERVE_BYTES)
         except OSError:
@@ -78,7 +93,7 @@ class Ledger:
         record = _record(changes)
         written = os.pwrite(self._fd, record, self._length)
         if written != len(record):
-            raise OSError(f"{written} of {len(record)} bytes were written to {self._path}")
+            raise OSError(f"{written} of {len(record)} bytes of a record were written")
         self._length += len(record)
 
     def compact(self, rows: Iterable[Row]) -> None:
@@ -91,18 +106,21 @@ class Ledger:
     def close(self) -> None:
         """Let go of the file; it stays."""
         os.close(self._fd)
+        os.close(self._directory)
 
     def _rewrite(self, rows: Iterable[Row]) -> None:
-        beside = f"{self._path}.new"
+        beside = f"{self._name}.new"
         content = MAGIC + _record(list(rows))
-        fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside, dir_fd=self._directory)  # of a predecessor that was killed here
+        fd = create_regular(beside, directory=self._directory)
         try:
             os.posix_fallocate(fd, 0, len(content) + RESERVE_BYTES)
             os.pwrite(fd, content, 0)
-            os.rename(beside, self._path)
+            os.rename(beside, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         except OSError:
             os.close(fd)
-            os.unlink(beside)
+            os.unlink(beside, dir_fd=self._directory)
             raise
         if self._fd >= 0:
             os.close(self._fd)
@@ -136,18 +154,28 @@ class MemoryLedger:
         """Nothing to do."""
 
 
-def read_ledger(path: str) -> Snapshot:
+def read_ledger(
+    path: str, *, directory: int | None = None, owner: int | None = None, limit_bytes: int = LEDGER_LIMIT_BYTES
+) -> Snapshot:
     """The lease table at this moment, from its ledger at `path`, without asking its registry.
+
+    Parameters
+    ----------
+    path : str
+        Relative to the open `directory`, if given.
+    owner : int, optional
+        The user id that it must belong to.
+    limit_bytes : int
+        How large it may be.
 
     Raises
     ------
     FileNotFoundError, PermissionError
-        There is no such ledger, or it is not for this user to read.
+        There is no such ledger, or it is not for this user to read, or it is no regular file, or larger.
     ProtocolError
         The file is no ledger of this version.
     """
-    with open(path, "rb") as file:
-        return parse_ledger(file.read())
+    return parse_ledger(read_regular(path, limit_bytes, directory=directory, owner=owner))
 
 
 def parse_ledger(content: bytes) -> Snapshot:

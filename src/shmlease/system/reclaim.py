@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from shmlease.core.model import ClientState
 from shmlease.errors import ProtocolError
 from shmlease.system.directory import SHM_ROOT, RegistryDirectory, registry_directories
 from shmlease.system.identity import is_dead
-from shmlease.system.ledger import read_ledger
 
 __all__ = ["remove_if_abandoned", "sweep"]
 
@@ -16,13 +17,23 @@ def sweep(root: str = SHM_ROOT) -> list[str]:
 
     One with a live client stays: that client, or its next call, elects a successor.
     """
-    return [directory.id for directory in registry_directories(root) if not remove_if_abandoned(directory)]
+    removed = []
+    for directory in registry_directories(root):
+        with contextlib.suppress(OSError):  # one that cannot be removed keeps neither the others nor a start
+            if not remove_if_abandoned(directory):
+                removed.append(directory.id)
+    return removed
 
 
 def remove_if_abandoned(directory: RegistryDirectory) -> str:
     """Remove one dead registry's directory; the reason why not, if it stays, else the empty string.
 
     The registry's lock is held meanwhile, so that nobody can succeed it in the middle.
+
+    Raises
+    ------
+    OSError
+        The directory or what is in it is not what it should be, or the kernel refused.
     """
     lock_fd = directory.lock()
     if lock_fd is None:
@@ -38,7 +49,7 @@ def remove_if_abandoned(directory: RegistryDirectory) -> str:
 
 def _in_use(directory: RegistryDirectory) -> str:
     try:
-        snapshot = read_ledger(directory.ledger_path)
+        snapshot = directory.read_ledger()
     except FileNotFoundError:
         return ""  # killed before it had a ledger, or while it was removing itself
     except ProtocolError as error:

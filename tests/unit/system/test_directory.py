@@ -13,6 +13,7 @@ from shmlease.errors import PermissionDeniedError
 from shmlease.system.directory import RegistryDirectory, registry_directories
 
 PAGE = 4096
+OS_NAME = "shmlease-0a1b2c3d-1-0123456789abcdef"
 
 
 @pytest.fixture
@@ -144,11 +145,11 @@ def test_segment_is_made_once_and_takes_no_memory_before_it_is_written(directory
 @pytest.mark.parametrize("punch", [True, False])
 def test_retired_segment_and_its_alias_are_gone(directory: RegistryDirectory, punch: bool) -> None:
     directory.create_segment(7, PAGE)
-    directory.link_alias(7, "shmlease-0a1b2c3d-7")
-    directory.retire_segment(7, "shmlease-0a1b2c3d-7", punch=punch)
+    directory.link_alias(7, OS_NAME)
+    directory.retire_segment(7, OS_NAME, punch=punch)
     assert os.listdir(directory.path) == []
     assert sorted(os.listdir(directory.root)) == ["shmlease-0a1b2c3d"]
-    directory.retire_segment(7, "shmlease-0a1b2c3d-7", punch=punch)  # a predecessor was killed in the middle
+    directory.retire_segment(7, OS_NAME, punch=punch)  # a predecessor was killed in the middle
 
 
 def test_punched_segment_reads_as_zeros_and_keeps_its_size() -> None:
@@ -277,7 +278,7 @@ def test_entries_are_what_the_registry_made_and_nothing_else(directory: Registry
 
 def test_removal_leaves_nothing_and_may_be_finished_by_another(directory: RegistryDirectory) -> None:
     directory.create_segment(1, PAGE)
-    directory.link_alias(1, "shmlease-0a1b2c3d-1")
+    directory.link_alias(1, OS_NAME)
     directory.create_journal(3)
     directory.mint_token(77)
     fd = directory.lock()
@@ -296,7 +297,7 @@ def test_removal_cut_short_anywhere_is_finished_by_the_next(
     directory: RegistryDirectory, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     directory.create_segment(1, PAGE)
-    directory.link_alias(1, "shmlease-0a1b2c3d-1")
+    directory.link_alias(1, OS_NAME)
     directory.create_segment(2, PAGE)
     directory.create_journal(3)
     directory.mint_token(77)
@@ -304,12 +305,12 @@ def test_removal_cut_short_anywhere_is_finished_by_the_next(
     directory.unlock(directory.lock() or 0)
     unlink, left = os.unlink, steps
 
-    def until_killed(path: str) -> None:
+    def until_killed(path: str, *, dir_fd: int | None = None) -> None:
         nonlocal left
         if left == 0:
             raise KeyboardInterrupt
         left -= 1
-        unlink(path)
+        unlink(path, dir_fd=dir_fd)
 
     with monkeypatch.context() as killed:
         killed.setattr(os, "unlink", until_killed)
@@ -324,7 +325,7 @@ def test_removal_cut_short_anywhere_is_finished_by_the_next(
 def test_alias_of_a_segment_that_is_gone_does_not_outlive_the_registry(directory: RegistryDirectory) -> None:
     """Killed between the two unlinks of a retirement, in whatever order they come, and then removed as a whole."""
     directory.create_segment(1, PAGE)
-    directory.link_alias(1, "shmlease-0a1b2c3d-1")
+    directory.link_alias(1, OS_NAME)
     os.unlink(directory.segment_path(1))
     directory.remove()
     assert os.listdir(directory.root) == []

@@ -23,14 +23,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from shmlease.auditor.judge.evidence import Key, Probe
+from shmlease.auditor.judge.evidence import File, Key, Probe
+from shmlease.errors import PermissionDeniedError
+from shmlease.system.safe_open import directory_of, open_regular, reason_of
 
-__all__ = ["FileLease", "holding_lease", "probe"]
+__all__ = ["FileLease", "holding_lease", "probe", "probe_file"]
 
 _F_SETSIG: Final = 10  # linux/fcntl.h; the fcntl module does not name it
-# Never blocks on a fifo that took the name, never follows a link that did.
-_OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENXIO})
+_GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
 
 
 def probe(path: str, key: Key, *, directory: int | None = None) -> tuple[Probe, str]:
@@ -47,6 +47,17 @@ def probe(path: str, key: Key, *, directory: int | None = None) -> tuple[Probe, 
     if descriptor >= 0:
         _give_back(descriptor)
     return verdict, reason
+
+
+def probe_file(file: File) -> tuple[Probe, str]:
+    """Whether anybody holds `file`, which was found below its root: see `probe`. No link on the way is followed."""
+    try:
+        with directory_of(file.root.path, file.name) as (directory, name):
+            return probe(name, file.key, directory=directory)
+    except (FileNotFoundError, PermissionDeniedError):
+        return Probe.GONE, ""
+    except OSError as error:
+        return Probe.UNKNOWN, f"open: {reason_of(error)}"
 
 
 class FileLease:
@@ -74,7 +85,9 @@ def holding_lease(path: str, key: Key, *, directory: int | None = None) -> Itera
 def _acquire(path: str, key: Key, directory: int | None) -> tuple[Probe, str, int]:
     """The verdict, its reason, and the descriptor that holds the lease, or -1."""
     try:
-        descriptor = os.open(path, _OPEN_FLAGS, dir_fd=directory)
+        descriptor = open_regular(path, directory=directory)
+    except PermissionDeniedError:  # a link, a FIFO, anything else has taken its name
+        return Probe.GONE, "", -1
     except OSError as error:
         if error.errno in _GONE:
             return Probe.GONE, "", -1

@@ -17,13 +17,14 @@ from shmlease.auditor.judge.evidence import Evidence, Probe, RegistryFacts, Root
 from shmlease.auditor.judge.findings import Creator, Fact, FileIdentity, Gap
 from shmlease.auditor.judge.indexed_evidence import Limits, Picture
 from shmlease.auditor.observe.cgroups import list_charges
-from shmlease.auditor.observe.lease_probe import probe
+from shmlease.auditor.observe.lease_probe import probe_file
 from shmlease.auditor.observe.namespaces import foreign_roots, hides_processes, own_roots
 from shmlease.auditor.observe.processes import descriptors_in_transit, scan_processes
 from shmlease.auditor.observe.registry_facts import read_registries
 from shmlease.auditor.observe.shm_scan import Listing, count_filesystem, list_root, usage_of
 from shmlease.auditor.observe.sysv import list_sysv
 from shmlease.system.identity import boot_id
+from shmlease.system.safe_open import reason_of
 
 __all__ = ["Observer"]
 
@@ -115,7 +116,7 @@ class Observer:
         if any(darkness.dark_bytes for darkness in picture.darkness):
             in_transit = descriptors_in_transit(picture.evidence.processes, self.proc)
         asked_ns = time.monotonic_ns()
-        picture.answer({file.key: probe(file.path, file.key) for file in picture.suspects}, in_transit, asked_ns)
+        picture.answer({file.key: probe_file(file) for file in picture.suspects}, in_transit, asked_ns)
         return picture
 
     def probe_again(self, picture: Picture) -> None:
@@ -123,7 +124,7 @@ class Observer:
         probes, asked_ns = dict(picture.evidence.probes), time.monotonic_ns()
         for file in picture.suspects:
             if picture.verdict(file) is Probe.FREE:
-                probes[file.key] = probe(file.path, file.key)
+                probes[file.key] = probe_file(file)
         picture.answer(probes, picture.evidence.in_transit, asked_ns)
 
 
@@ -131,7 +132,7 @@ def _list(root: Root, gaps: list[Gap]) -> Listing:
     try:
         listing = list_root(root)
     except OSError as error:
-        gaps.append(Gap(root.path, str(error.strerror), source="open"))
+        gaps.append(Gap(root.path, reason_of(error), source="open"))
         return Listing(root)
     gaps += listing.gaps
     return listing

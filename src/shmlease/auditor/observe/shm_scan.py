@@ -15,6 +15,7 @@ import msgspec
 from shmlease.auditor.judge.evidence import File, Key, Root, Usage
 from shmlease.auditor.judge.findings import Gap
 from shmlease.auditor.observe.statx import FileStatus, statx
+from shmlease.system.safe_open import directory_of, reason_of
 
 __all__ = ["FilesystemCount", "Listing", "count_filesystem", "list_root", "usage_of"]
 
@@ -49,9 +50,8 @@ def list_root(root: Root) -> Listing:
     pending = [("", 0)]
     while pending:
         name, depth = pending.pop()
-        path = f"{root.path}/{name}" if name else root.path
         try:
-            descriptor = os.open(path, _DIRECTORY_FLAGS)
+            descriptor = _open(root.path, name)
         except FileNotFoundError:
             if not name:
                 raise
@@ -59,8 +59,8 @@ def list_root(root: Root) -> Listing:
         except OSError as error:
             if not name:
                 raise
-            why = f"{error.strerror}; it belongs to uid {listing.directories[name].uid}"
-            listing.gaps.append(Gap(f"the directory {path}", why, source="open"))
+            why = f"{reason_of(error)}; it belongs to uid {listing.directories[name].uid}"
+            listing.gaps.append(Gap(f"the directory {root.path}/{name}", why, source="open"))
             continue
         try:
             for below in _read_directory(descriptor, f"{name}/" if name else "", listing):
@@ -71,6 +71,14 @@ def list_root(root: Root) -> Listing:
         finally:
             os.close(descriptor)
     return listing
+
+
+def _open(root: str, name: str) -> int:
+    """A descriptor to list the directory `name` below `root`, or `root` itself."""
+    if not name:
+        return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with directory_of(root, name) as (parent, last):
+        return os.open(last, _DIRECTORY_FLAGS, dir_fd=parent)
 
 
 def _read_directory(descriptor: int, prefix: str, listing: Listing) -> list[str]:

@@ -142,8 +142,8 @@ def _isolate(wanted: bool | None) -> str:
         registry = os.environ.get(_REGISTRY)
         if registry:
             return f"{_REGISTRY} names registry {registry}, which runs outside"
-        default = f"/dev/shm/shmlease-u{os.geteuid()}"
-        if os.path.isdir(default):
+        default = _default_registry()
+        if default:
             return f"this user's default registry runs ({default})"
     try:
         enter_isolation()
@@ -154,6 +154,16 @@ def _isolate(wanted: bool | None) -> str:
             ) from error
         return f"the system does not allow it ({error})"
     return ""
+
+
+def _default_registry() -> str:
+    """The directory of this user's default registry; the empty string if there is none."""
+    if not any(name.startswith(f"shmlease-u{os.geteuid()}") for name in os.listdir(_SHM)):
+        return ""  # found out without what follows takes to import
+    from shmlease.system.directory import default_registry_id, registry_directories  # noqa: PLC0415
+
+    usual = default_registry_id(_SHM)
+    return next((directory.path for directory in registry_directories(_SHM) if directory.id == usual), "")
 
 
 def _begin_scope(name: str) -> Scope:

@@ -1,0 +1,28 @@
+"""What a segment is called in /dev/shm itself, once somebody has asked for a name that any program can open."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from shmlease.core.model import RegistryRow, SegmentRow
+
+__all__ = ["os_name_of", "os_names_of"]
+
+_RANDOM_BYTES = 8
+
+
+def os_name_of(segment: SegmentRow, registry: RegistryRow) -> str:
+    """The name of `segment`: ``shmlease-<registry>-<number>-<random>``.
+
+    Anybody may make files in /dev/shm. The random part, which only a reader of the lease table could work out, keeps others
+    from taking the name first. It is the same whenever it is asked for, also by a successor of the registry.
+    """
+    subject = f"{segment.number}.{segment.generation}".encode()
+    random = hashlib.blake2b(subject, key=registry.name_key, digest_size=_RANDOM_BYTES).hexdigest()
+    return f"shmlease-{registry.id}-{segment.number}-{random}"
+
+
+def os_names_of(registry_id: str) -> re.Pattern[str]:
+    """What all such names of a registry look like."""
+    return re.compile(rf"shmlease-{re.escape(registry_id)}-\d+-[0-9a-f]{{{2 * _RANDOM_BYTES}}}")

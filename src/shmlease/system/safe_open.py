@@ -1,0 +1,249 @@
+"""Opening what others can write: a directory of shared memory, and the files in it.
+
+A path in /dev/shm may name anything that another user, or a program gone wrong, has put there: a link, a FIFO, a device, a
+sparse file of 1 TB, a file under somebody's kernel lease. So, whatever is opened here
+
+- is opened without following a link and without waiting (O_NOFOLLOW, O_NONBLOCK);
+- is judged by its descriptor after it was opened, and reached through the descriptor of its directory, so that a swap in
+  between changes nothing;
+- is a directory, or a regular file, of the owner that was asked for; anything else is closed again and refused in words;
+- is read no further than a bound.
+
+The modes of what is made here do not depend on the umask, and what a start under a strange umask has left with too few bits
+is repaired, if it is this user's and nobody else could enter it.
+
+Source: open(2), fcntl(2) on leases (an opener waits for up to 45 s unless it said O_NONBLOCK), proc(5) on /proc/self/fd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+from shmlease.errors import PermissionDeniedError
+from shmlease.units import format_bytes
+
+__all__ = [
+    "DIRECTORY_MODE",
+    "FILE_MODE",
+    "create_regular",
+    "directory_of",
+    "ensure_mode",
+    "open_directory",
+    "open_regular",
+    "read_regular",
+    "reason_of",
+]
+
+DIRECTORY_MODE: Final = 0o700
+FILE_MODE: Final = 0o600
+_NO_SURPRISE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+# O_PATH: needs no permission on the directory itself, does for all that is relative to it, and cannot be read by mistake.
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PIECE_BYTES: Final = 1 << 20
+_KINDS: Final = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFREG: "a regular file",
+}
+
+
+def open_directory(path: str, *, directory: int | None = None) -> int:
+    """A descriptor that stands for the directory at `path`, for use as `dir_fd`; it cannot itself be listed.
+
+    Whose it is, and of what mode, is for the caller to see.
+
+    Parameters
+    ----------
+    path : str
+        Relative to the open `directory`, if given. Its last component is not followed.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is nothing.
+    PermissionDeniedError
+        It is something else.
+    """
+    try:
+        return os.open(path, _DIRECTORY, dir_fd=directory)
+    except NotADirectoryError:
+        status = os.stat(path, dir_fd=directory, follow_symlinks=False)
+        raise _refused(path, status, stat.S_IFDIR, None, directory) from None
+
+
+@contextlib.contextmanager
+def directory_of(root: str, name: str) -> Iterator[tuple[int, str]]:
+    """A descriptor of the directory in which `name` lies, some way below `root`, and the last component of `name`.
+
+    Other users may make directories below `root`, and put links in their place: none is followed.
+
+    Raises
+    ------
+    FileNotFoundError
+        A directory on the way is gone.
+    PermissionDeniedError
+        It is no directory any more.
+    """
+    directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        *parents, last = name.split("/")
+        for parent in parents:
+            below = open_directory(parent, directory=directory)
+            os.close(directory)
+            directory = below
+        yield directory, last
+    finally:
+        os.close(directory)
+
+
+def open_regular(path: str, flags: int = os.O_RDONLY, *, directory: int | None = None, owner: int | None = None) -> int:
+    """A descriptor of the regular file at `path`.
+
+    Parameters
+    ----------
+    path : str
+        Relative to the open `directory`, if given. Its last component is not followed.
+    flags : int
+        How to open it; nothing is made and nothing is cut short.
+    owner : int, optional
+        The user id that it must belong to. If that is this process's, and the file lacks the bits that let its owner in, it
+        is given them.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is nothing.
+    PermissionDeniedError
+        It is something else, or somebody else's.
+    OSError
+        The kernel refused: EACCES, or EAGAIN where somebody holds a lease on the file.
+    """
+    try:
+        descriptor = os.open(path, flags | _NO_SURPRISE, dir_fd=directory)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        descriptor = _second_try(path, flags, directory, owner)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or (owner is not None and status.st_uid != owner):
+        os.close(descriptor)
+        raise _refused(path, status, stat.S_IFREG, owner, directory)
+    return descriptor
+
+
+def create_regular(path: str, *, directory: int | None = None, owner: int | None = None) -> int:
+    """A descriptor, for reading and writing, of a new file at `path`: mode 0600, whatever the umask.
+
+    Parameters
+    ----------
+    owner : int, optional
+        Whom to give it to.
+
+    Raises
+    ------
+    FileExistsError
+        There is something of that name.
+    OSError
+        ENOSPC and the like.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_SURPRISE, FILE_MODE, dir_fd=directory)
+    try:
+        os.fchmod(descriptor, FILE_MODE)
+        if owner is not None and owner != os.geteuid():
+            os.fchown(descriptor, owner, -1)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_regular(path: str, limit_bytes: int, *, directory: int | None = None, owner: int | None = None) -> bytes:
+    """What the regular file at `path` holds.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is nothing.
+    PermissionDeniedError
+        It is something else, somebody else's, or larger than `limit_bytes`.
+    OSError
+        The kernel refused.
+    """
+    descriptor = open_regular(path, directory=directory, owner=owner)
+    try:
+        size_bytes = os.fstat(descriptor).st_size
+        position = 0
+        pieces: list[bytes] = []
+        while position <= limit_bytes and size_bytes <= limit_bytes:
+            piece = os.pread(descriptor, min(_PIECE_BYTES, limit_bytes + 1 - position), position)
+            if not piece:
+                return b"".join(pieces)
+            pieces.append(piece)
+            position += len(piece)
+    finally:
+        os.close(descriptor)
+    raise PermissionDeniedError(
+        f"{path} holds {format_bytes(max(size_bytes, position))}; not more than {format_bytes(limit_bytes)} is read",
+        path=path,
+    )
+
+
+def ensure_mode(descriptor: int, wanted: int) -> None:
+    """Give what `descriptor` stands for the bits of its owner that it lacks.
+
+    A mode that lets others in is nothing that a umask has made: it stays, for its owner to look into.
+    """
+    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    if mode & wanted != wanted and not mode & 0o077:
+        os.chmod(f"/proc/self/fd/{descriptor}", wanted)  # fchmod(2) does not take an O_PATH descriptor
+
+
+def reason_of(error: OSError) -> str:
+    """Why `error` was raised, without the path."""
+    return error.strerror or str(error)
+
+
+def _second_try(path: str, flags: int, directory: int | None, owner: int | None) -> int:
+    """Open what could not be opened, if that can be repaired; else raise why not."""
+    status = os.stat(path, dir_fd=directory, follow_symlinks=False)
+    if not stat.S_ISREG(status.st_mode):  # ELOOP, ENXIO, EISDIR, or EACCES
+        raise _refused(path, status, stat.S_IFREG, owner, directory) from None
+    if owner == os.geteuid():
+        _repair(path, directory)
+    return os.open(path, flags | _NO_SURPRISE, dir_fd=directory)
+
+
+def _repair(path: str, directory: int | None) -> None:
+    """Give a regular file of this user's the bits of its owner that it lacks."""
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+            ensure_mode(descriptor, FILE_MODE)
+    finally:
+        os.close(descriptor)
+
+
+def _refused(
+    path: str, status: os.stat_result, wanted: int, owner: int | None, directory: int | None
+) -> PermissionDeniedError:
+    """What stands in the way at `path`, in words."""
+    if directory is not None:
+        with contextlib.suppress(OSError):
+            path = f"{os.readlink(f'/proc/self/fd/{directory}')}/{path}"
+    kind = stat.S_IFMT(status.st_mode)
+    faults = []
+    if kind != wanted:
+        faults.append(f"is {_KINDS.get(kind, 'something else')}, not {_KINDS[wanted]}")
+    if owner is not None and status.st_uid != owner:
+        expected = f"this process runs as uid {owner}" if owner == os.geteuid() else f"uid {owner} was expected"
+        faults.append(f"belongs to uid {status.st_uid}; {expected}")
+    return PermissionDeniedError(f"{path} {' and '.join(faults)}", path=path, uid=status.st_uid)
