@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
+import psutil
+
 __all__ = ["Oracle", "Sample"]
 
 _BLOCK_BYTES: Final = 512
@@ -39,6 +41,7 @@ class Oracle:
     """
 
     def __init__(self, registry: str, *, is_private: bool, root: str = "/dev/shm", proc: str = "/proc") -> None:
+        self._registry = registry
         self._directory = f"{root}/shmlease-{registry}"
         self._prefix = f"shmlease-{registry}"
         self._root = root
@@ -111,26 +114,21 @@ class Oracle:
         return used_bytes - sum(seen.values())
 
     def registry_pids(self) -> set[int]:
-        """The processes that serve this registry: they listen on a socket in its directory, and say so in /proc."""
+        """The processes that serve this registry, by their command lines."""
         found = set()
-        for pid in filter(str.isdigit, os.listdir(self._proc)):
-            try:
-                with open(f"{self._proc}/{pid}/cmdline", "rb") as file:
-                    command = file.read()
-            except OSError:
-                continue
-            if b"shmlease.registry" in command and f'"{self._prefix[3:]}"'.encode() in command:
-                found.add(int(pid))
+        for process in psutil.process_iter(["cmdline"]):
+            command = " ".join(process.info["cmdline"] or ())
+            if "shmlease.registry" in command and f'"{self._registry}"' in command:
+                found.add(process.pid)
         return found
 
     def resident_bytes(self, pid: int) -> int:
-        """Memory of a process, shared memory not counted; 0 if it has ended."""
+        """Memory of a process that is in no file and not shared; 0 if it has ended."""
         try:
-            with open(f"{self._proc}/{pid}/status") as file:
-                fields = dict(line.split(":", 1) for line in file)
-        except FileNotFoundError:
+            memory = psutil.Process(pid).memory_info()
+        except psutil.NoSuchProcess:
             return 0
-        return sum(int(fields[key].split()[0]) * 1024 for key in ("RssAnon", "RssFile") if key in fields)
+        return int(memory.rss - memory.shared)
 
     def _entries(self) -> Iterator[tuple[str, os.stat_result]]:
         for name in _listed(self._directory):

@@ -118,6 +118,10 @@ class Run:
         try:
             self._crew.open_epoch()
             self._crew.start_all()
+            if not self.registry_processes():  # then no fault would ever strike it
+                raise shmlease.LeaseError(
+                    f"no process of registry {self.registry_id} can be found among those of this system"
+                )
             record.registry_bytes[0] = self._registry_memory()
             record.begin()
             while True:
