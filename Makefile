@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check stress bench docs dist clean
+.PHONY: demo test check coverage stress bench docs dist clean
 
 $(VENV)/.installed: pyproject.toml hatch_build.py $(wildcard src/shmlease/*/*.c)
 	$(PYTHON) -m venv --without-pip $(VENV)
@@ -20,6 +20,10 @@ check: $(VENV)/.installed  ## lint, format and types
 	$(BIN)/ruff check src tests benchmarks hatch_build.py
 	$(BIN)/ruff format --check src tests benchmarks hatch_build.py
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
+
+coverage: $(VENV)/.installed  ## how much of the code the tests within one process reach
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered tests/unit tests/conformance tests/property
 
 stress: $(VENV)/.installed  ## the long stress and chaos runs
 	$(BIN)/python -m pytest -m stress --timeout 1800 --hypothesis-profile explore $(PYTEST_ARGS)

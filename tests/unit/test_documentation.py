@@ -54,3 +54,13 @@ def test_links_lead_somewhere(page: str) -> None:
     place = (ROOT / page).parent
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
         assert link.startswith("http") or (place / link).exists(), f"{page} links to {link}"
+
+
+def test_every_decision_is_in_the_index_with_its_title_and_date() -> None:
+    folder = ROOT / "docs/decisions"
+    index = (folder / "README.md").read_text()
+    for path in sorted(folder.glob("0*.md")):
+        number, title = path.read_text().splitlines()[0].removeprefix("# ").split(" ", 1)
+        assert re.search(
+            rf"\| {number} \| \[{re.escape(title)}\]\({re.escape(path.name)}\) \| \d{{4}}-\d\d-\d\d \|", index
+        ), path.name
