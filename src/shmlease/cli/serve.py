@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 
 import click
+from msgspec.structs import replace
 
 from shmlease.client.registry import WARM_IDLE_S, begin, checked_id, settings_for
 from shmlease.registry.process import serve
 from shmlease.system.directory import RegistryDirectory, default_registry_id
 from shmlease.system.reclaim import sweep
+from shmlease.system.surroundings import settle_in
 from shmlease.units import format_bytes
 
 __all__ = ["command"]
@@ -38,6 +40,7 @@ def command(registry: str | None, capacity: str | None, warm: str | None, warm_i
         raise click.UsageError(str(error)) from None
     lock_fd = begin(directory)
     os.umask(0o077)
+    settings = replace(settings, in_foreground=True)
 
     def ready() -> None:
         click.echo(
@@ -46,5 +49,5 @@ def command(registry: str | None, capacity: str | None, warm: str | None, warm_i
             err=True,
         )
 
-    serve(settings, lock_fd, ready)
+    serve(settings, lock_fd, ready, lambda _: settle_in())
     click.echo(f"shmlease: registry {directory.id} has ended, nothing is left", err=True)

@@ -8,19 +8,25 @@ import socket
 import struct
 from typing import Final, Protocol
 
+from shmlease.core.limits import Limits, shortfalls
 from shmlease.core.messages import MAX_PACKET_BYTES, Notice
+from shmlease.core.model import ClientState
 from shmlease.core.settings import Settings
+from shmlease.errors import ProtocolError
 from shmlease.system.clock import Clock, SystemClock
 from shmlease.system.directory import RegistryDirectory
-from shmlease.system.identity import peer_of, require_same_user
+from shmlease.system.identity import is_dead, peer_of, require_same_user
 from shmlease.system.journal import Journal
 from shmlease.system.launch import launch
 from shmlease.system.mapping import Mapping, map_segment, reserve_pages
+from shmlease.system.surroundings import own_limits
 
 __all__ = ["Connection", "DirectoryEndpoint", "Endpoint", "NoticeLog"]
 
 # How long one wait on the socket lasts before the caller looks at its deadline.
 _PATIENCE_S: Final = 1
+# How long a process with low limits leaves it to others to succeed a registry: they take 50 ms where they use it just then.
+_HESITATE_NS: Final = 500_000_000
 _TIMEVAL: Final = struct.Struct("@ll")
 
 
@@ -64,6 +70,10 @@ class Endpoint(Protocol):
 
     def succeed(self) -> None:
         """Start a successor if the registry is dead and nobody else is at it."""
+        ...
+
+    def limits(self) -> Limits | None:
+        """What a registry may use that this process starts; None if it cannot start one."""
         ...
 
     def open_journal(self, client: int) -> NoticeLog:
@@ -135,6 +145,8 @@ class DirectoryEndpoint:
         self.directory = directory
         self.id = directory.id
         self.clock: Clock = clock or SystemClock()
+        self._can_start = True
+        self._hesitating = 0, 0  # which epoch was not succeeded at once, and until when it is not
 
     def exists(self) -> bool:
         """Whether the registry's directory is there, and this user's.
@@ -151,14 +163,40 @@ class DirectoryEndpoint:
         return _SocketConnection(self.directory.socket_path)
 
     def succeed(self) -> None:
-        """Take the registry's lock, if it is free, and start a process that goes on with it."""
+        """Take the registry's lock, if it is free, and start a process that goes on with it.
+
+        A process that may use less than the registry might leaves that to other clients for a moment.
+        """
         lock_fd = self.directory.lock()
         if lock_fd is None:
             return
         try:
+            if self._leaves_it_to_others():
+                return
+            self._can_start = False
             launch(Settings(self.id, self.directory.root), lock_fd)
+            self._can_start = True
         finally:
             self.directory.unlock(lock_fd)
+
+    def limits(self) -> Limits | None:
+        """What a registry may use that this process starts; None if the last one that it tried to start did not."""
+        return own_limits() if self._can_start else None
+
+    def _leaves_it_to_others(self) -> bool:
+        try:
+            snapshot = self.directory.read_ledger()
+        except (OSError, ProtocolError, MemoryError):  # low limits may be why
+            return False
+        registry = snapshot.registry
+        if registry is None or registry.wanted is None or not shortfalls(own_limits(), registry.wanted):
+            return False
+        now_ns = self.clock.now_ns()
+        if self._hesitating[0] != registry.epoch:
+            clients = (client.identity for client in snapshot.clients.values() if client.state is not ClientState.ENDED)
+            others = any(not is_dead(identity) for identity in clients if identity.pid != os.getpid())
+            self._hesitating = registry.epoch, now_ns + (_HESITATE_NS if others else 0)
+        return now_ns < self._hesitating[1]
 
     def open_journal(self, client: int) -> NoticeLog:
         """The journal of `client`."""

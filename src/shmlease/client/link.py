@@ -461,7 +461,7 @@ class Link:
         """Connect, say who this is, and go on where the last connection ended."""
         connection = self._connection = self.endpoint.connect()
         self._seq += 1
-        connection.send(encode([m.Hello(self._seq, m.PROTOCOL, self._secret, self.client)]))
+        connection.send(encode([m.Hello(self._seq, m.PROTOCOL, self._secret, self.client, self.endpoint.limits())]))
         deadline_ns = self.endpoint.clock.now_ns() + int(RECOVER_WITHIN_S * 1e9)
         welcome: m.Welcome | m.Refused | None = None
         others: list[m.RegistryMessage] = []  # answers over the connection before, pushed to whoever is there now

@@ -15,6 +15,8 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
+from shmlease.core.limits import Limits
+
 __all__ = [
     "LOOK_AGAIN_NS",
     "MAX_MESSAGES",
@@ -77,12 +79,16 @@ LayoutBytes = Annotated[bytes, Meta(max_length=32 * 1024)]
 
 
 class Hello(Struct, frozen=True, array_like=True, tag=1):
-    """First message of a connection; `resume` is the id of an earlier one of the same process, or 0."""
+    """First message of a connection; `resume` is the id of an earlier one of the same process, or 0.
+
+    `limits` are those that a registry would have which this process starts, if it can.
+    """
 
     seq: Seq
     protocol: Count
     secret: Annotated[bytes, Meta(min_length=16, max_length=16)]
     resume: ClientId
+    limits: Limits | None = None
 
 
 class Lease(Struct, frozen=True, array_like=True, tag=2):

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from shmlease.core.limits import Limits
 from shmlease.core.transitions import LeaseState, SegmentState
 
 __all__ = [
@@ -81,6 +82,7 @@ class EventKind(enum.StrEnum):
     SEGMENT_MISSING = "segment file missing"
     RETIRE_FAILED = "unlink failed"
     TAKEOVER = "registry succeeded"
+    HANDED_OVER = "registry handed over"
     CLOSED_WITH_HOLDERS = "registry closed with leases held"
 
 
@@ -117,6 +119,9 @@ class RegistryRow(msgspec.Struct, frozen=True, array_like=True, tag="R"):
     owner: Identity | None  # the process whose end closes the registry, for an embedded one
     closing: bool = False
     name_key: bytes = b""  # what makes the OS names of its segments unguessable
+    limits: Limits | None = None  # what its process may use
+    wanted: Limits | None = None  # what the process of the first registry might use
+    cpus: tuple[int, ...] = ()  # the processors that the first registry was allowed
 
 
 class Mark(enum.IntEnum):

@@ -60,13 +60,10 @@ def capacity_refusal(rows: Rows, waiter: Waiter[Lease], shm_free_bytes: int, now
             RefusalCode.CAPACITY, f"{asked}: the registry's whole capacity is {format_bytes(capacity)}; raise it", facts
         )
     waited = format_duration((now_ns - waiter.since_ns) / 1e9)
-    if waiter.shortage:
-        where = f"{waiter.shortage}, {format_bytes(shm_free_bytes)} free there; free some of it or enlarge the mount"
-    else:
-        where = (
-            f"{format_bytes(rows.used_bytes)} of the registry's {format_bytes(capacity)} are in use by "
-            f"{len(rows.segments)} segments; release some, wait longer, or raise the capacity"
-        )
+    where = waiter.shortage or (
+        f"{format_bytes(rows.used_bytes)} of the registry's {format_bytes(capacity)} are in use by "
+        f"{len(rows.segments)} segments; release some, wait longer, or raise the capacity"
+    )
     return Refusal(RefusalCode.CAPACITY, f"{asked} after waiting {waited}: {where}", facts)
 
 

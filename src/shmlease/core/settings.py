@@ -12,6 +12,7 @@ __all__ = ["Settings"]
 class Settings(msgspec.Struct, frozen=True):
     """How a registry is to run.
 
+    `in_foreground`: it runs where its user has put it, and is not handed over to a client that may use more.
     `capacity_bytes` bounds all segments together; `warm_limit_bytes` those kept for reuse, each for at most `warm_idle_s`
     idle seconds. `owner` is the process whose end closes the registry. A successor takes all but `id` and `root` from the
     ledger.
@@ -23,3 +24,4 @@ class Settings(msgspec.Struct, frozen=True):
     warm_limit_bytes: int = 0
     warm_idle_s: float = 0.0
     owner: Identity | None = None
+    in_foreground: bool = False

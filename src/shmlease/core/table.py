@@ -29,6 +29,7 @@ from shmlease.core.clients import Clients
 from shmlease.core.effects import Effect, LinkAlias, RevokeSpare, Stop
 from shmlease.core.grants import Grants
 from shmlease.core.leases import Leases
+from shmlease.core.limits import Limits, is_better, shortfalls
 from shmlease.core.model import (
     AppliedRow,
     ClientState,
@@ -138,6 +139,18 @@ class Table:
         client = self._clients.hello(message, identity, now_ns)
         self._finish(now_ns)
         return client
+
+    def hands_over_to(self, limits: Limits | None, identity: Identity, now_ns: int) -> bool:
+        """Whether the process that may use `limits` is to start a better registry than this one; that is then recorded."""
+        registry = self.rows.registry
+        if limits is None or registry.limits is None or registry.wanted is None or registry.closing:
+            return False
+        if not is_better(limits, registry.limits, registry.wanted):
+            return False
+        lacked = shortfalls(registry.limits, registry.wanted)
+        detail = f"to pid {identity.pid}, for this process had {lacked}"
+        self.rows.record(now_ns, EventKind.HANDED_OVER, detail=detail)
+        return True
 
     def detached(self, client: int, now_ns: int, reason: str = "") -> None:
         """The connection of `client` ended; its process is not proved dead, so its leases stay."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-import resource
 import select
 import signal
 import socket
@@ -21,7 +20,7 @@ from shmlease.system.clock import Clock
 from shmlease.system.descriptors import Descriptors, descriptors_of
 from shmlease.system.identity import identify, peer_of, pidfd_of_peer, require_same_user, unseen_identity, watch
 
-__all__ = ["Loop"]
+__all__ = ["ACCEPT_WITH", "Loop"]
 
 # Packets read from one connection before the others have their turn.
 _TURN: Final = 32
@@ -30,7 +29,7 @@ _BACKLOG: Final = 256
 _HELLO_WITHIN_NS: Final = 5_000_000_000
 _MAX_STRANGERS: Final = 256
 # Accepting takes a socket, a pidfd, and for a moment what /proc is read through; as many again for the work of that turn.
-_ACCEPT_WITH: Final = 6
+ACCEPT_WITH: Final = 6
 # Accepting fails with these when descriptors or memory are short: the listener is left alone until something was let go.
 _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # How often the loop looks whether it is still to serve: whoever removes a registry's directory tells nobody.
@@ -68,9 +67,6 @@ class Loop:
         self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._epoll.register(listener.fileno(), select.EPOLLIN)
         self._epoll.register(self._wake_r, select.EPOLLIN)
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft < hard:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     # --- set-up --------------------------------------------------------------------------------------------------
 
@@ -193,7 +189,7 @@ class Loop:
 
     def _is_short_of_descriptors(self) -> bool:
         in_use, limit = descriptors_of()
-        return limit - in_use < _ACCEPT_WITH
+        return limit - in_use < ACCEPT_WITH
 
     def _stop_accepting(self) -> None:
         """Let newcomers wait: to be woken for each of them again and again would help nobody."""

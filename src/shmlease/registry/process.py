@@ -16,20 +16,23 @@ from typing import Final
 
 import msgspec
 
+from shmlease.core.limits import Limits
 from shmlease.core.messages import Notice
 from shmlease.core.model import ClientState, RegistryRow, Snapshot
 from shmlease.core.settings import Settings
 from shmlease.core.table import Table
 from shmlease.errors import PermissionDeniedError, RegistryUnavailableError
-from shmlease.registry.loop import Loop
+from shmlease.registry.loop import ACCEPT_WITH, Loop
 from shmlease.registry.server import Server
 from shmlease.system.clock import SystemClock
+from shmlease.system.descriptors import descriptors_of
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.identity import own_identity
 from shmlease.system.journal import JournalReader
 from shmlease.system.launch import LOCK_FD, REPORT_FD
 from shmlease.system.ledger import Ledger
 from shmlease.system.safe_open import FILE_MODE
+from shmlease.system.surroundings import settle_in
 
 __all__ = ["main", "serve"]
 
@@ -73,7 +76,12 @@ class _FileStore(RegistryDirectory):
         super().drop_journal(client)
 
 
-def serve(settings: Settings, lock_fd: int, ready: Callable[[], None]) -> None:
+def serve(
+    settings: Settings,
+    lock_fd: int,
+    ready: Callable[[], None],
+    settle: Callable[[RegistryRow | None], Limits | None] = lambda _: None,
+) -> None:
     """Serve the registry `settings.id` until it is closed, stopped by a signal, or no longer needed.
 
     Parameters
@@ -84,6 +92,8 @@ def serve(settings: Settings, lock_fd: int, ready: Callable[[], None]) -> None:
         The registry's lock, held.
     ready : callable
         Called when clients can connect.
+    settle : callable
+        Called with what the predecessor left, or None: makes this process fit to serve, and tells what it may use.
 
     Raises
     ------
@@ -104,6 +114,8 @@ def serve(settings: Settings, lock_fd: int, ready: Callable[[], None]) -> None:
     if previous is not None and previous.closing:
         store.remove()
         raise RegistryUnavailableError(f"registry {settings.id} was closed; what it had left is removed now")
+    limits = settle(previous)
+    wanted = None if previous is None or settings.in_foreground else previous.wanted
     row = RegistryRow(
         settings.id,
         own_identity(),
@@ -114,6 +126,9 @@ def serve(settings: Settings, lock_fd: int, ready: Callable[[], None]) -> None:
         clock.now_ns(),
         settings.owner if previous is None else previous.owner,
         name_key=secrets.token_bytes(16) if previous is None else previous.name_key,
+        limits=limits,
+        wanted=wanted or limits,
+        cpus=(previous and previous.cpus) or tuple(os.sched_getaffinity(0)),
     )
     table = Table(row, snapshot, clock.now_ns())
     loop = Loop(_listen(store), clock)
@@ -125,16 +140,20 @@ def serve(settings: Settings, lock_fd: int, ready: Callable[[], None]) -> None:
     table.rows.take_changes()
     clients = [c for c in table.rows.clients.values() if c.state is not ClientState.ENDED]
     server.recover([c.id for c in clients if not loop.watch_client(c.id, c.identity)])
+    if limits is not None:
+        _require_descriptors(row, len(clients))
     if row.owner is not None:
         loop.watch_owner(row.owner)
     ready()
     loop.run()
-    if not table.rows.registry.closing:
-        table.close(clock.now_ns())
-    server.settle()
-    was_there = store.is_locked_by(lock_fd)
+    was_there = True
     try:
-        _remove(store, lock_fd)  # before the connections: a client that sees its connection end finds nothing left
+        if not server.is_handed_over:
+            if not table.rows.registry.closing:
+                table.close(clock.now_ns())
+            server.settle()
+            was_there = store.is_locked_by(lock_fd)
+            _remove(store, lock_fd)  # before the connections: a client that sees its connection end finds nothing left
     finally:
         loop.close()
         ledger.close()
@@ -144,6 +163,28 @@ def serve(settings: Settings, lock_fd: int, ready: Callable[[], None]) -> None:
             f"{store.path} was removed under registry {settings.id}, which has ended: its segments are gone but for what is "
             "mapped already. Find out who removes it (a cleaner of /dev/shm, or systemd-logind with RemoveIPC=yes when the "
             "user has logged out), and start it again"
+        )
+
+
+def settle_as_successor(previous: RegistryRow | None) -> Limits:
+    """What `serve` has a process do that a client has started."""
+    return settle_in(None if previous is None else previous.wanted, () if previous is None else previous.cpus)
+
+
+def _require_descriptors(row: RegistryRow, clients: int) -> None:
+    """Leave it to a process that may have more descriptors open, if this one may not have enough for the clients there are.
+
+    Raises
+    ------
+    RegistryUnavailableError
+        It may not.
+    """
+    in_use, limit = descriptors_of()
+    is_short = in_use + clients + ACCEPT_WITH > limit
+    if is_short and row.limits is not None and row.wanted is not None and row.limits.open_files < row.wanted.open_files:
+        raise RegistryUnavailableError(
+            f"{in_use} descriptors are in use and one is missing for each of {clients} clients, but the hard limit of what this "
+            f"process starts is {limit} (RLIMIT_NOFILE)"
         )
 
 
@@ -197,7 +238,7 @@ def main(settings: str) -> None:
         os.close(null)
 
     try:
-        serve(msgspec.json.decode(settings, type=Settings), LOCK_FD, ready)
+        serve(msgspec.json.decode(settings, type=Settings), LOCK_FD, ready, settle_as_successor)
     except Exception as error:
         if report_fd >= 0:
             os.write(report_fd, f"{type(error).__name__}: {error}".encode())

@@ -10,6 +10,7 @@ committed; whatever was not committed has not happened.
 
 from __future__ import annotations
 
+import errno
 from collections import defaultdict, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Final, Protocol
@@ -36,6 +37,8 @@ from shmlease.errors import ProtocolError
 from shmlease.registry.promises import Promises
 from shmlease.system.clock import Clock
 from shmlease.system.descriptors import Descriptors
+from shmlease.system.exhaustion import explained
+from shmlease.units import format_bytes
 
 __all__ = ["Log", "Server", "Store", "Transport"]
 
@@ -104,6 +107,7 @@ class Server:
 
     def __init__(self, table: Table, store: Store, log: Log, transport: Transport, clock: Clock) -> None:
         self.table = table
+        self.is_handed_over = False  # to a successor that is yet to be started: everything is to be left as it is
         self._store = store
         self._log = log
         self._transport = transport
@@ -117,7 +121,10 @@ class Server:
     # --- what happens --------------------------------------------------------------------------------------------
 
     def hello(self, packet: bytes, identity: Identity) -> int | bytes:
-        """Admit the process that sent `packet` as its first: its client id, or the packet that refuses it."""
+        """Admit the process that sent `packet` as its first: its client id, or the packet that refuses it.
+
+        An empty one if that process may use more than this one: it is to start the next registry, and this one ends.
+        """
         now_ns = self._clock.now_ns()
         seq = 0
         try:
@@ -125,6 +132,10 @@ class Server:
             if not isinstance(message, m.Hello):
                 raise ProtocolError(f"a connection begins with Hello, not {type(message).__name__}")
             seq = message.seq
+            if self.table.hands_over_to(message.limits, identity, now_ns):
+                self.is_handed_over = True
+                self._transport.stop()
+                return b""  # what it would read if this process had died: it goes on as then
             if not self._log.has_room():
                 raise Refusal(m.RefusalCode.CAPACITY, "/dev/shm has no room for the lease table to grow")
             if message.resume:
@@ -367,6 +378,10 @@ class Server:
         """What /dev/shm has left beside what is promised."""
         self.table.shm_free_bytes = max(self._store.free_bytes() - self._promises.total_bytes, 0)
 
+    def _no_room(self) -> str:
+        free = format_bytes(self.table.shm_free_bytes)
+        return f"/dev/shm has not enough room, {free} free there; free some of it, which `shmlease audit` lists, or enlarge the mount"
+
     def _create(self, effect: CreateSegment) -> None:
         store, table, now_ns = self._store, self.table, self._clock.now_ns()
         self._note_room()
@@ -374,7 +389,7 @@ class Server:
             self._promises.look_at_all()
             self._note_room()
         if effect.size_bytes > table.shm_free_bytes:
-            table.segment_failed(effect.segment, "/dev/shm has not enough room", table.shm_free_bytes, now_ns)
+            table.segment_failed(effect.segment, self._no_room(), table.shm_free_bytes, now_ns)
             return
         try:
             store.create_segment(effect.segment, effect.size_bytes)
@@ -382,7 +397,7 @@ class Server:
             self._transport.stop()
             return
         except OSError as error:
-            reason = f"/dev/shm refused a file ({error.strerror})"
+            reason = self._no_room() if error.errno == errno.ENOSPC else explained(error, "the registry process")
             table.segment_failed(effect.segment, reason, store.free_bytes(), now_ns)
             return
         self._promises.add(effect.segment, effect.size_bytes)

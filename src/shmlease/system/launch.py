@@ -11,10 +11,12 @@ from typing import Final
 
 import msgspec
 
+from shmlease.core.limits import ENOUGH_TO_START, shortfalls
 from shmlease.core.settings import Settings
 from shmlease.errors import RegistryUnavailableError, UnsupportedPlatformError
+from shmlease.system.exhaustion import explained
 from shmlease.system.interpreter import find_interpreter, places_of
-from shmlease.system.surroundings import DEFAULT_SIGNALS, environment_for
+from shmlease.system.surroundings import DEFAULT_SIGNALS, environment_for, own_limits
 
 __all__ = ["LOCK_FD", "REPORT_FD", "launch"]
 
@@ -62,10 +64,17 @@ def launch(settings: Settings, lock_fd: int) -> None:
     except RegistryUnavailableError:  # an OSError, too
         raise
     except OSError as error:
-        raise RegistryUnavailableError(f"the registry process cannot be started: {error.strerror}") from error
+        raise RegistryUnavailableError(f"the registry process cannot be started: {explained(error)}") from error
     if not words.endswith(b"ready"):
         last = words.decode(errors="replace").strip().splitlines()
-        raise RegistryUnavailableError(f"the registry process did not start: {last[-1] if last else 'it said nothing'}")
+        said = last[-1] if last else "it said nothing"
+        raise RegistryUnavailableError(f"the registry process did not start: {said}{_low_limits()}")
+
+
+def _low_limits() -> str:
+    """Which limits of this process may have been why, in words."""
+    low = shortfalls(own_limits(soft=True), ENOUGH_TO_START)
+    return f"; the limits of this process, which a process that it starts inherits, are low: {low}" if low else ""
 
 
 def _spawn(interpreter: str, settings: Settings, lock_fd: int, report_fd: int) -> None:

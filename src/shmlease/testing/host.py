@@ -250,6 +250,9 @@ class MemoryEndpoint:
     def succeed(self) -> None:
         """Nothing to do: it does not die before its process."""
 
+    def limits(self) -> None:
+        """None: no other process could start it."""
+
     def open_journal(self, client: int) -> NoticeLog:
         """The journal of `client`."""
         return self.host.directory.open_journal(client)

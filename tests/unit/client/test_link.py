@@ -134,6 +134,9 @@ class FakeRegistry:
         self.connections.append(FakeConnection(self))
         return self.connections[-1]
 
+    def limits(self) -> None:
+        """It is no process."""
+
     def succeed(self) -> None:
         if not self.alive:
             self.successors += 1

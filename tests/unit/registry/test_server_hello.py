@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 
 import pytest
+from msgspec.structs import replace
 from stage import SECRET, Stage
 
 from rig.shell import identity
 from shmlease.core import messages as m
+from shmlease.core.limits import Limits
 from shmlease.core.messages import RefusalCode
 from shmlease.core.model import ClientState, EventKind
 from shmlease.core.wire import encode
@@ -139,3 +141,38 @@ def test_nobody_answers_one_who_has_left(stage: Stage) -> None:
     stage.receive(client, encode([m.Ring(1000), m.Lease(1001, client << 40 | 1001, "a", 1, 1, b"", "", 0, 0)]))
     assert stage.answer(client, 1001) is None
     assert stage.rows.segments == {}
+
+
+MUCH = Limits(*[100] * 7, 0, 0)
+LITTLE = replace(MUCH, open_files=10)
+
+
+@pytest.mark.parametrize(
+    ("offered", "handed_over"),
+    [(MUCH, True), (replace(MUCH, open_files=20), True), (LITTLE, False), (replace(MUCH, cpu_s=9), False), (None, False)],
+)
+def test_weak_registry_ends_in_favour_of_a_client_that_may_use_more(
+    stage: Stage, offered: Limits | None, handed_over: bool
+) -> None:
+    stage.rows.put(replace(stage.rows.registry, limits=LITTLE, wanted=MUCH))
+    packet = encode([m.Hello(7, m.PROTOCOL, SECRET, 0, offered)])
+    answer = stage.server.hello(packet, identity(1234))
+    assert (answer == b"") is handed_over
+    assert stage.server.is_handed_over is handed_over
+    assert (("stop",) in stage.history) is handed_over
+    stage.server.settle()
+    words = [event.detail for event in stage.rows.events.values() if event.kind is EventKind.HANDED_OVER]
+    assert words == (["to pid 1234, for this process had RLIMIT_NOFILE 10 instead of 100"] if handed_over else [])
+    assert not stage.rows.registry.closing
+
+
+def test_registry_that_lacks_nothing_or_is_being_closed_is_not_handed_over(stage: Stage) -> None:
+    packet = encode([m.Hello(7, m.PROTOCOL, SECRET, 0, replace(MUCH, open_files=1000))])
+    for row in (
+        replace(stage.rows.registry, limits=MUCH, wanted=MUCH),
+        stage.rows.registry,
+        replace(stage.rows.registry, limits=LITTLE, wanted=MUCH, closing=True),
+    ):
+        stage.rows.put(row)
+        stage.server.hello(packet, identity(1234))
+        assert not stage.server.is_handed_over

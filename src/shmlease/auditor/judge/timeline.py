@@ -25,6 +25,7 @@ _KINDS: Final = {
     EventKind.SEGMENT_MISSING: "unlink",
     EventKind.RETIRE_FAILED: "retire",
     EventKind.TAKEOVER: "takeover",
+    EventKind.HANDED_OVER: "takeover",
     EventKind.CLOSED_WITH_HOLDERS: "exit",
 }
 

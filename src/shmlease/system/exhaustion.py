@@ -1,0 +1,99 @@
+"""What the system ran out of, or does not allow, in words: from an error number to the limit behind it and what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from typing import Final
+
+from shmlease.units import format_bytes
+
+__all__ = ["explained", "shortage_of_shm"]
+
+_SHM: Final = "/dev/shm"
+_LISTED: Final = 3
+
+
+def explained(error: OSError, who: str = "this process") -> str:
+    """Why the system refused `error` to `who`, as far as can be told, and what to do about it.
+
+    Parameters
+    ----------
+    error : OSError
+        From a system call of this process on something in /dev/shm, or on a descriptor, a process, a mapping.
+    who : str
+        What the one who reads this calls this process.
+    """
+    match error.errno:
+        case errno.EFBIG:
+            return f"{who} may write files of {_bytes(resource.RLIMIT_FSIZE)} at most (RLIMIT_FSIZE); raise `ulimit -f`"
+        case errno.EMFILE:
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            return f"{who} has all of its {limit} descriptors in use (RLIMIT_NOFILE); close some, or raise `ulimit -n`"
+        case errno.ENFILE:
+            return "the system's table of open files is full; close some, or raise the sysctl fs.file-max"
+        case errno.ENOMEM:
+            return f"{who} gets no more memory{_memory_limits()}"
+        case errno.EAGAIN:
+            limit = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+            return f"this user may have {limit} processes at most (RLIMIT_NPROC); end some, or raise `ulimit -u`"
+        case errno.EROFS:
+            return f"{_SHM} is mounted read-only; `mount -o remount,rw {_SHM}` makes it writable"
+        case errno.ENOSPC | errno.EDQUOT:
+            return shortage_of_shm()
+        case _:
+            return error.strerror or str(error)
+
+
+def shortage_of_shm(root: str = _SHM) -> str:
+    """What /dev/shm is full of, and by whom; of bytes or of inodes."""
+    status = os.statvfs(root)
+    free_bytes = status.f_bavail * status.f_frsize
+    total = format_bytes(status.f_blocks * status.f_frsize)
+    if status.f_files and status.f_favail < 16:
+        return f"{root} has {status.f_favail} of {status.f_files} inodes free; `shmlease audit` says whose its files are"
+    holders = ", ".join(_largest(root))
+    of = f"; most is in {holders}" if holders else ""
+    return (
+        f"{root} is full: {format_bytes(free_bytes)} of {total} are free{of}; remove what is not needed, which "
+        "`shmlease audit` tells, or enlarge the mount"
+    )
+
+
+def _largest(root: str) -> list[str]:
+    """The entries of `root` with the most memory: name, size, user."""
+    sizes: list[tuple[int, str, int]] = []
+    with os.scandir(root) as entries:
+        for entry in entries:
+            try:
+                status = entry.stat(follow_symlinks=False)
+                sizes.append((_resident_bytes(entry) or status.st_blocks * 512, entry.name, status.st_uid))
+            except OSError:  # it has gone
+                continue
+    largest = [one for one in sorted(sizes, reverse=True)[:_LISTED] if one[0]]
+    return [f"{ascii(name)[1:-1]} ({format_bytes(size)}, uid {uid})" for size, name, uid in largest]
+
+
+def _resident_bytes(entry: os.DirEntry[str]) -> int:
+    """The memory of the files in a directory, one level deep; 0 for what is none."""
+    if not entry.is_dir(follow_symlinks=False):
+        return 0
+    with os.scandir(entry.path) as below:
+        return sum(one.stat(follow_symlinks=False).st_blocks * 512 for one in below)
+
+
+def _bytes(number: int) -> str:
+    limit = resource.getrlimit(number)[0]
+    return "unlimited size" if limit == resource.RLIM_INFINITY else format_bytes(limit)
+
+
+def _memory_limits() -> str:
+    limits = {
+        name: resource.getrlimit(number)[0]
+        for name, number in (("RLIMIT_AS", resource.RLIMIT_AS), ("RLIMIT_DATA", resource.RLIMIT_DATA))
+    }
+    finite = [f"{name} is {format_bytes(limit)}" for name, limit in limits.items() if limit != resource.RLIM_INFINITY]
+    if finite:
+        return f": {', '.join(finite)}; raise `ulimit -v` or `ulimit -d`"
+    return "; neither RLIMIT_AS nor RLIMIT_DATA is set, so the system, its control group or vm.max_map_count is the limit"
