@@ -157,7 +157,7 @@ def begin_scope(name: str, *, paths: Iterable[str] | None = None, foreign: bool 
     UnsupportedPlatformError
         There is no shared memory at the paths.
     """
-    return scope_of(Observer(tuple(paths) if paths is not None else None, foreign=foreign).look(), name)
+    return scope_of(Observer(tuple(paths) if paths is not None else None, foreign=foreign).look(probing=False), name)
 
 
 def rule_ids(texts: Collection[str]) -> frozenset[str]:

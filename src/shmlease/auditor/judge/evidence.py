@@ -187,6 +187,13 @@ class Scope:
     subjects: Mapping[str, int | None]
     dark_bytes: Mapping[int, int] = field(default_factory=dict)  # by device
 
+    def has(self, subject: str, born_ns: int | None) -> bool:
+        """Whether it was there before; an inode that was used again since is another one."""
+        if subject not in self.subjects:
+            return False
+        before = self.subjects[subject]
+        return before is None or born_ns is None or before == born_ns
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:

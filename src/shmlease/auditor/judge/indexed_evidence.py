@@ -152,11 +152,17 @@ class Picture:
 
     @cached_property
     def suspects(self) -> tuple[File, ...]:
-        """The named files that nobody visible holds and no registry answers for: the ones worth a lease probe."""
+        """The named files, new in the scope if there is one, that nobody visible holds and no registry answers for.
+
+        They are the ones worth a lease probe.
+        """
+        scope = self.limits.scope
         return tuple(
             file
             for key, file in self.evidence.files.items()
-            if key not in self.evidence.holds and not self._is_accounted_for(file)
+            if key not in self.evidence.holds
+            and not (scope is not None and scope.has(subject_of_file(key), file.born_ns))
+            and not self._is_accounted_for(file)
         )
 
     def _is_accounted_for(self, file: File) -> bool:

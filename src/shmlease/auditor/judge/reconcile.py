@@ -70,11 +70,7 @@ def still_free(picture: Picture, findings: Iterable[Finding]) -> tuple[Finding, 
 
 
 def _is_new(finding: Finding, scope: Scope) -> bool:
-    if finding.subject not in scope.subjects:
-        return True
-    before = scope.subjects[finding.subject]
-    now = finding.identity.born_ns if finding.identity else None
-    return before is not None and now is not None and before != now  # the inode was reused
+    return not scope.has(finding.subject, finding.identity.born_ns if finding.identity else None)
 
 
 def scope_of(picture: Picture, name: str) -> Scope:
