@@ -1,6 +1,6 @@
 """The pytest plugin: fails, or warns of, tests that leak shared memory; off unless an option or the configuration turns it on.
 
-What it needs to audit is imported only then (`shmlease.testing.gate`), so that it costs nothing where it is only installed.
+What it needs to audit is imported only then (`shmlease.integrations.pytest`), so that it costs nothing where it is only installed.
 """
 
 from __future__ import annotations
@@ -70,13 +70,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getini("shmlease_registry_scope") not in _SCOPES:
         raise pytest.UsageError(f"shmlease_registry_scope is one of {', '.join(_SCOPES)}")
     if mode != "off":
-        from shmlease.testing.gate import Gate  # noqa: PLC0415 - a tenth of a second, for those who want it
+        from shmlease.integrations.pytest import start_audit  # noqa: PLC0415 - a tenth of a second, for those who want it
 
         try:
-            gate = Gate(config, mode)
+            start_audit(config, fails=mode == "fail")
         except LeaseError as error:
             raise pytest.UsageError(str(error)) from error
-        config.pluginmanager.register(gate, "shmlease-gate")
 
 
 def _registry_scope(fixture_name: str, config: pytest.Config) -> Any:  # noqa: ARG001 - pytest's signature

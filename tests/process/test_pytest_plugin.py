@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from xml.etree import ElementTree
@@ -63,7 +64,9 @@ def unwrapped(result: pytest.RunResult) -> str:
 
 
 def test_off_unless_asked_for(pytester: pytest.Pytester) -> None:
-    write(pytester, LEAK, "    def test_is_not_loaded():\n        assert 'shmlease.testing.gate' not in sys.modules\n")
+    write(
+        pytester, LEAK, "    def test_is_not_loaded():\n        assert 'shmlease.integrations.pytest' not in sys.modules\n"
+    )
     pytester.runpytest_subprocess().assert_outcomes(passed=3)
 
 
@@ -410,6 +413,186 @@ def test_workers_of_xdist_report_their_own_leaks(pytester: pytest.Pytester) -> N
     result.stdout.fnmatch_lines(["test_it.py::test_leak: orphan psm_*, made at test_it.py:5 in make"])
     assert sum("the import of the tests made it" in line for line in result.outlines) == 2
     assert "LH001 psm_" in (pytester.path / "junit.xml").read_text()
+
+
+MANY = """
+    @pytest.mark.parametrize("number", range(6))
+    def test_leak(number):
+        make().close()
+
+    @pytest.mark.allow_shm_leaks("the next run reads it")
+    @pytest.mark.parametrize("number", range(3))
+    def test_allowed(number):
+        make().close()
+
+    @pytest.mark.allow_shm_leaks("held for the next test")
+    def test_allowed_to_hold():
+        kept.append(make())
+
+    @pytest.mark.parametrize("number", range(3))
+    def test_clean(number):
+        segment = make()
+        segment.close()
+        segment.unlink()
+"""
+
+
+@pytest.mark.parametrize("distribution", ["load", "worksteal", "loadscope", "each"])
+def test_workers_report_and_the_controller_sums(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, distribution: str
+) -> None:
+    pytest.importorskip("xdist")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pytester.path / "summary.md"))
+    write(pytester, MANY)
+    workers = 2 if distribution == "each" else 1  # that run each test
+    result = pytester.runpytest_subprocess(
+        "--shmlease-audit", "-n", "2", "--dist", distribution, "--junitxml=junit.xml", "--shmlease-report=report.sarif"
+    )
+    result.assert_outcomes(passed=13 * workers, errors=6 * workers)
+    summary = [line for line in result.outlines if line.startswith("test_it.py::test_leak[") and ": orphan psm_" in line]
+    assert len(summary) == 6 * workers
+    assert {line.partition(":: ")[0].partition(": orphan")[0] for line in summary} == {
+        f"test_it.py::test_leak[{number}]" for number in range(6)
+    }
+    result.stdout.no_fnmatch_line("the session:*")
+    assert sum(line.startswith("::error ") for line in result.outlines) == min(6 * workers, 10)
+    step = (pytester.path / "summary.md").read_text()
+    assert step.count("###") == 1
+    assert f"{6 * workers} leaks" in step
+    sarif = json.loads((pytester.path / "report.sarif").read_text())["runs"][0]["results"]
+    assert sum(not one.get("suppressions") for one in sarif) == 6 * workers
+    suite = ElementTree.parse(pytester.path / "junit.xml").getroot()
+    assert sum(case.find("error") is not None for case in suite.iter("testcase")) == 6 * workers
+
+
+def test_allowed_leaks_do_not_fail_a_session_with_workers(pytester: pytest.Pytester) -> None:
+    pytest.importorskip("xdist")
+    write(pytester, MANY)
+    result = pytester.runpytest_subprocess("--shmlease-audit", "-n", "2", "-k", "allowed or clean")
+    result.assert_outcomes(passed=7)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.no_fnmatch_line("*shared memory leaks*")
+
+
+CRASHES = """
+    import signal
+
+    def crash(name):
+        with open(f"/dev/shm/{name}", "wb") as file:  # which no resource tracker knows
+            file.write(b"x" * 5000)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def test_before():
+        pass
+
+    def test_crashes():
+        crash("NAME-leak")
+
+    @pytest.mark.allow_shm_leaks("on purpose", name="NAME-*")
+    def test_crashes_as_it_may():
+        crash("NAME-allowed")
+"""
+
+
+@pytest.fixture
+def crashes() -> Iterator[str]:
+    """Tests that leave a file and die, one of which may."""
+    name = f"plugin-crash-{os.getpid()}"
+    yield CRASHES.replace("NAME", name)
+    for file in Path("/dev/shm").glob(f"{name}-*"):
+        file.unlink()
+
+
+def test_leak_of_a_worker_that_died_is_an_error_of_the_test_it_died_in(pytester: pytest.Pytester, crashes: str) -> None:
+    pytest.importorskip("xdist")
+    write(pytester, crashes)
+    result = pytester.runpytest_subprocess("--shmlease-audit", "-n", "2", "--junitxml=junit.xml")
+    result.assert_outcomes(passed=1, failed=2, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_crashes _*", "LH001 orphan  plugin-crash-*-leak*"])
+    result.stdout.no_fnmatch_line("*-allowed *")
+    suite = ElementTree.parse(pytester.path / "junit.xml").getroot()
+    errors = [
+        (case.get("name"), error.get("message") or "") for case in suite.iter("testcase") for error in case.iter("error")
+    ]
+    assert [name for name, message in errors if "LH001" in message] == ["test_crashes"], errors
+
+
+FORKS = """
+    import os, pickle, signal
+    from _pytest import runner
+
+    def pytest_runtest_protocol(item, nextitem):
+        # as pytest-forked does it: the test runs in a child, which sends the reports
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        convert = item.config.hook
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            reports = runner.runtestprotocol(item, log=False)
+            sent = [convert.pytest_report_to_serializable(config=item.config, report=one) for one in reports]
+            with open(writer, "wb") as file:
+                file.write(pickle.dumps(sent))
+            os._exit(0)
+        os.close(writer)
+        with open(reader, "rb") as file:
+            sent = file.read()
+        os.waitpid(pid, 0)
+        for data in pickle.loads(sent) if sent else ():
+            report = convert.pytest_report_from_serializable(config=item.config, data=data)
+            item.ihook.pytest_runtest_logreport(report=report)
+        return True
+"""
+
+
+def test_tests_in_forked_children_have_their_own_leaks(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(FORKS)
+    write(pytester, MANY)
+    result = pytester.runpytest_subprocess("--shmlease-audit")
+    result.assert_outcomes(passed=13, errors=6)
+    result.stdout.no_fnmatch_line("the session:*")
+
+
+def test_leak_of_a_forked_child_that_died_is_an_error_of_its_test(pytester: pytest.Pytester, crashes: str) -> None:
+    pytester.makeconftest(FORKS)
+    write(pytester, crashes)
+    result = pytester.runpytest_subprocess("--shmlease-audit")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_crashes _*"])
+
+
+def test_what_a_process_of_a_wider_fixture_makes_is_of_the_test_in_which_it_was_asked(pytester: pytest.Pytester) -> None:
+    tests = """
+    import subprocess, sys
+
+    MAKER = "import sys\\nfor name in sys.stdin: open('/dev/shm/' + name.strip(), 'w').write('x'); print(name, flush=True)"
+
+    @pytest.fixture(scope="module")
+    def maker():
+        with subprocess.Popen([sys.executable, "-c", MAKER], stdin=-1, stdout=-1, text=True, bufsize=1) as process:
+            yield process
+            process.stdin.close()
+
+    def ask(maker, name):
+        print(name, file=maker.stdin, flush=True)
+        maker.stdout.readline()
+
+    def test_starts_it(maker):
+        pass
+
+    def test_asks_for_nothing(maker):
+        pass
+
+    def test_asks(maker):
+        ask(maker, f"plugin-asked-{os.getppid()}")
+    """
+    write(pytester, tests)
+    result = pytester.runpytest_subprocess("--shmlease-audit")
+    for file in Path("/dev/shm").glob(f"plugin-asked-{os.getpid()}"):
+        file.unlink()
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_asks *"])
+    assert "in test test_it.py::test_asks," in unwrapped(result) or "in test test_it.py::test_asks " in unwrapped(result)
 
 
 def test_session_without_the_plugin_runs(pytester: pytest.Pytester) -> None:

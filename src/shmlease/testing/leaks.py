@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,15 +20,16 @@ from typing import Any, Final, Self
 from shmlease.auditor.audit import audit, begin_scope
 from shmlease.auditor.configuration import Configuration, load_configuration
 from shmlease.auditor.judge.evidence import Scope
-from shmlease.auditor.judge.findings import Confidence, Event, Fact, Finding, Process, Report
+from shmlease.auditor.judge.findings import Confidence, Creator, Event, Fact, Finding, Process, Report, SuppressionUse
 from shmlease.auditor.judge.suppression import Suppression
 from shmlease.auditor.report.formats import Style, render
 from shmlease.auditor.run.attribution import answered_for
 from shmlease.auditor.run.command import ISOLATED, recording_environment
 from shmlease.auditor.run.inject.shmlease_recorder import ENVIRONMENT, Recorder
-from shmlease.auditor.run.records import RecordLog
+from shmlease.auditor.run.records import Creations, RecordLog, merged
 from shmlease.auditor.run.subreaper import descendants_of
 from shmlease.testing.glance import Glance, Glancer
+from shmlease.testing.scope_times import ScopeTimes
 
 __all__ = ["LeakError", "LeakWatch", "assert_no_leaks"]
 
@@ -118,6 +120,8 @@ class LeakWatch:
     beside_workers : bool
         Whether this is one of several processes that run tests side by side: then only what it is known to have made, or holds,
         is looked into.
+    record_file : str, optional
+        The file to record in, which outlives this process; by default one that is removed at the end of the watch.
     """
 
     def __init__(
@@ -129,6 +133,7 @@ class LeakWatch:
         children: bool = False,
         alone: bool | None = None,
         beside_workers: bool = False,
+        record_file: str | None = None,
     ) -> None:
         configuration = configuration or Configuration()
         self._settings: dict[str, Any] = {
@@ -146,12 +151,15 @@ class LeakWatch:
         self._device = os.stat(_SHM).st_dev
         self._owned: dict[str, Glance] = {}
         self._ended: dict[str, str] = {}  # subject -> the owner that has ended
+        self._scopes = ScopeTimes()
+        self._record_file = record_file
 
     def __enter__(self) -> Self:
         self._directory = tempfile.mkdtemp(prefix="shmlease-")
-        path = os.path.join(self._directory, "records")
+        path = self._record_file or os.path.join(self._directory, "records")
         environment = recording_environment(os.environ, path)
         self._log = RecordLog(path)
+        self._logs = [self._log]  # and those of other processes
         self._recorder = Recorder(path)
         self._recorder.install()
         self._restore = {key: os.environ.get(key) for key in (ENVIRONMENT, "PYTHONPATH")}
@@ -198,8 +206,7 @@ class LeakWatch:
             return None
         before_looking()
         ended_ns = time.time_ns()
-        records = self._log.read()
-        creations = records.creations(self._device)
+        creations = merged(log.read() for log in self._logs).creations(self._device)
         report = audit(
             scope=Scope(name, self._began_ns, self._subjects, self._dark_bytes),
             creators=creations,
@@ -217,12 +224,54 @@ class LeakWatch:
                 return True
             return False if os.path.exists(f"/proc/{process.pid}") else None
 
-        ours = answered_for(report.findings, made, is_member, unknown=self._unknown)
-        ours = tuple(self._with_owner(finding) for finding in ours)
+        def of_family(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+            return answered_for(findings, made, is_member, unknown=self._unknown)
+
+        report = _without_strangers(report, of_family)
+        ours = of_family(report.findings)
+        ours = tuple(self._with_owner(self._with_test(finding, creations)) for finding in ours)
         events = [Event(self._began_ns, "begin", text=name), Event(ended_ns, "end", text=f"{name} ended")]
         events += [Event(ended_ns, "end", finding.name, f"{name} ended") for finding in ours]
         self._begin_anew()
         return replace(report, findings=ours, events=_about(report.events, ours)).adding(events=events)
+
+    def begin(self, name: str) -> None:
+        """A test begins: what child processes make from now on, they make in it."""
+        self._scopes.begin(name)
+
+    def record_file(self, name: str) -> str:
+        """A file for the process `name` to record in; what it records is read here as well."""
+        path = os.path.join(self._directory, f"records-{name}")
+        self._logs.append(RecordLog(path))
+        return path
+
+    def settle(self, report: Report) -> None:
+        """Another process has reported this: a worker, or a child that ran a test. It is not to be reported again here."""
+        told = (*report.findings, *(one.finding for one in report.suppressed))
+        self._subjects.update((one.subject, one.identity.born_ns if one.identity else None) for one in told)
+        files = {(one.path, one.identity.inode) for one in told if one.identity is not None}
+        subjects = {one.subject for one in told if one.identity is None}
+        self._glance = replace(
+            self._glance,
+            files=self._glance.files | files,
+            sysv=self._glance.sysv | subjects,
+            leases=self._glance.leases | subjects,
+        )
+
+    def by_test(self, report: Report, default: str) -> dict[str, Report]:
+        """`report`, divided by the tests that its findings are to be blamed on; `default` has what no other answers for.
+
+        What an owner made that has ended counts where its end was noticed.
+        """
+        found: dict[str, list[Finding]] = {default: []}
+        for finding in report.findings:
+            test = finding.creator.test if finding.creator and finding.subject not in self._ended else ""
+            found.setdefault(test or default, []).append(finding)
+        others = replace(report, suppressed=(), suppressions=(), events=())
+        return {
+            test: replace(report if test == default else others, findings=tuple(_in_test(one, test) for one in findings))
+            for test, findings in found.items()
+        }
 
     def look(self) -> Glance:
         """What is there now, for `own`."""
@@ -255,6 +304,17 @@ class LeakWatch:
             sysv=self._glance.sysv - fresh.sysv,
             leases=self._glance.leases - fresh.leases,
         )
+
+    def _with_test(self, finding: Finding, creations: Creations) -> Finding:
+        """`finding`, with the test in which it was made.
+
+        A child process knows only the test in which it was started, and may serve many. So of what it makes, the time tells.
+        """
+        record = creations.record_of(finding.identity) if finding.identity is not None else None
+        test = self._scopes.at(record.at_ns) if record is not None and record.pid != os.getpid() else None
+        if test is None or finding.creator is None:
+            return finding
+        return replace(finding, creator=replace(finding.creator, test=test))
 
     def _with_owner(self, finding: Finding) -> Finding:
         owner = self._ended.get(finding.subject)
@@ -291,6 +351,25 @@ class LeakWatch:
         for owned in self._owned.values():
             self._expect(owned)
         self._began_ns = time.time_ns()
+
+
+def _without_strangers(report: Report, of_family: Callable[[Iterable[Finding]], tuple[Finding, ...]]) -> Report:
+    """`report`, where suppressions have set aside, and counted, only what the family answers for."""
+    ours = tuple(one for one in report.suppressed if of_family([one.finding]))
+    strangers = Counter((one.reason, one.source) for one in report.suppressed)
+    strangers.subtract((one.reason, one.source) for one in ours)
+    uses: list[SuppressionUse] = []
+    for use in report.suppressions:
+        foreign = min(use.uses, strangers[use.reason, use.source])
+        strangers[use.reason, use.source] -= foreign
+        uses.append(replace(use, uses=use.uses - foreign))
+    return replace(report, suppressed=ours, suppressions=tuple(uses))
+
+
+def _in_test(finding: Finding, test: str) -> Finding:
+    """`finding`, with the test in which it was noticed where it is not known in which it was made."""
+    creator = finding.creator or Creator()
+    return finding if creator.test or "::" not in test else replace(finding, creator=replace(creator, test=test))
 
 
 def told(report: Report) -> str:

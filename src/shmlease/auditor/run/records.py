@@ -16,7 +16,7 @@ from shmlease.auditor.judge.findings import Creator, FileIdentity, Place
 from shmlease.auditor.observe.statx import statx
 from shmlease.auditor.run.inject.shmlease_recorder import SEPARATOR
 
-__all__ = ["Creations", "Record", "RecordLog", "Records"]
+__all__ = ["Creations", "Record", "RecordLog", "Records", "merged"]
 
 _DELETED: Final = " (deleted)"
 # The kernel stamps a birth with a clock that ticks every 1 to 10 ms, so it may lie before the record that preceded it.
@@ -101,6 +101,15 @@ class Records:
         return Creations(self, device)
 
 
+def merged(logs: Iterable[Records]) -> Records:
+    """What several processes recorded, each in a file of its own, in order of time."""
+    every = tuple(logs)
+    if len(every) == 1:
+        return every[0]
+    records = sorted((record for one in every for record in one.records), key=lambda record: record.at_ns)
+    return Records(tuple(records), {pid: command for one in every for pid, command in one.commands.items()})
+
+
 class Creations(Mapping[FileIdentity, Creator]):
     """The creators of the files of one device; a file is looked up by its identity, birth time included."""
 
@@ -117,12 +126,17 @@ class Creations(Mapping[FileIdentity, Creator]):
             found.sort(key=lambda record: record.at_ns)
 
     def __getitem__(self, identity: FileIdentity) -> Creator:
-        if identity.device == self._device:
-            since_ns = (identity.born_ns or 0) - _TICK_NS
-            for record in self._by_inode.get(identity.inode, ()):
-                if record.at_ns >= since_ns:
-                    return self._records.creator(record)
-        raise KeyError(identity)
+        record = self.record_of(identity)
+        if record is None:
+            raise KeyError(identity)
+        return self._records.creator(record)
+
+    def record_of(self, identity: FileIdentity) -> Record | None:
+        """What was recorded when that file was made."""
+        if identity.device != self._device:
+            return None
+        since_ns = (identity.born_ns or 0) - _TICK_NS
+        return next((record for record in self._by_inode.get(identity.inode, ()) if record.at_ns >= since_ns), None)
 
     def __iter__(self) -> Iterator[FileIdentity]:
         return (FileIdentity(self._device, inode) for inode in self._by_inode)

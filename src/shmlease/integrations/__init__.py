@@ -1,0 +1,1 @@
+"""shmlease in other people's frameworks, each on the public interface alone."""
