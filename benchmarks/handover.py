@@ -1,10 +1,10 @@
 """Hand-over of one array to another process and back to free, 256 B to 256 MiB, beside every peer that is installed.
 
 Quantified: the median wall time of one cycle, in seconds and as a ratio to the stdlib idiom of the same run; see
-`shmlease.bench.handover.QUANTIFIES` for what a cycle is. Peers: the stdlib's SharedMemory, SharedMemoryManager, pickle through a
-Pipe, and iceoryx2, SharedArray, vineyard (the extra `shmlease[bench]`) and torch where they are installed; a memory copy of the
-same array, by one thread, is what the others cannot be below. Methods take turns in blocks within one run, since machines are
-shared and noisy.
+`shmlease.verification.bench.handover.QUANTIFIES` for what a cycle is. Peers: the stdlib's SharedMemory,
+SharedMemoryManager, pickle through a Pipe, and iceoryx2, SharedArray, vineyard (the extra `shmlease[bench]`) and torch
+where they are installed; a memory copy of the same array, by one thread, is what the others cannot be below. Methods take
+turns in blocks within one run, since machines are shared and noisy.
 
     python benchmarks/handover.py [--sizes 4KiB,1MiB,64MiB] [--seconds 2] [--subjects shmlease,iceoryx2] [--json FILE]
 """
@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import argparse
 
-from shmlease.bench.handover import measure_handover
-from shmlease.bench.report import print_or_store
 from shmlease.units import parse_bytes
+from shmlease.verification.bench.handover import measure_handover
+from shmlease.verification.bench.report import print_or_store
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from shmlease.bench.report import as_chart, as_markdown, file_name, has_chart
-from shmlease.bench.timing import Measurement
+from shmlease.verification.bench.report import as_chart, as_markdown, file_name, has_chart
+from shmlease.verification.bench.timing import Measurement
 
 MARK = "<!-- measured -->"
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 
-from shmlease.bench.memory import measure_memory
-from shmlease.bench.report import print_or_store
-from shmlease.bench.roundtrip import measure_roundtrip, measure_throughput
+from shmlease.verification.bench.memory import measure_memory
+from shmlease.verification.bench.report import print_or_store
+from shmlease.verification.bench.roundtrip import measure_roundtrip, measure_throughput
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import sys
 
 import msgspec
 
-from shmlease.bench.timing import Measurement
+from shmlease.verification.bench.timing import Measurement
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:

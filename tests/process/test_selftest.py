@@ -14,7 +14,7 @@ import pytest
 from isolated import isolated
 
 from shmlease.auditor.judge.rules import RULES
-from shmlease.auditor.selftest import PLANTS, Outcome, Plant, selftest
+from shmlease.verification.selftest import PLANTS, Outcome, Plant, selftest
 
 NOBODY = 65534
 

@@ -14,10 +14,10 @@ import pytest
 
 import shmlease
 from rig import planted_bugs
-from shmlease.stress.oracle import Oracle
-from shmlease.stress.plan import FAULTS, FaultKind, Schedule
-from shmlease.stress.run import Options, Run, run
-from shmlease.stress.verdict import Verdict, as_text
+from shmlease.verification.stress.generator import FAULTS, FaultKind, Schedule
+from shmlease.verification.stress.oracle import Oracle
+from shmlease.verification.stress.run import Options, Run, run
+from shmlease.verification.stress.verdict import Verdict, as_text
 
 SAFE = tuple(kind for kind in FAULTS if kind is not FaultKind.SHM_FULL)  # this /dev/shm is others' too
 
@@ -158,7 +158,7 @@ def planted(request: pytest.FixtureRequest) -> Iterator[str]:
     indirect=True,
 )
 def test_a_planted_bug_is_found(planted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shmlease.stress.run._PATIENCE_S", 3.0)  # which a planted bug uses up
+    monkeypatch.setattr("shmlease.verification.stress.run._PATIENCE_S", 3.0)  # which a planted bug uses up
     chaos, kind = PLANTED[planted]
     options = Options(
         seed=4,

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from rig import planted_bugs
-from shmlease.testing.machine import RegistryMachine, close_nurseries
+from shmlease.testing.machine import RegistryMachine, close_forkservers
 
 # Found within seconds each; the others are for `make stress`.
 QUICK = {"dead_holders_keep_their_leases", "publications_are_lost", "the_writer_takes_the_segment_with_it"}
@@ -30,7 +30,7 @@ class Infected(RegistryMachine):
 def planted(request: pytest.FixtureRequest) -> Iterator[str]:
     with planted_bugs.planted(request.param):
         yield request.param
-        close_nurseries()
+        close_forkservers()
     while Infected.registries:
         planted_bugs.remove_what_is_left(Infected.registries.pop())
 

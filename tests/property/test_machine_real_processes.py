@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from shmlease.testing.machine import RegistryMachine, close_nurseries, has_leases, leases
+from shmlease.testing.machine import RegistryMachine, close_forkservers, has_leases, leases
 from shmlease.testing.model import Holding
 from shmlease.testing.worker import Worker
 
@@ -18,9 +18,9 @@ COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": list(Health
 
 
 @pytest.fixture(autouse=True)
-def no_nursery_outlives_its_test() -> Iterator[None]:
+def no_forkserver_outlives_its_test() -> Iterator[None]:
     yield
-    close_nurseries()
+    close_forkservers()
 
 
 def test_processes_agree_with_the_model_after_every_step() -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from shmlease.simulation import EPISODE_STEPS, run_episode, simulate
-from shmlease.simulation.episode import Episode
+from simulation import EPISODE_STEPS, run_episode, simulate
+from simulation.episode import Episode
 
 # Episodes that broke a promise once, each with what was wrong then; all of it is mended.
+TESTS = Path(__file__).parents[1]
 SEEDS = json.loads((Path(__file__).parent / "simulation_seeds.json").read_text())
 
 
@@ -51,7 +52,7 @@ def test_a_seed_decides_every_step(tmp_path_factory: pytest.TempPathFactory) -> 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "shmlease.simulation", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "simulation", *arguments], capture_output=True, text=True, check=False, cwd=TESTS
     )
 
 

@@ -15,9 +15,9 @@ from shmlease.core.queues import LeaseQueue
 from shmlease.core.rows import Rows
 from shmlease.core.table import Table
 from shmlease.registry.server import Server
-from shmlease.simulation import simulate
 from shmlease.system import journal, ledger
 from shmlease.system.directory import RegistryDirectory
+from simulation import simulate
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 

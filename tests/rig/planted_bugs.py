@@ -1,6 +1,6 @@
 """Bugs to be planted one at a time, to see that each is found.
 
-A process that imports this module while SHMLEASE_PLANTED_BUG names a bug has that bug: the nursery and its workers by
+A process that imports this module while SHMLEASE_PLANTED_BUG names a bug has that bug: the fork server and its workers by
 preloading it, registries because `plant` makes every launch import it first. Nothing of it is in the product.
 """
 
@@ -20,8 +20,8 @@ from rig import plants
 from shmlease.core import messages as m
 from shmlease.core.effects import RetireSegment, Send
 from shmlease.core.model import Gone, SegmentRow, SegmentState, Snapshot, TicketRow
-from shmlease.stress.nursery import Process
 from shmlease.system import launch
+from shmlease.system.forkserver import Process
 from shmlease.system.ledger import read_ledger
 
 ENVIRONMENT: Final = "SHMLEASE_PLANTED_BUG"

@@ -35,8 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "auditor": OBSERVE | REPORT | {"lazy"},
     "auditor.run": OBSERVE | REPORT | {"auditor"},
 }
-# The selftest plants leaks, through the client as any program would.
-ROOMS = {"judge", "observe", "report", "run", "selftest"}
+ROOMS = {"judge", "observe", "report", "run"}
 # Programs and faces: nothing below them may know them.
 NOBODY_IMPORTS = {"cli", "pytest_plugin", "__main__"}
 # What decides and does no I/O, and what it must not touch.

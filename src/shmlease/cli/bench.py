@@ -9,12 +9,12 @@ from typing import Final
 import click
 import msgspec
 
-from shmlease.bench.handover import measure_handover
-from shmlease.bench.memory import measure_memory
-from shmlease.bench.report import as_text
-from shmlease.bench.roundtrip import measure_roundtrip, measure_throughput
-from shmlease.bench.timing import Measurement
 from shmlease.units import parse_bytes, parse_duration
+from shmlease.verification.bench.handover import measure_handover
+from shmlease.verification.bench.memory import measure_memory
+from shmlease.verification.bench.report import as_text
+from shmlease.verification.bench.roundtrip import measure_roundtrip, measure_throughput
+from shmlease.verification.bench.timing import Measurement
 
 __all__ = ["command"]
 

@@ -11,9 +11,9 @@ import msgspec
 
 from shmlease.auditor.audit import rule_ids
 from shmlease.auditor.run.isolation import enter_isolation
-from shmlease.auditor.selftest import PLANTS, Outcome, Trial, selftest
 from shmlease.errors import UnsupportedPlatformError
 from shmlease.system.interpreter import module_command
+from shmlease.verification.selftest import PLANTS, Outcome, Trial, selftest
 
 __all__ = ["command"]
 

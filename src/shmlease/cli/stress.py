@@ -17,14 +17,14 @@ from rich.text import Text
 
 from shmlease.core.sizes import PAGE_BYTES
 from shmlease.errors import UnsupportedPlatformError
-from shmlease.stress.ground import enter_small_shm
-from shmlease.stress.page import as_page
-from shmlease.stress.plan import FAULTS, FaultKind, Schedule
-from shmlease.stress.run import Options, Progress, run
-from shmlease.stress.shrink import shrink
-from shmlease.stress.verdict import Verdict, as_text
 from shmlease.system.interpreter import module_command
 from shmlease.units import format_bytes, format_duration, parse_bytes, parse_duration
+from shmlease.verification.stress.generator import FAULTS, FaultKind, Schedule
+from shmlease.verification.stress.page import as_page
+from shmlease.verification.stress.run import Options, Progress, run
+from shmlease.verification.stress.sandbox import enter_small_shm
+from shmlease.verification.stress.shrink import shrink
+from shmlease.verification.stress.verdict import Verdict, as_text
 
 __all__ = ["command"]
 
@@ -36,12 +36,12 @@ _SHM_SLACK_BYTES: Final = 32 << 20
 
 
 @click.command()
-@click.option("--seed", type=int, default=None, help="Of the workload and the nemesis.  [default: a new one]")
+@click.option("--seed", type=int, default=None, help="Of the workload and the fault injector.  [default: a new one]")
 @click.option("--clients", type=click.IntRange(1, 256), default=4, show_default=True, help="Processes at work.")
 @click.option("--capacity", default="64MiB", show_default=True, help="Of the registry.")
 @click.option("--seconds", "duration", default="30s", show_default=True, help="How long to run.")
 @click.option("--operations", type=click.IntRange(1), default=None, help="Of each client, instead of a time.")
-@click.option("--chaos", default="", help=f"What the nemesis does: all, or some of {','.join(FAULTS)}.")
+@click.option("--chaos", default="", help=f"What the fault injector does: all, or some of {','.join(FAULTS)}.")
 @click.option("--every", default="250ms", show_default=True, help="Mean time between two faults.")
 @click.option("--rest-every", default="5s", show_default=True, help="How often everything is let go of and looked at.")
 @click.option("--isolate/--no-isolate", default=True, help="In a /dev/shm of its own, where the system allows it.")
@@ -55,7 +55,7 @@ def command(
 ) -> None:  # fmt: skip
     """Run clients under chaos, and give a verdict.
 
-    Processes hand arrays to one another while a nemesis kills and stops them and the registry. Every few seconds all let go
+    Processes hand arrays to one another while a fault injector kills and stops them and the registry. Every few seconds all let go
     of everything; then nothing may be left in /dev/shm, and no read, no publication and no ticket may have gone wrong. Exit
     code 0 only if so, 1 otherwise: then a schedule is printed that --replay runs again.
     """

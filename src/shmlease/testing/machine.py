@@ -33,7 +33,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import shmlease
 from shmlease.core.sizes import PAGE_BYTES, file_size
-from shmlease.stress.nursery import Nursery, Process
+from shmlease.system.forkserver import ForkServer, Process
 from shmlease.system.ledger import read_ledger
 from shmlease.testing import worker as hands
 from shmlease.testing.agreement import SHM, differences, directory_of, sight_differences, sizes_by_inode
@@ -42,7 +42,7 @@ from shmlease.testing.strategies import LayoutArguments, layouts
 from shmlease.testing.worker import Answer
 from shmlease.units import parse_bytes
 
-__all__ = ["RegistryMachine", "close_nurseries", "has_leases", "has_papers", "has_workers", "leases", "papers", "workers"]
+__all__ = ["RegistryMachine", "close_forkservers", "has_leases", "has_papers", "has_workers", "leases", "papers", "workers"]
 
 # How long an answer may take: a takeover on a loaded machine takes a second, a client gives up after ten.
 _ANSWER_WITHIN_S: Final = 30.0
@@ -171,7 +171,7 @@ def papers() -> st.SearchStrategy[Paper]:
 
 _NAMES: Final = st.sampled_from([None, None, "a", "b", "calls/chr1"])
 _STAMPS: Final = st.integers(0, 2**32 - 1)
-_nurseries: Final[dict[tuple[str, ...], Nursery]] = {}
+_forkservers: Final[dict[tuple[str, ...], ForkServer]] = {}
 
 
 class RegistryMachine(RuleBasedStateMachine):
@@ -229,11 +229,11 @@ class RegistryMachine(RuleBasedStateMachine):
 
     def start_worker(self) -> WorkerProcess:
         """One more process."""
-        nursery = _nurseries.get(self.preload)
-        if nursery is None:
-            nursery = _nurseries[self.preload] = Nursery(["shmlease.testing.worker", *self.preload])
+        forkserver = _forkservers.get(self.preload)
+        if forkserver is None:
+            forkserver = _forkservers[self.preload] = ForkServer(["shmlease.testing.worker", *self.preload])
         self._tags += 1
-        child = nursery.fork("shmlease.testing.worker:run", str(self._listener.address), self._tags, self.id)
+        child = forkserver.fork("shmlease.testing.worker:run", str(self._listener.address), self._tags, self.id)
         return self._welcome(self._tags, child)
 
     def new_key(self) -> int:
@@ -614,10 +614,10 @@ class RegistryMachine(RuleBasedStateMachine):
         return worker
 
 
-def close_nurseries() -> None:
+def close_forkservers() -> None:
     """End the processes that fork the workers."""
-    while _nurseries:
-        _nurseries.popitem()[1].close()
+    while _forkservers:
+        _forkservers.popitem()[1].close()
 
 
-atexit.register(close_nurseries)
+atexit.register(close_forkservers)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from shmlease.stress.nursery import Process
+from shmlease.system.forkserver import Process
 
 __all__ = ["Content", "Holding", "Model", "Paper", "WorkerProcess"]
 

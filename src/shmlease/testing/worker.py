@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 import shmlease
-from shmlease import Lease, connect  # imported with this module, so that a nursery has them before it forks
+from shmlease import Lease, connect  # imported with this module, so that a fork server has them before it forks
 
 __all__ = ["Answer", "Sight", "Worker", "fill", "raw_bytes", "run"]
 

@@ -1,0 +1,323 @@
+"""What simulated clients do: everything that the public interface offers, in any order, until they are told to rest."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import numpy as np
+
+from shmlease.client.handle import RegistryHandle
+from shmlease.client.lease import Lease
+from shmlease.core import messages as m
+from shmlease.errors import (
+    CapacityError,
+    LeaseClosedError,
+    LeaseError,
+    RegistryUnavailableError,
+    SegmentExistsError,
+    SegmentNotFoundError,
+    TicketError,
+)
+from shmlease.system.mapping import map_segment
+from simulation.contents import Holding
+from simulation.scheduler import Killed, Process
+from simulation.world import World
+
+__all__ = ["Client"]
+
+WORDS_A_PAGE: Final = 512
+_NAMES: Final = ("north", "south", "west")
+_MOST_HELD: Final = 5
+# A ticket that expires within this is now and then redeemed just before.
+_LAST_MOMENT_NS: Final = 25_000_000
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Held:
+    lease: Lease
+    holding: Holding
+    view: np.ndarray[Any, Any] | None = None
+
+
+class Client:
+    """One process that uses the registry."""
+
+    def __init__(self, world: World, process: Process) -> None:
+        self.world = world
+        self.process = process
+        self.machine = world.machine
+        self.oracle = world.oracle
+        self.random = world.machine.random
+        self.held: list[_Held] = []
+        self.views: list[_Held] = []
+        self.link = world.link(process)
+        self.handle = RegistryHandle(self.link, "ignore")
+
+    def live(self) -> None:
+        """Do one thing after another; then let go of everything and rest."""
+        while not self.world.calm:
+            act = self.random.choices(_ACTS, _WEIGHTS)[0]
+            self.machine.note(act.__name__)
+            with self._excused(CapacityError), contextlib.suppress(KeyboardInterrupt):
+                act(self)
+            if self.link.is_ended:
+                self.inspect()  # what is mapped stays valid until it is let go
+                return
+        self.rest()
+
+    def rest(self) -> None:
+        """Let go of everything; then leave, or stay and do nothing."""
+        while self.held or self.views:
+            self.drop_view()
+            self.release()
+        if not self.link.is_ended:
+            self.handle.statistics()  # what was answered to a call that was interrupted is taken in with the next
+        self.world.resting.add(self.process)
+        if self.random.getrandbits(1):
+            self.link.close()
+        else:
+            self.machine.wait(lambda: self.world.over)
+
+    # --- taking ----------------------------------------------------------------------------------------------------------
+
+    def lease(self) -> None:
+        """Lease a new segment and fill it."""
+        if not self._may_take():
+            return
+        name = self.random.choice((None, None, None, *_NAMES))
+        pages, timeout_s = self.random.choice((1, 1, 1, 2, 4, 5)), self.random.choice((0.0, 0.005, 0.05, 0.4))
+        with self._excused(CapacityError, SegmentExistsError):
+            lease = self.handle.lease(name, shape=pages * WORDS_A_PAGE, dtype=np.int64, timeout=timeout_s)
+            self._keep(lease, self.oracle.granted(lease, name), write=True)
+
+    def share(self) -> None:
+        """Lease, fill and publish in one."""
+        if not self._may_take():
+            return
+        name = self.random.choice((None, None, *_NAMES))
+        stamp = self.oracle.announce(name)
+        with self._excused(CapacityError, SegmentExistsError):
+            lease = self.handle.share(np.full(WORDS_A_PAGE, stamp), name, timeout=0.02)
+            self.held.append(_Held(lease, self.oracle.shared(lease, stamp)))
+
+    def attach(self) -> None:
+        """Read by name."""
+        if not self._may_take():
+            return
+        name, timeout_s = self.random.choice(_NAMES), self.random.choice((0.0, 0.002, 0.05, 0.3))
+        before = self.oracle.find(name)
+        counting = [] if before is None else [holding for holding in before.holdings if holding.counts]
+        self.oracle.asked_for(name)
+        try:
+            lease = self.handle.attach(name, timeout=timeout_s)
+        except SegmentNotFoundError:
+            self.oracle.answered()
+            self.oracle.not_found(name, before, counting)
+        else:
+            self.oracle.answered()
+            self._keep(lease, self.oracle.attached(lease, name))
+
+    def redeem(self) -> None:
+        """Redeem a ticket that somebody made, perhaps one that was redeemed before, perhaps at the last moment."""
+        if not self.world.mailbox or not self._may_take():
+            return
+        paper = self.random.choice(self.world.mailbox)
+        left_ns = paper.ticket.deadline_ns - self.machine.now_ns()
+        if 0 < left_ns < _LAST_MOMENT_NS and self.random.getrandbits(1):
+            self.machine.wait_s(max(left_ns - self.random.randrange(60_000), 0) / 1e9)
+        was_good = paper.is_good(self.machine.now_ns())
+        try:
+            lease = self.handle.redeem(paper.ticket)
+        except TicketError:
+            self.oracle.not_redeemed(paper, was_good)
+            self.world.mailbox = [other for other in self.world.mailbox if other is not paper]
+        except (KeyboardInterrupt, RegistryUnavailableError):
+            if paper.redeemer is self.process:  # claimed, and not said: that ends with the process that gives up
+                self.leave()
+            raise
+        else:
+            self._keep(lease, self.oracle.redeemed(lease, paper))
+
+    def fork(self) -> None:
+        """Let a child take a lease of its own on what this process holds."""
+        if not self.held or self.world.calm or self.oracle.closing:
+            return
+        for held in self.held:
+            self.link.notify(lambda seq, lease=held.lease: m.Share(seq, lease._id))  # type: ignore[misc]
+        held = self.random.choice(self.held)
+        lease = held.lease
+        descriptor = os.open(self.world.directory().segment_path(lease._segment), os.O_RDWR)
+        mapping = map_segment(descriptor, lease._size_bytes, writable=lease._is_writer)
+        os.close(descriptor)
+        process = self.machine.process(f"child of {self.process.name}", self.world.life())
+        child = Client(self.world, process)
+        inherited = Lease(
+            child.link, lease._id, lease._segment, lease._generation, lease._size_bytes, lease._layout, mapping, lease.name,
+            "", "ignore",
+        )  # fmt: skip
+        inherited._pid = 0  # of its parent
+        inherited._writable = lease._writable
+        shadow = Holding(held.holding.content, process, counts=False)
+        parent = held.holding
+
+        def body() -> None:
+            child.inherit(inherited, shadow, parent)
+            child.live()
+
+        self.machine.start(process, body)
+
+    def inherit(self, inherited: Lease, shadow: Holding, parent: Holding) -> None:
+        """In a forked child: use what the parent holds, which takes a lease of its own."""
+        with self._excused(CapacityError), contextlib.suppress(KeyboardInterrupt):
+            try:
+                inherited.array  # noqa: B018 - asking is what takes it
+            except LeaseClosedError:
+                if parent.counts and not self.world.calm:
+                    self.oracle.lost_in_fork(parent)
+            else:
+                shadow.counts = True
+                self.held.append(_Held(inherited, shadow))
+                if parent.content.published:
+                    self.oracle.looks(shadow, inherited.array)
+                return
+        shadow.end()
+
+    # --- using -----------------------------------------------------------------------------------------------------------
+
+    def publish(self) -> None:
+        """Publish, with or without readers to come."""
+        held = self._any(writable=True)
+        if held is not None:
+            readers, ttl_s = self.random.choice((0, 0, 1, 2)), self.random.choice((0.005, 0.1))
+            self.oracle.published(held.holding, readers, int(ttl_s * 1e9))
+            held.lease.publish(readers=readers, ttl=ttl_s)
+            self.oracle.expects(held.holding, readers)
+
+    def ticket(self) -> None:
+        """Make a ticket and put it where others find it."""
+        held = self._any()
+        if held is not None:
+            held.holding.content.published = True
+            ticket = held.lease.ticket(ttl=self.random.choice((0.002, 0.02, 0.3)))
+            self.world.mailbox.append(self.oracle.minted(held.holding, ticket))
+            del self.world.mailbox[:-12]
+
+    def inspect(self) -> None:
+        """Look at everything that can be seen."""
+        for held in self.held:
+            self.oracle.looks(held.holding, held.lease.array)
+        for held in self.views:
+            if held.view is not None:
+                self.oracle.looks(held.holding, held.view)
+
+    def expose(self) -> None:
+        """Ask for a name in /dev/shm."""
+        held = self._any()
+        if held is not None:
+            held.lease.segment  # noqa: B018 - asking is what gives it the name
+
+    def figures(self) -> None:
+        """Ask for the figures, or for room."""
+        if self.random.getrandbits(1):
+            self.handle.statistics()
+        else:
+            self.handle.trim()
+
+    def pause(self) -> None:
+        """Do nothing for a while."""
+        self.machine.wait_s(self.random.choice((0.0005, 0.005, 0.03)))
+
+    # --- letting go --------------------------------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Release a lease, now and then with a view of it alive."""
+        held = self._any()
+        if held is None:
+            return
+        self.held.remove(held)
+        self.oracle.looks(held.holding, held.lease.array)
+        if not self.random.getrandbits(2):
+            held.view = held.lease.array[1:]
+            self.views.append(held)
+            held.lease.release()
+        else:
+            held.holding.end()
+            held.lease.release()
+
+    def drop_view(self) -> None:
+        """Let the last view of a released lease die."""
+        if self.views:
+            held = self.views.pop(self.random.randrange(len(self.views)))
+            assert held.view is not None
+            self.oracle.looks(held.holding, held.view)
+            held.holding.end()
+            held.view = None
+
+    def leave(self) -> None:
+        """End this process in order or without a word, with whatever it has."""
+        if self.random.getrandbits(1):
+            for held in (*self.held, *self.views):
+                held.holding.counts = False
+            self.link.close()
+        self.machine.kill(self.process)
+        self.machine.step()
+
+    # --- parts -------------------------------------------------------------------------------------------------------------
+
+    def _may_take(self) -> bool:
+        if len(self.held) + len(self.views) < _MOST_HELD:
+            return True
+        if self.views and self.random.getrandbits(1):
+            self.drop_view()
+        else:
+            self.release()
+        return False
+
+    def _keep(self, lease: Lease, holding: Holding, *, write: bool = False) -> None:
+        if write:
+            lease.array[:] = holding.content.stamp
+        else:
+            self.oracle.looks(holding, lease.array)
+        self.held.append(_Held(lease, holding))
+
+    def _any(self, *, writable: bool = False) -> _Held | None:
+        fitting = [held for held in self.held if held.lease.writable or not writable]
+        return self.random.choice(fitting) if fitting else None
+
+    @contextlib.contextmanager
+    def _excused(self, *kinds: type[LeaseError]) -> Iterator[None]:
+        """Errors that may come: of these kinds, and that the registry cannot be reached when there is a reason for that."""
+        try:
+            yield
+        except LeaseError as error:
+            if not self.process.alive:
+                raise Killed from None
+            if isinstance(error, RegistryUnavailableError):
+                if not self.world.excuses():
+                    self.machine.fail(error)
+            elif not isinstance(error, kinds):
+                raise
+
+
+_CHANCES: Final[dict[Callable[[Client], None], int]] = {
+    Client.lease: 16,
+    Client.share: 4,
+    Client.attach: 8,
+    Client.redeem: 14,
+    Client.publish: 10,
+    Client.ticket: 12,
+    Client.release: 18,
+    Client.inspect: 8,
+    Client.drop_view: 4,
+    Client.pause: 8,
+    Client.fork: 1,
+    Client.expose: 1,
+    Client.figures: 2,
+    Client.leave: 1,
+}
+_ACTS: Final = list(_CHANCES)
+_WEIGHTS: Final = list(_CHANCES.values())

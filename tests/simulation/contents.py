@@ -1,0 +1,88 @@
+"""What the oracle knows of contents: what was written where, who counts on it, and which tickets are out."""
+
+from __future__ import annotations
+
+from shmlease.client.ticket import Ticket
+from simulation.scheduler import Process
+
+__all__ = ["Content", "Holding", "Paper"]
+
+
+class Content:
+    """What one writer put into a segment, and who counts on it."""
+
+    __slots__ = (
+        "disturbed", "holdings", "inode", "is_said", "name", "number", "papers", "published", "readers", "readers_certain",
+        "readers_deadline_ns", "stamp",
+    )  # fmt: skip
+
+    def __init__(self, number: int, inode: int, stamp: int, name: str | None) -> None:
+        self.number = number
+        self.inode = inode
+        self.stamp = stamp
+        self.name = name
+        self.published = False  # perhaps: others may read it
+        self.is_said = False  # for certain: the call that published it has returned
+        self.disturbed = ""  # why this memory must not be used again
+        self.holdings: list[Holding] = []
+        self.papers: list[Paper] = []
+        self.readers = 0
+        self.readers_certain = True
+        self.readers_deadline_ns = 0
+
+    def __repr__(self) -> str:
+        return f"content {self.stamp} ({self.name or 'unnamed'}) in s{self.number}"
+
+
+class Holding:
+    """One process's use of a content.
+
+    `counts` while the registry must keep the segment for it; `maps` while the process may look at the memory.
+    """
+
+    __slots__ = ("content", "counts", "maps", "process")
+
+    def __init__(self, content: Content, process: Process, *, counts: bool = True) -> None:
+        self.content = content
+        self.process = process
+        self.counts = counts
+        self.maps = True
+        content.holdings.append(self)
+        process.at_death.append(self._died)
+
+    def end(self) -> None:
+        """Nobody counts on it any more."""
+        self.counts = self.maps = False
+        if self in self.content.holdings:
+            self.content.holdings.remove(self)
+
+    def _died(self) -> None:
+        if self.counts:
+            self.content.disturbed = f"{self.process} died with it"
+        self.end()
+
+    def __repr__(self) -> str:
+        return f"{self.process} on {self.content}"
+
+
+class Paper:
+    """A ticket that was handed out."""
+
+    __slots__ = ("content", "redeemer", "ticket", "used")
+
+    def __init__(self, content: Content, ticket: Ticket) -> None:
+        self.content = content
+        self.ticket = ticket
+        self.redeemer: Process | None = None
+        self.used = False
+
+    def is_good(self, now_ns: int) -> bool:
+        """Whether its segment must be there."""
+        if self.used:
+            return False
+        if self.redeemer is not None:
+            return self.redeemer.alive
+        return now_ns < self.ticket.deadline_ns
+
+    def __repr__(self) -> str:
+        return f"ticket {self.ticket.id:#x} on {self.content}"

@@ -1,0 +1,81 @@
+"""Fair waiting, checked on the wire: who asked for room first is served first, and nobody waits while there is room."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from shmlease.core import messages as m
+from shmlease.core.wire import decode_client_packet, decode_registry_packet
+from shmlease.errors import ProtocolError
+from simulation.scheduler import Machine, Process
+
+__all__ = ["Queue", "Waiting"]
+
+
+@dataclasses.dataclass(slots=True)
+class Waiting:
+    """A request for room that the registry has read and not answered."""
+
+    client: Process
+    order: int
+    size_bytes: int
+    repeated: bool  # asked again after a connection ended: it may have been granted before
+
+
+class Queue:
+    """Those who wait for room, in the order in which the registry read their requests."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._arrived = 0
+        self._asked: dict[int, Waiting] = {}  # by lease
+        self._waiting: dict[tuple[Process, int], Waiting] = {}  # by client and seq
+        self._overtaken: list[tuple[Process, tuple[Process, int]]] = []
+
+    def was_read(self, sender: Process, receiver: Process, packet: bytes) -> None:
+        """`receiver` has read `packet`."""
+        if not receiver.name.startswith("registry") or sender.name == "rogue":
+            return
+        self.judge()
+        try:
+            messages = decode_client_packet(packet)
+        except ProtocolError:
+            return
+        for message in messages:
+            if isinstance(message, m.Lease):
+                self._arrived += 1
+                asked = Waiting(sender, self._arrived, message.size_bytes, message.lease in self._asked)
+                self._asked[message.lease] = self._waiting[sender, message.seq] = asked
+            elif isinstance(message, m.Decline) and message.lease in self._asked:
+                self._waiting[sender, message.seq] = self._asked[message.lease]  # its turn has come already
+
+    def was_sent(self, sender: Process, receiver: Process, packet: bytes) -> None:
+        """`sender` has sent `packet`."""
+        if not sender.name.startswith("registry"):
+            return
+        for message in decode_registry_packet(packet):
+            if isinstance(message, m.Granted | m.Refused):
+                mine = self._waiting.pop((receiver, message.seq), None)
+                if mine is not None and isinstance(message, m.Granted) and not mine.repeated:
+                    earlier = [key for key, other in self._waiting.items() if other.order < mine.order]
+                    self._overtaken += [(receiver, key) for key in earlier]
+
+    def hung_up(self, client: Process) -> None:
+        """A connection of `client` has ended: what it asked for over it is void."""
+        for key in [key for key in self._waiting if key[0] is client]:
+            del self._waiting[key]
+
+    def judge(self) -> None:
+        """The registry has said all that it has to say: whoever was overtaken then has a complaint."""
+        for winner, key in self._overtaken:
+            loser = self._waiting.get(key)
+            if loser is not None:
+                self._machine.report(
+                    f"promise broken: {winner} was granted room before {loser.client}, which asked for {loser.size_bytes} "
+                    "bytes earlier and still waits"
+                )
+        self._overtaken.clear()
+
+    def first(self) -> Waiting | None:
+        """Who is first in line; None if nobody waits."""
+        return min(self._waiting.values(), key=lambda waiting: waiting.order, default=None)

@@ -1,0 +1,232 @@
+"""The promises, checked from outside: what clients were told, what files there are, and what is in them.
+
+It is naive on purpose and shares no code with the lease table. It knows what the public calls returned, sees segment files
+come and go, and compares every array with what its writer put there. It does not know how the registry decides.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NoReturn
+
+import numpy as np
+
+from shmlease.client.lease import Lease
+from shmlease.client.ticket import Ticket
+from shmlease.errors import RegistryUnavailableError
+from simulation.contents import Content, Holding, Paper
+from simulation.scheduler import Machine, Process
+
+__all__ = ["Oracle"]
+
+
+class Oracle:
+    """Watches over the promises of one registry."""
+
+    def __init__(self, machine: Machine, path: str, capacity_bytes: int) -> None:
+        self.machine = machine
+        self.closing = False
+        self.files: dict[int, int] = {}  # inode -> size, of segment files that have a name
+        self._path = path
+        self._capacity_bytes = capacity_bytes
+        self._contents: dict[int, Content] = {}  # inode -> what was put there last
+        self._papers: dict[int, Paper] = {}
+        self._stamps = 0
+        self._asking: dict[Process, str] = {}  # by what name somebody attaches, or did when it died
+        self._announced: dict[int, str | None] = {}
+
+    # --- what the file system shows --------------------------------------------------------------------------------------
+
+    def segment_made(self, number: int, inode: int, size_bytes: int) -> None:
+        """A segment file has got its size."""
+        self.machine.note("made", f"s{number}", size_bytes)
+        self.files[inode] = size_bytes
+        self._contents.pop(inode, None)  # the kernel may use an inode number again
+        used = sum(self.files.values())
+        if used > self._capacity_bytes:
+            self._broken(f"segments of {used} bytes in all, and the capacity is {self._capacity_bytes}")
+
+    def segment_unlinked(self, number: int, inode: int) -> None:
+        """A segment file has lost its name."""
+        self.machine.note("unlinked", f"s{number}")
+        self.files.pop(inode, None)
+        content = self._contents.get(inode)
+        if content is not None and not self.closing and (use := self._use_of(content)):
+            self._broken(f"s{number} was unlinked under a live use: {use}")
+
+    def renamed(self, source: str, target: str) -> None:
+        """A token that is renamed is a ticket that is redeemed."""
+        name = os.path.basename(source)
+        if name.startswith("t") and name[1:].isdigit():
+            self.machine.note("claimed", name, os.path.basename(target))
+            paper = self._papers.get(int(name[1:]))
+            if paper is not None:
+                if paper.redeemer is not None:
+                    self._broken(f"{paper} was redeemed by {paper.redeemer} and then by {self.machine.current.process}")
+                paper.redeemer = self.machine.current.process
+
+    # --- what clients were told ------------------------------------------------------------------------------------------
+
+    def granted(self, lease: Lease, name: str | None, stamp: int = 0) -> Holding:
+        """`lease` was granted to the running process as a writer: what must it write there?"""
+        inode = self._inode_of(lease)
+        before = self._contents.get(inode)
+        if before is not None:
+            use = self._use_of(before, mapped=True)
+            if use:
+                self._broken(f"s{lease._segment} was granted to {self.machine.current.process} though in use: {use}")
+            if before.disturbed:
+                self._broken(f"s{lease._segment} was used again though {before.disturbed}")
+            for paper in before.papers:
+                if paper.redeemer is None:
+                    self._broken(f"s{lease._segment} was used again though {paper} was never redeemed")
+        return Holding(self._begin(lease, inode, stamp or self._next_stamp(), name), self.machine.current.process)
+
+    def announce(self, name: str | None) -> int:
+        """What the running process is about to share: others may read it before `share` has returned."""
+        stamp = self._next_stamp()
+        self._announced[stamp] = name
+        return stamp
+
+    def shared(self, lease: Lease, stamp: int) -> Holding:
+        """`share` has returned."""
+        content = self._contents.get(self._inode_of(lease))
+        if content is not None and content.stamp == stamp:
+            holding = Holding(content, self.machine.current.process)
+        else:
+            holding = self.granted(lease, self._announced[stamp], stamp)
+        holding.content.published = holding.content.is_said = True
+        return holding
+
+    def attached(self, lease: Lease, name: str | None) -> Holding:
+        """`lease` was granted to the running process as a reader."""
+        inode = self._inode_of(lease)
+        content = self._contents.get(inode)
+        stamp = int(lease.array[0])
+        if (content is None or content.stamp != stamp) and stamp in self._announced:
+            content = self._begin(lease, inode, stamp, self._announced[stamp])
+            content.published = True
+        self.machine.note("reads", content)
+        if content is None or not content.published:
+            self._broken(f"{self.machine.current.process} reads s{lease._segment}, where nothing was published: {content}")
+        if content.name != name:
+            self._broken(f"{self.machine.current.process} asked for {name!r} and got {content}")
+        return Holding(content, self.machine.current.process)
+
+    def redeemed(self, lease: Lease, paper: Paper) -> Holding:
+        """`lease` was granted for `paper`."""
+        holding = self.attached(lease, paper.content.name)
+        if holding.content is not paper.content:
+            self._broken(f"{paper} gave {holding.content}")
+        if paper.used or paper.redeemer is not self.machine.current.process:
+            self._broken(f"{paper} was redeemed twice")
+        paper.used = True
+        return holding
+
+    def minted(self, holding: Holding, ticket: Ticket) -> Paper:
+        """The running process was given `ticket`."""
+        paper = self._papers[ticket.id] = Paper(holding.content, ticket)
+        holding.content.is_said = True
+        holding.content.papers.append(paper)
+        self.machine.note("minted", paper)
+        return paper
+
+    def published(self, holding: Holding, readers: int, ttl_ns: int) -> None:
+        """`publish` is about to be called."""
+        content = holding.content
+        content.published = True
+        if readers:
+            # until the call returns, and after somebody attached, how many are still to come is the registry's to know
+            content.readers, content.readers_certain = 0, content.name not in self._asking.values()
+            content.readers_deadline_ns = self.machine.now_ns() + ttl_ns
+
+    def expects(self, holding: Holding, readers: int) -> None:
+        """`publish` has returned."""
+        holding.content.is_said = True
+        if readers:
+            holding.content.readers = readers
+
+    def looks(self, holding: Holding, array: np.ndarray[Any, Any]) -> None:
+        """The running process reads its array."""
+        if not (array == holding.content.stamp).all():
+            wrong = array[array != holding.content.stamp]
+            self._broken(f"{holding} reads {wrong[:3].tolist()}: another's content, or none")
+
+    # --- what clients were refused ---------------------------------------------------------------------------------------
+
+    def find(self, name: str) -> Content | None:
+        """A content of that name that is published for certain, and in use."""
+        for content in self._contents.values():
+            if content.name == name and content.is_said and any(holding.counts for holding in content.holdings):
+                return content
+        return None
+
+    def answered(self) -> None:
+        """The running process has its answer to `attach`."""
+        self._asking.pop(self.machine.current.process, None)
+
+    def asked_for(self, name: str) -> None:
+        """The running process attaches by name: how many readers are still to come is not certain any more."""
+        self._asking[self.machine.current.process] = name
+        for content in self._contents.values():
+            if content.name == name:
+                content.readers_certain = False
+
+    def lost_in_fork(self, parent: Holding) -> None:
+        """A child was refused a lease of its own, and its parent has the one it inherited from."""
+        self._broken(f"a child could not inherit what {parent} holds")
+
+    def not_found(self, name: str, before: Content | None, counting: list[Holding]) -> None:
+        """`attach` said that nothing of that name was published; `before` and `counting` are of when it was called."""
+        if before is not None and not self.closing and any(holding.counts for holding in counting):
+            self._broken(f"{self.machine.current.process} could not attach {name!r} though {before} was published and held")
+
+    def not_redeemed(self, paper: Paper, was_good: bool) -> None:
+        """`redeem` refused."""
+        if self.closing:
+            return
+        if was_good and paper.is_good(self.machine.now_ns()) and paper.redeemer in (None, self.machine.current.process):
+            self._broken(f"{paper} was refused though it is good for {paper.ticket.deadline_ns - self.machine.now_ns()} ns")
+
+    # --- at the end ------------------------------------------------------------------------------------------------------
+
+    def in_use(self) -> list[str]:
+        """What is used by somebody, in words."""
+        return [use for content in self._contents.values() if (use := self._use_of(content, mapped=True))]
+
+    # --- parts -----------------------------------------------------------------------------------------------------------
+
+    def _use_of(self, content: Content, *, mapped: bool = False) -> str:
+        now_ns = self.machine.now_ns()
+        for holding in content.holdings:
+            if holding.counts or (mapped and holding.maps):
+                return repr(holding)
+        for paper in content.papers:
+            if paper.is_good(now_ns):
+                return repr(paper)
+        if content.readers and content.readers_certain and now_ns < content.readers_deadline_ns:
+            return f"{content.readers} readers expected on {content}"
+        return ""
+
+    def _next_stamp(self) -> int:
+        self._stamps += 1
+        return self._stamps
+
+    def _begin(self, lease: Lease, inode: int, stamp: int, name: str | None) -> Content:
+        content = self._contents[inode] = Content(lease._segment, inode, stamp, name)
+        self.machine.note("granted", content)
+        return content
+
+    def _inode_of(self, lease: Lease) -> int:
+        mapping = lease._require_held().mapping
+        if mapping.size_bytes < lease.nbytes:
+            self._broken(f"s{lease._segment} is mapped with {mapping.size_bytes} bytes for an array of {lease.nbytes}")
+        try:
+            return os.stat(f"{self._path}/s{lease._segment}").st_ino
+        except FileNotFoundError:
+            if self.closing:
+                raise RegistryUnavailableError("the registry is being closed") from None
+            self._broken(f"{self.machine.current.process} was given a lease on s{lease._segment}, which has no file")
+
+    def _broken(self, what: str) -> NoReturn:
+        self.machine.fail(f"promise broken: {what}")
