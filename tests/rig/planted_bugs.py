@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -229,8 +230,10 @@ NAMES: Final = [bug.__name__ for bug in (*IN_REGISTRY, *IN_CLIENTS)]
 
 
 def _infect_launches() -> None:
-    """Registries started by this process have the bug, too."""
-    launch._BOOT = _BOOT.replace("from shmlease.registry", f"import {__name__}; from shmlease.registry")  # type: ignore[misc]
+    """Registries started by this process have the bug, too: they get it although they get no environment and no import path."""
+    name, tests = os.environ[ENVIRONMENT], str(Path(__file__).parents[1])
+    plant = f"os.environ[{ENVIRONMENT!r}] = {name!r}; sys.path.append({tests!r}); import {__name__}; from shmlease.registry"
+    launch._BOOT = _BOOT.replace("from shmlease.registry", plant)  # type: ignore[misc]
 
 
 @contextlib.contextmanager
