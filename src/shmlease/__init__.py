@@ -7,7 +7,6 @@ runs without numpy, and nothing here imports h5py or pytest.
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -15,13 +14,10 @@ from shmlease.lazy import lazily
 
 __version__ = "0.1.0"
 
-if sys.platform != "linux" or not os.path.isdir("/dev/shm"):
+if sys.platform != "linux":
     from shmlease.errors import UnsupportedPlatformError
 
-    raise UnsupportedPlatformError(
-        f"shmlease needs Linux with /dev/shm; this is {sys.platform}"
-        + ("" if sys.platform != "linux" else " without it: mount a tmpfs there")
-    )
+    raise UnsupportedPlatformError(f"shmlease needs Linux with /dev/shm; this is {sys.platform}")
 
 if TYPE_CHECKING:
     from shmlease.auditor.audit import audit

@@ -22,7 +22,7 @@ from shmlease.core.settings import Settings
 from shmlease.errors import LeaseWarning, RegistryUnavailableError
 from shmlease.registry import loop
 from shmlease.registry import process as registry_process
-from shmlease.system import directory, journal, ledger, mapping, safe_open
+from shmlease.system import directory, journal, ledger, mapping, registry_lock, safe_open
 from simulation.files import Disk, Files, LockCalls, PunchCalls, ignore
 from simulation.scheduler import FOR_EVER, Killed, Machine, Process, Stopped
 from simulation.sockets import Pidfd, SelectCalls, SocketCalls
@@ -62,12 +62,22 @@ class Kernel:
         replaced: list[tuple[Any, str, Any]] = [
             *(
                 (module, "os", self.files)
-                for module in (directory, endpoint, journal, ledger, loop, mapping, registry_process, safe_open)
+                for module in (
+                    directory,
+                    endpoint,
+                    journal,
+                    ledger,
+                    loop,
+                    mapping,
+                    registry_process,
+                    registry_lock,
+                    safe_open,
+                )
             ),
             *((module, "socket", self.sockets) for module in (endpoint, registry_process)),
-            (directory, "_no_fork", contextlib.nullcontext()),  # each process has its own, and one thread
-            (directory, "_locks", {}),
-            (directory, "fcntl", LockCalls(self.machine)),
+            (registry_lock, "_no_fork", contextlib.nullcontext()),  # each process has its own, and one thread
+            (registry_lock, "_held", {}),
+            *((module, "fcntl", LockCalls(self.machine)) for module in (directory, registry_lock)),
             (directory, "_libc", PunchCalls(self.machine, directory._libc)),
             (endpoint, "launch", self.launch),
             (endpoint, "peer_of", lambda connected: (connected.peer.owner.identity.pid, os.geteuid())),

@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from shmlease.client.registry import WARM_IDLE_S, begin, checked_id, settings_for
 from shmlease.registry.process import serve
-from shmlease.system.directory import RegistryDirectory, default_registry_id
+from shmlease.system.directory import RegistryDirectory
 from shmlease.system.reclaim import sweep
+from shmlease.system.registries import default_registry_id
 from shmlease.system.surroundings import settle_in
 from shmlease.units import format_bytes
 

@@ -13,8 +13,9 @@ from rich.text import Text
 from shmlease.core.model import ClientState, LeaseMode, RegistryRow, Snapshot, client_of
 from shmlease.errors import ProtocolError
 from shmlease.system.descriptors import Descriptors, descriptors_of
-from shmlease.system.directory import RegistryDirectory, registry_directories
+from shmlease.system.directory import RegistryDirectory
 from shmlease.system.identity import is_dead, own_pid_namespace
+from shmlease.system.registries import registry_directories
 from shmlease.units import format_bytes, format_duration
 
 __all__ = ["Look", "as_json", "as_text", "look"]

@@ -24,11 +24,12 @@ from shmlease.errors import (
     LeaseWarning,
     RegistryUnavailableError,
 )
-from shmlease.system.directory import RegistryDirectory, default_registry_id
+from shmlease.system.directory import RegistryDirectory
 from shmlease.system.identity import own_identity
 from shmlease.system.launch import launch
 from shmlease.system.names import REGISTRY_ID
 from shmlease.system.reclaim import sweep
+from shmlease.system.registries import default_registry_id
 from shmlease.units import parse_bytes, parse_duration
 
 __all__ = ["ENVIRONMENT", "WARM_IDLE_S", "Registry", "begin", "checked_id", "connect", "settings_for"]

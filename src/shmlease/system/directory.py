@@ -24,25 +24,17 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import stat
 import struct
-import threading
 from collections.abc import Iterator
 from typing import Final
 
 from shmlease.core.model import Snapshot
 from shmlease.core.os_names import os_names_of
-from shmlease.errors import (
-    CapacityError,
-    LeaseError,
-    PermissionDeniedError,
-    RegistryUnavailableError,
-    UnsupportedPlatformError,
-)
+from shmlease.errors import PermissionDeniedError
+from shmlease.system import registry_lock
 from shmlease.system.journal import JOURNAL_BYTES
 from shmlease.system.ledger import FOREIGN_LEDGER_LIMIT_BYTES, LEDGER_LIMIT_BYTES, read_ledger
-from shmlease.system.names import DIRECTORY_NAME
 from shmlease.system.safe_open import (
     DIRECTORY_MODE,
     FILE_MODE,
@@ -51,24 +43,17 @@ from shmlease.system.safe_open import (
     ensure_mode,
     open_directory,
     open_regular,
-    reason_of,
 )
+from shmlease.system.shm_root import FULL, SHM_ROOT, cannot_be_made, no_shared_memory
 
-__all__ = ["SHM_ROOT", "RegistryDirectory", "is_locked", "no_shared_memory", "registry_directories"]
+__all__ = ["SHM_ROOT", "RegistryDirectory"]
 
-SHM_ROOT: Final = "/dev/shm"
 _ENTRY: Final = re.compile(r"([stj])(\d+)(?:\.(\d+))?")
 # How often a removal begins again because a client has put something there meanwhile.
 _REMOVALS: Final = 100
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FLOCK: Final = struct.Struct("@hhqqi")  # struct flock
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
-# Descriptors of registry locks: held by this process, or for the moment of an election. A child forked in that moment must
-# not keep one, or nobody could succeed while it lives; so no fork happens between the opening of one and its listing here.
-# With the file that each is of: a descriptor closed behind this module's back may be of another file by now.
-_locks: Final[dict[int, tuple[int, int]]] = {}
-_no_fork: Final = threading.Lock()
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
@@ -122,7 +107,7 @@ class RegistryDirectory:
         except FileExistsError:
             pass
         except OSError as error:
-            raise _cannot_be_made(self, error) from None
+            raise cannot_be_made(self.id, self.root, error) from None
         self._identity = None
         os.close(self.enter())
 
@@ -191,6 +176,8 @@ class RegistryDirectory:
         try:
             os.close(self.enter())
         except FileNotFoundError:
+            if not os.path.isdir(self.root):
+                raise no_shared_memory(self.root, FileNotFoundError()) from None
             return False
         return True
 
@@ -202,21 +189,7 @@ class RegistryDirectory:
         PermissionDeniedError
             The directory, or the lock in it, is not what it should be.
         """
-        with _no_fork:
-            try:
-                fd = self._open_lock()
-            except FileNotFoundError:
-                return None
-            _locks[fd] = _file_of(fd)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.unlock(fd)
-            return None
-        if os.fstat(fd).st_nlink == 0:  # the registry ended between open and flock
-            self.unlock(fd)
-            return None
-        return fd
+        return registry_lock.take(self._open_lock)
 
     def _open_lock(self) -> int:
         with self.entered() as directory:
@@ -225,9 +198,9 @@ class RegistryDirectory:
             except PermissionDeniedError:
                 raise
             except OSError as error:
-                if error.errno not in _FULL:
+                if error.errno not in FULL:
                     raise
-                raise _cannot_be_made(self, error) from None
+                raise cannot_be_made(self.id, self.root, error) from None
 
     def _create_or_open(self, name: str, directory: int) -> int:
         try:
@@ -238,8 +211,7 @@ class RegistryDirectory:
     @staticmethod
     def unlock(fd: int) -> None:
         """Let go of what `lock` gave; a process that inherited the descriptor through exec still holds the lock."""
-        _locks.pop(fd, None)
-        os.close(fd)
+        registry_lock.let_go(fd)
 
     def is_locked_by(self, fd: int) -> bool:
         """Whether `fd`, which `lock` gave, is of the lock that is in the directory now."""
@@ -248,13 +220,13 @@ class RegistryDirectory:
                 found = os.stat("lock", dir_fd=directory, follow_symlinks=False)
         except OSError:
             return False
-        return (found.st_dev, found.st_ino) == _file_of(fd)
+        return (found.st_dev, found.st_ino) == registry_lock.file_of(fd)
 
     def is_served(self) -> bool:
         """Whether a registry process lives and holds the lock."""
         try:
             with self.entered() as directory:
-                return is_locked("lock", directory=directory, owner=self._owner)
+                return registry_lock.is_locked("lock", directory=directory, owner=self._owner)
         except FileNotFoundError:
             return False
 
@@ -566,103 +538,6 @@ class RegistryDirectory:
         return True
 
 
-def registry_directories(root: str = SHM_ROOT) -> list[RegistryDirectory]:
-    """The directories of this user's registries, live and dead.
-
-    Raises
-    ------
-    UnsupportedPlatformError
-        There is no `root`.
-    """
-    try:
-        names = os.listdir(root)
-    except OSError as error:
-        raise no_shared_memory(root, error) from None
-    found = []
-    for name in names:
-        match = DIRECTORY_NAME.fullmatch(name)
-        if match is None:
-            continue
-        directory = RegistryDirectory(match[1], root)
-        try:
-            if directory.exists():
-                found.append(directory)
-        except OSError:
-            continue  # a neighbour's, or no directory
-    return found
-
-
-def default_registry_id(root: str = SHM_ROOT) -> str:
-    """The id of this user's default registry, which ``shmlease serve`` runs and ``connect()`` joins: ``u<user id>``.
-
-    Anybody can tell that name and take it first. So where it is somebody else's, it has a random tail, and that of the
-    registry that runs is the one of this user's directory.
-    """
-    usual = f"u{os.geteuid()}"
-    try:
-        owner = os.stat(f"{root}/shmlease-{usual}", follow_symlinks=False).st_uid
-    except OSError:
-        owner = None
-    if owner == os.geteuid():
-        return usual
-    with_tail = re.compile(rf"{usual}x[0-9a-f]{{8}}")
-    others = [directory.id for directory in registry_directories(root) if with_tail.fullmatch(directory.id)]
-    return min(others, default=usual if owner is None else f"{usual}x{secrets.token_hex(4)}")
-
-
-def is_locked(name: str, *, directory: int, owner: int) -> bool:
-    """Whether anybody holds the registry lock `name`; nothing is made.
-
-    A free one is held by us, shared, for some microseconds: a successor that is elected in that moment asks again.
-
-    Raises
-    ------
-    PermissionDeniedError
-        It is no lock.
-    OSError
-        The kernel refused.
-    """
-    try:
-        descriptor = open_regular(name, directory=directory, owner=owner)
-    except FileNotFoundError:
-        return False  # it had not been made, or was the last thing removed
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def no_shared_memory(root: str, error: OSError) -> LeaseError:
-    """The error for a `root` that cannot be read."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return UnsupportedPlatformError(
-            f"there is no {root}: shmlease keeps its segments there; mount it (`mount -t tmpfs -o mode=1777 tmpfs {root}`)"
-        )
-    return PermissionDeniedError(f"{root} cannot be read: {reason_of(error)}; it is to be a tmpfs of mode 1777", path=root)
-
-
-def _cannot_be_made(directory: RegistryDirectory, error: OSError) -> LeaseError:
-    """Why there can be no registry in `directory`."""
-    root = directory.root
-    subject = f"registry {directory.id} cannot be made in {root}"
-    match error.errno:
-        case errno.ENOENT | errno.ENOTDIR:
-            return no_shared_memory(root, error)
-        case errno.EROFS:
-            return RegistryUnavailableError(f"{subject}: it is mounted read-only; remount it for writing")
-        case code if code in _FULL:
-            return CapacityError(f"{subject}: it is full; `shmlease audit` shows what is in it, and what is nobody's")
-        case errno.EACCES | errno.EPERM:
-            return PermissionDeniedError(
-                f"{subject}: this process, uid {os.geteuid()}, may not write there; its mode is to be 1777"
-            )
-        case _:
-            return RegistryUnavailableError(f"{subject}: {reason_of(error)}")
-
-
 def _try_lock(fd: int, byte: int) -> bool:
     """Lock one byte of a file for this open file description (fcntl(2), F_OFD_SETLK); False if another one has it."""
     try:
@@ -687,20 +562,3 @@ def _unlink(path: str, directory: int | None = None) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _file_of(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
-
-
-def _after_fork_in_child() -> None:
-    for fd, file in _locks.items():
-        with contextlib.suppress(OSError):
-            if _file_of(fd) == file:
-                os.close(fd)
-    _locks.clear()
-    _no_fork.release()
-
-
-os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_after_fork_in_child)

@@ -6,8 +6,9 @@ import contextlib
 
 from shmlease.core.model import ClientState
 from shmlease.errors import ProtocolError
-from shmlease.system.directory import SHM_ROOT, RegistryDirectory, registry_directories
+from shmlease.system.directory import SHM_ROOT, RegistryDirectory
 from shmlease.system.identity import is_dead
+from shmlease.system.registries import registry_directories
 
 __all__ = ["remove_if_abandoned", "sweep"]
 

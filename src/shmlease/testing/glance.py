@@ -25,6 +25,8 @@ __all__ = ["Glance", "Glancer"]
 
 _REGISTRY: Final = re.compile(r"shmlease-([0-9a-z]{1,32})")
 _SYSV: Final = "/proc/sysvipc/shm"
+# Deeper than any program goes; a neighbour may go as deep as he likes.
+_MOST_LEVELS: Final = 32
 # The kernel stamps a write with a clock that ticks every 1 to 10 ms: within a tick, an equal stamp proves nothing.
 _TICK_NS: Final = 20_000_000
 
@@ -74,33 +76,36 @@ class Glancer:
         return Glance(frozenset(files), hidden, _sysv(), frozenset(leases))
 
     def _read(self, path: str, files: set[tuple[str, int]], inodes: set[int], leases: set[str]) -> None:
-        try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    inode = entry.inode()
-                    inodes.add(inode)
-                    if not entry.is_dir(follow_symlinks=False):
-                        files.add((entry.path, inode))
-                    elif path == self.root and (match := _REGISTRY.fullmatch(entry.name)):
-                        files.add((entry.path, inode))
-                        self._read(entry.path, set(), inodes, leases)
-                        leases |= self._leases_of(match[1], entry.path)
-                    else:
-                        self._read(entry.path, files, inodes, leases)
-        except OSError:
-            pass  # another user's, or gone meanwhile: what is in it counts as hidden, in every glance alike
+        pending = [(path, files, 0)]
+        while pending:
+            path, files, depth = pending.pop()
+            try:
+                with os.scandir(path) as entries:
+                    for entry in entries:
+                        inode = entry.inode()
+                        inodes.add(inode)
+                        if not entry.is_dir(follow_symlinks=False):
+                            files.add((entry.path, inode))
+                        elif path == self.root and (match := _REGISTRY.fullmatch(entry.name)):
+                            files.add((entry.path, inode))
+                            pending.append((entry.path, set(), 1))
+                            leases |= self._leases_of(match[1], entry.path)
+                        elif depth < _MOST_LEVELS:
+                            pending.append((entry.path, files, depth + 1))
+            except OSError:
+                pass  # another user's, or gone meanwhile: what is in it counts as hidden, in every glance alike
 
     def _leases_of(self, registry: str, path: str) -> frozenset[str]:
         """The leases in a registry's table that are not simply this process's own."""
         try:
-            status = os.stat(f"{path}/ledger")
+            status = os.lstat(f"{path}/ledger")
         except OSError:
             return frozenset()
         stamp = (status.st_ino, status.st_mtime_ns)
         known = self._tables.get(registry)
         if known is not None and known[0] == stamp:
             return known[1]
-        leases = frozenset(_foreign_leases(registry, f"{path}/ledger"))
+        leases = frozenset(_foreign_leases(registry, f"{path}/ledger", is_own=status.st_uid == os.geteuid()))
         if time.time_ns() - status.st_mtime_ns > _TICK_NS:
             self._tables[registry] = (stamp, leases)
         return leases
@@ -114,12 +119,12 @@ def _own_leases() -> Iterator[str]:
             yield f"lease:{lease._link.endpoint.id}:{lease._id}"
 
 
-def _foreign_leases(registry: str, path: str) -> Iterator[str]:
+def _foreign_leases(registry: str, path: str, *, is_own: bool) -> Iterator[str]:
     from shmlease.core.model import LeaseState, client_of  # noqa: PLC0415 - most programs have no registry
-    from shmlease.system.ledger import read_ledger  # noqa: PLC0415
+    from shmlease.system.ledger import FOREIGN_LEDGER_LIMIT_BYTES, LEDGER_LIMIT_BYTES, read_ledger  # noqa: PLC0415
 
     try:
-        snapshot = read_ledger(path)
+        snapshot = read_ledger(path, limit_bytes=LEDGER_LIMIT_BYTES if is_own else FOREIGN_LEDGER_LIMIT_BYTES)
     except (OSError, ProtocolError):
         return  # gone, another user's, or another version's: the auditor tells
     for lease in snapshot.leases.values():

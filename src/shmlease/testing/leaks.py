@@ -28,6 +28,7 @@ from shmlease.auditor.run.command import ISOLATED, recording_environment
 from shmlease.auditor.run.inject.shmlease_recorder import ENVIRONMENT, Recorder
 from shmlease.auditor.run.records import Creations, RecordLog, merged
 from shmlease.auditor.run.subreaper import descendants_of
+from shmlease.system.shm_root import list_root
 from shmlease.testing.glance import Glance, Glancer
 from shmlease.testing.scope_times import ScopeTimes
 
@@ -148,6 +149,7 @@ class LeakWatch:
         is_alone = ISOLATED in os.environ if alone is None else alone
         self._unknown = None if beside_workers else Confidence.LIKELY if is_alone else Confidence.UNKNOWN
         self._glancer = Glancer(_SHM)
+        list_root(_SHM)  # that there is none, and why
         self._device = os.stat(_SHM).st_dev
         self._owned: dict[str, Glance] = {}
         self._ended: dict[str, str] = {}  # subject -> the owner that has ended

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from shmlease.errors import PermissionDeniedError
-from shmlease.system.directory import RegistryDirectory, registry_directories
+from shmlease.system.directory import RegistryDirectory
+from shmlease.system.registries import registry_directories
 
 PAGE = 4096
 OS_NAME = "shmlease-0a1b2c3d-1-0123456789abcdef"

@@ -15,9 +15,9 @@ from shmlease.auditor.observe.shm_scan import Listing
 from shmlease.auditor.observe.statx import AT_EMPTY_PATH, FileStatus, statx
 from shmlease.core.model import SegmentState, Snapshot
 from shmlease.errors import PermissionDeniedError, ProtocolError
-from shmlease.system.directory import is_locked
 from shmlease.system.ledger import FOREIGN_LEDGER_LIMIT_BYTES, LEDGER_LIMIT_BYTES, parse_ledger
 from shmlease.system.names import DIRECTORY_NAME
+from shmlease.system.registry_lock import is_locked
 from shmlease.system.safe_open import directory_of, open_directory, read_regular, reason_of
 
 __all__ = ["read_registries"]

@@ -15,6 +15,7 @@ from shmlease.auditor.run.inotify import Watch
 from shmlease.auditor.run.isolation import enter_isolation
 from shmlease.auditor.run.subreaper import run_to_the_end
 from shmlease.errors import LeaseError, UnsupportedPlatformError
+from shmlease.system.shm_root import list_root
 
 if TYPE_CHECKING:
     from shmlease.auditor.judge.evidence import Scope
@@ -88,6 +89,7 @@ def run(
     UnsupportedPlatformError
         `isolate` is true and the system does not allow it.
     """
+    list_root(_SHM)  # before anything is done: that there is none, and why
     why_shared = _isolate(isolate)
     is_isolated = not why_shared
     name = _name(command)
@@ -158,9 +160,9 @@ def _isolate(wanted: bool | None) -> str:
 
 def _default_registry() -> str:
     """The directory of this user's default registry; the empty string if there is none."""
-    if not any(name.startswith(f"shmlease-u{os.geteuid()}") for name in os.listdir(_SHM)):
+    if not any(name.startswith(f"shmlease-u{os.geteuid()}") for name in list_root(_SHM)):
         return ""  # found out without what follows takes to import
-    from shmlease.system.directory import default_registry_id, registry_directories  # noqa: PLC0415
+    from shmlease.system.registries import default_registry_id, registry_directories  # noqa: PLC0415
 
     usual = default_registry_id(_SHM)
     return next((directory.path for directory in registry_directories(_SHM) if directory.id == usual), "")

@@ -36,6 +36,8 @@ _HEADER: Final = struct.Struct("iIII")  # watch, mask, cookie, length of the nam
 _BUFFER_BYTES: Final = 1 << 18
 # What bounds the memory of the watch; a program that makes more is told about what it made last.
 _MAX_CHANGES: Final = 200_000
+# Deeper than any program goes; a neighbour may go as deep as he likes.
+_MOST_LEVELS: Final = 32
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -57,6 +59,7 @@ class Watch:
     def __init__(self, root: str = "/dev/shm") -> None:
         self.changes: list[Change] = []
         self.lost = ""
+        self._root = root
         self._directories: dict[int, str] = {}
         self._fd: int = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         if self._fd < 0:
@@ -101,16 +104,22 @@ class Watch:
 
     def _enter(self, path: str, now_ns: int) -> None:
         """Watch a new directory, and note what was put into it before it was watched."""
-        self._add(path)
-        try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        self._enter(entry.path, now_ns)
-                    else:
-                        self._append(Change(now_ns, entry.path, appeared=True))
-        except OSError:
-            pass  # it is gone again
+        pending = [path]
+        while pending:
+            path = pending.pop()
+            if path.count("/") - self._root.count("/") > _MOST_LEVELS:
+                self.lost = f"directories lie more than {_MOST_LEVELS} deep in {self._root}"
+                continue
+            self._add(path)
+            try:
+                with os.scandir(path) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            pending.append(entry.path)
+                        else:
+                            self._append(Change(now_ns, entry.path, appeared=True))
+            except OSError:
+                continue  # it is gone again
 
     def _add(self, path: str) -> None:
         number = _libc.inotify_add_watch(self._fd, os.fsencode(path), _MASK)

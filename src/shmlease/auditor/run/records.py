@@ -15,6 +15,8 @@ from typing import Final
 from shmlease.auditor.judge.findings import Creator, FileIdentity, Place
 from shmlease.auditor.observe.statx import statx
 from shmlease.auditor.run.inject.shmlease_recorder import SEPARATOR
+from shmlease.system.safe_open import open_regular, reason_of
+from shmlease.units import format_bytes
 
 __all__ = ["Creations", "Record", "RecordLog", "Records", "merged"]
 
@@ -23,6 +25,9 @@ _DELETED: Final = " (deleted)"
 _TICK_NS: Final = 10_000_000
 # An `open` is recorded before the file is there; a machine under load may stop the program in between.
 _OPEN_WITHIN_NS: Final = 5_000_000_000
+# The programs write what they like. Of a recorder, a block holds some thousand lines, and the limit those of a million segments.
+_BLOCK_BYTES: Final = 1 << 20
+_LIMIT_BYTES: Final = 256 << 20
 _LIBRARY: Final = re.compile(r"(?:^|/)(?:site|dist)-packages/")
 _STANDARD: Final = re.compile(r"^<frozen |(?:^|/)lib(?:64)?/(?:python|pypy)\d\.\d+t?/(?!(?:site|dist)-packages/)")
 
@@ -67,10 +72,11 @@ def _is_own(place: Place) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Everything that was recorded, in the order of the file; `commands` by pid."""
+    """Everything that was recorded, in the order of the file; `commands` by pid; why some could not be read, if so."""
 
     records: tuple[Record, ...] = ()
     commands: Mapping[int, str] = field(default_factory=dict)
+    lost: str = ""
 
     @property
     def reaped(self) -> Iterator[Record]:
@@ -182,23 +188,37 @@ class RecordLog:
         self._records: list[Record] = []
         self._commands: dict[int, str] = {}
         self._stacks: dict[str, list[str]] = {}
+        self._lost = ""
 
     def read(self) -> Records:
         """Everything that has been recorded so far."""
         try:
-            with open(self._path, "rb") as file:
-                file.seek(self._position)
-                content = file.read()
+            descriptor = open_regular(self._path, owner=os.geteuid())
         except FileNotFoundError:
-            content = b""
-        whole = content[: content.rfind(b"\n") + 1]  # a line that is being written is left for the next time
-        self._position += len(whole)
-        for line in whole.decode("utf-8", "surrogateescape").split("\n"):
+            pass
+        except OSError as error:
+            self._lost = reason_of(error)
+        else:
             try:
-                self._take(line.split(SEPARATOR))
-            except (ValueError, IndexError):
-                continue  # the program was killed while it wrote this
-        return Records(tuple(self._records), self._commands)
+                self._read(descriptor)
+            finally:
+                os.close(descriptor)
+        return Records(tuple(self._records), self._commands, self._lost)
+
+    def _read(self, descriptor: int) -> None:
+        while self._position < _LIMIT_BYTES:
+            block = os.pread(descriptor, _BLOCK_BYTES, self._position)
+            end = block.rfind(b"\n") + 1
+            if not end and len(block) < _BLOCK_BYTES:
+                return  # a line that is being written is left for the next time
+            whole = block[:end] if end else block  # which is no line of a recorder, and has no second half
+            self._position += len(whole)
+            for line in whole.decode("utf-8", "surrogateescape").split("\n"):
+                try:
+                    self._take(line.split(SEPARATOR))
+                except (ValueError, IndexError):
+                    continue  # the program was killed while it wrote this
+        self._lost = f"more than {format_bytes(_LIMIT_BYTES)} were recorded, and the rest is not read"
 
     def _take(self, fields: list[str]) -> None:
         if fields[0] == "process":

@@ -168,6 +168,8 @@ def _first_of(events: Iterable[Event], count: int) -> Iterator[Event]:
 
 
 def _gaps(observed: Observed) -> Iterator[Gap]:
+    if observed.records.lost:
+        yield Gap("where in the code segments were made", observed.records.lost, blinding=False, source="recorder")
     if observed.watch.lost:
         yield Gap("every segment that came and went", observed.watch.lost, blinding=False, source="inotify")
     if not observed.is_recorded:

@@ -31,7 +31,8 @@ MAX_FRAMES = 24
 # What bounds the memory of a program that maps new segments for ever.
 _MAX_SEEN = 65536
 _MAX_STACKS = 4096
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+# never waits for a reader of a FIFO, never follows a link
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 # kind, time, pid, inode, size, path, test, id of the stack
 _FORM = SEPARATOR.join(("%b", "%d", "%d", "%d", "%d", "%b", "%b", "%b\n")).encode()
 
