@@ -84,7 +84,10 @@ def format_duration(seconds: float) -> str:
     if seconds >= 60:
         minutes, rest = divmod(round(seconds), 60)
         hours, minutes = divmod(minutes, 60)
-        return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+        large, small = (f"{hours} h", f"{minutes} min") if hours else (f"{minutes} min", f"{rest} s")
+        return large if small.startswith("0 ") else f"{large} {small}"
+    if not seconds:
+        return "0 s"
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= 0.9995 * scale:  # what would be printed as 1000 of the next smaller unit is 1 of this
             return f"{seconds / scale:.3g} {unit}"

@@ -20,11 +20,12 @@ CORE = VOCABULARY | {"core"}
 SYSTEM = CORE | {"system"}
 JUDGE = CORE | {"auditor.judge"}
 OBSERVE = SYSTEM | {"auditor.judge", "auditor.observe"}
-REPORT = JUDGE | {"auditor.report"}
+REPORT = JUDGE | {"auditor.report", "pages"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
     "lazy": set(),
+    "pages": VOCABULARY | {"pages"},
     "core": CORE,
     "system": SYSTEM,
     "registry": SYSTEM,
@@ -122,13 +123,13 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_importing_shmlease_loads_no_library() -> None:
     loaded = loaded_by("import shmlease")
-    assert not {"h5py", "pytest", "numpy", "psutil", "click", "rich", "msgspec"} & loaded
+    assert not {"h5py", "pytest", "numpy", "psutil", "click", "rich", "msgspec", "jinja2"} & loaded
 
 
 def test_using_shmlease_loads_neither_h5py_nor_pytest_nor_multiprocessing() -> None:
     loaded = loaded_by("import shmlease; shmlease.connect; shmlease.Registry; shmlease.Lease")
     assert "numpy" in loaded
-    assert not {"h5py", "pytest", "psutil", "click", "rich", "multiprocessing.resource_tracker"} & loaded
+    assert not {"h5py", "pytest", "psutil", "click", "rich", "jinja2", "multiprocessing.resource_tracker"} & loaded
 
 
 def test_every_public_name_is_there_and_documented() -> None:

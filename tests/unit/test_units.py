@@ -89,13 +89,15 @@ def test_size_is_printed(size_bytes: int, text: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0 ns"),
+        (0, "0 s"),
         (3e-9, "3 ns"),
         (2.5e-4, "250 us"),
         (0.0125, "12.5 ms"),
         (3.2, "3.2 s"),
         (125, "2 min 5 s"),
+        (120, "2 min"),
         (3720, "1 h 2 min"),
+        (7200, "2 h"),
     ],
 )
 def test_duration_is_printed(seconds: float, text: str) -> None:

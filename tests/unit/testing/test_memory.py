@@ -94,7 +94,7 @@ def test_time_stands_still(registry: MemoryRegistry) -> None:
 def test_wait_takes_no_time_of_the_test(registry: MemoryRegistry) -> None:
     begun = time.monotonic()
     with registry.lease("a", shape=3):
-        with pytest.raises(shmlease.SegmentNotFoundError, match="within 2 min 0 s"):
+        with pytest.raises(shmlease.SegmentNotFoundError, match="within 2 min"):
             registry.attach("a", timeout="2min")
         with pytest.raises(shmlease.CapacityError):
             registry.lease(shape=1 << 20, dtype="u1", timeout="3min")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shmlease.auditor.report.lanes import Timeline
+from shmlease.pages.scales import round_seconds
 from shmlease.units import format_duration
 
 __all__ = ["Axis", "axis_of"]
@@ -41,7 +42,7 @@ class Axis:
         age_s = (span_ns - since_ns) / 1e9
         return 100 * (1 - math.log1p(age_s) / math.log1p(span_ns / 1e9))
 
-    def say(self, at_ns: int) -> str:
+    def format(self, at_ns: int) -> str:
         """`at_ns` in words: since the beginning, or ago."""
         if self.is_age:
             return f"{format_duration(max(self.end_ns - at_ns, 0) / 1e9)} ago"
@@ -56,11 +57,11 @@ class Axis:
                 if age_s <= span_s:
                     yield self.position(self.end_ns - age_s * 1_000_000_000), name
             return
-        step_ns = _step((self.end_ns - self.begin_ns) / _TICKS)
+        step_ns = round(round_seconds(max(self.end_ns - self.begin_ns, 1) / 1e9 / _TICKS) * 1e9) or 1
         for number in range((self.end_ns - self.begin_ns) // step_ns + 1):
             yield (
                 self.position(self.begin_ns + number * step_ns),
-                format_duration(number * step_ns / 1e9) if number else "0",
+                format_duration(number * step_ns / 1e9),
             )
 
 
@@ -68,9 +69,3 @@ def axis_of(timeline: Timeline) -> Axis:
     """The axis that suits `timeline`."""
     span_ns = timeline.end_ns - timeline.begin_ns
     return Axis(timeline.begin_ns, timeline.end_ns, is_age=timeline.scope is None and span_ns >= _LOGARITHMIC_FROM_NS)
-
-
-def _step(rough_ns: float) -> int:
-    """The next of 1, 2, 5 times a power of ten."""
-    power = 10 ** math.floor(math.log10(max(rough_ns, 1)))
-    return int(next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough_ns))

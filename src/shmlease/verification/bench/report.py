@@ -9,10 +9,11 @@ from typing import Final
 
 import msgspec
 
+from shmlease.pages.charts import Axis, Series, chart_of
+from shmlease.pages.rendering import render_chart
 from shmlease.units import format_bytes, format_duration
 from shmlease.verification.bench.handover import MEMCPY
 from shmlease.verification.bench.timing import Figure, Measurement
-from shmlease.verification.stress.charts import Axis, Series, chart
 
 __all__ = ["as_chart", "as_markdown", "as_table", "as_text", "file_name", "has_chart", "print_or_store"]
 
@@ -84,9 +85,9 @@ def as_chart(measurement: Measurement) -> str:
     ]
     along = format_bytes if measurement.along == "bytes" else "{:,}".format
     base = 16.0 if measurement.along == "bytes" else 10.0  # 256 B, 4 KiB, 64 KiB, 1 MiB
-    x = Axis(measurement.along, is_log=True, words=lambda at: along(round(at)), base=base)
-    y = Axis(measurement.unit, is_log=True, words=lambda value: _value(measurement, value))
-    return chart(measurement.name, x, y, series)
+    x = Axis(measurement.along, lambda at: along(round(at)), log_base=base)
+    y = Axis(format=lambda value: _value(measurement, value), log_base=10)
+    return render_chart(chart_of(measurement.name, x, y, series))
 
 
 def has_chart(measurement: Measurement) -> bool:

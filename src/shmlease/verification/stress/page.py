@@ -1,90 +1,85 @@
-"""A verdict as one HTML page: figures, charts, findings, and the schedule; nothing is fetched."""
+"""A verdict as one HTML page: figures, charts, broken promises, calls, and the schedule; nothing is fetched."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
+from shmlease.pages.charts import Axis, Chart, Series, chart_of
+from shmlease.pages.rendering import Headline, count, render_page
+from shmlease.pages.scales import round_bytes, round_seconds
 from shmlease.units import format_bytes, format_duration
-from shmlease.verification.stress.charts import Axis, Series, chart
-from shmlease.verification.stress.verdict import Verdict, as_text
+from shmlease.verification.stress.verdict import Verdict
 
 __all__ = ["as_page"]
 
-_STYLE: Final = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color-scheme: light dark }
-pre { overflow-x: auto; padding: 1rem; background: #7f7f7f1a; border-radius: 6px; font-size: 13px }
-.verdict { padding: .6rem 1rem; border-radius: 6px; color: #fff; font-weight: 600 }
-.passed { background: #1a7f37 } .failed { background: #b42318 }
-svg { width: 100%; height: auto; margin: .5rem 0 }
-table { border-collapse: collapse } td, th { padding: .2rem .8rem; text-align: left; vertical-align: top }
-"""
-_TIME: Final = Axis("s into the run")
+_TIME: Final = Axis("time into the run", format_duration, round_seconds)
+_SECONDS: Final = Axis(format=format_duration, log_base=10)
+_BYTES: Final = Axis(format=lambda size: format_bytes(round(size)), step=round_bytes)
+# Samples that a rate is taken over: fewer are mostly noise.
+_RATE_OVER: Final = 5
+_PERCENTILES: Final = (("p50_s", 2), ("p99_s", 100), ("p999_s", 1000))
 
 
 def as_page(verdict: Verdict) -> str:
     """The page."""
-    passed = "Nothing was lost" if verdict.is_passed else f"{len(verdict.findings)} promises were broken"
-    style = "passed" if verdict.is_passed else "failed"
-    parts = [
-        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>",
-        f"<title>shmlease stress, seed {verdict.seed}</title><style>{_STYLE}</style>",
-        f"<h1>shmlease stress</h1><p class='verdict {style}'>{passed}</p>",
-        f"<pre>{html.escape(as_text(verdict))}</pre>",
-        *_charts(verdict),
-        *_findings(verdict),
-        "<h2>Schedule</h2><p>Save as a file and run <code>shmlease stress --replay FILE</code>.</p>",
-        f"<pre>{html.escape(msgspec.json.encode(verdict.schedule).decode())}</pre></html>",
-    ]
-    return "\n".join(parts)
+    broken = count(len(verdict.findings), "promise was broken", "promises were broken")
+    headline = Headline(
+        "good" if verdict.is_passed else "bad",
+        "Nothing was lost" if verdict.is_passed else broken[0].upper() + broken[1:],
+        f"{count(verdict.operations, 'operation')} of {count(verdict.clients, 'client')} in "
+        f"{format_duration(verdict.duration_s)}, under {count(sum(verdict.faults.values()), 'fault')}.",
+        (
+            ("operations/s", f"{verdict.operations / verdict.duration_s:,.0f}" if verdict.duration_s else "–"),
+            ("peak in segments", format_bytes(verdict.peak_bytes)),
+            ("registry process", " → ".join(map(format_bytes, verdict.registry_bytes))),
+            ("checks at rest", str(verdict.rests)),
+        ),
+    )
+    refused = sorted(outcome.split(": ", 1) for outcome in verdict.outcomes if ": " in outcome)
+    calls = [*sorted(verdict.latencies.items()), ("reclaim", verdict.reclaim), ("takeover", verdict.takeover)]
+    return render_page(
+        "shmlease.verification.stress",
+        "verdict",
+        tool="stress",
+        title=f"{headline.text} – shmlease stress, seed {verdict.seed}",
+        at=None,
+        headline=headline,
+        footer=(("seed", str(verdict.seed)), ("capacity", format_bytes(verdict.capacity_bytes))),
+        data=msgspec.json.encode(verdict.schedule),
+        save_as=f"shmlease-stress-{verdict.seed}.json",
+        verdict=verdict,
+        charts=list(_charts(verdict)),
+        calls=[(name, latency) for name, latency in calls if latency is not None],
+        refused=[(call, why, verdict.outcomes[f"{call}: {why}"]) for call, why in refused],
+    )
 
 
-def _charts(verdict: Verdict) -> Iterable[str]:
-    faults = [(fault.at_s, 0.0) for fault in verdict.schedule.faults]
+def _charts(verdict: Verdict) -> Iterator[Chart]:
     moments = verdict.moments
     rates = [
         (later.at_s, (later.operations - earlier.operations) / (later.at_s - earlier.at_s))
-        for earlier, later in zip(moments, moments[5:], strict=False)
+        for earlier, later in zip(moments, moments[_RATE_OVER:], strict=False)
         if later.at_s > earlier.at_s
     ]
-    yield chart(
-        "Operations", _TIME, Axis("a second"), [Series("all clients", rates), Series("faults", faults, is_dots=True)]
-    )
+    faults = [(fault.at_s, 0.0) for fault in verdict.schedule.faults]
+    rate = Axis("operations a second", "{:,.0f}".format)
+    yield chart_of("Operations", _TIME, rate, [Series("all clients", rates), Series("faults", faults, is_dots=True)])
     held = [(moment.at_s, float(moment.segment_bytes)) for moment in moments]
     limit = [(moment.at_s, float(verdict.capacity_bytes)) for moment in moments]
-    words = Axis("bytes in segments", words=lambda size: format_bytes(int(size)))
-    yield chart("Memory", _TIME, words, [Series("segments", held), Series("capacity", limit, is_reference=True)])
-    marks = (("p50", 0.5, "p50_s"), ("p99", 0.99, "p99_s"), ("p99.9", 0.999, "p999_s"))
+    lines = [Series("in segments", held), Series("capacity", limit, is_reference=True)]
+    yield chart_of("Memory", _TIME, _BYTES, lines)
     latencies = [
-        Series(name, [(1 / (1 - share), getattr(latency, field)) for _, share, field in marks])
+        Series(name, [(calls, getattr(latency, field)) for field, calls in _PERCENTILES])
         for name, latency in sorted(verdict.latencies.items())
     ]
-    yield chart(
-        "Latency by percentile",
-        Axis("one call in", is_log=True, words=lambda count: f"{count:,.0f}"),
-        Axis("seconds", is_log=True, words=format_duration),
-        latencies,
-    )
+    calls = Axis("slowest of so many calls", "{:,.0f}".format, log_base=10)
+    yield chart_of("Latency", calls, _SECONDS, latencies)
     if verdict.reclaims_s or verdict.takeovers_s:
-        yield chart(
-            "Recovery",
-            _TIME,
-            Axis("seconds", is_log=True, words=format_duration),
-            [
-                Series("reclaim after SIGKILL of a client", verdict.reclaims_s, is_dots=True),
-                Series("takeover after SIGKILL of the registry", verdict.takeovers_s, is_dots=True),
-            ],
-        )
-
-
-def _findings(verdict: Verdict) -> Iterable[str]:
-    if verdict.findings:
-        rows = (
-            f"<tr><td>{finding.at_s:.3f} s<td>{html.escape(finding.kind)}<td>{html.escape(finding.process)}"
-            f"<td>{html.escape(finding.detail)}"
-            for finding in verdict.findings
-        )
-        yield f"<h2>Broken promises</h2><table><tr><th>when<th>what<th>who<th>seen{''.join(rows)}</table>"
+        recoveries = [
+            Series("reclaim after SIGKILL of a client", verdict.reclaims_s, is_dots=True),
+            Series("takeover after SIGKILL of the registry", verdict.takeovers_s, is_dots=True),
+        ]
+        yield chart_of("Recovery", _TIME, _SECONDS, recoveries)

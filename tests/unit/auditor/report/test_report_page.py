@@ -6,11 +6,11 @@ import base64
 import hashlib
 import json
 import re
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
+from rig.html_page import EVIL, Page
 from shmlease.auditor.judge.findings import (
     Coverage,
     Creator,
@@ -29,8 +29,6 @@ from shmlease.auditor.judge.findings import (
 from shmlease.auditor.report.formats import render
 
 SECOND = 1_000_000_000
-EVIL = "</script><script>alert('x')</script><img src=x onerror=y>&\"'"
-VOID = {"meta", "link", "input", "br", "img"}
 
 
 def full(name: str = "psm_1") -> Report:
@@ -59,36 +57,6 @@ def full(name: str = "psm_1") -> Report:
             Event(5 * SECOND, "unlink", "other"),
         ),
     )
-
-
-class Page(HTMLParser):
-    """A page, with its tags balanced and its texts by tag."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: dict[str, str] = {}
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        for tag in self.open:
-            self.texts[tag] = self.texts.get(tag, "") + data
-
-    def attributes(self, name: str) -> list[str]:
-        return [attributes[name] or "" for _, attributes in self.tags if name in attributes]
 
 
 def page(report: Report) -> Page:
@@ -165,13 +133,13 @@ def test_finding_has_its_evidence_stack_holder_and_remedy() -> None:
 def test_timeline_paints_what_outlived_the_scope_and_nothing_else() -> None:
     classes = [value.split() for value in page(full()).attributes("class")]
     assert (
-        sum("outlived" in value and "key" not in value for value in classes) == 2
+        sum("outlived" in value and "swatch" not in value for value in classes) == 2
     )  # the leak, and what went after the end
     clean = Report(events=(Event(1, "begin"), Event(2, "create", "a"), Event(3, "unlink", "a"), Event(4, "end")))
     assert not any("outlived" in value.split() for value in page(clean).attributes("class"))
 
 
-def test_what_was_set_aside_and_what_was_not_seen_are_told() -> None:
+def test_what_was_suppressed_and_what_was_not_seen_are_shown() -> None:
     text = page(full()).texts["main"]
     for piece in ("by design", "known", "old", "unused", "a directory", "not ours", "1,234"):
         assert piece in text
@@ -179,7 +147,7 @@ def test_what_was_set_aside_and_what_was_not_seen_are_told() -> None:
 
 def test_report_without_anything_is_a_page() -> None:
     text = page(Report()).texts["main"]
-    assert "Nothing to tell" in text
+    assert "None." in text
     assert "Timeline" not in text
 
 

@@ -133,8 +133,8 @@ def test_report_without_events_has_an_empty_timeline() -> None:
 def test_axis_of_a_run_is_to_scale() -> None:
     axis = axis_of(Timeline(0, 10 * SECOND, scope=(0, 8 * SECOND)))
     assert [axis.position(int(at * SECOND)) for at in (-1, 0, 5, 10, 11)] == [0, 0, 50, 100, 100]
-    assert axis.say(1_500_000) == "+1.5 ms"
-    assert [name for _, name in axis.ticks()] == ["0", "2 s", "4 s", "6 s", "8 s", "10 s"]
+    assert axis.format(1_500_000) == "+1.5 ms"
+    assert [name for _, name in axis.ticks()] == ["0 s", "2 s", "4 s", "6 s", "8 s", "10 s"]
 
 
 def test_axis_of_an_audit_of_old_things_is_one_of_age() -> None:
@@ -144,7 +144,7 @@ def test_axis_of_an_audit_of_old_things_is_one_of_age() -> None:
     assert [name for _, name in axis.ticks()][-1] == "30 d"
     assert axis.position(axis.end_ns) == 100
     assert axis.position(0) == 0
-    assert axis.say(axis.end_ns - 3600 * SECOND) == "1 h 0 min ago"
+    assert axis.format(axis.end_ns - 3600 * SECOND) == "1 h ago"
 
 
 @pytest.mark.parametrize("span_ns", [0, 1, 999, 3_000_000, 7 * SECOND, 500 * SECOND])

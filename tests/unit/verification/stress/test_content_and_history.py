@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from shmlease.verification.stress import content
-from shmlease.verification.stress.charts import Axis, Series, chart
 from shmlease.verification.stress.history import Scribe, read_history
 
 STAMP = 0x0001_0002_0000_0003
@@ -48,11 +47,3 @@ def test_a_call_that_was_cut_short_is_told_from_one_that_ended(tmp_path: Path) -
     assert (refused.act.outcome, refused.act.detail) == ("ValueError", "no")
     assert not cut.is_finished
     assert cut.last_sign_ns == cut.act.begin_ns
-
-
-def test_a_chart_shows_what_its_axes_can_show() -> None:
-    svg = chart("a < b", Axis("x", is_log=True), Axis("y", is_log=True), [Series("s", [(1, 10), (10, 100), (0, 5)])])
-    assert svg.count("<circle") == 2
-    assert "a &lt; b" in svg
-    assert "http" not in svg.replace('xmlns="http://www.w3.org/2000/svg"', "")
-    assert "<svg" in chart("empty", Axis("x"), Axis("y"), [])

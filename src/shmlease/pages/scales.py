@@ -1,0 +1,31 @@
+"""Round numbers for the ticks of an axis: decimal, of bytes, or of time."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+__all__ = ["round_bytes", "round_decimal", "round_seconds"]
+
+# Above a second, people count in halves and quarters of minutes and hours.
+_SECONDS: Final = (
+    1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 6 * 3600, 12 * 3600, 86400, 7 * 86400, 30 * 86400,
+)  # fmt: skip
+
+
+def round_decimal(rough: float) -> float:
+    """The smallest of 1, 2 and 5 times a power of ten that is not below `rough`."""
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+
+
+def round_bytes(rough: float) -> float:
+    """The smallest power of two that is not below `rough`, and at least a byte."""
+    return 2.0 ** max(math.ceil(math.log2(rough)), 0)
+
+
+def round_seconds(rough: float) -> float:
+    """The smallest duration that people count in and that is not below `rough`."""
+    if rough <= _SECONDS[0]:
+        return round_decimal(rough)
+    return next((step for step in _SECONDS if step >= rough), round_decimal(rough))
