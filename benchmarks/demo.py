@@ -96,7 +96,7 @@ def ingest_watched(paths: list[str], output: str) -> tuple[str, IngestReport, st
             if leases > busiest[0]:
                 busiest = leases, looks
 
-        report = ingest(paths, output, dtype=DTYPE, columns=COLUMNS, registry=registry, progress=watch)
+        report = ingest(paths, output, dtype=DTYPE, columns=COLUMNS, overwrite=True, registry=registry, progress=watch)
     console = Console(width=118, force_terminal=sys.stdout.isatty())
     with console.capture() as capture:
         console.print(tables.as_text(busiest[1]))

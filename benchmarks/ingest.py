@@ -160,7 +160,7 @@ def run_case(case: Case, directory: str, options: argparse.Namespace) -> dict[st
 
 def ingest_command(paths: list[str], out: str, compression: str, parser: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "shmlease", "ingest", *paths, "-o", out, "--quiet", "--parser", parser),
+        *(sys.executable, "-m", "shmlease", "ingest", *paths, "-o", out, "--overwrite", "--quiet", "--parser", parser),
         *("--dtype", DTYPE, "--columns", ",".join(map(str, COLUMNS)), "--compression", compression),
     ]
 

@@ -124,7 +124,7 @@ def test_the_command_fails_with_one_line_that_names_the_file(tmp_path, what):
 def test_a_failed_run_leaves_the_file_that_was_there(tmp_path, spoiled):
     (tmp_path / "out.h5").write_bytes(b"precious")
     with pytest.raises(IngestError):
-        ingest(spoiled[0], tmp_path / "out.h5", **FIELDS)
+        ingest(spoiled[0], tmp_path / "out.h5", overwrite=True, **FIELDS)
     assert (tmp_path / "out.h5").read_bytes() == b"precious"
 
 
@@ -165,7 +165,7 @@ def test_wishes_that_cannot_be_are_refused_before_anything_is_begun(tmp_path):
     with pytest.raises(DTypeError, match="'chr' is a string without a length"):
         ingest(path, out, dtype="chr:S,pos:i4", columns=[0, 1])
     with pytest.raises(IngestError, match="one of the files to read"):
-        ingest(path, path, **FIELDS)
+        ingest(path, path, overwrite=True, **FIELDS)
     with pytest.raises(TypeError, match="unexpected keyword argument 'delimitter'"):
         ingest(path, out, delimitter=",", **FIELDS)
     with pytest.raises(ValueError, match="on_error='ignore'"):

@@ -54,7 +54,7 @@ def test_a_terminal_is_shown_how_far_it_is(table, tmp_path) -> None:
 def test_off_a_terminal_or_when_asked_nothing_is_shown(table, tmp_path) -> None:
     done = call(table, "-o", tmp_path / "out.h5", *OPTIONS)
     assert (done.code, done.stderr) == (0, "")
-    code, stdout, shown = on_a_terminal(table, "-o", tmp_path / "out.h5", *OPTIONS, "--quiet")
+    code, stdout, shown = on_a_terminal(table, "-o", tmp_path / "out.h5", *OPTIONS, "--quiet", "--overwrite")
     assert (code, stdout, shown) == (0, "", "")
 
 

@@ -19,7 +19,7 @@ folder, mode, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
 path = os.path.join(folder, "out.h5")
 pathlib.Path(path).write_text("the old one")
 try:
-    with HDF5Sink(path, keep_partial=mode == "keep", chunk_bytes="64KiB") as sink:
+    with HDF5Sink(path, overwrite=True, keep_partial=mode == "keep", chunk_bytes="64KiB") as sink:
         random = np.random.default_rng(0)
         for number in range((5 << 20) // (8 * size)):
             sink.append("noise", random.random(size))
@@ -43,7 +43,7 @@ from shmlease.sinks import HDF5Sink
 path, size = sys.argv[1] + "/out.h5", int(sys.argv[2])
 random = np.random.default_rng(0)
 rows = [random.random(size) for _ in range((5 << 20) // (8 * size))]
-with HDF5Sink(path, resume=True) as sink:
+with HDF5Sink(path, overwrite=True, resume=True) as sink:
     done = sink.completed().position
     assert done and sink.completed().rows["noise"] == done * size, done
     for part in rows[done:]:

@@ -25,7 +25,7 @@ import numpy as np
 from shmlease.sinks import HDF5Sink, hdf5
 
 hdf5._CHECKPOINT_EVERY_BYTES = 1 << 16
-with HDF5Sink(sys.argv[1], resume=True, chunk_bytes="32KiB", encoders=2) as sink:
+with HDF5Sink(sys.argv[1], overwrite=True, resume=True, chunk_bytes="32KiB", encoders=2) as sink:
     done = sink.completed()
     for number in range(30):
         random = np.random.default_rng(number)

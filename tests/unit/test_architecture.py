@@ -20,12 +20,13 @@ CORE = VOCABULARY | {"core"}
 SYSTEM = CORE | {"system"}
 JUDGE = CORE | {"auditor.judge"}
 OBSERVE = SYSTEM | {"auditor.judge", "auditor.observe"}
-REPORT = JUDGE | {"auditor.report", "pages"}
+REPORT = JUDGE | {"auditor.report", "pages", "output_file"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
     "lazy": set(),
     "pages": VOCABULARY | {"pages"},
+    "output_file": VOCABULARY,
     "core": CORE,
     "system": SYSTEM,
     "registry": SYSTEM,

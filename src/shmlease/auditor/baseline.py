@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import Annotated, Final
 
@@ -10,6 +9,7 @@ import msgspec
 
 from shmlease.auditor.judge.findings import Report
 from shmlease.errors import LeaseError
+from shmlease.output_file import write_output
 
 __all__ = ["read_baseline", "write_baseline"]
 
@@ -73,11 +73,5 @@ def write_baseline(path: str, report: Report) -> int:
         for fingerprint, finding in sorted(first.items(), key=lambda item: (item[1].rule, item[1].stable_subject, item[0]))
     ]
     content = msgspec.json.format(msgspec.json.encode(_Baseline(_FORMAT, known)), indent=2) + b"\n"
-    beside = f"{path}.{os.getpid()}"
-    try:
-        with open(beside, "xb") as file:
-            file.write(content)
-        os.replace(beside, path)
-    except OSError as error:
-        raise LeaseError(f"cannot write the baseline {path}: {error.strerror}", path=path) from error
+    write_output(path, content)
     return len(report.leaks)

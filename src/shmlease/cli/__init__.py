@@ -6,7 +6,9 @@ Data goes to stdout, talk and progress to stderr.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import signal
 import sys
 
@@ -32,6 +34,8 @@ COMMANDS = {
     "top": "Watch the registries live.",
 }
 
+_NOT_TAKEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
 
 class _LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -55,7 +59,7 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; an error of shmlease becomes one line on stderr and exit code 2."""
+    """Run the command line; an error of shmlease or of the system becomes one line on stderr and exit code 2."""
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # inherited: no exit code of a child could be asked for
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
@@ -63,3 +67,17 @@ def main(arguments: list[str] | None = None) -> None:
     except LeaseError as error:
         click.echo(f"shmlease: {error}", err=True)
         sys.exit(2)
+    except OSError as error:
+        # files that a user names are written by shmlease.output_file, so what a disk does not take is stdout
+        subject = error.filename or ("standard output" if error.errno in _NOT_TAKEN else None)
+        click.echo(f"shmlease: {subject}: {error.strerror}" if subject else f"shmlease: {error}", err=True)
+        _drop_unwritten_stdout()
+        sys.exit(2)
+
+
+def _drop_unwritten_stdout() -> None:
+    """Let nothing be left in stdout's buffer: Python would fail at it again when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,7 +16,7 @@ from shmlease.auditor.judge.findings import Report
 from shmlease.auditor.judge.suppression import set_aside_known
 from shmlease.auditor.report.formats import FORMATS, Style, render
 from shmlease.auditor.report.formats.github import add_to_summary
-from shmlease.errors import LeaseError
+from shmlease.output_file import check_output, write_output
 
 __all__ = ["command", "write_report"]
 
@@ -56,6 +56,9 @@ def command(
     Exit codes: 0 nothing leaked; 23 something did; 2 the call was wrong; 125 nothing was found, something could not be
     seen, and --strict was given.
     """
+    for path in (output, new_baseline):
+        if path is not None:
+            check_output(path)
     configuration = load_configuration(config)
     report = _audit(configuration, rules, ignore, paths, overdue_after, default_suppressions)
     if new_baseline is not None:
@@ -106,15 +109,9 @@ def write_report(report: Report, form: str, output: str | None = None, *, verbos
     """
     colour = output is None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     text = render(report, form, Style(colour, shutil.get_terminal_size((100, 24)).columns, verbose))
-    try:
-        if output is None:
-            click.echo(text, nl=False, color=colour)
-        else:
-            with open(output, "w", encoding="utf-8") as file:
-                file.write(text)
-        if form == "github":
-            add_to_summary(report, os.environ)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise LeaseError(f"cannot write {error.filename}: {error.strerror}", path=error.filename) from error
+    if output is None:
+        click.echo(text, nl=False, color=colour)
+    else:
+        write_output(output, text)
+    if form == "github":
+        add_to_summary(report, os.environ)

@@ -64,6 +64,7 @@ LAYOUTS = (
     help="What reads the lines: C where it was compiled, or numpy. Both give the same.",
 )  # fmt: skip
 @click.option("--fit-strings", is_flag=True, help="Read all files first, and make string fields as long as they need.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.h5, if it is there, when the new file is complete.")
 @click.option("--resume", is_flag=True, help="Go on with what an interrupted run has left, if it has.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--json", "is_json", is_flag=True, help="Write the summary as JSON.")
@@ -82,6 +83,7 @@ def command(
     on_error: Any,
     parser: Any,
     fit_strings: bool,
+    overwrite: bool,
     resume: bool,
     dry_run: bool,
     is_json: bool,
@@ -91,7 +93,8 @@ def command(
     """Load text tables into one HDF5 file: parsed and compressed by worker processes, through leased shared memory.
 
     Files may be packed (gzip, BGZF, bzip2, xz, zstd). Each becomes a dataset named after it, its rows in their order and
-    its values those that numpy.loadtxt gives. OUT.h5 appears when it is complete. The run ends with a check that it has
+    its values those that numpy.loadtxt gives. OUT.h5 appears when it is complete; a file there is replaced only with
+    --overwrite. The run ends with a check that it has
     left nothing in shared memory.
 
     Exit codes: 0 all lines became rows; 1 the file is complete, and some lines did not; 2 failed, and there is no file; 130
@@ -111,7 +114,7 @@ def command(
         run(
             files, output, layout=layout, dtype=dtype, columns=columns, inferred=inferred, dry_run=dry_run, is_json=is_json,
             quiet=quiet, reading=reading, into=into, compression=compression, workers=workers, capacity=capacity,
-            on_error=on_error, parser=parser, fit_strings=fit_strings, resume=resume,
+            on_error=on_error, parser=parser, fit_strings=fit_strings, overwrite=overwrite, resume=resume,
         )  # fmt: skip
     finally:
         launching.drop()

@@ -15,7 +15,7 @@ from shmlease.cli.ingest import DELIMITERS
 from shmlease.cli.ingest_words import as_json, as_text, plan_as_json, plan_as_text
 from shmlease.errors import LeaseError
 from shmlease.pipeline.api import ingest
-from shmlease.pipeline.job import plan_job, schema_of
+from shmlease.pipeline.job import check_place, plan_job, schema_of
 from shmlease.pipeline.report import Progress
 from shmlease.tabular.infer import infer
 from shmlease.tabular.schema import Schema
@@ -38,10 +38,13 @@ def run(
     quiet: bool,
     reading: dict[str, Any],
     into: str | None,
+    overwrite: bool,
     **how: Any,
 ) -> None:
     """Infer, plan, or ingest; ends the process with the exit code of the command after an ingest."""
     options = _reading(reading)
+    if output is not None:
+        check_place(output, files, overwrite=overwrite)
     schema: str | Schema | None = layout
     if inferred:
         schema = _inferred(files[0], layout, dtype, options, quiet=quiet and output is not None)
@@ -60,7 +63,16 @@ def run(
         report = _checked(
             output,
             lambda: ingest(
-                files, output, layout=schema, dtype=dtype, columns=chosen, into=into, progress=progress, **how, **options
+                files,
+                output,
+                layout=schema,
+                dtype=dtype,
+                columns=chosen,
+                overwrite=overwrite,
+                progress=progress,
+                into=into,
+                **how,
+                **options,
             ),
         )
     if is_json:
@@ -87,9 +99,8 @@ def _checked(output: str, run: Callable[[], Any]) -> Any:
 
 
 def _to_resume(output: str) -> str:
-    return (
-        f" (what was stored is in {output}.partial, --resume goes on with it)" if os.path.isdir(f"{output}.partial") else ""
-    )
+    partial = f"{os.path.realpath(output)}.partial"
+    return f" (what was stored is in {partial}, --resume goes on with it)" if os.path.isdir(partial) else ""
 
 
 def _terminate(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - a signal handler's signature

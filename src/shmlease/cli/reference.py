@@ -14,6 +14,7 @@ import click
 
 from shmlease.auditor.judge.rules import RULES
 from shmlease.cli import cli
+from shmlease.output_file import write_output
 
 __all__ = ["PAGES", "commands", "rules"]
 
@@ -54,5 +55,4 @@ PAGES: Final[dict[str, Callable[[], str]]] = {"cli.md": commands, "rules.md": ru
 
 if __name__ == "__main__":
     for name, page in PAGES.items():
-        with open(os.path.join(sys.argv[1], name), "w") as file:
-            file.write(page())
+        write_output(os.path.join(sys.argv[1], name), page())

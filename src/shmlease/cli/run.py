@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import click
@@ -17,8 +19,10 @@ from shmlease.auditor.judge.rules import no_such_rule, rule_of
 from shmlease.auditor.judge.suppression import set_aside_known
 from shmlease.auditor.report.formats import Style, render
 from shmlease.auditor.report.formats.github import announce
-from shmlease.auditor.report.output import check_writable, form_of, write_file
+from shmlease.auditor.report.output import form_of, write_file
 from shmlease.auditor.run.command import SETTLE_S, CommandNotStartedError, run
+from shmlease.errors import LeaseError
+from shmlease.output_file import check_output
 from shmlease.units import parse_duration
 
 __all__ = ["command"]
@@ -90,7 +94,7 @@ def command(
     for path in outputs:
         form_of(path)
     for path in (*outputs, *([new_baseline] if new_baseline else [])):
-        check_writable(path)  # before the command runs, which may take hours
+        check_output(path)  # before the command runs, which may take hours
     configuration = load_configuration(config)
     settings = _settings(configuration, rules, ignore, overdue_after)
     known = None if new_baseline else baseline or configuration.baseline
@@ -110,11 +114,22 @@ def command(
         report = replace(report, findings=kept, suppressed=(*report.suppressed, *aside))
     if not (quiet and report.is_clean):
         _tell(report, finished.why_shared, verbose=verbose)
-    for path in outputs:
-        write_file(report, path)
+    writes: list[Callable[[], object]] = [partial(write_file, report, path) for path in outputs]
     if report.findings:
-        announce(report, sys.stderr.write, os.environ)
-    sys.exit(finished.returncode or report.exit_code(strict=configuration.strict if strict is None else strict))
+        writes.append(partial(announce, report, sys.stderr.write, os.environ))
+    failures = [write for write in writes if not _is_done(write)]
+    code = finished.returncode or report.exit_code(strict=configuration.strict if strict is None else strict)
+    sys.exit(code or (2 if failures else 0))
+
+
+def _is_done(write: Callable[[], object]) -> bool:
+    """Whether an output could be written; one that cannot keeps neither the others nor the exit code of the command back."""
+    try:
+        write()
+    except LeaseError as error:
+        click.echo(f"shmlease: {error}", err=True)
+        return False
+    return True
 
 
 def _settings(

@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import time
-from typing import BinaryIO, Final, TextIO
+from typing import BinaryIO, Final
 
 import click
 import msgspec
@@ -16,7 +16,8 @@ from rich.live import Live
 from rich.text import Text
 
 from shmlease.core.sizes import PAGE_BYTES
-from shmlease.errors import UnsupportedPlatformError
+from shmlease.errors import LeaseError, UnsupportedPlatformError
+from shmlease.output_file import check_output, write_output
 from shmlease.system.interpreter import module_command
 from shmlease.units import format_bytes, format_duration, parse_bytes, parse_duration
 from shmlease.verification.stress.generator import FAULTS, FaultKind, Schedule
@@ -48,10 +49,10 @@ _SHM_SLACK_BYTES: Final = 32 << 20
 @click.option("--replay", type=click.File("rb"), default=None, help="Run this schedule again.")
 @click.option("--shrink", "shrink_for", default="60s", show_default=True, help="How long to shrink what failed; 0 not to.")
 @click.option("--json", "as_json", is_flag=True, help="Write the verdict as JSON.")
-@click.option("--html", "page", type=click.File("w", lazy=False), metavar="FILE", help="Write the verdict as a page.")
+@click.option("--html", "page", metavar="FILE", help="Write the verdict as a page.")
 def command(
     seed: int | None, clients: int, capacity: str, duration: str, operations: int | None, chaos: str, every: str,
-    rest_every: str, isolate: bool, replay: BinaryIO | None, shrink_for: str, as_json: bool, page: TextIO | None,
+    rest_every: str, isolate: bool, replay: BinaryIO | None, shrink_for: str, as_json: bool, page: str | None,
 ) -> None:  # fmt: skip
     """Run clients under chaos, and give a verdict.
 
@@ -77,6 +78,8 @@ def command(
         raise click.UsageError(str(error)) from None
     if options.capacity_bytes < PAGE_BYTES:
         raise click.UsageError(f"--capacity {capacity}: no segment is smaller than a page of {PAGE_BYTES} bytes")
+    if page is not None:
+        check_output(page)
     if isolate and not options.is_private:
         _begin_again_in_private(options)
     missing = _without_private_shm(options)
@@ -85,7 +88,7 @@ def command(
     verdict = _watched(options)
     verdict = msgspec.structs.replace(verdict, coverage=[*verdict.coverage, *missing])
     if page is not None:
-        page.write(as_page(verdict))
+        write_output(page, as_page(verdict))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(verdict), indent=2).decode())
     else:
@@ -166,8 +169,10 @@ def _report_failure(verdict: Verdict, options: Options, shrink_s: float) -> None
         click.echo(f"shmlease: shrinking the schedule, up to {format_duration(shrink_s)}", err=True)
         schedule = shrink(schedule, fails, is_time_up)
     path = f"shmlease-stress-{verdict.seed}.json"
-    with open(path, "wb") as file:
-        file.write(msgspec.json.encode(schedule))
+    try:
+        write_output(path, msgspec.json.encode(schedule))
+    except LeaseError as error:
+        click.echo(f"shmlease: {error}; write the schedule below there", err=True)
     click.echo(
         f"shmlease: seed {verdict.seed}; {verdict.schedule.operations:,} operations and {len(verdict.schedule.faults)} faults "
         f"failed, and so did the {schedule.operations:,} operations and {len(schedule.faults)} faults in {path}; run it again "

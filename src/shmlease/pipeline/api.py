@@ -13,7 +13,7 @@ from shmlease.client.handle import RegistryHandle
 from shmlease.errors import IngestError
 from shmlease.pipeline.coordinator import Coordinator
 from shmlease.pipeline.flow import Flow, report_of
-from shmlease.pipeline.job import Job, plan_job, schema_of
+from shmlease.pipeline.job import Job, check_place, plan_job, schema_of
 from shmlease.pipeline.measuring import measure
 from shmlease.pipeline.rejects import Rejects
 from shmlease.pipeline.report import DatasetReport, IngestReport, Progress
@@ -43,6 +43,7 @@ def ingest(
     capacity: int | str | None = None,
     on_error: OnError = "fail",
     fit_strings: bool = False,
+    overwrite: bool = False,
     resume: bool = False,
     executor: Executor | None = None,
     registry: RegistryHandle | None = None,
@@ -60,7 +61,7 @@ def ingest(
     paths : path or sequence of paths
         Text files, plain or packed (gzip, BGZF, bzip2, xz, zstd).
     out : path
-        The HDF5 file to make or replace.
+        The HDF5 file to make.
     layout : str or Schema, optional
         How the files are written and which fields they have: the name of a layout, such as ``"bismark-cov"``, or a schema.
     dtype : str or numpy.dtype or sequence of Field, optional
@@ -80,6 +81,8 @@ def ingest(
         in the file, under ``rejected/``.
     fit_strings : bool
         Read all files once for the lengths of their strings first.
+    overwrite : bool
+        Replace the file that is at `out`, when the new one is complete. Otherwise a file there is an error.
     resume : bool
         Go on with what an interrupted run of the same files left beside `out`, if it left something.
     executor : Executor, optional
@@ -104,7 +107,7 @@ def ingest(
     IngestError
         A file cannot be read, or has a line that is no row and `on_error` is ``"fail"``. Nothing is put at `out`.
     SinkError
-        The HDF5 file cannot be written.
+        There is a file at `out` already, or the HDF5 file cannot be written.
     CapacityError
         The capacity is too small for the rows, or /dev/shm is full.
     """
@@ -113,15 +116,15 @@ def ingest(
     if on_error not in get_args(OnError):
         raise ValueError(f"on_error={on_error!r}; it is one of {', '.join(get_args(OnError))}")
     chosen = choose_parser(parser)
-    job = plan_job(paths, schema_of(layout, dtype, columns, reading), into)
-    if os.path.realpath(out) in {os.path.realpath(table.path) for table in job.tables}:
-        raise IngestError(f"{os.fspath(out)}: is one of the files to read; choose another name for the output")
+    names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+    check_place(out, names, overwrite=overwrite)
+    job = plan_job(names, schema_of(layout, dtype, columns, reading), into)
     with Workshop(workers, capacity, executor, registry, compressed=compression != "none") as shop:
         watch = _Watch(job, shop, began_s, progress)
         if fit_strings:
             job = _fitted(job, shop, watch)
         job.require_fitted()
-        made = _make(job, out, shop, compression, on_error, resume, chosen, watch)
+        made = _make(job, out, shop, compression, on_error, overwrite, resume, chosen, watch)
     return replace(
         made,
         size_bytes=os.stat(out).st_size,
@@ -166,13 +169,14 @@ def _make(
     shop: Workshop,
     compression: str,
     on_error: OnError,
+    overwrite: bool,
     resume: bool,
     parser: Parser,
     watch: _Watch,
 ) -> IngestReport:
     schemas = [table.schema for table in job.tables]
     sizing = size_for(shop.capacity_bytes, shop.workers, schemas)
-    sink = HDF5Sink(out, compression=compression, encoders=1, resume=resume, keep_partial=True)
+    sink = HDF5Sink(out, compression=compression, encoders=1, overwrite=overwrite, resume=resume, keep_partial=True)
     coordinator = None
     before = sink.completed()
     try:

@@ -17,13 +17,14 @@ from shmlease.pipeline.feeds import FileMark, Input
 from shmlease.pipeline.naming import dataset_names
 from shmlease.pipeline.sizing import Sizing
 from shmlease.pipeline.tasks import Context, OnError
+from shmlease.sinks import output_place
 from shmlease.tabular.engine import Parser
 from shmlease.tabular.layouts import layout as layout_named
 from shmlease.tabular.prologue import Table, open_table
 from shmlease.tabular.schema import Field, Schema
 from shmlease.tabular.sources import PathLike
 
-__all__ = ["Job", "plan_job", "schema_of"]
+__all__ = ["Job", "check_place", "plan_job", "schema_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,31 @@ class Job:
 
 def _with_types(schema: Schema, other: Schema) -> tuple[Field, ...]:
     return tuple(replace(each, type=typed.type) for each, typed in zip(schema.fields, other.fields, strict=True))
+
+
+def check_place(out: PathLike, paths: Sequence[str], *, overwrite: bool) -> None:
+    """Refuse an output that is one of the files to read, or that could not be put there, before anything is done.
+
+    Raises
+    ------
+    IngestError
+        The output is one of the files to read.
+    SinkError
+        There is a file already and it is not to be overwritten, or no regular file can be put there.
+    """
+    for path in paths:
+        if os.path.realpath(path) == os.path.realpath(out) or _is_same_file(path, out):
+            raise IngestError(
+                f"{os.fspath(out)}: is one of the files to read; choose another name for the output", path=path
+            )
+    output_place(out, overwrite=overwrite)
+
+
+def _is_same_file(path: PathLike, other: PathLike) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:  # one of them is not there
+        return False
 
 
 def plan_job(paths: PathLike | Sequence[PathLike], schema: Schema, into: str | None = None) -> Job:

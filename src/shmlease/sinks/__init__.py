@@ -12,6 +12,7 @@ from shmlease.lazy import lazily
 if TYPE_CHECKING:
     from shmlease.sinks.chunks import ChunkEncoder, Codec, EncodedChunk, encode_chunk
     from shmlease.sinks.hdf5 import HDF5Sink
+    from shmlease.sinks.partial import output_place
     from shmlease.sinks.plan import ChunkPlan, Piece, PlannedChunk
     from shmlease.sinks.provenance import Source, digest_file
     from shmlease.sinks.recovery import Completed
@@ -32,12 +33,14 @@ __all__ = [
     "VerifyReport",
     "digest_file",
     "encode_chunk",
+    "output_place",
     "verify",
 ]
 
 _HOMES: Final = {
     "chunks": ("ChunkEncoder", "Codec", "EncodedChunk", "encode_chunk"),
     "hdf5": ("HDF5Sink",),
+    "partial": ("output_place",),
     "plan": ("ChunkPlan", "Piece", "PlannedChunk"),
     "provenance": ("Source", "digest_file"),
     "recovery": ("Completed",),

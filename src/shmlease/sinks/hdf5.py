@@ -56,7 +56,7 @@ class HDF5Sink:
     Parameters
     ----------
     path : path-like
-        The file to make or to replace.
+        The file to make. A symbolic link is followed.
     compression : {"gzip", "none", "lzf", "zstd", "blosc2"}
         ``gzip`` is HDF5's own shuffle and deflate, which every reader of HDF5 has. ``lzf`` needs h5py to be read, the
         last two need the package hdf5plugin to be written and read.
@@ -64,6 +64,9 @@ class HDF5Sink:
         Size of a chunk before compression.
     encoders : int, optional
         Threads that encode; by default as many as there are processors, and at most 8.
+    overwrite : bool
+        Replace the file that is at `path` when this one is complete; its mode and owner are kept. Otherwise a file there is
+        an error.
     resume : bool
         Go on with what an interrupted run left in ``<path>.partial``, if it left something: see `completed`. Otherwise
         that is dropped.
@@ -74,7 +77,7 @@ class HDF5Sink:
     Raises
     ------
     SinkError
-        The file cannot be made there, another sink is making it, or the compression is not to be had.
+        There is a file already, or the file cannot be made there, another sink is making it, or the compression is not to be had.
     """
 
     def __init__(
@@ -84,13 +87,16 @@ class HDF5Sink:
         compression: str = "gzip",
         chunk_bytes: int | str = _CHUNK_BYTES,
         encoders: int | None = None,
+        overwrite: bool = False,
         resume: bool = False,
         keep_partial: bool | None = None,
     ) -> None:
         compression_named(compression)
         self._compression = compression
         self._chunk_bytes = max(1, parse_bytes(chunk_bytes))
-        self._session = Session(path, resume=resume, keep_partial=resume if keep_partial is None else keep_partial)
+        self._session = Session(
+            path, overwrite=overwrite, resume=resume, keep_partial=resume if keep_partial is None else keep_partial
+        )
         try:
             self._rows = Appender(self._session, encoders)
         except BaseException:

@@ -16,21 +16,43 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shmlease.errors import SinkError
+from shmlease.output_file import move_into_place, require_trusted, resolve_regular
 from shmlease.units import format_bytes
 
-__all__ = ["Partial"]
+__all__ = ["Partial", "explained", "output_place"]
 
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def _explained(action: str, path: Path) -> Iterator[None]:
+def explained(action: str, path: Path) -> Iterator[None]:
+    """Raise what the system refuses as an error that names the output `path` and the `action`."""
     try:
         yield
     except SinkError:
         raise
     except OSError as error:
         raise SinkError(f"{path}: cannot {action}: {error.strerror or error}", path=str(path), errno=error.errno) from error
+
+
+def output_place(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Where an HDF5 file named `path` goes: its symbolic links are followed.
+
+    Raises
+    ------
+    SinkError
+        There is a file already and it is not to be overwritten, or no regular file can be put there.
+    """
+    with explained("write there", Path(path)):
+        place, is_there = resolve_regular(path)
+    if is_there and not overwrite:
+        raise SinkError(
+            f"{os.fspath(path)}: the file is there already; choose another name, or have it replaced (--overwrite, "
+            "overwrite=True)",
+            path=os.fspath(path),
+            errno=errno.EEXIST,
+        )
+    return Path(place).absolute()
 
 
 class Partial:
@@ -44,15 +66,14 @@ class Partial:
         The caller owns them.
     """
 
-    def __init__(self, output: str | os.PathLike[str]) -> None:
-        self.output = Path(os.path.realpath(output))
+    def __init__(self, output: str | os.PathLike[str], *, overwrite: bool) -> None:
+        self._overwrite = overwrite
+        self.output = output_place(output, overwrite=overwrite)
         self.directory = self.output.with_name(self.output.name + ".partial")
-        with _explained("write there", self.output):
-            if self.output.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "it is a directory; give the name of a file")
+        with explained("write there", self.output):
             self.journal_fd = self._lock()
             try:
-                self.data_fd = os.open(self._data, os.O_RDWR | os.O_CREAT, 0o666)
+                self.data_fd = os.open(self._data, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             except OSError:
                 os.close(self.journal_fd)
                 raise
@@ -69,7 +90,8 @@ class Partial:
         while True:
             self.directory.mkdir(mode=0o700, exist_ok=True)
             try:
-                fd = os.open(self._journal, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+                require_trusted(str(self.directory), os.lstat(self.directory))
+                fd = os.open(self._journal, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
             except FileNotFoundError:
                 if not self.output.parent.is_dir():
                     raise
@@ -97,20 +119,30 @@ class Partial:
         if not self.is_empty():
             size_bytes = os.fstat(self.data_fd).st_size
             _log.warning("%s: dropped %s of an interrupted run", self.output, format_bytes(size_bytes))
-        with _explained("drop the partial file", self.output):
+        with explained("drop the partial file", self.output):
             os.ftruncate(self.journal_fd, 0)
             os.ftruncate(self.data_fd, 0)
 
+    def require_place(self) -> None:
+        """Raise if the output's name has been taken since this partial file was begun.
+
+        Raises
+        ------
+        SinkError
+            It has.
+        """
+        output_place(self.output, overwrite=self._overwrite)
+
     def publish(self) -> None:
         """Give the data its name, durably, and take the directory away."""
-        with _explained("put the finished file there", self.output):
-            os.rename(self._data, self.output)
+        with explained("put the finished file there", self.output):
+            move_into_place(self.data_fd, str(self._data), str(self.output))
             _sync_directory(self.output.parent)
             self.remove()
 
     def remove(self) -> None:
         """Take the directory away, with all that a sink puts there."""
-        with _explained("remove the partial file", self.output):
+        with explained("remove the partial file", self.output):
             for path in (self._data, self._journal):
                 path.unlink(missing_ok=True)
             try:

@@ -22,7 +22,7 @@ from shmlease.sinks.checksum import crc32
 __all__ = ["SIGNATURE", "SealedFile"]
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_WITHHELD = b"leaseh\x00\n"  # stands in for the signature, and is as long
+_WITHHELD = b"shmlease"  # stands in for the signature, and is as long
 _PAGE = 4096
 _WRITE_BACK_BYTES = 4 << 20
 

@@ -22,7 +22,7 @@ from shmlease.sinks import journal, provenance
 from shmlease.sinks.catalog import Catalog
 from shmlease.sinks.chunks import EncodedChunk
 from shmlease.sinks.layout import describe_dtype
-from shmlease.sinks.partial import Partial
+from shmlease.sinks.partial import Partial, explained
 from shmlease.sinks.progress import Progress
 from shmlease.sinks.recovery import Recovery, small_array_progress
 from shmlease.sinks.sealed import SealedFile
@@ -46,18 +46,19 @@ class Session:
         What that run had done.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, resume: bool, keep_partial: bool) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool, resume: bool, keep_partial: bool) -> None:
         self._is_open = False
         self._keep_partial = keep_partial
-        self._partial = Partial(path)
+        self._partial = Partial(path, overwrite=overwrite)
         self._file = SealedFile(self._partial.data_fd)
         self._log = journal.Journal(self._partial.journal_fd)
         self.output = self._partial.output
         try:
-            if not resume:
-                self._partial.clear()
-            self._store = Store(self._file, self._log, label=str(self.output))
-            self._recover()
+            with explained("begin the file", self.output):
+                if not resume:
+                    self._partial.clear()
+                self._store = Store(self._file, self._log, label=str(self.output))
+                self._recover()
         except BaseException:
             if self._partial.is_empty():
                 self._partial.remove()
@@ -147,6 +148,7 @@ class Session:
         for name, progress in self.datasets.items():
             attributes[name] = progress.attributes | _provenance(progress)
         self._store.finish(attributes, self.datasets.values())
+        self._partial.require_place()
         try:
             self._file.seal()
         except OSError as error:

@@ -6,6 +6,7 @@ The file is read the way any reader would, through h5py, and not by the code tha
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,9 +118,16 @@ def verify(path: str | os.PathLike[str], sources: str | os.PathLike[str] | None 
     import h5py  # noqa: PLC0415 - importing shmlease must not import h5py
 
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise SinkError(f"{path}: not a regular file", path=os.fspath(path))
+        with open(path, "rb"):
+            pass  # for the system's reason, should it refuse; HDF5's own is hard to read
         file = h5py.File(path, "r")
+    except SinkError:
+        raise
     except OSError as error:
-        raise SinkError(f"{path}: cannot be read as HDF5: {error}", path=os.fspath(path)) from error
+        reason = error.strerror or str(error).splitlines()[0]
+        raise SinkError(f"{path}: cannot be read as HDF5: {reason}", path=os.fspath(path)) from error
     with file:
         try:
             listed = msgspec.json.decode(file.attrs[provenance.DATASETS], type=list[str])

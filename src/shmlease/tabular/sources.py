@@ -41,8 +41,14 @@ def compression_of(path: PathLike) -> str:
     """
     name = os.fspath(path)
     try:
-        if stat.S_ISDIR(os.stat(name).st_mode):
+        mode = os.stat(name).st_mode
+        if stat.S_ISDIR(mode):
             raise IngestError(f"{name}: a directory; name the files in it", path=name)
+        if not stat.S_ISREG(mode):
+            raise IngestError(
+                f"{name}: not a regular file; files are read more than once, so write what it gives to a file first",
+                path=name,
+            )
         with open(name, "rb") as file:
             head = file.read(6)
     except OSError as error:

@@ -35,7 +35,7 @@ class Stopped(Exception):  # noqa: N818 - not an error: where the run is cut off
 
 
 def open_sink(path: Path, **options: object) -> HDF5Sink:
-    return HDF5Sink(path, chunk_bytes="16KiB", encoders=1, resume=True, **options)
+    return HDF5Sink(path, chunk_bytes="16KiB", encoders=1, overwrite=True, resume=True, **options)
 
 
 def make(path: Path, calls: Calls) -> Iterator[Path]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 from shmlease.auditor.judge.findings import Report
 from shmlease.auditor.report.formats import render
 from shmlease.errors import LeaseError
+from shmlease.output_file import write_output
 
-__all__ = ["check_writable", "form_of", "write_file"]
+__all__ = ["form_of", "write_file"]
 
 # how a file's name ends -> the form that is written to it; of two that fit, the longer comes first
 _ENDINGS: Final = {
@@ -36,22 +36,6 @@ def form_of(path: str) -> str:
     return form
 
 
-def check_writable(path: str) -> None:
-    """Refuse now what could not be written later, as far as it can be told without writing.
-
-    Raises
-    ------
-    LeaseError
-        The file could not be written.
-    """
-    directory = os.path.dirname(path) or os.curdir
-    if not os.path.isdir(directory):
-        raise LeaseError(f"cannot write {path}: there is no directory {directory}", path=path)
-    if not os.access(path if os.path.exists(path) else directory, os.W_OK) or os.path.isdir(path):
-        why = "it is a directory" if os.path.isdir(path) else "permission denied"
-        raise LeaseError(f"cannot write {path}: {why}", path=path)
-
-
 def write_file(report: Report, path: str) -> None:
     """Write `report` to `path` in the form that its name asks for.
 
@@ -60,9 +44,4 @@ def write_file(report: Report, path: str) -> None:
     LeaseError
         There is no such form, or the file cannot be written.
     """
-    text = render(report, form_of(path))
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise LeaseError(f"cannot write {path}: {error.strerror}", path=path) from error
+    write_output(path, render(report, form_of(path)))

@@ -15,6 +15,7 @@ from shmlease.auditor.configuration import load_configuration
 from shmlease.auditor.report.output import form_of
 from shmlease.integrations.pytest.item_audit import ItemAudit
 from shmlease.integrations.pytest.session_summary import RECORDS, SessionSummary
+from shmlease.output_file import check_output
 from shmlease.testing.leaks import LeakWatch
 
 __all__ = ["start_audit"]
@@ -33,12 +34,13 @@ def start_audit(config: pytest.Config, *, fails: bool) -> None:
     Raises
     ------
     LeaseError
-        The configuration, or the name of the report, is not understood.
+        The configuration, or the name of the report, is not understood, or the report could not be written.
     """
     path = config.getoption("shmlease_report")
-    if path:
-        form_of(path)
     worker_input: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if path and worker_input is None:
+        form_of(path)
+        check_output(path)
     is_controller = worker_input is None and _has_workers(config)
     record_file = (worker_input or {}).get(RECORDS)
     if record_file is not None and not os.path.isdir(os.path.dirname(record_file)):

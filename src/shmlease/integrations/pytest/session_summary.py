@@ -20,6 +20,7 @@ from shmlease.auditor.judge.findings import Finding, Place, Report
 from shmlease.auditor.judge.suppression import Suppression, Suppressions
 from shmlease.auditor.report.formats.github import announce
 from shmlease.auditor.report.output import write_file
+from shmlease.errors import LeaseError
 from shmlease.integrations.pytest.item_audit import ALLOWED, FIELD, IMPORTS, PROPERTY, SESSION, allowed_leaks
 from shmlease.integrations.pytest.totals import Totals
 from shmlease.testing.leaks import LeakWatch, told
@@ -47,6 +48,7 @@ class SessionSummary:
         self._watch = watch
         self._fails = fails
         self._path: str | None = config.getoption("shmlease_report")
+        self._outcome = ""  # where the report is, or why it is not
         self._totals = Totals(time.time_ns())
         self._allowed: dict[str, tuple[Suppression, ...]] = {}
 
@@ -111,7 +113,12 @@ class SessionSummary:
         if self._fails and session.exitstatus == pytest.ExitCode.OK and self._totals.has_leaks:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self._path:
-            write_file(self._totals.whole(SESSION), self._path)
+            try:
+                write_file(self._totals.whole(SESSION), self._path)
+                self._outcome = self._path
+            except LeaseError as error:
+                self._outcome = str(error)
+                session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
     def _look(self, *, always: bool = False) -> None:
         report = self._watch.check(SESSION, always=always)
@@ -138,9 +145,12 @@ class SessionSummary:
                 terminalreporter.write_line(told(report) + "\n")
         if totals.has_leaks:
             terminalreporter.ensure_newline()
-            announce(_with_places(totals.whole(SESSION)), terminalreporter.write, os.environ)
-        if self._path:
-            terminalreporter.write_line(f"shmlease: {self._path}")
+            try:
+                announce(_with_places(totals.whole(SESSION)), terminalreporter.write, os.environ)
+            except LeaseError as error:
+                terminalreporter.write_line(f"shmlease: {error}")
+        if self._outcome:
+            terminalreporter.write_line(f"shmlease: {self._outcome}")
 
 
 def _set_aside(report: Report, allowed: Sequence[Suppression]) -> Report:

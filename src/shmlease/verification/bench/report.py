@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from shmlease.output_file import write_output
 from shmlease.pages.charts import Axis, Series, chart_of
 from shmlease.pages.rendering import render_chart
 from shmlease.units import format_bytes, format_duration
@@ -37,8 +38,7 @@ def as_text(measurement: Measurement) -> str:
 def print_or_store(measurements: Sequence[Measurement], path: str) -> None:
     """What the scripts of benchmarks/ do with what they have measured."""
     if path:
-        with open(path, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(measurements), indent=2))
+        write_output(path, msgspec.json.format(msgspec.json.encode(measurements), indent=2))
     for measurement in measurements:
         print(as_text(measurement))
 

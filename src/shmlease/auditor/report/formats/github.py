@@ -13,6 +13,7 @@ from typing import Final
 from shmlease.auditor.judge.findings import Finding, Report
 from shmlease.auditor.judge.rules import Severity
 from shmlease.auditor.report.formats.style import Style
+from shmlease.output_file import append_output
 from shmlease.units import format_bytes
 
 __all__ = ["add_to_summary", "annotation", "announce", "render", "summary"]
@@ -44,7 +45,7 @@ def announce(report: Report, write: Callable[[str], object], environment: Mappin
 
     Raises
     ------
-    OSError
+    LeaseError
         The summary cannot be written.
     """
     if environment.get("GITHUB_ACTIONS") != "true":
@@ -59,13 +60,12 @@ def add_to_summary(report: Report, environment: Mapping[str, str]) -> None:
 
     Raises
     ------
-    OSError
+    LeaseError
         It cannot be written.
     """
     path = environment.get("GITHUB_STEP_SUMMARY")
     if path:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(summary(report))
+        append_output(path, summary(report))
 
 
 def annotation(finding: Finding) -> str:
