@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check coverage stress bench docs dist clean
+.PHONY: demo test check coverage stress kill-sweep bench docs dist clean
 
 $(VENV)/.installed: pyproject.toml hatch_build.py $(wildcard src/shmlease/*/*.c)
 	$(PYTHON) -m venv --without-pip $(VENV)
@@ -28,6 +28,9 @@ coverage: $(VENV)/.installed  ## how much of the code the tests within one proce
 stress: $(VENV)/.installed  ## the long stress and chaos runs
 	$(BIN)/python -m pytest -m stress --timeout 1800 --hypothesis-profile explore $(PYTEST_ARGS)
 	$(BIN)/python benchmarks/chaos.py
+
+kill-sweep: $(VENV)/.installed  ## kills at every system call of clients, registries and successors; KILL_ARGS="--points 3000" for fewer
+	PYTHONPATH=tests $(BIN)/python -m kill_sweep $(KILL_ARGS)
 
 bench: $(VENV)/.installed  ## the benchmarks, beside their references
 	$(BIN)/python benchmarks/handover.py

@@ -58,6 +58,10 @@ class Oracle:
             tickets += kind == "t"
         return Sample(segments, segment_bytes, tickets)
 
+    def names(self) -> list[str]:
+        """The names that were given out and not taken back."""
+        return [name for name in _listed(self._root) if name.startswith(f"{self._prefix}-")]
+
     def has_inode(self, inode: int) -> bool:
         """Whether that file is still a segment."""
         try:
@@ -78,9 +82,7 @@ class Oracle:
             journals += kind is not None and kind[1] == "j"
         if journals > processes:
             found.append(f"{journals} journals of clients, {processes} clients")
-        found += [
-            f"{self._root}/{name} is still there" for name in _listed(self._root) if name.startswith(f"{self._prefix}-")
-        ]
+        found += [f"{self._root}/{name} is still there" for name in self.names()]
         for pid, resident_bytes in self._mappers(f"{self._directory}/s", unlinked=True):
             if resident_bytes:
                 found.append(f"pid {pid} keeps {resident_bytes} bytes of unlinked segments in memory")

@@ -1,0 +1,3 @@
+from kill_sweep.sweep import main
+
+main()
