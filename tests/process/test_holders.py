@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -125,18 +129,6 @@ def test_killed_redeemer_does_not_keep_the_segment(actor: StartActor, registry: 
     until(lambda: not site.files())
 
 
-def test_redeemer_killed_between_claiming_the_token_and_saying_so_frees_the_segment(
-    actor: StartActor, registry: shmlease.Registry, site: Site
-) -> None:
-    receiver = actor()
-    with registry.share(np.arange(10), "a") as lease:
-        ticket = lease.ticket(ttl=0.3)
-        receiver("registry._link.endpoint.claim_token(ticket.id, registry._link.client)", ticket=ticket)
-    receiver.kill()
-    until(lambda: not site.files(), what="the end of the segment")
-    until(lambda: not [name for name in _entries(site) if name.startswith("t")], what="the end of the token")
-
-
 def test_sender_killed_between_making_the_token_and_saying_so_leaves_no_token(actor: StartActor, site: Site) -> None:
     sender = actor()
     sender("link = registry._link; link.endpoint.mint_token(link.client << 40 | 4711)")
@@ -224,3 +216,108 @@ def test_exec_in_a_holder_ends_nothing_before_the_process_ends(
         assert lease.array.sum() == 45
     holder.kill()
     until(lambda: not site.files())
+
+
+@pytest.mark.parametrize("registry_dies_as_well", [False, True])
+def test_ticket_ends_with_a_redeemer_killed_before_it_said_so(
+    registry: shmlease.Registry, site: Site, actor: StartActor, registry_dies_as_well: bool
+) -> None:
+    """Not when the ticket runs out, which may be hours later."""
+    redeemer = actor()
+    redeemer("registry.share(np.arange(3)).release()")
+    (client,) = (row.id for row in site.ledger().clients.values() if row.identity.pid == redeemer.pid)
+    with registry.share(np.arange(1000), "a") as lease:
+        ticket = lease.ticket(ttl=3600)
+    assert registry.statistics().tickets == 1
+    token = f"{site.directory.path}/t{ticket.id}"
+    os.rename(token, f"{token}.{client}")  # what redeeming does first
+    if registry_dies_as_well:
+        site.kill()
+    redeemer.kill()
+    until(lambda: registry.statistics().tickets == 0, what="the end of the ticket")
+    until(lambda: "published" not in registry.statistics().segments, what="the end of the segment")
+    assert not [name for name in os.listdir(site.directory.path) if name.startswith("t")]
+    assert EventKind.HOLDER_DIED in [event.kind for event in site.ledger().events]
+
+
+LEADERLESS = """
+import ctypes, os, platform, sys, threading
+import numpy as np
+import shmlease
+
+def live():
+    try:
+        held = shmlease.connect().share(np.arange(1000), "of a thread")
+        print("held", flush=True)
+        with open(f"/proc/{os.getpid()}/stat") as stat:
+            while stat.read().rsplit(")", 1)[1].split()[0] != "Z":
+                stat.seek(0)
+        print("alone", flush=True)
+        for word in sys.stdin:
+            print(int(shmlease.connect().attach("of a thread").array.sum()), int(held.array.sum()), flush=True)
+    finally:
+        os._exit(1)  # there are threads of numpy's as well
+
+threading.Thread(target=live).start()
+threading.Event().wait(0.01)
+ctypes.CDLL(None).syscall({"x86_64": 60}.get(platform.machine(), 93), 0)  # exit(2): this thread alone
+"""
+
+
+def test_process_whose_leader_has_exited_keeps_its_leases_over_a_takeover(registry: shmlease.Registry, site: Site) -> None:
+    environment = {**os.environ, "SHMLEASE_REGISTRY": registry.id}
+    words = [sys.executable, "-c", LEADERLESS]
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        )
+        stack.callback(process.kill)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in "12"] == ["held\n", "alone\n"]
+        site.kill()
+        assert registry.statistics().epoch == 2
+        with registry.attach("of a thread") as reader:
+            assert reader.array.sum() == 499_500
+        process.stdin.write("look\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "499500 499500\n"
+    until(lambda: registry.statistics().clients == 1, what="the end of the whole process")
+    assert any(event.kind is EventKind.HOLDER_DIED for event in site.ledger().events)
+
+
+IN_A_TIME_NAMESPACE = ("unshare", "--time", "--boottime", "100000", "--monotonic", "50000", "--fork", "--kill-child")
+
+
+@pytest.fixture
+def elsewhere(registry: shmlease.Registry) -> Iterator[Actor]:
+    """A client with clocks of its own."""
+    if subprocess.run([*IN_A_TIME_NAMESPACE, "true"], check=False, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("this system does not let us make a time namespace")
+    with Actor(registry.id, command=IN_A_TIME_NAMESPACE) as actor:
+        yield actor
+
+
+def test_successor_with_other_clocks_takes_nobody_for_dead_and_lets_nothing_run_out(
+    registry: shmlease.Registry, site: Site, elsewhere: Actor
+) -> None:
+    with registry.share(np.arange(1000), "a") as lease:
+        ticket = lease.ticket(ttl=600)
+        site.kill()
+        assert elsewhere("registry.statistics().epoch") == 2
+        assert lease.array.sum() == 499_500
+        assert elsewhere("registry.attach('a').array.sum()") == 499_500
+    with registry.redeem(ticket) as reader:
+        assert reader.array.sum() == 499_500
+    assert not [event for event in site.ledger().events if event.kind in (EventKind.HOLDER_DIED, EventKind.TICKET_EXPIRED)]
+
+
+def test_ticket_of_a_sender_with_other_clocks_lives_as_long_as_it_was_to(
+    registry: shmlease.Registry, elsewhere: Actor
+) -> None:
+    made = "held = registry.share(np.arange(1000)); text = str(held.ticket(ttl=600)); held.release(); text"
+    ticket = shmlease.Ticket.parse(elsewhere(made))
+    left_s = (ticket.deadline_ns - time.monotonic_ns()) / 1e9
+    assert 500 < left_s <= 600
+    with registry.redeem(ticket) as reader:
+        assert reader.array.sum() == 499_500

@@ -64,6 +64,8 @@ class Client:
             self.machine.note(act.__name__)
             with self._excused(CapacityError), contextlib.suppress(KeyboardInterrupt):
                 act(self)
+            if not self.process.alive:  # killed in a callback of the collector, which swallows that
+                raise Killed
             if self.link.is_ended:
                 self.inspect()  # what is mapped stays valid until it is let go
                 return

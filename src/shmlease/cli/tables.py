@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from shmlease.core.model import ClientState, LeaseMode, RegistryRow, Snapshot, client_of
 from shmlease.errors import ProtocolError
+from shmlease.system.clock import SystemClock
 from shmlease.system.descriptors import Descriptors, descriptors_of
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.identity import is_dead, own_pid_namespace
@@ -43,7 +43,7 @@ def look(registry: str | None) -> list[Look]:
 
 def as_json(looks: list[Look]) -> list[dict[str, Any]]:
     """Everything, in plain values."""
-    now_ns = time.monotonic_ns()
+    now_ns = SystemClock().now_ns()
     return [_registry_as_json(directory, served, snapshot, now_ns) for directory, served, snapshot in looks]
 
 
@@ -102,7 +102,7 @@ def _registry_as_json(directory: RegistryDirectory, served: bool, snapshot: Snap
 
 def as_text(looks: list[Look], registry: str | None = None) -> RenderableType:
     """For people: a summary of each registry (only `registry` was looked for, if given), its segments, and the last events."""
-    now_ns = time.monotonic_ns()
+    now_ns = SystemClock().now_ns()
     parts: list[RenderableType] = []
     for directory, served, snapshot in looks:
         if snapshot is None or snapshot.registry is None:

@@ -16,6 +16,7 @@ __all__ = ["Ticket"]
 
 _PREFIX: Final = "slt1-"
 _CRC: Final = struct.Struct("<I")
+_MOST: Final = 2**63 - 1  # as in the messages that carry these numbers
 
 
 class Ticket(msgspec.Struct, frozen=True, array_like=True):
@@ -33,6 +34,24 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
     deadline_ns: int
     name: str | None
     layout: bytes
+
+    def __post_init__(self) -> None:
+        """Refuse what no registry has given, however it came about: read from text, unpickled, or made up.
+
+        Raises
+        ------
+        TicketError
+            A field is of another type, or a number that no message can carry.
+        """
+        for field in ("id", "segment", "generation", "size_bytes", "deadline_ns"):
+            number = getattr(self, field)
+            if not isinstance(number, int) or not 0 <= number <= _MOST:
+                raise TicketError(
+                    f"a ticket whose {field} is {number!r} was made by no registry; ask its sender for a new one"
+                )
+        named = self.name is None or isinstance(self.name, str)
+        if not (isinstance(self.registry, str) and named and isinstance(self.layout, bytes)):
+            raise TicketError("a ticket with fields of other types was made by no registry; ask its sender for a new one")
 
     def __repr__(self) -> str:
         named = "" if self.name is None else f" of {self.name!r}"

@@ -134,16 +134,14 @@ class Clients:
         rows.drop_client_if_unneeded(row.id)
         self._outbox.add(DropClient(row.id))
         owner = rows.registry.owner
-        if owner is not None and (owner.pid, owner.start_ticks) == (row.identity.pid, row.identity.start_ticks):
+        if owner is not None and owner.is_surely(row.identity):
             self.owner_has_ended = not any(
-                other.state is not ClientState.ENDED and other.identity == row.identity for other in rows.clients.values()
+                other.state is not ClientState.ENDED and other.identity.may_be(row.identity)
+                for other in rows.clients.values()
             )
 
 
 def _is_of(client: ClientRow, identity: Identity) -> bool:
     """Whether `client` is of that very process, and has not ended."""
-    known = client.identity
-    # seen from another pid namespace the same process has another pid, or none; its start time, or at least its secret, remains
-    same_pid = known.pid == identity.pid or known.pid_namespace != identity.pid_namespace
-    same_start = known.start_ticks == identity.start_ticks or 0 in {known.pid, identity.pid}
-    return client.state is not ClientState.ENDED and same_pid and same_start
+    # seen from other namespaces the same process has another pid, or none, and another start time; its secret remains
+    return client.state is not ClientState.ENDED and client.identity.may_be(identity)

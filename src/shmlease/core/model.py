@@ -94,8 +94,9 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     """Which process this is, so that a reused pid is not mistaken for it.
 
     `start_ticks` is field 22 of /proc/PID/stat; `boot_id` that of /proc/sys/kernel/random; `pid_namespace` the inode of the
-    namespace in which `pid` was counted, that of whoever wrote it down: a pid of another namespace means nothing. A process
-    that whoever wrote it down could not see has pid and start time 0, and `UNSEEN_NAMESPACE`.
+    namespace in which `pid` was counted, that of whoever wrote it down: a pid of another namespace means nothing. So it is with
+    `time_namespace`, in which `start_ticks` were read. A process that whoever wrote it down could not see has pid and start
+    time 0, and `UNSEEN_NAMESPACE`.
     """
 
     pid: int
@@ -104,6 +105,18 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     pid_namespace: int
     uid: int
     command: str
+    time_namespace: int = 0
+
+    def may_be(self, other: Identity) -> bool:
+        """Whether nothing proves that these are two processes: what was read in different namespaces proves nothing."""
+        pids_agree = self.pid == other.pid or self.pid_namespace != other.pid_namespace
+        starts_agree = self.start_ticks == other.start_ticks or self.time_namespace != other.time_namespace
+        return pids_agree and (starts_agree or 0 in {self.pid, other.pid})
+
+    def is_surely(self, other: Identity) -> bool:
+        """Whether both are the same process: pid and start time agree, read in the same namespaces."""
+        same_namespaces = (self.pid_namespace, self.time_namespace) == (other.pid_namespace, other.time_namespace)
+        return same_namespaces and self.pid != 0 and (self.pid, self.start_ticks) == (other.pid, other.start_ticks)
 
 
 class RegistryRow(msgspec.Struct, frozen=True, array_like=True, tag="R"):

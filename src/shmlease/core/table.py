@@ -253,7 +253,7 @@ class Table:
 
     def _close(self, client: int, message: m.Close, now_ns: int) -> None:
         owner, asking = self.rows.registry.owner, self.rows.clients[client].identity
-        if owner is not None and (owner.pid, owner.start_ticks) != (asking.pid, asking.start_ticks):
+        if owner is not None and not owner.may_be(asking):
             raise Refusal(
                 m.RefusalCode.PERMISSION,
                 f"registry {self.rows.registry.id} belongs to pid {owner.pid}; pid {asking.pid} cannot close it",
@@ -298,6 +298,11 @@ class Table:
     def token_voided(self, ticket: int, claimed_by: int | None, now_ns: int) -> None:
         """An expired ticket cannot be redeemed any more, or had just been claimed by a client whose notice is to come."""
         self._tickets.voided(ticket, claimed_by, now_ns)
+        self._finish(now_ns)
+
+    def redeemer_ended(self, ticket: int, client: int, now_ns: int) -> None:
+        """Who had claimed the token of a live ticket has ended before it said so."""
+        self._tickets.redeemer_ended(ticket, client, now_ns)
         self._finish(now_ns)
 
     def segment_retired(self, number: int, failure: str, now_ns: int) -> None:

@@ -67,17 +67,30 @@ class Tickets:
         ticket = self._rows.tickets.get(ticket_id)
         if ticket is None:
             return
-        claimer = None if claimed_by is None else self._rows.clients.get(claimed_by)
-        if claimer is not None and claimer.state is not ClientState.ENDED:
-            self._timers.at(now_ns + CLAIM_RETRY_NS, "ticket", ticket_id)
+        if claimed_by is not None:
+            claimer = self._rows.clients.get(claimed_by)
+            if claimer is None or claimer.state is ClientState.ENDED:
+                self.redeemer_ended(ticket_id, claimed_by, now_ns)
+            else:
+                self._timers.at(now_ns + CLAIM_RETRY_NS, "ticket", ticket_id)
             return
         self._rows.drop_ticket(ticket)
-        if claimed_by is not None:  # by one who died before it said so
-            self._outbox.add(DropToken(ticket_id, claimed_by))
         self._bury(ticket_id, "expired before it was redeemed")
         self._outbox.counters["tickets expired"] += 1
         self._rows.record(now_ns, EventKind.TICKET_EXPIRED, ticket.segment, 0, client_of(ticket_id), ticket.site)
         self._leases.taint(ticket.segment)
+        self._leases.free_if_unused(ticket.segment, now_ns)
+
+    def redeemer_ended(self, ticket_id: int, client: int, now_ns: int) -> None:
+        """Who had claimed a ticket has ended before it said so: nobody else can redeem it, and it has no lease."""
+        ticket = self._rows.tickets[ticket_id]
+        self._rows.drop_ticket(ticket)
+        self._outbox.add(DropToken(ticket_id, client))
+        self._bury(ticket_id, "was redeemed by a process that has ended since")
+        self._outbox.counters["reclaimed"] += 1
+        made = f"with a ticket made at {ticket.site}"
+        self._rows.record(now_ns, EventKind.HOLDER_DIED, ticket.segment, 0, client, made)
+        self._leases.taint(ticket.segment)  # it may have mapped the segment
         self._leases.free_if_unused(ticket.segment, now_ns)
 
     def restore(self, ticket: TicketRow) -> None:

@@ -116,7 +116,7 @@ class Server:
         self._look_again_ns: dict[int, int] = {}  # clients that have rung lately, and when to look at their journals again
         self._heard: defaultdict[int, deque[m.Notice]] = defaultdict(deque)  # read from journals, not applied yet
         self._applying: set[int] = set()
-        self._bereaved: set[int] = set()  # clients that have died and may have left tokens that nobody was told of
+        self._gone: set[int] = set()  # clients that have ended, and may have left tokens that nobody was told of
 
     # --- what happens --------------------------------------------------------------------------------------------
 
@@ -196,7 +196,6 @@ class Server:
         """The process of `client` is proved dead; what it said before counts."""
         self._read_journal(client)
         self.table.holder_died(client, self._clock.now_ns())
-        self._bereaved.add(client)
 
     def tick(self) -> None:
         """Do what has come due, and read the journals of those who cannot be heard."""
@@ -232,7 +231,9 @@ class Server:
         for kind, number, redeemer in list(self._store.entries()):
             if kind == "s":
                 present.add(number)
-            if number not in known[kind] and not (kind == "t" and self._may_still_come(number, redeemer)):
+            if kind == "t" and redeemer is not None and table.is_ended(redeemer):
+                self._end_claim(number, redeemer)
+            elif number not in known[kind] and not (kind == "t" and self._may_still_come(number, redeemer)):
                 self._store.remove_entry(kind, number, redeemer)
         for number, segment in list(table.rows.segments.items()):
             if number not in present and segment.state is not SegmentState.RETIRING:
@@ -257,8 +258,9 @@ class Server:
             if changes:
                 self._commit(changes, told)
             if not told and not table.wants_to_grant_ahead():
+                if not self._gone:
+                    return
                 self._sweep_tokens()
-                return
             replies: defaultdict[int, list[m.RegistryMessage]] = defaultdict(list)
             for effect in told:
                 if isinstance(effect, Send):
@@ -336,13 +338,27 @@ class Server:
             del self._heard[client]
 
     def _sweep_tokens(self) -> None:
-        """Remove the tokens of those who died before they could tell of the ticket; nobody was given it."""
-        if not self._bereaved:
-            return
-        dead, self._bereaved = self._bereaved, set()
-        for kind, number, redeemer in list(self._store.entries()):
-            if kind == "t" and client_of(number) in dead and number not in self.table.rows.tickets:
-                self._store.remove_entry(kind, number, redeemer)
+        """See to the tokens of those who have ended between what they did to a file and their notice of it.
+
+        One that made a token and did not say so has given the ticket to nobody. One that claimed a token and did not say so
+        has used the ticket up.
+        """
+        gone, self._gone = self._gone, set()
+        for kind, ticket, redeemer in list(self._store.entries()):
+            if kind != "t":
+                continue
+            if redeemer in gone:
+                self._end_claim(ticket, redeemer)
+            elif client_of(ticket) in gone and not self.table.knows_ticket(ticket):
+                self._store.remove_entry(kind, ticket, redeemer)
+
+    def _end_claim(self, ticket: int, redeemer: int) -> None:
+        """Who has claimed `ticket` has ended, and did not say that it redeemed it."""
+        self._read_journal(client_of(ticket))  # that of its making may not have been read yet
+        if self.table.knows_ticket(ticket):
+            self.table.redeemer_ended(ticket, redeemer, self._clock.now_ns())
+        else:
+            self._store.remove_entry("t", ticket, redeemer)
 
     def _may_still_come(self, ticket: int, redeemer: int | None) -> bool:
         """Whether the notice of a ticket's making may yet come from its sender.
@@ -430,6 +446,7 @@ class Server:
         self._store.drop_token(effect.ticket, effect.client)
 
     def _drop_client(self, effect: DropClient) -> None:
+        self._gone.add(effect.client)
         self._look_again_ns.pop(effect.client, None)
         self._heard.pop(effect.client, None)
         self._transport.drop(effect.client)

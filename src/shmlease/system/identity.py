@@ -22,6 +22,7 @@ __all__ = [
     "is_dead",
     "own_identity",
     "own_pid_namespace",
+    "own_time_namespace",
     "peer_of",
     "pidfd_of_peer",
     "require_same_user",
@@ -52,20 +53,33 @@ def identify(pid: int) -> Identity:
         with open(f"/proc/{pid}/stat", "rb") as file:
             stat = file.read()
         owner = os.stat(f"/proc/{pid}")
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
+        # the command name in parentheses may hold blanks and parentheses itself; what follows the last one is clean
+        fields = stat[stat.rindex(b")") + 2 :].split()
+        is_leader_dead, threads = fields[0] in (b"Z", b"X"), int(fields[17])
+        if is_leader_dead and threads <= 1:
+            raise ProcessLookupError
+        # a process lives until its last thread has ended; a leader that has gone before has no command line any more
+        alive = next(thread for thread in os.listdir(f"/proc/{pid}/task") if int(thread) != pid) if is_leader_dead else pid
+        with open(f"/proc/{pid}/task/{alive}/cmdline", "rb") as file:
             command = file.read(256).rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        raise ProcessLookupError(errno.ESRCH, f"there is no process {pid}") from None
-    # the command name in parentheses may hold blanks and parentheses itself; what follows the last one is clean
-    fields = stat[stat.rindex(b")") + 2 :].split()
-    if fields[0] in (b"Z", b"X"):
-        raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended")
-    return Identity(pid, int(fields[19]), boot_id(), own_pid_namespace(), owner.st_uid, command)
+    except (FileNotFoundError, ProcessLookupError, StopIteration):
+        raise ProcessLookupError(errno.ESRCH, f"there is no process {pid}, or it has ended") from None
+    return Identity(
+        pid, int(fields[19]), boot_id(), own_pid_namespace(), owner.st_uid, command, own_time_namespace()
+    )  # fmt: skip
 
 
 def own_pid_namespace() -> int:
     """The namespace in which this process counts pids: those of another mean nothing here."""
     return os.stat("/proc/self/ns/pid").st_ino
+
+
+def own_time_namespace() -> int:
+    """The namespace in which this process reads start times; 0 before Linux 5.6, which has one clock for all."""
+    try:
+        return os.stat("/proc/self/ns/time").st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def unseen_identity(uid: int) -> Identity:
@@ -80,12 +94,12 @@ def own_identity() -> Identity:
 
 def is_dead(identity: Identity) -> bool:
     """Whether the process is proved dead; one that cannot be seen from here counts as alive."""
+    if identity.pid_namespace != own_pid_namespace():  # and a container may have a boot id of its own
+        return False
     if identity.boot_id != boot_id():
         return True
-    if identity.pid_namespace != own_pid_namespace():
-        return False
     try:
-        return identify(identity.pid).start_ticks != identity.start_ticks
+        return not identify(identity.pid).may_be(identity)
     except ProcessLookupError:
         return True
 
@@ -130,7 +144,7 @@ def watch(identity: Identity) -> int | None:
     PermissionError, OSError
         The process cannot be watched from here.
     """
-    if identity.boot_id == boot_id() and identity.pid_namespace != own_pid_namespace():
+    if identity.pid_namespace != own_pid_namespace():
         return -1
     try:
         pidfd = os.pidfd_open(identity.pid)

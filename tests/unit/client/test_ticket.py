@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import pickle
 import random
+import zlib
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from shmlease.client.layout import layout_of
 from shmlease.client.ticket import Ticket
@@ -78,3 +82,28 @@ def test_ticket_cut_short_is_no_ticket(cut: int) -> None:
 def test_repr_shows_no_bytes() -> None:
     assert "layout" not in repr(TICKET)
     assert "calls/chr1" in repr(TICKET)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((field, value) for field in ("id", "segment", "generation", "size_bytes", "deadline_ns")
+          for value in (-1, 2**63, 2**64, "7", None, 1.0)),
+        ("registry", 5),
+        ("name", b"a"),
+        ("layout", "text"),
+    ],
+)  # fmt: skip
+def test_ticket_with_a_field_out_of_range_cannot_be(field: str, value: object) -> None:
+    with pytest.raises(TicketError, match="was made by no registry"):
+        replace(TICKET, **{field: value})
+
+
+def test_ticket_with_a_field_out_of_range_is_refused_as_text_and_pickled() -> None:
+    body = msgspec.msgpack.encode(["r1", 2**63, 1, 1, 4096, 1, None, b""])
+    text = "slt1-" + base64.urlsafe_b64encode(zlib.crc32(body).to_bytes(4, "little") + body).decode().rstrip("=")
+    with pytest.raises(TicketError, match=r"is not a ticket: .*whose id is 9223372036854775808"):
+        Ticket.parse(text)
+    pickled = pickle.dumps(TICKET, 0).replace(str(TICKET.id).encode(), str(2**63 + TICKET.id).encode())
+    with pytest.raises(TicketError, match="made by no registry"):
+        pickle.loads(pickled)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from stage import Stage
 
 from shmlease.core import messages as m
-from shmlease.core.model import NUMBER_BITS
+from shmlease.core.model import NUMBER_BITS, EventKind, SegmentState
 from shmlease.core.wire import encode
 
 
@@ -147,3 +148,36 @@ def test_tokens_that_the_dead_told_nobody_of_go_with_them(stage: Stage) -> None:
         ("t", known, None),
         ("t", other << NUMBER_BITS | 5000, None),
     }
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["the ticket is known", "its making was not read yet"])
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "dies"])
+def test_ticket_ends_with_the_redeemer_that_did_not_say_so(stage: Stage, read: bool, leaves: bool) -> None:
+    sender, redeemer = stage.hello(1000), stage.hello(2000)
+    granted = stage.share(sender, "a")
+    ticket = stage.mint(sender, granted.lease)
+    stage.write(sender, m.Release, granted.lease)
+    if read:
+        stage.ask(sender, m.Ping)
+    assert stage.files.claim_token(ticket, redeemer)
+    if leaves:
+        stage.write(redeemer, m.Bye)
+        stage.ask(redeemer, m.Ping)
+    else:
+        stage.die(redeemer)
+    assert stage.rows.tickets == {}
+    assert stage.rows.segments == {}, "it may have been mapped, and is never used again"
+    assert not [entry for entry in stage.entries() if entry[0] == "t"]
+    assert EventKind.HOLDER_DIED in stage.events()
+    assert "has ended since" in stage.ask(sender, m.Redeem, ticket).message
+
+
+def test_redeemer_that_said_so_before_it_died_has_had_its_lease(stage: Stage) -> None:
+    sender, redeemer = stage.hello(1000), stage.hello(2000)
+    granted = stage.share(sender, "a")
+    ticket = stage.mint(sender, granted.lease)
+    stage.redeem(redeemer, ticket)
+    stage.die(redeemer)
+    assert stage.rows.tickets == {}
+    assert [event.detail for event in stage.rows.events.values()] == ["process 2000"]
+    assert stage.rows.segments[granted.segment].state is SegmentState.PUBLISHED

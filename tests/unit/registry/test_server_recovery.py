@@ -109,6 +109,31 @@ def test_token_of_a_dead_sender_goes(stage: Stage) -> None:
     assert ("t", ticket, None) not in stage.succeed([sender]).entries()
 
 
+def test_ticket_of_a_redeemer_that_died_with_the_registry_ends_with_it(stage: Stage) -> None:
+    sender, redeemer = stage.hello(1000), stage.hello(2000)
+    lease = stage.share(sender, "a").lease
+    ticket = stage.mint(sender, lease)
+    stage.write(sender, m.Release, lease)
+    stage.ask(sender, m.Ping)
+    stage.files.claim_token(ticket, redeemer)
+    successor = stage.succeed([redeemer])
+    assert successor.rows.tickets == {}
+    assert successor.rows.segments == {}
+    assert EventKind.HOLDER_DIED in successor.events()
+
+
+def test_ticket_of_a_redeemer_whose_end_a_predecessor_wrote_down_ends_too(stage: Stage) -> None:
+    """The predecessor died before it looked at what the dead had left."""
+    sender, redeemer = stage.hello(1000), stage.hello(2000)
+    ticket = stage.mint(sender, stage.share(sender, "a").lease)
+    stage.ask(sender, m.Ping)
+    stage.die(redeemer)
+    stage.files.claim_token(ticket, redeemer)
+    successor = stage.succeed()
+    assert successor.rows.tickets == {}
+    assert ("t", ticket, redeemer) not in successor.entries()
+
+
 def test_client_resumes_at_the_successor(stage: Stage) -> None:
     client = stage.hello()
     lease = stage.share(client, "a").lease

@@ -20,6 +20,7 @@ from shmlease.system.identity import (
     identify,
     is_dead,
     own_identity,
+    own_time_namespace,
     peer_of,
     pidfd_of_peer,
     require_same_user,
@@ -81,6 +82,59 @@ def test_stopped_process_is_alive(sleeper: subprocess.Popen[bytes]) -> None:
     pidfd = watch(identity)
     assert pidfd is not None
     os.close(pidfd)
+
+
+def test_process_lives_as_long_as_any_of_its_threads() -> None:
+    """Its leader is a zombie meanwhile."""
+    code = (
+        "import ctypes, platform, sys, threading\n"
+        "threading.Thread(target=sys.stdin.read).start()\n"
+        "ctypes.CDLL(None).syscall({'x86_64': 60}.get(platform.machine(), 93), 0)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+
+    def state() -> str:
+        with open(f"/proc/{process.pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0]
+
+    try:
+        before = identify(process.pid)
+        until(lambda: state() == "Z", what="the death of the leader")
+        assert not is_dead(before)
+        assert identify(process.pid).command.startswith(sys.executable)
+        pidfd = watch(before)
+        assert pidfd is not None
+        assert not select.select([pidfd], [], [], 0)[0]
+        process.stdin.close()
+        assert select.select([pidfd], [], [], 10)[0]
+        os.close(pidfd)
+        assert is_dead(before)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_start_time_read_in_another_time_namespace_proves_nothing(sleeper: subprocess.Popen[bytes]) -> None:
+    here = identify(sleeper.pid)
+    assert here.time_namespace == own_time_namespace()
+    elsewhere = replace(here, time_namespace=here.time_namespace + 1, start_ticks=here.start_ticks + 10_000_000)
+    assert not is_dead(elsewhere)
+    pidfd = watch(elsewhere)
+    assert pidfd is not None
+    os.close(pidfd)
+    assert here.may_be(elsewhere)
+    assert not here.is_surely(elsewhere)
+    sleeper.kill()
+    sleeper.wait()
+    assert is_dead(elsewhere), "nobody has its pid"
+
+
+def test_boot_id_of_a_container_proves_nothing(sleeper: subprocess.Popen[bytes]) -> None:
+    """systemd-nspawn gives each container a boot id of its own; it also gives it a pid namespace."""
+    inside = replace(identify(sleeper.pid), boot_id="00000000-0000-0000-0000-000000000000", pid_namespace=1)
+    assert not is_dead(inside)
+    assert watch(inside) == -1
 
 
 def test_pid_used_again_is_another_process(sleeper: subprocess.Popen[bytes]) -> None:

@@ -208,6 +208,7 @@ class Evidence:
     boot_id: str
     pid_namespace: int
     user_id: int
+    time_namespace: int = 0
     boot_time_ns: int = 0
     clock_ticks: int = 100
     roots: tuple[Root, ...] = ()
@@ -227,15 +228,15 @@ class Evidence:
     gaps: tuple[Gap, ...] = ()
 
     def is_dead(self, identity: Identity) -> bool:
-        """Whether that process has certainly ended; a process of another pid namespace cannot be judged."""
-        if identity.boot_id != self.boot_id:
-            return True
+        """Whether that process has certainly ended; what was read in other namespaces proves nothing."""
         if identity.pid_namespace not in {0, self.pid_namespace}:
             return False
+        if identity.boot_id != self.boot_id:
+            return True
         process = self.processes.get(identity.pid)
         if process is None:
             return not self.hides_processes or identity.uid == self.user_id
-        return process.start_ticks != identity.start_ticks
+        return identity.time_namespace == self.time_namespace and process.start_ticks != identity.start_ticks
 
     def started_ns(self, process: ProcessFacts) -> int:
         """When the process started, since the epoch."""

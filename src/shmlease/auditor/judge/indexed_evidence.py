@@ -125,9 +125,9 @@ class Picture:
         return self._segment_files.get((registry.path, number))
 
     def members(self, registry: RegistryFacts) -> frozenset[tuple[int, int]] | None:
-        """Pid and start time of a registry and its clients; None where their pids are of another namespace."""
+        """Pid and start time of a registry and its clients; None where some were read in another namespace."""
         if registry.path not in self._members:
-            self._members[registry.path] = _members_of(registry, self.evidence.pid_namespace)
+            self._members[registry.path] = _members_of(registry, self.evidence)
         return self._members[registry.path]
 
     @cached_property
@@ -284,12 +284,13 @@ def _moment(at_ns: int) -> str:
     return datetime.fromtimestamp(at_ns // 1_000_000_000, UTC).isoformat()
 
 
-def _members_of(registry: RegistryFacts, pid_namespace: int) -> frozenset[tuple[int, int]] | None:
+def _members_of(registry: RegistryFacts, evidence: Evidence) -> frozenset[tuple[int, int]] | None:
     if registry.snapshot is None:
         return None
     identities = [client.identity for client in registry.snapshot.clients.values()]
     if registry.snapshot.registry is not None:
         identities.append(registry.snapshot.registry.identity)
-    if any(identity.pid_namespace not in {0, pid_namespace} for identity in identities):
+    own = (evidence.pid_namespace, evidence.time_namespace)
+    if any((identity.pid_namespace or own[0], identity.time_namespace) != own for identity in identities):
         return None
     return frozenset((identity.pid, identity.start_ticks) for identity in identities)

@@ -23,7 +23,8 @@ from shmlease.auditor.observe.processes import descriptors_in_transit, scan_proc
 from shmlease.auditor.observe.registry_facts import read_registries
 from shmlease.auditor.observe.shm_scan import Listing, count_filesystem, list_root, usage_of
 from shmlease.auditor.observe.sysv import list_sysv
-from shmlease.system.identity import boot_id
+from shmlease.system.clock import SystemClock
+from shmlease.system.identity import boot_id, own_time_namespace
 from shmlease.system.safe_open import reason_of
 
 __all__ = ["Observer"]
@@ -98,9 +99,10 @@ class Observer:
         picture = Picture(
             Evidence(
                 at_ns=time.time_ns(),
-                monotonic_ns=time.monotonic_ns(),
+                monotonic_ns=SystemClock().now_ns(),
                 boot_id=boot_id(),
                 pid_namespace=os.stat("/proc/self/ns/pid").st_ino,
+                time_namespace=own_time_namespace(),
                 user_id=os.geteuid(),
                 boot_time_ns=time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME),
                 clock_ticks=_CLOCK_TICKS,

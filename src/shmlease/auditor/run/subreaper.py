@@ -177,7 +177,7 @@ def descendants_of(ancestor: int, proc: str = "/proc") -> tuple[Process, ...]:
                     facts = parse_stat(file.read())
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it ended meanwhile
-            if facts.state not in {"Z", "X"}:
+            if facts.state not in {"Z", "X"} or facts.threads > 1:  # its leader may be dead, and a thread run on
                 parents[facts.pid], starts[facts.pid] = facts.parent, facts.start_ticks
     found: set[int] = {ancestor}
     pending = True
