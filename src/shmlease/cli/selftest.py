@@ -13,6 +13,7 @@ from shmlease.auditor.audit import rule_ids
 from shmlease.auditor.run.isolation import enter_isolation
 from shmlease.errors import UnsupportedPlatformError
 from shmlease.system.interpreter import module_command
+from shmlease.system.shm_root import require_shared_memory
 from shmlease.verification.selftest import PLANTS, Outcome, Trial, selftest
 
 __all__ = ["command"]
@@ -57,6 +58,7 @@ def _begin_again_in_isolation() -> None:
         enter_isolation()
     except UnsupportedPlatformError as refusal:
         click.echo(f"shmlease: planting in the system's own /dev/shm, for {refusal}", err=True)
+        require_shared_memory()
         return
     arguments = sys.argv[sys.argv.index("selftest") + 1 :]
     command = module_command("shmlease", "selftest", "--no-isolate", *arguments)

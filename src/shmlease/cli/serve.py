@@ -8,10 +8,13 @@ import click
 from msgspec.structs import replace
 
 from shmlease.client.registry import WARM_IDLE_S, begin, checked_id, settings_for
+from shmlease.errors import LeaseError, RegistryUnavailableError
 from shmlease.registry.process import serve
 from shmlease.system.directory import RegistryDirectory
+from shmlease.system.exhaustion import explained
 from shmlease.system.reclaim import sweep
 from shmlease.system.registries import default_registry_id
+from shmlease.system.shm_root import require_shared_memory
 from shmlease.system.surroundings import settle_in
 from shmlease.units import format_bytes
 
@@ -33,6 +36,7 @@ def command(registry: str | None, capacity: str | None, warm: str | None, warm_i
     Any process of this user joins it with shmlease.connect(). If a registry of that id was killed before, its leases are
     taken over, and its limits stay.
     """
+    require_shared_memory()
     sweep()
     try:
         directory = RegistryDirectory(default_registry_id() if registry is None else checked_id(registry))
@@ -50,5 +54,10 @@ def command(registry: str | None, capacity: str | None, warm: str | None, warm_i
             err=True,
         )
 
-    serve(settings, lock_fd, ready, lambda _: settle_in())
+    try:
+        serve(settings, lock_fd, ready, lambda _: settle_in())
+    except LeaseError:
+        raise
+    except OSError as error:
+        raise RegistryUnavailableError(f"registry {directory.id} cannot be served: {explained(error)}") from error
     click.echo(f"shmlease: registry {directory.id} has ended, nothing is left", err=True)

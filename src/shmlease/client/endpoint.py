@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Final, Protocol
 
 from shmlease.core.limits import Limits, shortfalls
 from shmlease.core.messages import MAX_PACKET_BYTES, Notice
 from shmlease.core.model import ClientState
 from shmlease.core.settings import Settings
-from shmlease.errors import ProtocolError
+from shmlease.errors import CapacityError, LeaseError, ProtocolError, RegistryUnavailableError
 from shmlease.system.clock import Clock, SystemClock
 from shmlease.system.directory import RegistryDirectory
+from shmlease.system.exhaustion import explained, require_file_size
 from shmlease.system.identity import is_dead, peer_of, require_same_user
-from shmlease.system.journal import Journal
+from shmlease.system.journal import JOURNAL_BYTES, Journal
 from shmlease.system.launch import launch
 from shmlease.system.mapping import Mapping, map_segment, reserve_pages
 from shmlease.system.surroundings import own_limits
+from shmlease.units import format_bytes
 
 __all__ = ["Connection", "DirectoryEndpoint", "Endpoint", "NoticeLog"]
 
 # How long one wait on the socket lasts before the caller looks at its deadline.
 _PATIENCE_S: Final = 1
+# Errors that tell of this process and its limits, not of the segment.
+_LIMITS: Final = frozenset({errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS})
 # How long a process with low limits leaves it to others to succeed a registry: they take 50 ms where they use it just then.
 _HESITATE_NS: Final = 500_000_000
 _TIMEVAL: Final = struct.Struct("@ll")
@@ -155,12 +161,18 @@ class DirectoryEndpoint:
         ------
         PermissionDeniedError
             It is another user's.
+        UnsupportedPlatformError
+            There is no /dev/shm.
+        RegistryUnavailableError
+            This process lacks what it takes to look.
         """
-        return self.directory.exists()
+        with self._explained():
+            return self.directory.exists()
 
     def connect(self) -> Connection:
         """Connect to the registry's socket."""
-        return _SocketConnection(self.directory.socket_path)
+        with self._explained():
+            return _SocketConnection(self.directory.socket_path)
 
     def succeed(self) -> None:
         """Take the registry's lock, if it is free, and start a process that goes on with it.
@@ -183,6 +195,20 @@ class DirectoryEndpoint:
         """What a registry may use that this process starts; None if the last one that it tried to start did not."""
         return own_limits() if self._can_start else None
 
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """An error that tells of a limit, or of the system, and not of the registry, is raised with its reason."""
+        try:
+            yield
+        except BlockingIOError:
+            raise TimeoutError(f"registry {self.id} takes no connection") from None
+        except (LeaseError, ConnectionError, FileNotFoundError, TimeoutError):
+            raise
+        except OSError as error:
+            raise RegistryUnavailableError(
+                f"registry {self.id} cannot be reached: {explained(error)}", registry=self.id
+            ) from error
+
     def _leaves_it_to_others(self) -> bool:
         try:
             snapshot = self.directory.read_ledger()
@@ -200,24 +226,41 @@ class DirectoryEndpoint:
 
     def open_journal(self, client: int) -> NoticeLog:
         """The journal of `client`."""
-        return Journal(self.directory.open_journal(client, writable=True))
+        with self._explained():
+            require_file_size(JOURNAL_BYTES)
+            return Journal(self.directory.open_journal(client, writable=True))
 
     def map(self, segment: int, size_bytes: int, *, writable: bool, reserve: bool) -> Mapping:
-        """Map the segment's file; nothing but the mapping keeps it open."""
-        fd = self.directory.open_segment(segment, writable=writable)
+        """Map the segment's file; nothing but the mapping keeps it open.
+
+        Raises
+        ------
+        CapacityError
+            A limit of this process does not allow it.
+        """
         try:
-            if os.fstat(fd).st_size < size_bytes:  # mapped beyond its end, it would be a SIGBUS to read
-                raise FileNotFoundError(errno.ENOENT, f"segment {segment} has no {size_bytes} bytes")
-            mapping = map_segment(fd, size_bytes, writable=writable)
             if reserve:
-                try:
-                    reserve_pages(fd, mapping)
-                except OSError:
-                    mapping.close()
-                    raise
-            return mapping
-        finally:
-            os.close(fd)
+                require_file_size(size_bytes)
+            fd = self.directory.open_segment(segment, writable=writable)
+            try:
+                if os.fstat(fd).st_size < size_bytes:  # mapped beyond its end, it would be a SIGBUS to read
+                    raise FileNotFoundError(errno.ENOENT, f"segment {segment} has no {size_bytes} bytes")
+                mapping = map_segment(fd, size_bytes, writable=writable)
+                if reserve:
+                    try:
+                        reserve_pages(fd, mapping)
+                    except OSError:
+                        mapping.close()
+                        raise
+                return mapping
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if error.errno in _LIMITS:
+                size = format_bytes(size_bytes)
+                why = f"a segment of {size} cannot be mapped: {explained(error)}"
+                raise CapacityError(why, requested_bytes=size_bytes) from error
+            raise
 
     def claim_spare(self, segment: int, generation: int) -> int | None:
         """See `RegistryDirectory.claim_spare`."""

@@ -28,6 +28,7 @@ from shmlease.errors import (
     SegmentNotFoundError,
     TicketError,
 )
+from shmlease.system.exhaustion import explained
 from shmlease.system.mapping import Mapping
 from shmlease.units import format_bytes, parse_duration
 
@@ -265,7 +266,7 @@ class RegistryHandle:
                 if error.errno != errno.ENOSPC:
                     link.notify(lambda seq: m.Release(seq, lease))  # noqa: B023 - called at once
                     raise CapacityError(
-                        f"a segment of {format_bytes(size_bytes)} cannot be mapped: {error.strerror}",
+                        f"a segment of {format_bytes(size_bytes)} cannot be mapped: {explained(error)}",
                         requested_bytes=size_bytes,
                     ) from error
             except BaseException:  # interrupted

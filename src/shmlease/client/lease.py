@@ -27,6 +27,7 @@ from shmlease.errors import (
     LingeringViewError,
     LingeringViewWarning,
 )
+from shmlease.system.exhaustion import explained
 from shmlease.system.mapping import Mapping
 from shmlease.units import format_bytes, parse_duration
 
@@ -221,7 +222,7 @@ class Lease:
         try:
             link.endpoint.mint_token(ticket)
         except OSError as error:
-            raise CapacityError(f"no room in /dev/shm for a ticket of {self!r}: {error.strerror}") from None
+            raise CapacityError(f"no room in /dev/shm for a ticket of {self!r}: {explained(error)}") from None
         try:
             link.notify(lambda seq: m.Mint(seq, lease, ticket, deadline_ns, site))
         except BaseException:

@@ -23,6 +23,7 @@ from shmlease.errors import (
     LeaseNotHeldWarning,
     LeaseWarning,
     RegistryUnavailableError,
+    UnsupportedPlatformError,
 )
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.identity import own_identity
@@ -30,6 +31,7 @@ from shmlease.system.launch import launch
 from shmlease.system.names import REGISTRY_ID
 from shmlease.system.reclaim import sweep
 from shmlease.system.registries import default_registry_id
+from shmlease.system.shm_root import require_shared_memory
 from shmlease.units import parse_bytes, parse_duration
 
 __all__ = ["ENVIRONMENT", "WARM_IDLE_S", "Registry", "begin", "checked_id", "connect", "settings_for"]
@@ -63,7 +65,9 @@ class Registry(RegistryHandle):
     Raises
     ------
     RegistryUnavailableError
-        The process could not be started.
+        The process could not be started, or there is no /dev/shm that it could use.
+    CapacityError
+        /dev/shm is full.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Registry(RegistryHandle):
         on_lingering: OnLingering = "warn",
     ) -> None:
         checked_on_lingering(on_lingering)  # before there is anything to end
+        require_shared_memory()
         sweep()
         directory = RegistryDirectory(secrets.token_hex(4))
         settings = settings_for(directory, capacity, warm, warm_idle, owner=own_identity())
@@ -160,6 +165,8 @@ def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn") 
     checked_on_lingering(on_lingering)
     try:
         link = connected_link_to(registry or named or default_registry_id())
+    except UnsupportedPlatformError as error:
+        raise RegistryUnavailableError(f"there is no registry to join: {error}") from None
     except RegistryUnavailableError as error:
         if registry or not named:
             raise

@@ -27,6 +27,7 @@ from shmlease.registry.server import Server
 from shmlease.system.clock import SystemClock
 from shmlease.system.descriptors import descriptors_of
 from shmlease.system.directory import RegistryDirectory
+from shmlease.system.exhaustion import explained
 from shmlease.system.identity import own_identity
 from shmlease.system.journal import JournalReader
 from shmlease.system.launch import LOCK_FD, REPORT_FD
@@ -241,5 +242,6 @@ def main(settings: str) -> None:
         serve(msgspec.json.decode(settings, type=Settings), LOCK_FD, ready, settle_as_successor)
     except Exception as error:
         if report_fd >= 0:
-            os.write(report_fd, f"{type(error).__name__}: {error}".encode())
+            why = explained(error, "it") if type(error) is OSError else str(error)
+            os.write(report_fd, f"{type(error).__name__}: {why}".encode())
         sys.exit(1)

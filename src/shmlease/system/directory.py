@@ -352,6 +352,8 @@ class RegistryDirectory:
             status = os.statvfs(self.root)
         except OSError as error:
             raise no_shared_memory(self.root, error) from None
+        if status.f_blocks == 0:  # mounted without a limit: as much as the machine has
+            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return status.f_bavail * status.f_frsize
 
     # --- spares: claimed and revoked under the same lock, one byte of the file for each generation ------------------

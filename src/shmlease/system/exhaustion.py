@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import stat
+from itertools import islice
 from typing import Final
 
 from shmlease.units import format_bytes
 
-__all__ = ["explained", "shortage_of_shm"]
+__all__ = ["explained", "require_file_size", "shortage_of_shm"]
 
 _SHM: Final = "/dev/shm"
 _LISTED: Final = 3
+# Others may have made any number of files.
+_LOOKED_AT: Final = 10_000
 
 
 def explained(error: OSError, who: str = "this process") -> str:
@@ -46,6 +50,19 @@ def explained(error: OSError, who: str = "this process") -> str:
             return error.strerror or str(error)
 
 
+def require_file_size(size_bytes: int) -> None:
+    """Refuse to write into a file beyond RLIMIT_FSIZE: where SIGXFSZ is not ignored, it would end the process.
+
+    Raises
+    ------
+    OSError
+        EFBIG: the limit is below `size_bytes`.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if 0 <= limit < size_bytes:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+
 def shortage_of_shm(root: str = _SHM) -> str:
     """What /dev/shm is full of, and by whom; of bytes or of inodes."""
     status = os.statvfs(root)
@@ -62,25 +79,27 @@ def shortage_of_shm(root: str = _SHM) -> str:
 
 
 def _largest(root: str) -> list[str]:
-    """The entries of `root` with the most memory: name, size, user."""
+    """The entries of `root` with the most memory: name, size, user. A directory counts with the files right in it."""
     sizes: list[tuple[int, str, int]] = []
     with os.scandir(root) as entries:
-        for entry in entries:
+        for entry in islice(entries, _LOOKED_AT):
             try:
                 status = entry.stat(follow_symlinks=False)
-                sizes.append((_resident_bytes(entry) or status.st_blocks * 512, entry.name, status.st_uid))
-            except OSError:  # it has gone
+                size_bytes = _bytes_below(entry.path) if stat.S_ISDIR(status.st_mode) else status.st_blocks * 512
+                sizes.append((size_bytes, entry.name, status.st_uid))
+            except OSError:  # it has gone, or is another user's directory
                 continue
     largest = [one for one in sorted(sizes, reverse=True)[:_LISTED] if one[0]]
     return [f"{ascii(name)[1:-1]} ({format_bytes(size)}, uid {uid})" for size, name, uid in largest]
 
 
-def _resident_bytes(entry: os.DirEntry[str]) -> int:
-    """The memory of the files in a directory, one level deep; 0 for what is none."""
-    if not entry.is_dir(follow_symlinks=False):
-        return 0
-    with os.scandir(entry.path) as below:
-        return sum(one.stat(follow_symlinks=False).st_blocks * 512 for one in below)
+def _bytes_below(path: str) -> int:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        with os.scandir(directory) as entries:
+            return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in islice(entries, _LOOKED_AT))
+    finally:
+        os.close(directory)
 
 
 def _bytes(number: int) -> str:

@@ -27,7 +27,7 @@ def own_roots(proc: str = "/proc", paths: Iterable[str] | None = None) -> tuple[
     Raises
     ------
     UnsupportedPlatformError
-        There is no /dev/shm, or a path given is not there.
+        A path given is not there.
     """
     mounts = _mounts(f"{proc}/self/mountinfo")
     gaps = [
@@ -44,6 +44,9 @@ def own_roots(proc: str = "/proc", paths: Iterable[str] | None = None) -> tuple[
             gaps.append(Gap(path, str(error.strerror)))
             continue
         except OSError as error:
+            if paths is None:  # what is elsewhere can be audited still
+                gaps.append(Gap(path, f"{error.strerror}; no tmpfs is mounted there", source="stat"))
+                continue
             raise UnsupportedPlatformError(
                 f"{path} cannot be audited: {error.strerror}; shmlease audits shared memory on Linux, "
                 "mounted at /dev/shm or at the paths it is given"
