@@ -7,6 +7,8 @@ from concurrent.futures import Executor
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 from shmlease.client.handle import RegistryHandle
 from shmlease.client.registry import Registry
 from shmlease.errors import LeaseWarning
@@ -62,7 +64,9 @@ class Workshop:
         if capacity is not None:
             self.capacity_bytes = parse_bytes(capacity)
         else:
-            self.capacity_bytes = default_capacity(workers, RegistryDirectory("").free_bytes())
+            # a /dev/shm may be larger than the memory that is left for it
+            free_bytes = min(RegistryDirectory("").free_bytes(), psutil.virtual_memory().available)
+            self.capacity_bytes = default_capacity(workers, free_bytes)
 
     def __enter__(self) -> Self:
         own = ProcessCrew() if self._executor is None else None  # from here on it imports, beside what follows

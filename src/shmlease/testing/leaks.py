@@ -26,8 +26,8 @@ from shmlease.auditor.report.formats import Style, render
 from shmlease.auditor.run.attribution import answered_for
 from shmlease.auditor.run.command import ISOLATED, recording_environment
 from shmlease.auditor.run.inject.shmlease_recorder import ENVIRONMENT, Recorder
+from shmlease.auditor.run.process_tree import descendants_of
 from shmlease.auditor.run.records import Creations, RecordLog, merged
-from shmlease.auditor.run.subreaper import descendants_of
 from shmlease.system.shm_root import list_root
 from shmlease.testing.glance import Glance, Glancer
 from shmlease.testing.scope_times import ScopeTimes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from shmlease.pipeline.job import plan_job, schema_of
 from shmlease.pipeline.naming import dataset_names
 from shmlease.pipeline.sizing import default_capacity, size_for
 from shmlease.pipeline.tasks import TASKS_A_WORKER
+from shmlease.pipeline.workshop import Workshop
 from shmlease.tabular.blocks import BLOCK_BYTES
 from shmlease.tabular.schema import Schema
 
@@ -105,3 +107,8 @@ def test_too_little_capacity_is_refused_with_what_is_needed() -> None:
 def test_the_default_capacity_leaves_half_of_what_is_free() -> None:
     assert default_capacity(2, 1 << 40) == 128 << 20
     assert default_capacity(64, 64 << 20) == 32 << 20
+
+
+def test_the_default_capacity_is_no_more_than_half_of_the_memory_that_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=64 << 20))
+    assert Workshop(64, None, None, None).capacity_bytes <= 32 << 20

@@ -13,6 +13,7 @@ from shmlease.auditor.judge.evidence import Scope
 from shmlease.auditor.judge.findings import Confidence, Event, Fact, Finding, Gap, Process, Report
 from shmlease.auditor.run.attribution import answered_for
 from shmlease.auditor.run.inotify import Change, Watch
+from shmlease.auditor.run.process_tree import is_running
 from shmlease.auditor.run.records import Creations, Record, Records
 from shmlease.auditor.run.subreaper import Course
 from shmlease.units import format_bytes
@@ -62,7 +63,7 @@ def _only_the_familys(report: Report, creations: Creations, observed: Observed) 
     def is_member(process: Process) -> bool | None:
         if process.pid in survivors:
             return True
-        return False if os.path.exists(f"/proc/{process.pid}") else None
+        return False if is_running(process.pid) else None
 
     return replace(report, findings=answered_for(report.findings, made, is_member))
 

@@ -23,7 +23,7 @@ from shmlease.auditor.run.signals import PASSED_ON, Signals
 if TYPE_CHECKING:
     from shmlease.auditor.judge.findings import Process
 
-__all__ = ["Course", "descendants_of", "run_to_the_end"]
+__all__ = ["Course", "run_to_the_end"]
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 # What Python ignores and a command expects to find as the system has it.
@@ -126,7 +126,7 @@ class _Waiting:
                 self._pass_on(received.number, received.from_process)
             self._reap()
         self._watch.drain()
-        survivors = () if self._is_alone else descendants_of(os.getpid())
+        survivors = () if self._is_alone else _descendants()
         assert self._status is not None
         return Course(
             self._pid,
@@ -158,31 +158,10 @@ class _Waiting:
                 return
             if pid == self._pid:
                 self._status, self._ended_ns = status, time.time_ns()
-                self._left = descendants_of(os.getpid())
+                self._left = _descendants()
 
 
-def descendants_of(ancestor: int, proc: str = "/proc") -> tuple[Process, ...]:
-    """The live processes that descend from `ancestor`, by what /proc says now."""
-    # here, so that a command is started without them
-    from shmlease.auditor.judge.findings import Process  # noqa: PLC0415
-    from shmlease.auditor.observe.processes import command_line  # noqa: PLC0415
-    from shmlease.auditor.observe.procfs import parse_stat  # noqa: PLC0415
+def _descendants() -> tuple[Process, ...]:
+    from shmlease.auditor.run.process_tree import descendants_of  # noqa: PLC0415 - a command is started without it
 
-    parents: dict[int, int] = {}
-    starts: dict[int, int] = {}
-    for name in os.listdir(proc):
-        if name.isdigit():
-            try:
-                with open(f"{proc}/{name}/stat", encoding="utf-8", errors="replace") as file:
-                    facts = parse_stat(file.read())
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # it ended meanwhile
-            if facts.state not in {"Z", "X"} or facts.threads > 1:  # its leader may be dead, and a thread run on
-                parents[facts.pid], starts[facts.pid] = facts.parent, facts.start_ticks
-    found: set[int] = {ancestor}
-    pending = True
-    while pending:
-        fresh = {pid for pid, parent in parents.items() if parent in found} - found
-        found |= fresh
-        pending = bool(fresh)
-    return tuple(Process(pid, starts[pid], command_line(proc, pid)) for pid in sorted(found - {ancestor}))
+    return descendants_of(os.getpid())

@@ -10,6 +10,9 @@ from typing import Final
 
 import msgspec
 import numpy as np
+import psutil
+
+from shmlease.units import format_bytes
 
 __all__ = ["Figure", "Measurement", "interleaved", "machine"]
 
@@ -96,6 +99,7 @@ def machine() -> dict[str, str]:
     """What the figures depend on."""
     return {
         "processors": str(os.cpu_count()),
+        "memory": format_bytes(psutil.virtual_memory().total),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "numpy": np.__version__,
