@@ -23,7 +23,7 @@ except ImportError:  # run by itself
     BuildHookInterface = object
 
 PACKAGE = Path(__file__).parent / "src/shmlease"
-SOURCES = (PACKAGE / "tabular/lines.c", PACKAGE / "sinks/planes.c")
+SOURCES = (PACKAGE / "text/lines.c", PACKAGE / "hdf5/shuffle.c")
 FLAGS = (
     "-std=c11 -O3 -Wall -Wextra -shared -fPIC -ffreestanding -nostdlib -fno-tree-loop-distribute-patterns "
     "-fno-stack-protector -ffp-contract=off -s"
@@ -31,7 +31,7 @@ FLAGS = (
 
 
 def library_of(source: Path) -> Path:
-    """Where shmlease.system.compiled looks for it."""
+    """Where shmlease.compiled looks for it."""
     return source.with_name(f"_{source.stem}.so")
 
 

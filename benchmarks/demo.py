@@ -24,10 +24,10 @@ from shmlease.auditor import render
 from shmlease.auditor.audit import audit
 from shmlease.auditor.report.formats import Style
 from shmlease.cli import tables
-from shmlease.cli.ingest_words import as_text as summary
-from shmlease.pipeline.api import ingest
-from shmlease.pipeline.report import IngestReport, Progress
-from shmlease.sinks import verify
+from shmlease.cli.ingest_output import as_text as summary
+from shmlease.hdf5 import verify
+from shmlease.ingestion.ingest import ingest
+from shmlease.ingestion.report import IngestReport, Progress
 
 ROWS = 400_000
 SAMPLES = ("liver_1", "liver_2", "brain_1", "brain_2")

@@ -27,12 +27,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from shmlease.tabular.blocks import cut_table, read_piece
-from shmlease.tabular.engine import PARSERS, ParseBlock
-from shmlease.tabular.native import library
-from shmlease.tabular.parse import parse_block
-from shmlease.tabular.prologue import Table, open_table
-from shmlease.tabular.schema import Schema
+from shmlease.text.blocks import cut_table, read_piece
+from shmlease.text.header import Table, open_table
+from shmlease.text.native_parser import library
+from shmlease.text.parser import parse_block
+from shmlease.text.parser_choice import PARSERS, ParseBlock
+from shmlease.text.schema import Schema
 
 CALLS = Schema().with_dtype("chr:S10,pos:i4,pct:f4,c:i4,t:i4")
 STATION = Schema(delimiter=None, missing=("---",)).with_dtype("year:i2,month:i1,tmax:f4,tmin:f4,rain:f4")

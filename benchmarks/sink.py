@@ -38,7 +38,7 @@ import click
 import h5py
 import numpy as np
 
-from shmlease.sinks import ChunkEncoder, Codec, EncodedChunk, HDF5Sink
+from shmlease.hdf5 import ChunkEncoder, Codec, EncodedChunk, HDF5Sink
 from shmlease.units import parse_bytes
 
 CALLS = np.dtype([("chr", "S10"), ("pos", "<i4"), ("pct", "<f4"), ("m", "<i4"), ("u", "<i4")])

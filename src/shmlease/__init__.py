@@ -45,9 +45,9 @@ if TYPE_CHECKING:
         TicketError,
         UnsupportedPlatformError,
     )
-    from shmlease.pipeline.api import ingest
-    from shmlease.sinks.hdf5 import HDF5Sink
-    from shmlease.sinks.verification import verify
+    from shmlease.hdf5.sink import HDF5Sink
+    from shmlease.hdf5.verification import verify
+    from shmlease.ingestion.ingest import ingest
 
 __all__ = [
     "CapacityError",
@@ -81,7 +81,7 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "HDF5Sink": "shmlease.sinks.hdf5",
+    "HDF5Sink": "shmlease.hdf5.sink",
     "Lease": "shmlease.client.lease",
     "Registry": "shmlease.client.registry",
     "RegistryHandle": "shmlease.client.handle",
@@ -89,8 +89,8 @@ _HOMES: Final = {
     "Ticket": "shmlease.client.ticket",
     "audit": "shmlease.auditor.audit",
     "connect": "shmlease.client.registry",
-    "ingest": "shmlease.pipeline.api",
-    "verify": "shmlease.sinks.verification",
+    "ingest": "shmlease.ingestion.ingest",
+    "verify": "shmlease.hdf5.verification",
 }
 
 __getattr__, __dir__ = lazily(__name__, {**dict.fromkeys(__all__, "shmlease.errors"), **_HOMES})

@@ -115,7 +115,7 @@ def family(coordinator: int) -> dict[str, list[int]]:
         except OSError:
             continue
     for pid, command in commands.items():
-        if b"pipeline.template" in command:
+        if b"ingestion.template" in command:
             if pid != sessions[pid] and parents.get(sessions[pid]) == coordinator:
                 found["worker"].append(pid)
         elif b"shmlease.registry.process" in command and f'"owner":[{coordinator},'.encode() in command:

@@ -11,7 +11,7 @@ import pytest
 from ingesting import COLUMNS, DTYPE, OPTIONS, SMALL, call, expected, make_table, rows_of, text_of
 
 from shmlease.errors import DTypeError, IngestError
-from shmlease.pipeline.api import ingest
+from shmlease.ingestion.ingest import ingest
 
 FIELDS = {"dtype": DTYPE, "columns": COLUMNS}
 BAD = ("chr1\t12x\t12\t50\t1\t1\n", "chr1\t13\n", "chromosome_1\t14\t14\t50\t1\t1\n")

@@ -16,8 +16,8 @@ from ingesting import COLUMNS, DTYPE, SMALL, expected, make_table, rows_of, text
 
 import shmlease
 from shmlease.errors import CapacityError
-from shmlease.pipeline.api import ingest
-from shmlease.sinks import verify
+from shmlease.hdf5 import verify
+from shmlease.ingestion.ingest import ingest
 
 FIELDS = {"dtype": DTYPE, "columns": COLUMNS}
 

@@ -19,9 +19,9 @@ from test_sink_disk_full import namespace
 
 from rig.until import until
 from shmlease.errors import IngestError, LeaseError
-from shmlease.pipeline.api import ingest
-from shmlease.pipeline.report import IngestReport, Progress
-from shmlease.pipeline.tasks import TICKET_TTL_S
+from shmlease.ingestion.ingest import ingest
+from shmlease.ingestion.report import IngestReport, Progress
+from shmlease.ingestion.tasks import TICKET_TTL_S
 
 FIELDS = {"dtype": DTYPE, "columns": COLUMNS}
 

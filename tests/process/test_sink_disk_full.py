@@ -13,7 +13,7 @@ WRITER = """
 import errno, os, pathlib, sys
 import numpy as np
 from shmlease.errors import SinkError
-from shmlease.sinks import HDF5Sink
+from shmlease.hdf5 import HDF5Sink
 
 folder, mode, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
 path = os.path.join(folder, "out.h5")
@@ -38,7 +38,7 @@ RESUMER = """
 import sys
 import h5py
 import numpy as np
-from shmlease.sinks import HDF5Sink
+from shmlease.hdf5 import HDF5Sink
 
 path, size = sys.argv[1] + "/out.h5", int(sys.argv[2])
 random = np.random.default_rng(0)

@@ -17,7 +17,7 @@ FORKING = """
 import os, sys
 import numpy as np
 from shmlease.errors import SinkError
-from shmlease.sinks import HDF5Sink
+from shmlease.hdf5 import HDF5Sink
 
 with HDF5Sink(sys.argv[1], encoders=2) as sink:
     sink.append("calls", np.arange(300_000))
@@ -54,7 +54,7 @@ def test_a_forked_child_neither_writes_nor_ends_the_file_of_its_parent(manner: s
 
 
 def test_a_program_that_the_writer_starts_holds_no_descriptor_of_the_file(tmp_path: Path) -> None:
-    from shmlease.sinks import HDF5Sink
+    from shmlease.hdf5 import HDF5Sink
 
     with HDF5Sink(tmp_path / "out.h5") as sink:
         sink.append("calls", np.arange(300_000))
@@ -67,7 +67,7 @@ def test_a_program_that_the_writer_starts_holds_no_descriptor_of_the_file(tmp_pa
 
 
 def encode(task: tuple) -> object:
-    from shmlease.sinks import encode_chunk
+    from shmlease.hdf5 import encode_chunk
 
     rows, codec = task
     payload = np.empty(codec.bound_bytes, np.uint8)
@@ -77,7 +77,7 @@ def encode(task: tuple) -> object:
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_processes_of_every_kind_encode_for_a_sink(method: str, tmp_path: Path) -> None:
-    from shmlease.sinks import HDF5Sink
+    from shmlease.hdf5 import HDF5Sink
 
     rows = np.arange(20_000)
     with HDF5Sink(tmp_path / "out.h5", chunk_bytes="16KiB") as sink:

@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 
 from shmlease.errors import SinkError
-from shmlease.sinks import HDF5Sink, verify
+from shmlease.hdf5 import HDF5Sink, verify
 
 # Appends three datasets from numbered sources, resuming what is there; writes a byte for each step, so that the test
 # can kill it at any of them.
 WRITER = """
 import sys
 import numpy as np
-from shmlease.sinks import HDF5Sink, hdf5
+from shmlease.hdf5 import HDF5Sink, sink as sink_module
 
-hdf5._CHECKPOINT_EVERY_BYTES = 1 << 16
+sink_module._CHECKPOINT_EVERY_BYTES = 1 << 16
 with HDF5Sink(sys.argv[1], overwrite=True, resume=True, chunk_bytes="32KiB", encoders=2) as sink:
     done = sink.completed()
     for number in range(30):
@@ -101,7 +101,7 @@ def test_a_file_whose_writer_was_killed_again_and_again_is_the_file_of_an_unkill
 def test_the_lock_of_a_killed_writer_is_free_although_its_child_lives(tmp_path: Path) -> None:
     program = (
         "import os, sys, signal, numpy\n"
-        "from shmlease.sinks import HDF5Sink\n"
+        "from shmlease.hdf5 import HDF5Sink\n"
         "sink = HDF5Sink(sys.argv[1])\n"
         "sink.append('calls', numpy.arange(300_000))\n"
         "if os.fork() == 0:\n"

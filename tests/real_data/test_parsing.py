@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shmlease.tabular.infer import infer
-from shmlease.tabular.layouts import layout
+from shmlease.text.formats import layout
+from shmlease.text.inference import infer
 
 _EPIDIVERSE = {  # rows, sum of positions, methylated, unmethylated, percentages
     "sample1": (21325, 5227796280, 145565, 54571, 1836410),

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from shmlease.tabular.blocks import BLOCK_BYTES, count_lines, cut_table, read_piece
-from shmlease.tabular.fit import fit_strings, measure_strings
-from shmlease.tabular.parse import BadRow, parse_block
-from shmlease.tabular.prologue import open_table
-from shmlease.tabular.schema import Schema
+from shmlease.text.blocks import BLOCK_BYTES, count_lines, cut_table, read_piece
+from shmlease.text.header import open_table
+from shmlease.text.parser import BadRow, parse_block
+from shmlease.text.schema import Schema
+from shmlease.text.string_lengths import fit_strings, measure_strings
 
 
 @dataclass

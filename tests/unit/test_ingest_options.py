@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shmlease.cli import ingest
-from shmlease.tabular.layouts import LAYOUTS
+from shmlease.text.formats import LAYOUTS
 
 
 def test_the_layouts_in_the_help_are_those_there_are() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from shmlease.pipeline import launching
+from shmlease.ingestion import template_start
 
 __all__ = ["command"]
 
 DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " ", "blanks": None}
-# As in shmlease.tabular.layouts, which imports numpy.
+# As in shmlease.text.formats, which imports numpy.
 LAYOUTS = (
     "bismark-cov",
     "bedgraph-methylation",
@@ -104,7 +104,7 @@ def command(
     if is_run:
         # Whatever is imported from here on the workers' template imports beside it. Nothing here multiplies matrices.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        launching.begin()
+        template_start.begin()
     gc.disable()
     from shmlease.cli.ingest_run import run  # noqa: PLC0415 - after the template has begun
 
@@ -117,4 +117,4 @@ def command(
             on_error=on_error, parser=parser, fit_strings=fit_strings, overwrite=overwrite, resume=resume,
         )  # fmt: skip
     finally:
-        launching.drop()
+        template_start.drop()

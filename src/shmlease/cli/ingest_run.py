@@ -12,13 +12,13 @@ from typing import Any, NoReturn
 import click
 
 from shmlease.cli.ingest import DELIMITERS
-from shmlease.cli.ingest_words import as_json, as_text, plan_as_json, plan_as_text
+from shmlease.cli.ingest_output import as_json, as_text, plan_as_json, plan_as_text
 from shmlease.errors import LeaseError
-from shmlease.pipeline.api import ingest
-from shmlease.pipeline.job import check_place, plan_job, schema_of
-from shmlease.pipeline.report import Progress
-from shmlease.tabular.infer import infer
-from shmlease.tabular.schema import Schema
+from shmlease.ingestion.ingest import ingest
+from shmlease.ingestion.plan import check_place, plan_job, schema_of
+from shmlease.ingestion.report import Progress
+from shmlease.text.inference import infer
+from shmlease.text.schema import Schema
 
 __all__ = ["run"]
 

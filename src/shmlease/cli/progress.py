@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from shmlease.pipeline.report import Progress
+from shmlease.ingestion.report import Progress
 from shmlease.units import format_bytes
 
 __all__ = ["Display"]

@@ -7,7 +7,7 @@ import sys
 import click
 import msgspec
 
-from shmlease.sinks.verification import VerifyReport, verify
+from shmlease.hdf5.verification import VerifyReport, verify
 
 __all__ = ["command"]
 

@@ -1,0 +1,98 @@
+"""The summary of an ingest, and the plan of one, in words and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from shmlease.ingestion.plan import Job
+from shmlease.ingestion.report import IngestReport
+from shmlease.units import format_bytes, format_duration
+
+__all__ = ["as_json", "as_text", "plan_as_json", "plan_as_text"]
+
+_MOST_FILES = 40  # what a person reads; --json has all
+_MOST_REJECTED = 10
+
+
+def as_json(report: IngestReport) -> str:
+    """Everything."""
+    content = {
+        **msgspec.to_builtins(report),
+        "rows": report.rows,
+        "rejected_count": report.rejected_count,
+        "input_bytes": report.input_bytes,
+    }
+    return msgspec.json.encode(content).decode()
+
+
+def as_text(report: IngestReport) -> str:
+    """For people: a line for each file, what was odd, and the figures of the whole."""
+    table = [("dataset", "rows", "skipped", "size", "file")]
+    for each in report.files[:_MOST_FILES]:
+        rejected = f"{each.rejected:,}" if each.rejected else ""
+        table.append((each.dataset, f"{each.rows:,}", rejected, format_bytes(each.size_bytes), each.path))
+    lines = _aligned(table, right={1, 2, 3})
+    if len(report.files) > _MOST_FILES:
+        lines.append(f"... and {len(report.files) - _MOST_FILES} more files")
+    notes: dict[str, int] = {}
+    for each in report.files:
+        for kind, count in each.notes.items():
+            notes[kind] = notes.get(kind, 0) + count
+    lines += [f"note: {count:,} {kind}" for kind, count in sorted(notes.items())]
+    lines += [f"skipped: {each}" for each in report.rejected[:_MOST_REJECTED]]
+    if report.rejected_count > _MOST_REJECTED:
+        lines.append(f"... and {report.rejected_count - _MOST_REJECTED:,} more lines were skipped")
+    seconds = max(report.elapsed_s, 1e-9)
+    lines.append(
+        f"{report.path}: {report.rows:,} rows in {len(report.datasets)} datasets, {format_bytes(report.size_bytes)}; "
+        f"{format_bytes(report.input_bytes)} of files in {format_duration(report.elapsed_s)} "
+        f"({report.rows / seconds / 1e6:.2f} million rows/s, {report.input_bytes / seconds / 1e6:.0f} MB/s)"
+    )
+    extra = [
+        f"{format_bytes(report.shared_peak_bytes)} of shared memory at most",
+        f"{report.workers} workers, {report.parser} parser",
+    ]
+    extra += [f"{report.workers_replaced} workers died and were replaced"] if report.workers_replaced else []
+    extra += [f"{report.resumed_rows:,} rows were there from an interrupted run"] if report.resumed_rows else []
+    extra += [] if report.leaks else ["nothing is left in shared memory"]
+    return "\n".join([*lines, "; ".join(extra)])
+
+
+def plan_as_json(job: Job, output: str | None) -> str:
+    """What would be done."""
+    files = [
+        {"path": table.path, "dataset": name, "size_bytes": mark.size_bytes, "compression": table.compression}
+        for table, mark, name in zip(job.tables, job.marks, job.datasets, strict=True)
+    ]
+    content: dict[str, Any] = {"path": output, "files": files, "schema": msgspec.to_builtins(job.schema)}
+    return msgspec.json.encode(content).decode()
+
+
+def plan_as_text(job: Job, output: str | None) -> str:
+    """For people."""
+    table = [("dataset", "size", "packed", "file")]
+    for each, mark, name in zip(job.tables, job.marks, job.datasets, strict=True):
+        packed = "" if each.compression == "plain" else each.compression
+        table.append((name, format_bytes(mark.size_bytes), packed, each.path))
+    fields = [("field", "type", "column"), *_fields(job)]
+    total = f"{format_bytes(job.size_bytes)} of text files into {output or 'no file'}; nothing was done"
+    return "\n".join([*_aligned(table, right={1}), "", *_aligned(fields, right={2}), "", total])
+
+
+def _fields(job: Job) -> Iterable[tuple[str, str, str]]:
+    for each, place in job.schema.places():
+        yield each.name, each.type, str(place) if each.width == 1 else f"{place}-{place + each.width - 1}"
+
+
+def _aligned(table: Sequence[tuple[str, ...]], right: set[int]) -> list[str]:
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return [
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]

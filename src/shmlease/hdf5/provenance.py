@@ -1,0 +1,114 @@
+"""Where rows came from and what they must be: kept as attributes, so that a reader can check both.
+
+Each dataset carries these; those of the file are `VERSION` and `DATASETS`.
+
+======================  ==============================================================================
+``shmlease_version``   the version of shmlease that wrote it
+``shmlease_rows``      number of rows (1 for a scalar)
+``shmlease_dtype``     dtype as in a .npy header
+``shmlease_checksum``  ``crc32:`` and the CRC-32 of the elements' bytes in C order, padding as zeros
+``shmlease_sources``   JSON list, one object for each row range, see `Source`
+======================  ==============================================================================
+
+``shmlease_datasets`` of the file is the JSON list of the datasets it must hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from shmlease.hdf5.checksum import crc32
+
+__all__ = [
+    "CHECKSUM",
+    "DATASETS",
+    "DTYPE",
+    "PREFIX",
+    "ROWS",
+    "SOURCES",
+    "VERSION",
+    "Source",
+    "decode_sources",
+    "digest_file",
+    "encode_sources",
+    "format_checksum",
+]
+
+PREFIX = "shmlease_"
+VERSION = PREFIX + "version"
+ROWS = PREFIX + "rows"
+DTYPE = PREFIX + "dtype"
+CHECKSUM = PREFIX + "checksum"
+SOURCES = PREFIX + "sources"
+DATASETS = PREFIX + "datasets"
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The source of rows [start, stop) of a dataset.
+
+    Attributes
+    ----------
+    start, stop : int
+        First row, and the row after the last.
+    path : str or None
+        As it was given.
+    size_bytes : int or None
+        Size of the file at `path`.
+    digest : str or None
+        Of the file at `path`: ``sha256:`` or ``crc32:`` and hexadecimal digits. The latter guards against accident only, and
+        costs a reader of the file next to nothing.
+    checksum : str or None
+        ``crc32:`` and the CRC-32 of these rows. None where rows were handed over across `start` or `stop`: the
+        checksum of the dataset covers them all the same.
+    details : dict
+        Whatever else is to be kept.
+    """
+
+    start: int
+    stop: int
+    path: str | None = None
+    size_bytes: int | None = None
+    digest: str | None = None
+    checksum: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def digest_file(path: str | os.PathLike[str], algorithm: str = "sha256") -> tuple[int, str]:
+    """Size in bytes of the file at `path`, and its digest as a `Source` has it; `algorithm` is ``sha256`` or ``crc32``."""
+    with open(path, "rb", buffering=0) as file:
+        if algorithm == "sha256":
+            digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        else:
+            value = 0
+            while data := file.read(_READ_BYTES):
+                value = crc32(data, value)
+            digest = format_checksum(value)
+        return file.tell(), digest
+
+
+def format_checksum(value: int) -> str:
+    """A CRC-32 as it stands in an attribute."""
+    return f"crc32:{value:08x}"
+
+
+def encode_sources(sources: list[Source]) -> str:
+    """The text of ``shmlease_sources``. A text has no limit of length, an array in an attribute ends at 64 KiB."""
+    return msgspec.json.encode(sources).decode()
+
+
+def decode_sources(text: str | bytes) -> list[Source]:
+    """The sources in the text of ``shmlease_sources``.
+
+    Raises
+    ------
+    msgspec.DecodeError
+        The text is not what `encode_sources` writes.
+    """
+    return msgspec.json.decode(text, type=list[Source])

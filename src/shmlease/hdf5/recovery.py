@@ -1,0 +1,167 @@
+"""From the records of an interrupted run to the state in which it can go on.
+
+A checkpoint says how many rows of each dataset had been handed over at one moment. It holds when all these rows are
+still there: in stored chunks, or as a rest in the journal. A run resumes at the last checkpoint that holds. Chunks stored
+beyond it stay; when their rows come again they are compared, not stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, assert_never
+
+from shmlease.hdf5 import write_ahead_log
+from shmlease.hdf5.checksum import crc32
+from shmlease.hdf5.dataset import Progress
+from shmlease.hdf5.json_values import decode_value
+from shmlease.hdf5.provenance import Source
+
+__all__ = ["Completed", "Recovery"]
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What an interrupted run had done, as `HDF5Sink.completed` tells it.
+
+    Attributes
+    ----------
+    rows : mapping of str to int
+        For each dataset, the row to go on with: those before it need not be handed over again.
+    position : object
+        What the checkpoint was given as `position`; None when the run starts from the beginning.
+    sources : mapping of str to tuple of Source
+        For each dataset, the sources whose rows are all there.
+    finished : frozenset of str
+        Datasets that take no more rows.
+    """
+
+    rows: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    position: Any = None
+    sources: Mapping[str, tuple[Source, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    finished: frozenset[str] = frozenset()
+
+    def has(self, dataset: str, path: str) -> bool:
+        """Whether all rows that `dataset` gets from the source at `path` are there."""
+        return any(source.path == path for source in self.sources.get(dataset, ()))
+
+
+class Recovery:
+    """Folds the records of a journal, in order.
+
+    Attributes
+    ----------
+    datasets : dict of str to Progress
+    attributes : dict
+        Of the file.
+    """
+
+    def __init__(self) -> None:
+        self.datasets: dict[str, Progress] = {}
+        self.attributes: dict[str, Any] = {}
+        self._checkpoints: list[write_ahead_log.Checkpoint] = []
+        self._rests: dict[str, list[write_ahead_log.Rest]] = {}
+
+    def fold(self, record: write_ahead_log.Record) -> None:
+        """Take in one record; chunks and small arrays are in the file by then."""
+        match record:
+            case write_ahead_log.Start() | write_ahead_log.Closing():
+                pass
+            case write_ahead_log.Dataset():
+                self.datasets[record.name] = Progress(record)
+            case write_ahead_log.SmallArray():
+                self.datasets[record.name] = small_array_progress(record)
+            case write_ahead_log.Chunk():
+                pass  # `Store.put_chunk` has noted it
+            case write_ahead_log.Rest():
+                self._take_rest(record)
+            case write_ahead_log.Checkpoint():
+                self._checkpoints.append(record)
+            case write_ahead_log.SourceRange():
+                self.datasets[record.name].sources.append(source_of(record))
+            case write_ahead_log.Attribute():
+                target = self.attributes if record.name is None else self.datasets[record.name].attributes
+                if record.value is None:
+                    target.pop(record.key, None)
+                else:
+                    target[record.key] = decode_value(record.value)
+            case write_ahead_log.Finish():
+                self.datasets[record.name].finish(record.chunk_shape)
+            case write_ahead_log.Resume():
+                self.rewind(record.checkpoint)
+            case _:
+                assert_never(record)
+
+    def last_checkpoint(self) -> int:
+        """Number of the last checkpoint that holds, counted from 1; 0 when none does."""
+        number, failing = 0, set[str]()
+        for place, checkpoint in enumerate(self._checkpoints, start=1):
+            for name, rows in checkpoint.rows.items():
+                (failing.discard if self._holds(name, rows) else failing.add)(name)
+            if not failing:
+                number = place
+        return number
+
+    def rewind(self, checkpoint: int) -> Completed:
+        """Go back to the checkpoint of this number, and say what is complete at it."""
+        del self._checkpoints[checkpoint:]
+        rows = dict.fromkeys(self.datasets, 0)
+        for earlier in self._checkpoints:
+            rows.update(earlier.rows)
+        for name, progress in self.datasets.items():
+            if progress.declared.rows is not None:
+                rows[name] = progress.declared.rows if progress.finished else 0
+            progress.cursor = rows[name]
+            progress.sources = [source for source in progress.sources if source.stop <= progress.cursor]
+            progress.finished = progress.finished and progress.rows_stored == progress.cursor
+            stop_byte = progress.cursor * progress.codec.row_bytes
+            self._rests[name] = [rest for rest in self._rests.get(name, ()) if _end(rest) <= stop_byte]
+        return Completed(
+            rows=MappingProxyType(rows),
+            position=self._checkpoints[-1].position if self._checkpoints else None,
+            sources=MappingProxyType({name: tuple(state.sources) for name, state in self.datasets.items()}),
+            finished=frozenset(name for name, state in self.datasets.items() if state.finished),
+        )
+
+    def rest(self, name: str) -> bytes:
+        """The rows that the journal keeps of the chunk that `name` was filling."""
+        return b"".join(rest.data for rest in self._rests.get(name, ()))
+
+    def _take_rest(self, record: write_ahead_log.Rest) -> None:
+        rests = self._rests.setdefault(record.name, [])
+        if rests and _end(rests[-1]) != record.start_byte:
+            rests.clear()  # of an earlier chunk, which is stored
+        rests.append(record)
+
+    def _holds(self, name: str, rows: int) -> bool:
+        progress = self.datasets.get(name)
+        if progress is None:
+            return False
+        if progress.rows_stored >= rows:
+            return True
+        rests = self._rests.get(name, [])
+        return any(_end(rest) == rows * progress.codec.row_bytes for rest in rests) and (
+            rests[0].start_byte <= progress.checksum.size_bytes
+        )
+
+
+def _end(rest: write_ahead_log.Rest) -> int:
+    return rest.start_byte + len(rest.data)
+
+
+def small_array_progress(record: write_ahead_log.SmallArray) -> Progress:
+    """The state of a dataset that is written whole, without chunks."""
+    rows = record.shape[0] if record.shape else 1
+    progress = Progress(
+        write_ahead_log.Dataset(record.name, record.dtype, tuple(record.shape[1:]), (), "none", rows, encoded=False)
+    )
+    progress.checksum.extend([(len(record.data), crc32(record.data))])
+    progress.cursor, progress.finished = rows, True
+    progress.attributes.update((key, decode_value(value)) for key, value in record.attributes.items())
+    return progress
+
+
+def source_of(record: write_ahead_log.SourceRange) -> Source:
+    """The source that a record tells of."""
+    return Source(record.start, record.stop, record.path, record.size_bytes, record.digest, details=record.details)

@@ -1,0 +1,90 @@
+"""How large blocks, leases and tasks are, so that all that is under way at once fits the capacity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shmlease.errors import CapacityError
+from shmlease.ingestion.tasks import TASKS_A_WORKER
+from shmlease.text.blocks import BLOCK_BYTES
+from shmlease.text.schema import Schema
+from shmlease.units import format_bytes
+
+__all__ = ["Sizing", "default_capacity", "size_for"]
+
+_CHUNK_BYTES = 1 << 20
+# Four chunks a task make the cost of handing a task over (some 0.3 ms) small beside encoding them (3 ms).
+_CHUNKS_A_TASK = 4
+# Smaller ones cost more to hand over than to parse; only rows far wider than their text, in little memory, need them.
+_SMALLEST_BLOCK_BYTES = 4 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """Sizes of one run.
+
+    Attributes
+    ----------
+    block_bytes : int
+        Text that is parsed at once.
+    parse_bytes : int
+        The most that a block, unpacked, and its rows take in shared memory.
+    chunks_a_task : int
+        Chunks that are encoded at once, into one lease.
+    encode_bytes : int
+        The most that an encoding task takes.
+    limit_bytes : int
+        No block is begun beyond this use of shared memory: what is left is for encoding, which frees.
+    """
+
+    block_bytes: int
+    parse_bytes: int
+    chunks_a_task: int
+    encode_bytes: int
+    limit_bytes: int
+
+    def lease_rows(self, schema: Schema) -> int:
+        """Rows that one lease holds at most."""
+        return max(self.block_bytes // _shortest_line(schema), 1)
+
+
+def default_capacity(workers: int, free_bytes: int) -> int:
+    """Shared memory that keeps `workers` busy with common tables, within half of what is free."""
+    return min((32 << 20) * (workers + 2), free_bytes // 2)
+
+
+def size_for(capacity_bytes: int, workers: int, schemas: Iterable[Schema]) -> Sizing:
+    """The sizes for a run.
+
+    Raises
+    ------
+    CapacityError
+        The capacity is too small for even the smallest blocks.
+    """
+    tasks = workers * TASKS_A_WORKER
+    # rows take this many bytes for each byte of text at most, and the text itself is held where it was unpacked here
+    growth = 1 + max((schema.dtype.itemsize / _shortest_line(schema) for schema in schemas), default=1.0)
+    chunks = max(min(_CHUNKS_A_TASK, capacity_bytes // 4 // (workers * _CHUNK_BYTES)), 1)
+    encode_bytes = chunks * _CHUNK_BYTES
+    limit_bytes = capacity_bytes - workers * encode_bytes
+    block_bytes = min(BLOCK_BYTES, int(limit_bytes / (growth * tasks))) // 4096 * 4096
+    if block_bytes < _SMALLEST_BLOCK_BYTES:
+        needed = int(growth * tasks * _SMALLEST_BLOCK_BYTES) + workers * _CHUNK_BYTES
+        raise CapacityError(
+            f"a capacity of {format_bytes(capacity_bytes)} is too small for {workers} workers and these rows; "
+            f"give at least {format_bytes(needed + (1 << 20))}, or use fewer workers",
+            requested_bytes=needed,
+            capacity_bytes=capacity_bytes,
+        )
+    return Sizing(block_bytes, int(block_bytes * growth), chunks, encode_bytes, limit_bytes)
+
+
+def _shortest_line(schema: Schema) -> int:
+    """The fewest bytes that a line can have which makes a row."""
+    if schema.short == "missing":
+        return 2
+    if schema.delimiter is None:
+        return 2 * schema.row_width
+    needed = sum(each.width for each in schema.fields if each.dtype.base.kind not in "SU" and "" not in schema.missing)
+    return max(schema.row_width + needed, 2)

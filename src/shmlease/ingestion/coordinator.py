@@ -1,0 +1,198 @@
+"""Drives a run: gives out work while shared memory allows, takes in what was done, until every dataset is finished."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, assert_never
+
+from shmlease.errors import TicketError
+from shmlease.hdf5 import HDF5Sink
+from shmlease.ingestion.budget import Sizing
+from shmlease.ingestion.dataset_job import EncodeWork, Flow, ParseWork, ReadWork
+from shmlease.ingestion.readers import HeldText
+from shmlease.ingestion.tasks import Encoded, ParsedPiece
+from shmlease.ingestion.worker_pool import Crew, WorkerLostError, do_again
+
+__all__ = ["Coordinator"]
+
+# A checkpoint costs some 50 us, a fiftieth of what it takes to make these rows.
+_CHECKPOINT_EVERY_BYTES = 1 << 20
+_TICK_S = 0.1
+
+
+class Coordinator:
+    """The run of some flows.
+
+    Parameters
+    ----------
+    flows : iterator of Flow
+        What is to be made, in this order; each is asked for when there is room to begin it.
+    job : dict
+        Names files and options; kept in every checkpoint.
+    on_tick : callable
+        Called some ten times a second.
+    """
+
+    def __init__(
+        self,
+        flows: Iterator[Flow],
+        crew: Crew,
+        sink: HDF5Sink,
+        sizing: Sizing,
+        readers: int,
+        job: dict[str, Any],
+        on_tick: Callable[[Coordinator], None],
+    ) -> None:
+        self._to_come = flows
+        self._flows: list[Flow] = []  # begun and not finished
+        self.finished: list[Flow] = []
+        self._crew = crew
+        self._sink = sink
+        self._sizing = sizing
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="shmlease-reader")
+        self._job = job
+        self._on_tick = on_tick
+        self._under_way = 0  # works given out
+        self._reserved_bytes = 0  # for them
+        self._rows_bytes = 0  # settled since the last checkpoint
+        self.text_bytes = 0
+
+    def run(self) -> None:
+        """Do it all."""
+        next_tick_s = time.monotonic()
+        try:
+            while self._give_out():
+                for work, outcome in self._crew.wait(_TICK_S):
+                    self._take(work, outcome)
+                if time.monotonic() >= next_tick_s:
+                    next_tick_s = time.monotonic() + _TICK_S
+                    self._on_tick(self)
+        finally:
+            self._readers.shutdown(cancel_futures=True)
+
+    def _give_out(self) -> bool:
+        """Give out what there is room for; False when all is done."""
+        for flow in self._flows:
+            self._give_out_of(flow)
+        while self._admits(self._sizing.parse_bytes) and (begun := next(self._to_come, None)) is not None:
+            self._flows.append(begun)
+            self._submit_all(begun.take_end())  # it may be one that an interrupted run had brought to its end
+            self._give_out_of(begun)
+            if begun.is_finished:
+                self._finish(begun)
+        return bool(self._flows)
+
+    def _give_out_of(self, flow: Flow) -> None:
+        while flow.has_input and self._admits(self._sizing.parse_bytes):
+            work = flow.next_work()
+            if work is None:
+                break
+            self._begin(work, self._sizing.parse_bytes)
+
+    def _admits(self, size_bytes: int) -> bool:
+        """Whether a block may be begun: somebody is free for it, and there is room for it."""
+        if not self._under_way:
+            return True
+        held = sum(flow.held_bytes for flow in self._flows)
+        return self._crew.is_hungry and held + self._reserved_bytes + size_bytes <= self._sizing.limit_bytes
+
+    def _begin(self, work: ParseWork | ReadWork | EncodeWork, reserved_bytes: int) -> None:
+        work.reserved_bytes = reserved_bytes
+        self._reserved_bytes += reserved_bytes
+        self._under_way += 1
+        if isinstance(work, ReadWork):
+            self._readers.submit(self._read, work)
+        else:
+            self._crew.submit(work, first=isinstance(work, EncodeWork))
+
+    def _read(self, work: ReadWork) -> None:
+        try:
+            outcome: Any = work.feed.read()
+        except BaseException as error:
+            outcome = error
+        self._crew.deliver(work, outcome)
+
+    def _take(self, work: ParseWork | ReadWork | EncodeWork, outcome: object) -> None:
+        try:
+            self._take_in(work, outcome)
+        except (WorkerLostError, TicketError) as error:
+            if isinstance(work, ReadWork):
+                raise
+            do_again(self._crew, work, error)
+
+    def _take_in(self, work: ParseWork | ReadWork | EncodeWork, outcome: object) -> None:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        flow = work.flow
+        if isinstance(work, ReadWork):
+            self._end(work)
+            if outcome is None:
+                flow.take_end_of_file(work)
+                self._submit_all(flow.take_end())
+            else:
+                assert isinstance(outcome, HeldText)
+                self._begin(flow.take_text(work, outcome), work.reserved_bytes - outcome.size_bytes)
+        elif isinstance(work, ParseWork):
+            assert isinstance(outcome, ParsedPiece)
+            works = flow.take_parsed(work, outcome)
+            self._end(work)
+            self.text_bytes += outcome.text_bytes
+            self._rows_bytes += sum(part.rows for part in outcome.parts) * work.source.context.table.schema.dtype.itemsize
+            self._submit_all(works)
+        elif isinstance(work, EncodeWork):
+            assert isinstance(outcome, Encoded)
+            flow.take_encoded(work, outcome)
+            self._end(work)
+        else:
+            assert_never(work)
+        if flow.is_finished:
+            self._finish(flow)
+        if self._rows_bytes >= _CHECKPOINT_EVERY_BYTES:
+            self._checkpoint()
+
+    def _end(self, work: ParseWork | ReadWork | EncodeWork) -> None:
+        self._under_way -= 1
+        self._reserved_bytes -= work.reserved_bytes
+
+    def _submit_all(self, works: Iterable[EncodeWork]) -> None:
+        for work in works:
+            self._begin(work, self._sizing.encode_bytes)
+
+    def _finish(self, flow: Flow) -> None:
+        self._checkpoint()
+        self._flows.remove(flow)
+        self.finished.append(flow)
+
+    def _checkpoint(self) -> None:
+        self._rows_bytes = 0
+        self._sink.checkpoint(
+            {**self._job, "open": {flow.name: flow.position() for flow in self._flows}},
+            rows={flow.name: flow.plan.rows for flow in self._flows},
+        )
+
+    @property
+    def rows(self) -> int:
+        """Rows settled so far."""
+        return sum(flow.plan.rows for flow in (*self.finished, *self._flows))
+
+    @property
+    def bytes_done(self) -> int:
+        """Bytes of files settled so far."""
+        return sum(flow.bytes_done for flow in (*self.finished, *self._flows))
+
+    @property
+    def files_done(self) -> int:
+        """Files settled so far."""
+        return sum(len(flow.reports) for flow in (*self.finished, *self._flows))
+
+    @property
+    def has_stored(self) -> bool:
+        """Whether anything has reached the file."""
+        return any(flow.has_stored for flow in (*self.finished, *self._flows))
+
+    def abandon(self) -> None:
+        """Let go of everything."""
+        for flow in self._flows:
+            flow.abandon()

@@ -1,0 +1,422 @@
+"""One dataset on its way: pieces of files in their order, parsed in any order, become parts, chunks, and rows of the file.
+
+What is said about rows (their number, the lines that are none, where a file begins) is settled strictly in file order, so that
+a run gives the same result whatever its workers do, and whenever it was interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from shmlease.client.handle import RegistryHandle
+from shmlease.client.lease import Lease
+from shmlease.client.ticket import Ticket
+from shmlease.errors import IngestError, TicketError
+from shmlease.hdf5 import HDF5Sink
+from shmlease.hdf5.checksum import combine
+from shmlease.hdf5.chunking import ChunkPlan, PlannedChunk
+from shmlease.hdf5.provenance import Source, format_checksum
+from shmlease.ingestion.bad_rows import Rejects
+from shmlease.ingestion.readers import HeldText, Input, RangeFeed, StreamFeed, checksum_of_file, open_feed
+from shmlease.ingestion.report import FileReport
+from shmlease.ingestion.tasks import TICKET_TTL_S, Encode, Encoded, Parse, ParsedPiece
+from shmlease.text.blocks import Piece
+
+__all__ = ["EncodeWork", "Flow", "HeldPart", "ParseWork", "ReadWork", "report_of"]
+
+
+@dataclass(eq=False, slots=True)
+class HeldPart:
+    """Rows of a piece in a segment that this process holds; None when no chunk needs them."""
+
+    lease: Lease | None
+
+
+@dataclass(eq=False, slots=True)
+class ReadWork:
+    """The next block of a file that is read here; done by a thread."""
+
+    flow: Flow
+    feed: StreamFeed
+    source: Input
+    reserved_bytes: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class ParseWork:
+    """A piece to parse, in place `number` of its dataset."""
+
+    flow: Flow
+    source: Input
+    number: int
+    piece: Piece | None
+    text: HeldText | None
+    start_row: int | None
+    is_last: bool
+    reserved_bytes: int = 0
+    attempts: int = 0
+    _ticket: Ticket | None = None
+
+    def task(self) -> Parse:
+        """The task, with a ticket of its own for the text."""
+        self._ticket = None if self.text is None else self.text.lease.ticket(ttl=TICKET_TTL_S)
+        return Parse(self.source.context, self.piece, self._ticket, self.start_row, self.is_last)
+
+    def lost(self) -> None:
+        """Use up the ticket, if the worker has not."""
+        if self._ticket is not None:
+            self.flow.take_back([self._ticket])
+
+    def __str__(self) -> str:
+        place = "a block" if self.piece is None else f"the block at byte {self.piece.offset}"
+        return f"{self.source.path}: {place}"
+
+
+@dataclass(eq=False, slots=True)
+class EncodeWork:
+    """Chunks to encode."""
+
+    flow: Flow
+    source: Input
+    chunks: Sequence[PlannedChunk[HeldPart]]
+    reserved_bytes: int = 0
+    attempts: int = 0
+    _tickets: list[Ticket] = field(default_factory=list)
+
+    def task(self) -> Encode:
+        """The task, with tickets of its own for the rows."""
+        numbers: dict[HeldPart, int] = {}
+        chunks = tuple(
+            (chunk.index, tuple((numbers.setdefault(p.part, len(numbers)), p.start, p.stop) for p in chunk.pieces))
+            for chunk in self.chunks
+        )
+        self._tickets = [part.lease.ticket(ttl=TICKET_TTL_S) for part in numbers if part.lease is not None]
+        assert len(self._tickets) == len(numbers), "a chunk needs rows that were let go"
+        return Encode(self.source.context, chunks, tuple(self._tickets))
+
+    def lost(self) -> None:
+        """Use up the tickets that the worker has not."""
+        self.flow.take_back(self._tickets)
+
+    def __str__(self) -> str:
+        return f"{self.flow.name}: chunks {self.chunks[0].index} to {self.chunks[-1].index}"
+
+
+class _FileState(msgspec.Struct):
+    """How far a file was settled: what a checkpoint keeps, besides the rows themselves."""
+
+    file: int = 0
+    text_bytes: int = 0
+    lines: int = 0
+    crc32: int = 0
+    start_row: int = 0
+    rejected: int = 0
+    kept_bytes: int = 0
+    notes: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class Flow:
+    """The making of one dataset.
+
+    Parameters
+    ----------
+    name : str
+        The dataset.
+    inputs : sequence of Input
+        Its files, in order.
+    sink, registry, rejects
+        Of the run.
+    position : mapping, optional
+        Where an interrupted run had come to, as `position` gave it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        inputs: Sequence[Input],
+        sink: HDF5Sink,
+        registry: RegistryHandle,
+        rejects: Rejects,
+        chunks_a_task: int,
+        position: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.reports: list[FileReport] = []
+        codec = sink.declare(name, inputs[0].context.table.schema.dtype)
+        self._inputs = [replace(each, context=replace(each.context, codec=codec)) for each in inputs]
+        self._sink = sink
+        self._registry = registry
+        self._rejects = rejects
+        self._chunks_a_task = chunks_a_task
+        self._state = msgspec.convert(position or {}, _FileState)
+        rejects.resume(name, self._state.kept_bytes)
+        done = sink.completed()
+        self._known_sources = {(s.path, s.start, s.stop) for s in done.sources.get(name, ())}
+        self.reports += [report_of(source, name) for source in done.sources.get(name, ())][: self._state.file]
+        self.resumed_rows = done.rows.get(name, 0)
+        self.plan: ChunkPlan[HeldPart] = sink.plan(name)
+        self._opened = self._state.file  # the file whose pieces are being given out
+        self._feed: RangeFeed | StreamFeed | None = None
+        self._given = self._settled = 0
+        self._arrived: dict[int, tuple[ParseWork, list[HeldPart], ParsedPiece]] = {}
+        self._stored_early: set[int] = set()
+        self._held: set[HeldPart | HeldText] = set()
+        self._file_crc32s: dict[int, int | None] = {}
+        self._chunks_open = 0
+        self._rest_planned = False
+        self.has_stored = False
+        self.is_finished = False
+
+    # --- giving out ----------------------------------------------------------------------------------------------------
+
+    @property
+    def has_input(self) -> bool:
+        """Whether there are pieces left to give out, now or once a block has been read."""
+        return self._opened < len(self._inputs)
+
+    @property
+    def source(self) -> Input:
+        """The file whose pieces are given out."""
+        return self._inputs[self._opened]
+
+    def next_work(self) -> ParseWork | ReadWork | None:
+        """The next piece to parse or block to read; None while there is none."""
+        while self.has_input:
+            feed = self._open_feed()
+            if feed.is_at_end:
+                self._feed = None
+                self._opened += 1
+            elif isinstance(feed, RangeFeed):
+                piece = feed.next()
+                is_last = feed.is_at_end and self._opened == len(self._inputs) - 1
+                return self._parse_work(self.source, piece, None, is_last=is_last)
+            elif feed.is_reading:
+                return None
+            else:
+                feed.is_reading = True
+                return ReadWork(self, feed, self.source)
+        return None
+
+    def take_text(self, work: ReadWork, text: HeldText) -> ParseWork:
+        """Take a block that was read."""
+        work.feed.is_reading = False
+        self._held.add(text)
+        work.feed.unclaimed = None
+        return self._parse_work(work.source, None, text, is_last=False)
+
+    def take_end_of_file(self, work: ReadWork) -> None:
+        """Take note that there was no further block to read."""
+        work.feed.is_reading = False
+        work.feed.is_at_end = True
+        self._file_crc32s[work.source.index] = work.feed.file_crc32
+
+    def _open_feed(self) -> RangeFeed | StreamFeed:
+        if self._feed is None:
+            resumed = self._state if self._opened == self._state.file else _FileState()
+            self._feed = open_feed(self.source, resumed.text_bytes, self._registry)
+        return self._feed
+
+    def _parse_work(self, source: Input, piece: Piece | None, text: HeldText | None, *, is_last: bool) -> ParseWork:
+        start_row = self.plan.rows if self._given == self._settled else None
+        work = ParseWork(self, source, self._given, piece, text, start_row, is_last)
+        self._given += 1
+        return work
+
+    # --- taking in -----------------------------------------------------------------------------------------------------
+
+    def take_parsed(self, work: ParseWork, parsed: ParsedPiece) -> list[EncodeWork]:
+        """Take what a piece held; gives the chunks that can be encoded now.
+
+        Raises
+        ------
+        TicketError
+            A ticket has run out; nothing was taken.
+        """
+        parts: list[HeldPart] = []
+        try:
+            for part in parsed.parts:
+                parts.append(HeldPart(None if part.ticket is None else self._registry.redeem(part.ticket)))
+                self._held.add(parts[-1])
+            if parsed.encoded is not None:
+                self._store(parsed.encoded)
+        except TicketError:
+            for held in parts:
+                self._let_go(held)
+            raise
+        if parsed.encoded is not None:
+            self._stored_early.update(index for index, _, _ in parsed.encoded.chunks)
+        if work.text is not None:
+            self._let_go(work.text)
+        self._arrived[work.number] = work, parts, parsed
+        works: list[EncodeWork] = []
+        while self._settled in self._arrived:
+            settled = self._arrived.pop(self._settled)
+            self._settled += 1
+            works += self._settle(*settled)
+        return works + self.take_end()
+
+    def _settle(self, work: ParseWork, parts: list[HeldPart], parsed: ParsedPiece) -> list[EncodeWork]:
+        place = work.source.index - self._inputs[0].index
+        self._close_files(before=place)
+        state, table = self._state, work.source.context.table
+        lines_before = table.data_line - 1 + state.lines
+        bad = [each.below(lines_before) for each in parsed.bad]
+        self._rejects.take(self.name, place, work.source.path, bad)
+        state.lines += parsed.lines
+        state.crc32 = combine(state.crc32, parsed.crc32, parsed.text_bytes)
+        state.text_bytes += parsed.text_bytes
+        state.rejected += parsed.bad_count
+        state.notes = dict(Counter(state.notes) + parsed.notes)
+        chunks: list[PlannedChunk[HeldPart]] = []
+        for part, held in zip(parsed.parts, parts, strict=True):
+            chunks += self.plan.add(held, part.rows)
+        return self._encode_works(chunks, work.source)
+
+    def take_end(self) -> list[EncodeWork]:
+        """Whatever is complete now: the last chunk when nothing follows, and the dataset when all chunks are stored."""
+        works: list[EncodeWork] = []
+        if not self._rest_planned and self._settled == self._given and not self._has_more():
+            self._rest_planned = True
+            self._close_files(before=len(self._inputs))
+            works = self._encode_works(self.plan.finish(), self._inputs[-1])
+        self._release_unused()
+        return works
+
+    def _has_more(self) -> bool:
+        while self.has_input and self._open_feed().is_at_end:
+            self._feed = None
+            self._opened += 1
+        return self.has_input
+
+    def _encode_works(self, chunks: list[PlannedChunk[HeldPart]], source: Input) -> list[EncodeWork]:
+        left = []
+        for chunk in chunks:
+            if chunk.index in self._stored_early:
+                self._stored_early.discard(chunk.index)
+                self.plan.done(chunk)
+            else:
+                left.append(chunk)
+        self._chunks_open += len(left)
+        step = self._chunks_a_task
+        return [EncodeWork(self, source, left[start : start + step]) for start in range(0, len(left), step)]
+
+    def take_encoded(self, work: EncodeWork, encoded: Encoded) -> None:
+        """Store chunks."""
+        self._store(encoded)
+        for chunk in work.chunks:
+            self.plan.done(chunk)
+        self._chunks_open -= len(work.chunks)
+        self._release_unused()
+
+    def _store(self, encoded: Encoded) -> None:
+        self.has_stored = True
+        with self._registry.redeem(encoded.ticket) as lease:
+            for index, place, chunk in encoded.chunks:
+                self._sink.append_encoded(self.name, index, chunk, lease.array[place : place + chunk.size_bytes])
+
+    def _release_unused(self) -> None:
+        for part in self.plan.take_unused():
+            self._let_go(part)
+        if self._rest_planned and not self._chunks_open and not self.is_finished:
+            self._rejects.finish(self.name, [each.path for each in self._inputs])
+            self._sink.finish(self.name, rows=self.plan.rows)
+            self.is_finished = True
+
+    def _let_go(self, held: HeldPart | HeldText) -> None:
+        self._held.discard(held)
+        if held.lease is not None:
+            held.lease.release()
+
+    # --- files ---------------------------------------------------------------------------------------------------------
+
+    def _close_files(self, before: int) -> None:
+        """Note where the rows of each file end, up to the file `before`."""
+        while self._state.file < before:
+            state, source = self._state, self._inputs[self._state.file]
+            source.require_unchanged()
+            rows = state.start_row, self.plan.rows
+            if (source.path, *rows) not in self._known_sources:
+                self._sink.source(
+                    self.name,
+                    path=source.path,
+                    rows=rows,
+                    size_bytes=source.mark.size_bytes,
+                    digest=format_checksum(self._crc32(source, state)),
+                    lines=state.lines,
+                    rejected=state.rejected,
+                    notes=state.notes,
+                )
+            size_bytes = source.mark.size_bytes
+            self.reports.append(
+                FileReport(source.path, self.name, rows[0], rows[1] - rows[0], state.rejected, size_bytes, state.notes)
+            )
+            self._state = _FileState(file=state.file + 1, start_row=self.plan.rows)
+
+    def _crc32(self, source: Input, state: _FileState) -> int:
+        """Of the file as it lies on the disk."""
+        table = source.context.table
+        if table.compression != "plain":
+            known = self._file_crc32s.pop(source.index, None)
+            return checksum_of_file(source.path) if known is None else known
+        if table.data_offset + state.text_bytes != source.mark.size_bytes:
+            raise IngestError(
+                f"{source.path}: {table.data_offset + state.text_bytes} bytes were read of a file of "
+                f"{source.mark.size_bytes}; it was changed meanwhile, run again once it is at rest",
+                path=source.path,
+            )
+        return combine(checksum_of_file(source.path, table.data_offset), state.crc32, state.text_bytes)
+
+    # --- the rest ------------------------------------------------------------------------------------------------------
+
+    @property
+    def bytes_done(self) -> int:
+        """Of the files as they lie on the disk: those that were settled, and as much of the next as can be told."""
+        done = sum(report.size_bytes for report in self.reports)
+        if self._state.file < len(self._inputs):
+            table = self._inputs[self._state.file].context.table
+            done += self._state.text_bytes if table.compression == "plain" else 0
+        return done
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the segments that this process holds for the dataset."""
+        return sum(held.lease.nbytes for held in self._held if held.lease is not None)
+
+    def position(self) -> dict[str, Any]:
+        """Where the dataset has come to, for a checkpoint of `plan.rows` rows."""
+        self._state.kept_bytes = self._rejects.kept_bytes(self.name)
+        position: dict[str, Any] = msgspec.to_builtins(self._state)
+        return position
+
+    def take_back(self, tickets: Sequence[Ticket]) -> None:
+        """Use up tickets that a dead worker was given, so that nothing waits for it."""
+        for ticket in tickets:
+            with contextlib.suppress(TicketError):  # it had redeemed it
+                self._registry.redeem(ticket).release()
+
+    def abandon(self) -> None:
+        """Let go of everything; no block is being read any more."""
+        if isinstance(self._feed, StreamFeed) and self._feed.unclaimed is not None:
+            self._held.add(self._feed.unclaimed)
+        for held in list(self._held):
+            self._let_go(held)
+
+
+def report_of(source: Source, dataset: str) -> FileReport:
+    """What the record of a source that was complete before tells of it."""
+    details = source.details
+    return FileReport(
+        source.path or "",
+        dataset,
+        source.start,
+        source.stop - source.start,
+        details.get("rejected", 0),
+        source.size_bytes or 0,
+        details.get("notes", {}),
+    )

@@ -1,0 +1,244 @@
+"""`ingest`: text tables into one HDF5 file."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+from shmlease.client.handle import RegistryHandle
+from shmlease.errors import IngestError
+from shmlease.hdf5 import Completed, HDF5Sink
+from shmlease.ingestion.bad_rows import Rejects
+from shmlease.ingestion.budget import size_for
+from shmlease.ingestion.coordinator import Coordinator
+from shmlease.ingestion.dataset_job import Flow, report_of
+from shmlease.ingestion.plan import Job, check_place, plan_job, schema_of
+from shmlease.ingestion.report import DatasetReport, IngestReport, Progress
+from shmlease.ingestion.resources import Workshop
+from shmlease.ingestion.string_length_pass import measure
+from shmlease.ingestion.tasks import Context, OnError
+from shmlease.text.blocks import BLOCK_BYTES
+from shmlease.text.parser_choice import Parser, choose_parser
+from shmlease.text.schema import Schema
+from shmlease.text.sources import PathLike
+from shmlease.text.string_lengths import fit_strings as with_lengths
+
+__all__ = ["ingest"]
+
+
+def ingest(
+    paths: PathLike | Sequence[PathLike],
+    out: PathLike,
+    *,
+    layout: str | Schema | None = None,
+    dtype: Any = None,
+    columns: Sequence[int | str] | None = None,
+    into: str | None = None,
+    compression: str = "gzip",
+    workers: int | None = None,
+    capacity: int | str | None = None,
+    on_error: OnError = "fail",
+    fit_strings: bool = False,
+    overwrite: bool = False,
+    resume: bool = False,
+    executor: Executor | None = None,
+    registry: RegistryHandle | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    parser: Literal["auto"] | Parser = "auto",
+    **reading: Any,
+) -> IngestReport:
+    """Bring text tables into one HDF5 file, parsed and compressed by worker processes through leased shared memory.
+
+    The file appears under its name when it is complete, and not before; an interrupted run can be resumed. Values are
+    those `numpy.loadtxt` gives for the same dtype, bit for bit. Rows keep the order of their file.
+
+    Parameters
+    ----------
+    paths : path or sequence of paths
+        Text files, plain or packed (gzip, BGZF, bzip2, xz, zstd).
+    out : path
+        The HDF5 file to make.
+    layout : str or Schema, optional
+        How the files are written and which fields they have: the name of a layout, such as ``"bismark-cov"``, or a schema.
+    dtype : str or numpy.dtype or sequence of Field, optional
+        The fields: ``"chr:S10,pos:i4,pct:f4"``, or a structured dtype.
+    columns : sequence of int or str, optional
+        The column of each field, by number from 0 or by its name in the header.
+    into : str, optional
+        Put all files into one dataset of this name, in the order given. By default each file has one, named after it.
+    compression : {"gzip", "none", "lzf", "zstd", "blosc2"}
+        As of `HDF5Sink`.
+    workers : int, optional
+        Worker processes; by default as many as there are processors.
+    capacity : int or str, optional
+        The most shared memory to use; by default 32 MiB for each worker and two more, at most half of what is free.
+    on_error : {"fail", "skip", "quarantine"}
+        What becomes of lines that are no rows: the run fails at the first, they are left out and counted, or they are kept
+        in the file, under ``rejected/``.
+    fit_strings : bool
+        Read all files once for the lengths of their strings first.
+    overwrite : bool
+        Replace the file that is at `out`, when the new one is complete. Otherwise a file there is an error.
+    resume : bool
+        Go on with what an interrupted run of the same files left beside `out`, if it left something.
+    executor : Executor, optional
+        Whose workers are used instead of processes of its own; they must be on this machine. What happens when one of
+        them is killed is the executor's affair.
+    registry : RegistryHandle, optional
+        A registry to use; by default one is started for the run.
+    progress : callable, optional
+        Called some ten times a second with a `Progress`.
+    parser : {"auto", "native", "numpy"}
+        What reads the lines: by default C where it was compiled, else numpy; both give the same.
+    **reading
+        Options of `Schema`, such as ``delimiter=","`` or ``header=True``, in place of those of the layout.
+
+    Returns
+    -------
+    IngestReport
+        What was done. Its `leaks` are empty when nothing is left in shared memory.
+
+    Raises
+    ------
+    IngestError
+        A file cannot be read, or has a line that is no row and `on_error` is ``"fail"``. Nothing is put at `out`.
+    SinkError
+        There is a file at `out` already, or the HDF5 file cannot be written.
+    CapacityError
+        The capacity is too small for the rows, or /dev/shm is full.
+    """
+    began_s = time.monotonic()
+    workers = workers or len(os.sched_getaffinity(0))
+    if on_error not in get_args(OnError):
+        raise ValueError(f"on_error={on_error!r}; it is one of {', '.join(get_args(OnError))}")
+    chosen = choose_parser(parser)
+    names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+    check_place(out, names, overwrite=overwrite)
+    job = plan_job(names, schema_of(layout, dtype, columns, reading), into)
+    with Workshop(workers, capacity, executor, registry, compressed=compression != "none") as shop:
+        watch = _Watch(job, shop, began_s, progress)
+        if fit_strings:
+            job = _fitted(job, shop, watch)
+        job.require_fitted()
+        made = _make(job, out, shop, compression, on_error, overwrite, resume, chosen, watch)
+    return replace(
+        made,
+        size_bytes=os.stat(out).st_size,
+        elapsed_s=time.monotonic() - began_s,
+        shared_peak_bytes=shop.peak_bytes,
+        leaks=shop.leaks,
+    )
+
+
+class _Watch:
+    """Tells the caller how far a run is."""
+
+    def __init__(self, job: Job, shop: Workshop, began_s: float, tell: Callable[[Progress], None] | None) -> None:
+        self._job, self._shop, self._began_s, self._tell = job, shop, began_s, tell
+
+    def __call__(self, run: Coordinator | None = None) -> None:
+        if self._tell is None:
+            return
+        self._tell(
+            Progress(
+                files_done=run.files_done if run else 0,
+                files=len(self._job.tables),
+                rows=run.rows if run else 0,
+                bytes_done=run.bytes_done if run else 0,
+                bytes_total=self._job.size_bytes,
+                text_bytes=run.text_bytes if run else 0,
+                shared_bytes=self._shop.registry.statistics().used_bytes,
+                elapsed_s=time.monotonic() - self._began_s,
+            )
+        )
+
+
+def _fitted(job: Job, shop: Workshop, watch: _Watch) -> Job:
+    """The job with strings just long enough for all files."""
+    contexts = [Context(-1 - index, table, None, BLOCK_BYTES, 0, "fail") for index, table in enumerate(job.tables)]
+    return job.with_types(with_lengths(job.schema, measure(contexts, shop.crew, watch)))
+
+
+def _make(
+    job: Job,
+    out: PathLike,
+    shop: Workshop,
+    compression: str,
+    on_error: OnError,
+    overwrite: bool,
+    resume: bool,
+    parser: Parser,
+    watch: _Watch,
+) -> IngestReport:
+    schemas = [table.schema for table in job.tables]
+    sizing = size_for(shop.capacity_bytes, shop.workers, schemas)
+    sink = HDF5Sink(out, compression=compression, encoders=1, overwrite=overwrite, resume=resume, keep_partial=True)
+    coordinator = None
+    before = sink.completed()
+    try:
+        digest = job.digest()
+        opened = _opened(before, digest, out)
+        if before.position is None:
+            sink.checkpoint({"job": digest, "open": {}})
+        rejects = Rejects(on_error, sink)
+        flows = (
+            Flow(name, inputs, sink, shop.registry, rejects, sizing.chunks_a_task, opened.get(name))
+            for name, inputs in job.inputs(sizing, on_error, parser)
+            if name not in before.finished
+        )
+        coordinator = Coordinator(flows, shop.crew, sink, sizing, shop.workers, {"job": digest}, watch)
+        coordinator.run()
+        watch(coordinator)
+        sink.close()
+    except BaseException:
+        if coordinator is not None:
+            coordinator.abandon()
+        # a partial file in which nothing is stored is of no use to anybody; one that could not be resumed may be, elsewhere
+        sink.abort(keep_partial=bool(before.rows) or (coordinator is not None and coordinator.has_stored))
+        raise
+    reports = {report.path: report for flow in coordinator.finished for report in flow.reports}
+    earlier = [
+        report_of(source, name) for name in before.finished for source in before.sources.get(name, ()) if source.path
+    ]
+    reports |= {report.path: report for report in earlier}
+    files = tuple(reports[table.path] for table in job.tables)
+    rows = {name: sum(each.rows for each in files if each.dataset == name) for name in dict.fromkeys(job.datasets)}
+    return IngestReport(
+        path=os.fspath(out),
+        datasets=tuple(DatasetReport(name, str(job.dtype), count, job.dtype.itemsize) for name, count in rows.items()),
+        files=files,
+        rejected=tuple(rejects.examples),
+        size_bytes=0,
+        elapsed_s=0.0,
+        parser=parser,
+        workers=shop.workers,
+        workers_replaced=shop.crew.replaced,
+        shared_peak_bytes=0,
+        capacity_bytes=shop.capacity_bytes,
+        resumed_rows=sum(before.rows.get(name, 0) for name in rows),
+        leaks=(),
+    )
+
+
+def _opened(before: Completed, digest: str, out: PathLike) -> dict[str, Any]:
+    """Where an interrupted run had come to in the datasets under way.
+
+    Raises
+    ------
+    IngestError
+        It was a run of other files, or read them in another way.
+    """
+    if before.position is None:
+        return {}
+    if before.position.get("job") != digest:
+        raise IngestError(
+            f"{os.fspath(out)}: the interrupted run was of other files or options, or a file was changed since; "
+            "give the same again, or run without resuming to start anew",
+            path=os.fspath(out),
+        )
+    opened: dict[str, Any] = before.position["open"]
+    return opened

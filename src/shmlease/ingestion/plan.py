@@ -1,0 +1,186 @@
+"""What is to be done, as one value: which files, how they are read, into which datasets."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from shmlease.errors import DTypeError, IngestError
+from shmlease.hdf5 import output_place
+from shmlease.ingestion.budget import Sizing
+from shmlease.ingestion.dataset_names import dataset_names
+from shmlease.ingestion.readers import FileMark, Input
+from shmlease.ingestion.tasks import Context, OnError
+from shmlease.text.formats import layout as layout_named
+from shmlease.text.header import Table, open_table
+from shmlease.text.parser_choice import Parser
+from shmlease.text.schema import Field, Schema
+from shmlease.text.sources import PathLike
+
+__all__ = ["Job", "check_place", "plan_job", "schema_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Files, and the dataset each goes to.
+
+    Attributes
+    ----------
+    tables : tuple of Table
+        The files, in order, each with the schema fitted to it.
+    marks : tuple of FileMark
+        Their state.
+    datasets : tuple of str
+        Where each goes; the files of one dataset are neighbours.
+    """
+
+    tables: tuple[Table, ...]
+    marks: tuple[FileMark, ...]
+    datasets: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{len(self.tables)} files into {len(set(self.datasets))} datasets"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the rows."""
+        return self.tables[0].schema.dtype
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files."""
+        return sum(mark.size_bytes for mark in self.marks)
+
+    @property
+    def schema(self) -> Schema:
+        """As it was fitted to the first file."""
+        return self.tables[0].schema
+
+    def require_fitted(self) -> None:
+        """Raise unless every string field has a length.
+
+        Raises
+        ------
+        DTypeError
+            One has none.
+        """
+        for each in self.schema.fields:
+            if each.needs_fitting:
+                raise DTypeError(
+                    f"field {each.name!r} is a string without a length; write one, such as {each.name}:S16, or have the "
+                    "strings fitted (--fit-strings)",
+                    field=each.name,
+                )
+
+    def inputs(self, sizing: Sizing, on_error: OnError, parser: Parser) -> Iterator[tuple[str, list[Input]]]:
+        """The datasets, each with its files."""
+        numbered = enumerate(zip(self.tables, self.marks, self.datasets, strict=True))
+        for name, group in itertools.groupby(numbered, key=lambda each: each[1][2]):
+            inputs = []
+            for index, (table, mark, _) in group:
+                lease_rows = sizing.lease_rows(table.schema)
+                context = Context(index, table, None, sizing.block_bytes, lease_rows, on_error, parser)
+                inputs.append(Input(index, context, mark))
+            yield name, inputs
+
+    def with_types(self, schema: Schema) -> Job:
+        """The same job with the types of other fields of the same names."""
+        fitted = tuple(
+            replace(table, schema=replace(table.schema, fields=_with_types(table.schema, schema))) for table in self.tables
+        )
+        return replace(self, tables=fitted)
+
+    def digest(self) -> str:
+        """A name for the job, the same for the same files in the same state and the same schema."""
+        content = msgspec.to_builtins([self.tables, self.marks, self.datasets])
+        return hashlib.blake2b(msgspec.json.encode(content), digest_size=16).hexdigest()
+
+
+def _with_types(schema: Schema, other: Schema) -> tuple[Field, ...]:
+    return tuple(replace(each, type=typed.type) for each, typed in zip(schema.fields, other.fields, strict=True))
+
+
+def check_place(out: PathLike, paths: Sequence[str], *, overwrite: bool) -> None:
+    """Refuse an output that is one of the files to read, or that could not be put there, before anything is done.
+
+    Raises
+    ------
+    IngestError
+        The output is one of the files to read.
+    SinkError
+        There is a file already and it is not to be overwritten, or no regular file can be put there.
+    """
+    for path in paths:
+        if os.path.realpath(path) == os.path.realpath(out) or _is_same_file(path, out):
+            raise IngestError(
+                f"{os.fspath(out)}: is one of the files to read; choose another name for the output", path=path
+            )
+    output_place(out, overwrite=overwrite)
+
+
+def _is_same_file(path: PathLike, other: PathLike) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:  # one of them is not there
+        return False
+
+
+def plan_job(paths: PathLike | Sequence[PathLike], schema: Schema, into: str | None = None) -> Job:
+    """Look at the beginning of every file.
+
+    Raises
+    ------
+    IngestError
+        There is no file, one is named twice, or one cannot be read with this schema.
+    """
+    names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+    if not names:
+        raise IngestError("no files are named; name at least one text file")
+    seen: dict[str, str] = {}
+    for name in names:
+        real = os.path.realpath(name)
+        if real in seen:
+            raise IngestError(f"{name}: named twice" + (f", also as {seen[real]}" if seen[real] != name else ""), path=name)
+        seen[real] = name
+    tables, marks = [], []
+    for name in names:
+        tables.append(open_table(name, schema))
+        marks.append(FileMark.of(name))
+    datasets = [into] * len(names) if into else dataset_names(names)
+    return Job(tuple(tables), tuple(marks), tuple(datasets))
+
+
+def schema_of(
+    layout: str | Schema | None,
+    dtype: str | np.dtype[Any] | Sequence[Field] | None,
+    columns: Sequence[int | str] | None,
+    options: dict[str, Any],
+) -> Schema:
+    """The schema that the arguments of `ingest` mean.
+
+    Raises
+    ------
+    IngestError, DTypeError
+        They mean none.
+    """
+    if layout is None and dtype is None:
+        raise IngestError("how are the files to be read? name a layout, give a dtype, or infer a schema")
+    schema = layout if isinstance(layout, Schema) else Schema() if layout is None else layout_named(layout)
+    unknown = set(options) - {each.name for each in fields(Schema)} | {"fields"} & set(options)
+    if unknown:
+        raise TypeError(f"ingest() got an unexpected keyword argument {min(unknown)!r}")
+    schema = replace(schema, **options)
+    if dtype is not None:
+        return schema.with_dtype(dtype, columns)
+    if columns is not None:
+        raise DTypeError("columns go with a dtype: name the fields that they fill, such as chr:S16,pos:i4")
+    if not schema.fields:
+        raise DTypeError(f"layout {layout!r} says how a table is written, not what it holds; give a dtype, or infer one")
+    return schema

@@ -1,0 +1,157 @@
+"""Where the text of one file comes from: pieces that workers read themselves, or blocks unpacked here into leases.
+
+A plain file is cut into pieces; which of them to read is all a worker is told. A packed file, or one whose quoted cells may
+hold line ends, can only be read from its start: a thread of the coordinator unpacks it, one block ahead (the libraries let go
+of the interpreter's lock meanwhile), so that all workers parse it side by side.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from shmlease.client.handle import RegistryHandle
+from shmlease.client.lease import Lease
+from shmlease.errors import IngestError
+from shmlease.hdf5.checksum import crc32
+from shmlease.ingestion.tasks import Context
+from shmlease.text.blocks import Block, Piece, cut_table, read_piece
+
+__all__ = ["FileMark", "HeldText", "Input", "RangeFeed", "StreamFeed", "checksum_of_file", "open_feed"]
+
+_LEASE_TIMEOUT_S = 60.0
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FileMark:
+    """What tells one state of a file from another: its size, and when it was changed last."""
+
+    size_bytes: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, path: str) -> FileMark:
+        """The mark of the file at `path` now."""
+        status = os.stat(path)
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Input:
+    """One file of a run: its place among all, what its tasks share, and its state when it was first looked at."""
+
+    index: int
+    context: Context
+    mark: FileMark
+
+    @property
+    def path(self) -> str:
+        """As it was given."""
+        return self.context.table.path
+
+    def require_unchanged(self) -> None:
+        """Raise if the file is not what it was.
+
+        Raises
+        ------
+        IngestError
+            It was changed or taken away since.
+        """
+        try:
+            same = FileMark.of(self.path) == self.mark
+        except OSError:
+            same = False
+        if not same:
+            raise IngestError(f"{self.path}: was changed while it was read; run again once it is at rest", path=self.path)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldText:
+    """A block of text in a segment that this process holds."""
+
+    lease: Lease
+    size_bytes: int
+
+
+class RangeFeed:
+    """The pieces of a plain file."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self._pieces = pieces
+        self._next = 0
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether all pieces were given."""
+        return self._next >= len(self._pieces)
+
+    def next(self) -> Piece:
+        """The next piece."""
+        piece = self._pieces[self._next]
+        self._next += 1
+        return piece
+
+
+class StreamFeed:
+    """The blocks of a file that is read from its start, those before `start_byte` of its text passed over.
+
+    Attributes
+    ----------
+    is_reading, is_at_end : bool
+        Whether a block is being read, and whether there are none left; kept by the flow.
+    unclaimed : HeldText or None
+        A block that was read, until the flow has taken it over.
+    file_crc32 : int or None
+        Of the packed file; known at its end.
+    """
+
+    def __init__(self, source: Input, start_byte: int, registry: RegistryHandle) -> None:
+        table = source.context.table
+        self._registry = registry
+        piece = Piece(0, start_byte, None)
+        self._blocks: Iterator[Block] = read_piece(table, piece, source.context.block_bytes)
+        self._path = table.path
+        self.is_reading = False
+        self.is_at_end = False
+        self.unclaimed: HeldText | None = None
+        self.file_crc32: int | None = None
+
+    def read(self) -> HeldText | None:
+        """Read and unpack the next block; None at the end of the file. Takes its time."""
+        block = next(self._blocks, None)
+        if block is None:
+            self.file_crc32 = checksum_of_file(self._path)  # as it lies on the disk, and is in the system's cache now
+            return None
+        size = len(block.data)
+        lease = self._registry.lease(shape=(size,), dtype=np.uint8, timeout=_LEASE_TIMEOUT_S)
+        try:
+            lease.array[:] = np.frombuffer(block.data, np.uint8)
+        except BaseException:
+            lease.release()
+            raise
+        self.unclaimed = HeldText(lease, size)
+        return self.unclaimed
+
+
+def open_feed(source: Input, text_bytes_done: int, registry: RegistryHandle) -> RangeFeed | StreamFeed:
+    """The feed of a file, of which an interrupted run had settled the first bytes of text: whole lines."""
+    context = source.context
+    table = replace(context.table, data_offset=context.table.data_offset + text_bytes_done)
+    pieces = cut_table(table, context.block_bytes)
+    if pieces[0].stop is None:
+        return StreamFeed(source, table.data_offset, registry)
+    return RangeFeed(pieces)
+
+
+def checksum_of_file(path: str, stop: int | None = None) -> int:
+    """CRC-32 of the first `stop` bytes of a file, by default of all."""
+    value, left = 0, os.stat(path).st_size if stop is None else stop
+    with open(path, "rb", buffering=0) as file:
+        while left and (data := file.read(min(left, _READ_BYTES))):
+            value = crc32(data, value)
+            left -= len(data)
+    return value

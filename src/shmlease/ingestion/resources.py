@@ -1,0 +1,108 @@
+"""The registry and the workers of one run: begun together, ended together, and what they leave is looked for."""
+
+from __future__ import annotations
+
+import warnings
+from concurrent.futures import Executor
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from shmlease.client.handle import RegistryHandle
+from shmlease.client.registry import Registry
+from shmlease.errors import LeaseWarning
+from shmlease.ingestion.budget import default_capacity
+from shmlease.ingestion.executor_pool import ExecutorCrew
+from shmlease.ingestion.leak_check import RecordingHandle, holdings, leftovers
+from shmlease.ingestion.worker_pool import Crew, ProcessCrew
+from shmlease.system.directory import RegistryDirectory
+from shmlease.units import parse_bytes
+
+__all__ = ["Workshop"]
+
+# Segments of rows and of chunks that are kept to be used again, for each worker: enough that it seldom takes fresh memory,
+# which costs a fifth of the processor time where chunks are as large as their rows.
+_WARM_BYTES, _WARM_BYTES_UNCOMPRESSED = 2 << 20, 8 << 20
+
+
+class Workshop:
+    """A registry and workers, for the length of a ``with`` block.
+
+    Attributes
+    ----------
+    capacity_bytes : int
+        Of shared memory.
+    registry : RegistryHandle
+    crew : Crew
+        Both from the beginning of the block on.
+    leaks : tuple of str
+        What is left in shared memory; known after the block.
+    peak_bytes : int
+        The most shared memory that was in use; known after the block.
+    """
+
+    registry: RegistryHandle
+    crew: Crew
+
+    def __init__(
+        self,
+        workers: int,
+        capacity: int | str | None,
+        executor: Executor | None,
+        registry: RegistryHandle | None,
+        *,
+        compressed: bool = True,
+    ) -> None:
+        self.workers = workers
+        self._warm_bytes = (_WARM_BYTES if compressed else _WARM_BYTES_UNCOMPRESSED) * (workers + 1)
+        self._executor = executor
+        self._given = registry
+        self._own: Registry | None = None
+        self.leaks: tuple[str, ...] = ()
+        self.peak_bytes = 0
+        if capacity is not None:
+            self.capacity_bytes = parse_bytes(capacity)
+        else:
+            # a /dev/shm may be larger than the memory that is left for it
+            free_bytes = min(RegistryDirectory("").free_bytes(), psutil.virtual_memory().available)
+            self.capacity_bytes = default_capacity(workers, free_bytes)
+
+    def __enter__(self) -> Self:
+        own = ProcessCrew() if self._executor is None else None  # from here on it imports, beside what follows
+        try:
+            if self._given is None:
+                warm_bytes = min(self._warm_bytes, self.capacity_bytes // 2)
+                # an error's traceback holds views of leased arrays for a moment; they are dropped with it
+                self.registry = self._own = Registry(self.capacity_bytes, warm=warm_bytes, on_lingering="ignore")
+            else:
+                self.registry = RecordingHandle(self._given.id)
+                self.capacity_bytes = min(self.capacity_bytes, self._given.statistics().capacity_bytes)
+            if own is not None:
+                own.start(self.workers, self.registry.id)
+                self.crew = own
+        except BaseException:
+            if own is not None:
+                own.close(orderly=False)
+            if self._own is not None:
+                self._own.close()
+            raise
+        if self._executor is not None:
+            self.crew = ExecutorCrew(self._executor, self.workers, self.registry.id)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.crew.close(orderly=error is None)
+            if error is None:
+                self.peak_bytes = self.registry.statistics().peaks.get("bytes", 0)
+                self.leaks = holdings(self.registry, workers_lost=self.crew.replaced > 0)
+        finally:
+            if self._own is not None:
+                with warnings.catch_warnings():
+                    if error is not None:  # its traceback still holds views of leased arrays
+                        warnings.simplefilter("ignore", LeaseWarning)
+                    self._own.close()
+                self.leaks += leftovers(self._own.id)

@@ -1,0 +1,223 @@
+"""What the coordinator asks of a worker, and what it answers: plain values, small, and picklable.
+
+Rows and payloads never travel: they lie in leased segments, and a ticket says where.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+from shmlease.client.ticket import Ticket
+from shmlease.hdf5.chunk_encoding import Codec, EncodedChunk
+from shmlease.text.blocks import Piece
+from shmlease.text.header import Table
+from shmlease.text.parser import BadRow
+from shmlease.text.parser_choice import Parser
+
+__all__ = [
+    "EXAMPLES",
+    "TASKS_A_WORKER",
+    "TICKET_TTL_S",
+    "Context",
+    "Encode",
+    "Encoded",
+    "Measure",
+    "Measured",
+    "OnError",
+    "Parse",
+    "ParsedPiece",
+    "Part",
+    "Result",
+    "Task",
+]
+
+OnError: TypeAlias = Literal["fail", "skip", "quarantine"]
+
+# Of lines that are skipped, as many are shown at most; the others are only counted.
+EXAMPLES: Final = 100
+# From the making of a ticket to its use some 50 ms pass. One that has run out costs that its work is done again; one whose
+# redeemer was killed holds its segment for so long.
+TICKET_TTL_S: Final = 20.0
+# One task runs and one waits in the worker's socket, so that no worker idles while the coordinator writes a chunk.
+TASKS_A_WORKER: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all tasks of one file share; a worker is sent it once.
+
+    Attributes
+    ----------
+    id : int
+        Its number in this run.
+    table : Table
+        The file, and the schema fitted to it.
+    codec : Codec or None
+        How the chunks of its dataset are encoded.
+    block_bytes : int
+        The text that is parsed at once.
+    lease_rows : int
+        Rows that one lease holds at most.
+    on_error : {"fail", "skip", "quarantine"}
+        What becomes of lines that are no rows, and so how much is to be told of them.
+    parser : {"native", "numpy"}
+        Which reads the lines.
+    """
+
+    id: int
+    table: Table
+    codec: Codec | None
+    block_bytes: int
+    lease_rows: int
+    on_error: OnError
+    parser: Parser = "numpy"
+
+
+@dataclass(frozen=True, slots=True)
+class Parse:
+    """Parse a piece of a file, or text that lies in a segment.
+
+    Attributes
+    ----------
+    piece : Piece or None
+        Lines to read from the file.
+    text : Ticket or None
+        Lines that were read and unpacked already.
+    start_row : int or None
+        The row of the dataset that the first row of the piece will be, where that is known: whole chunks are then encoded
+        at once.
+    is_last : bool
+        No rows follow in the dataset, so its last chunk is encoded as well. Counts where `start_row` is known.
+    """
+
+    context: Context
+    piece: Piece | None
+    text: Ticket | None
+    start_row: int | None
+    is_last: bool
+
+    @property
+    def tickets(self) -> tuple[Ticket, ...]:
+        """What it takes tickets for."""
+        return () if self.text is None else (self.text,)
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """Encode chunks whose rows lie in segments.
+
+    Attributes
+    ----------
+    chunks : tuple of (int, tuple of (int, int, int))
+        For each chunk its index in the dataset and its pieces: number of the part, first row, row after the last.
+    parts : tuple of Ticket
+        The parts, by number.
+    """
+
+    context: Context
+    chunks: tuple[tuple[int, tuple[tuple[int, int, int], ...]], ...]
+    parts: tuple[Ticket, ...]
+
+    @property
+    def tickets(self) -> tuple[Ticket, ...]:
+        """What it takes tickets for."""
+        return self.parts
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Find the longest cell of each string field in a piece, or in the whole file."""
+
+    context: Context
+    piece: Piece | None
+
+    @property
+    def tickets(self) -> tuple[Ticket, ...]:
+        """What it takes tickets for."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows in a segment: its first `rows` rows.
+
+    `ticket` is None where every row was encoded already, so that nobody needs them.
+    """
+
+    ticket: Ticket | None
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Chunks encoded into one segment.
+
+    Attributes
+    ----------
+    ticket : Ticket
+    chunks : tuple of (int, int, EncodedChunk)
+        Index in the dataset, where the payload begins in the segment, and what is known of it.
+    """
+
+    ticket: Ticket
+    chunks: tuple[tuple[int, int, EncodedChunk], ...]
+
+    @property
+    def tickets(self) -> tuple[Ticket, ...]:
+        """What it brings tickets for."""
+        return (self.ticket,)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedPiece:
+    """What a piece held.
+
+    Attributes
+    ----------
+    parts : tuple of Part
+        Its rows, in order.
+    encoded : Encoded or None
+        The chunks made of them already.
+    lines, text_bytes, crc32 : int
+        Of the text.
+    bad : tuple of BadRow
+        Lines that did not become rows, counted from line 1 of the piece: the first of them when the run is to fail, some when
+        they are to be skipped, else all.
+    bad_count : int
+        How many there are, as far as the piece was read.
+    notes : Counter
+        What was passed over or changed, by kind.
+    """
+
+    parts: tuple[Part, ...]
+    encoded: Encoded | None
+    lines: int
+    text_bytes: int
+    crc32: int
+    bad: tuple[BadRow, ...] = ()
+    bad_count: int = 0
+    notes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def tickets(self) -> tuple[Ticket, ...]:
+        """What it brings tickets for."""
+        parts = tuple(part.ticket for part in self.parts if part.ticket is not None)
+        return parts if self.encoded is None else (*parts, self.encoded.ticket)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Longest cells in bytes, by field."""
+
+    lengths: dict[str, int]
+
+    @property
+    def tickets(self) -> tuple[Ticket, ...]:
+        """What it brings tickets for."""
+        return ()
+
+
+Task = Parse | Encode | Measure
+Result = ParsedPiece | Encoded | Measured

@@ -1,0 +1,126 @@
+"""Pickles over a socket between a coordinator and its own workers; contexts cross once, later only their numbers.
+
+Both ends are of one run and one user, made from a socket pair that nobody else can reach: unpickling is safe here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import socket
+import struct
+from dataclasses import fields
+from typing import Any, Final
+
+from shmlease.ingestion.tasks import Context
+
+__all__ = ["Channel"]
+
+_LENGTH: Final = struct.Struct("<Q")
+_RECEIVE_BYTES: Final = 1 << 18
+# Contexts that both ends remember, the oldest forgotten first: a run over many small files needs each only for a moment.
+_REMEMBERED: Final = 64
+_CONTENT: Final = [each.name for each in fields(Context) if each.name != "id"]
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, known: dict[int, Context]) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self._known = known
+
+    def persistent_id(self, value: Any) -> Any:
+        if type(value) is not Context:
+            return None
+        if value.id in self._known:
+            return value.id, None
+        _remember(self._known, value)
+        return value.id, tuple(getattr(value, name) for name in _CONTENT)
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, known: dict[int, Context]) -> None:
+        super().__init__(file)
+        self._known = known
+
+    def persistent_load(self, identifier: Any) -> Context:
+        number, content = identifier
+        if content is not None:
+            _remember(self._known, Context(number, *content))
+        return self._known[number]
+
+
+def _remember(known: dict[int, Context], context: Context) -> None:
+    known[context.id] = context
+    if len(known) > _REMEMBERED:
+        del known[next(iter(known))]
+
+
+class Channel:
+    """One end. A worker sends and receives; a coordinator, which must not wait, puts and flushes, fills and takes."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self._sent: dict[int, Context] = {}
+        self._received: dict[int, Context] = {}
+        self._in = bytearray()
+        self._out = bytearray()
+
+    def put(self, value: object) -> None:
+        """Queue a message for `flush`."""
+        file = io.BytesIO()
+        _Pickler(file, self._sent).dump(value)
+        self._out += _LENGTH.pack(file.tell()) + file.getbuffer()
+
+    @property
+    def has_output(self) -> bool:
+        """Whether something waits to be sent."""
+        return bool(self._out)
+
+    def flush(self) -> None:
+        """Send what goes without waiting. That the other end is gone shows when receiving."""
+        with contextlib.suppress(OSError):
+            while self._out:
+                del self._out[: self.socket.send(self._out, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)]
+
+    def fill(self) -> bool:
+        """Receive what has come, for `take`; False once the other end is gone."""
+        return self._fill(socket.MSG_DONTWAIT)
+
+    def take(self) -> Any:
+        """The next message that has arrived whole; None if there is none."""
+        if len(self._in) < _LENGTH.size:
+            return None
+        end = _LENGTH.size + _LENGTH.unpack_from(self._in)[0]
+        if len(self._in) < end:
+            return None
+        value = _Unpickler(io.BytesIO(memoryview(self._in)[_LENGTH.size : end].tobytes()), self._received).load()
+        del self._in[:end]
+        return value
+
+    def send(self, value: object) -> None:
+        """Send a message and wait until it is on its way."""
+        self.put(value)
+        self.socket.sendall(self._out)
+        self._out.clear()
+
+    def receive(self) -> Any:
+        """Wait for a message; None once the other end is gone."""
+        while (value := self.take()) is None:
+            if not self._fill(0):
+                return None
+        return value
+
+    def _fill(self, flags: int) -> bool:
+        while True:
+            try:
+                data = self.socket.recv(_RECEIVE_BYTES, flags)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if not data:
+                return False
+            self._in += data
+            if not flags:
+                return True

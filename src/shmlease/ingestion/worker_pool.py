@@ -1,0 +1,250 @@
+"""Worker processes of our own, for a run: given tasks, replaced when they die, their tasks done again by others.
+
+`concurrent.futures.ProcessPoolExecutor` breaks as a whole when one worker is killed, and starts each worker anew with all its
+imports. Here a template process imports once and forks the workers, so that the second costs a millisecond.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from typing import Any, Final, Protocol
+
+from shmlease.errors import LeaseError, TicketError
+from shmlease.ingestion.tasks import TASKS_A_WORKER, Task
+from shmlease.ingestion.template_start import Template, take
+from shmlease.ingestion.worker_channel import Channel
+
+__all__ = ["Crew", "ProcessCrew", "Work", "WorkerLostError", "do_again"]
+
+# A task that kills whoever takes it (a crash in a library, memory) is given up.
+_ATTEMPTS: Final = 3
+_LEAVE_WITHIN_S: Final = 5.0
+
+
+class WorkerLostError(LeaseError):
+    """The worker died while it did the work."""
+
+
+class Work(Protocol):
+    """A task in the coordinator's hands. It is made into a task anew for each attempt, since tickets are used up."""
+
+    attempts: int
+
+    def task(self) -> Task:
+        """What to send to a worker."""
+        ...
+
+    def lost(self) -> None:
+        """The worker has died: take back what the task was given."""
+        ...
+
+    def __str__(self) -> str:
+        """What it is about, for messages."""
+        ...
+
+
+def do_again(crew: Crew, work: Work, why: WorkerLostError | TicketError) -> None:
+    """Have `work` done anew, whose worker died, or whose tickets ran out while this process or its worker was stopped.
+
+    Raises
+    ------
+    LeaseError
+        That happened to it several times.
+    """
+    work.lost()
+    work.attempts += 1
+    if work.attempts == _ATTEMPTS:
+        raise LeaseError(f"{work}: given up after {work.attempts} attempts: {why}") from why
+    crew.submit(work, first=True)
+
+
+class Crew(Protocol):
+    """Whoever does the work."""
+
+    @property
+    def is_hungry(self) -> bool:
+        """Whether more work would keep it busier."""
+        ...
+
+    @property
+    def replaced(self) -> int:
+        """Workers that died and were replaced."""
+        ...
+
+    def submit(self, work: Work, *, first: bool = False) -> None:
+        """Have `work` done; with `first`, before what waits."""
+        ...
+
+    def deliver(self, work: Any, outcome: Any) -> None:
+        """Have `wait` give this as done; from any thread."""
+        ...
+
+    def wait(self, timeout_s: float) -> list[tuple[Any, Any]]:
+        """What was done since: the work, and its result or exception."""
+        ...
+
+    def close(self, *, orderly: bool = True) -> None:
+        """End the workers; if not `orderly`, without waiting for what they do."""
+        ...
+
+
+class _Process:
+    """One worker as the coordinator sees it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.channel = Channel(connection)
+        self.pending: deque[Work] = deque()
+
+
+class ProcessCrew:
+    """Worker processes of our own. Made, it has begun to import what they need; `start` starts them."""
+
+    def __init__(self) -> None:
+        self._registry_id = b""
+        self._waiting: deque[Work] = deque()
+        self._delivered: deque[tuple[Any, Any]] = deque()
+        self._selector = selectors.DefaultSelector()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._selector.register(self._wake, selectors.EVENT_READ)
+        self._lock = threading.Lock()  # between `deliver` and `close`, which gives the event's number back
+        # the last one is in use; a killed one stays unreaped until the end, so that its group's number stays its own
+        self._templates: list[Template] = []
+        self._control: socket.socket | None = None
+        self.replaced = 0
+        self._processes: list[_Process] = []
+        self._template_control()
+
+    def start(self, count: int, registry_id: str) -> None:
+        """Start `count` workers on a registry."""
+        self._registry_id = registry_id.encode()
+        self._processes += [self._start() for _ in range(count)]
+        self._dismiss()
+
+    @property
+    def is_hungry(self) -> bool:
+        """Whether a worker has nothing, or nothing to go on with."""
+        room = len(self._processes) * TASKS_A_WORKER - sum(len(process.pending) for process in self._processes)
+        return room > len(self._waiting)
+
+    def submit(self, work: Work, *, first: bool = False) -> None:
+        """Have `work` done; with `first`, before what waits."""
+        (self._waiting.appendleft if first else self._waiting.append)(work)
+
+    def deliver(self, work: Any, outcome: Any) -> None:
+        """Have `wait` give this as done; from any thread."""
+        self._delivered.append((work, outcome))
+        with self._lock:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
+
+    def wait(self, timeout_s: float) -> list[tuple[Any, Any]]:
+        """What was done since: the work, and its result or exception.
+
+        Raises
+        ------
+        LeaseError
+            The same work has killed several workers.
+        """
+        done: list[tuple[Any, Any]] = []
+        self._hand_out()
+        for key, _ in self._selector.select(0 if self._delivered else timeout_s):
+            if key.fd == self._wake:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
+                continue
+            process: _Process = key.data
+            process.channel.flush()
+            alive = process.channel.fill()
+            while (outcome := process.channel.take()) is not None:
+                done.append((process.pending.popleft(), outcome))
+            if not alive:
+                self._replace(process, done)
+            elif not process.channel.has_output:
+                self._selector.modify(process.channel.socket, selectors.EVENT_READ, process)
+        while self._delivered:
+            done.append(self._delivered.popleft())
+        self._hand_out()
+        return done
+
+    def close(self, *, orderly: bool = True) -> None:
+        """End the workers; if not `orderly`, without waiting for what they do."""
+        if orderly:
+            self._wait_for_workers()
+        for process in self._processes:
+            process.channel.socket.close()
+        self._processes.clear()
+        self._control = None
+        while self._templates:
+            self._templates.pop().end()
+        self._selector.close()
+        with self._lock:
+            if self._wake >= 0:
+                os.close(self._wake)
+            self._wake = -1
+
+    def _wait_for_workers(self) -> None:
+        """Tell the workers that nothing more comes, and wait until they have closed what they had open, but not for ever."""
+        deadline = time.monotonic() + _LEAVE_WITHIN_S
+        for process in self._processes:
+            with contextlib.suppress(OSError):
+                process.channel.socket.shutdown(socket.SHUT_WR)
+        for process in self._processes:
+            process.channel.socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            with contextlib.suppress(OSError):
+                while process.channel.socket.recv(1 << 16):
+                    pass
+
+    def _hand_out(self) -> None:
+        for depth in range(TASKS_A_WORKER):
+            for process in self._processes:
+                if self._waiting and len(process.pending) <= depth:
+                    work = self._waiting.popleft()
+                    process.pending.append(work)
+                    process.channel.put(work.task())
+                    process.channel.flush()
+                    if process.channel.has_output:
+                        self._selector.modify(process.channel.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, process)
+
+    def _replace(self, process: _Process, done: list[tuple[Any, Any]]) -> None:
+        self._selector.unregister(process.channel.socket)
+        process.channel.socket.close()
+        self._processes.remove(process)
+        self.replaced += 1
+        if process.pending:
+            done.append((process.pending.popleft(), WorkerLostError("its worker died, perhaps for lack of memory")))
+        while process.pending:  # not begun: nothing is known against it
+            work = process.pending.pop()
+            work.lost()
+            self._waiting.appendleft(work)
+        self._processes.append(self._start())
+        self._dismiss()
+
+    def _start(self) -> _Process:
+        """Have the template fork a worker; it is there when it answers, and can be given tasks at once."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            try:
+                socket.send_fds(self._template_control(), [self._registry_id], [theirs.fileno()])
+            except OSError:  # the template itself was killed
+                self._control = None
+                socket.send_fds(self._template_control(), [self._registry_id], [theirs.fileno()])
+        process = _Process(ours)
+        self._selector.register(ours, selectors.EVENT_READ, process)
+        return process
+
+    def _dismiss(self) -> None:
+        """Let the template go: workers seldom die, and another is up in a tenth of a second."""
+        self._templates[-1].leave()
+        self._control = None
+
+    def _template_control(self) -> socket.socket:
+        if self._control is None:
+            self._templates.append(take())
+            self._control = self._templates[-1].control
+        return self._control

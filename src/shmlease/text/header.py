@@ -1,0 +1,219 @@
+"""What comes before the data of a file: byte order mark, prose, header, units; and the schema fitted to the file by it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from dataclasses import dataclass, replace
+from typing import IO, Literal
+
+from shmlease.errors import IngestError
+from shmlease.text.schema import Field, Schema
+from shmlease.text.sources import PathLike, compression_of, open_source
+
+__all__ = ["Table", "line_end_of", "open_table", "split_line"]
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LOOK = 1 << 16  # bytes looked at to tell which line ends a file has
+_LONGEST_LINE = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A file and the schema fitted to it: every field has the number of its column, and a row its number of cells.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    schema : Schema
+        The fitted schema, good for `parse_block`.
+    compression : str
+        ``plain``, ``gzip``, ``bzip2``, ``xz`` or ``zstd``.
+    names : tuple of str
+        The names in the header; empty without one.
+    data_offset, data_line : int
+        First byte of the data in the (unpacked) text, and the number of that line, from 1.
+    size_bytes : int
+        Size of the file as it lies on disk.
+    """
+
+    path: str
+    schema: Schema
+    compression: str
+    names: tuple[str, ...]
+    data_offset: int
+    data_line: int
+    size_bytes: int
+
+
+def open_table(path: PathLike, schema: Schema) -> Table:
+    """Read the beginning of a file and fit the schema to it.
+
+    Raises
+    ------
+    IngestError
+        The file cannot be read, has no header where one is expected, or has not the columns that the fields name.
+    """
+    name = os.fspath(path)
+    compression = compression_of(name)
+    with open_source(name) as stream:
+        lines = _Lines(name, stream, schema)
+        schema = replace(schema, line_end=lines.line_end)
+        for _ in range(schema.skip_lines):
+            lines.take("the lines to skip")
+        if schema.skip_to:
+            lines.skip_until(schema.skip_to)
+        names: tuple[str, ...] = ()
+        if schema.header:
+            lines.skip_comments()
+            names = tuple(cell.strip() for cell in split_line(lines.take("the header", quoted=True), schema))
+        for _ in range(schema.skip_after_header):
+            lines.take("the lines after the header")
+        data_offset, data_line = lines.offset, lines.number
+        lines.skip_comments()
+        first_line = lines.number
+        first_row = lines.peek(quoted=True)
+    fitted = _fit(name, schema, names, first_row, first_line)
+    return Table(name, fitted, compression, names, data_offset, data_line, os.stat(name).st_size)
+
+
+def line_end_of(beginning: bytes) -> Literal["lf", "cr"]:
+    """What ends the first line: LF (perhaps after a CR), or CR alone."""
+    first = re.search(rb"\r\n?|\n", beginning)
+    return "cr" if first and first[0] == b"\r" else "lf"
+
+
+def split_line(line: str, schema: Schema) -> list[str]:
+    """The cells of one line, quotes removed."""
+    if schema.delimiter is None:
+        return line.split()
+    if schema.quote and schema.quote in line:
+        return next(csv.reader([line], delimiter=schema.delimiter, quotechar=schema.quote))
+    return line.split(schema.delimiter)
+
+
+def _fit(name: str, schema: Schema, names: tuple[str, ...], first_row: str | None, line: int) -> Schema:
+    fields = tuple(replace(each, source=_column(name, each, names)) for each in schema.fields)
+    fitted = replace(schema, fields=fields)
+    cells = None if first_row is None else len(split_line(first_row, schema))
+    if fitted.width is not None or not fitted.fields:
+        width = fitted.width or len(names) or cells or 0
+    elif fitted.short == "missing" or fitted.extra != "error":
+        width = fitted.row_width
+    elif names and cells is not None and len(names) != cells:
+        raise IngestError(
+            f"{name}: the header names {len(names)} columns and the first row (line {line}) has {cells} cells; "
+            "skip the header as a plain line, or give the width",
+            path=name,
+            line=line,
+        )
+    else:
+        width = len(names) or cells or fitted.row_width
+    reach = fitted.row_width if fitted.width is None else max(place + each.width for each, place in fitted.places())
+    if reach > width:
+        raise IngestError(
+            f"{name}: the fields reach to column {reach - 1} (from 0) and the rows have {width} cells; "
+            "check the delimiter and the columns",
+            path=name,
+            line=line,
+        )
+    if reach < width and all(each.source is None for each in schema.fields) and schema.extra == "error" and fields:
+        raise IngestError(
+            f"{name}: {reach} fields for {width} columns; say which columns the fields are"
+            + (f" ({', '.join(names)})" if names else " (numbers from 0)"),
+            path=name,
+            line=line,
+        )
+    return replace(fitted, width=width)
+
+
+def _column(name: str, field: Field, names: tuple[str, ...]) -> int | None:
+    if not isinstance(field.source, str):
+        return field.source
+    if names.count(field.source) == 1:
+        return names.index(field.source)
+    if not names:
+        found = "the schema says there is no header"
+    elif field.source in names:
+        found = "the header has several of that name; use their numbers"
+    else:
+        found = "the header has " + ", ".join(map(repr, names))
+    raise IngestError(f"{name}: field {field.name!r} is column {field.source!r}; {found}", path=name, field=field.name)
+
+
+class _Lines:
+    """The first lines of a stream, with their place."""
+
+    def __init__(self, name: str, stream: IO[bytes], schema: Schema) -> None:
+        self._name, self._stream, self._schema = name, stream, schema
+        self._buffer = stream.read(_LOOK)
+        self.offset = len(_BYTE_ORDER_MARK) if self._buffer.startswith(_BYTE_ORDER_MARK) else 0
+        self.number = 1
+        self.line_end = line_end_of(self._buffer) if schema.line_end == "auto" else schema.line_end
+        self._newline = b"\r" if self.line_end == "cr" else b"\n"
+
+    def take(self, what: str, *, quoted: bool = False) -> str:
+        """The next line, without its end; `what` says what it is for, should there be none."""
+        line = self.peek(quoted=quoted)
+        if line is None:
+            raise IngestError(
+                f"{self._name}: the file ends at line {self.number}, before {what}; check the lines to skip and the header",
+                path=self._name,
+                line=self.number,
+            )
+        end = self._end(quoted=quoted)
+        self.number += self._buffer.count(self._newline, self.offset, end) + 1
+        self.offset = end + 1
+        return line
+
+    def peek(self, *, quoted: bool = False) -> str | None:
+        """The next line without taking it, or None at the end of the file; if `quoted`, it may hold line ends in quotes."""
+        raw = self._buffer[self.offset : self._end(quoted=quoted)].removesuffix(b"\r")
+        if self.offset >= len(self._buffer):
+            return None
+        try:
+            return raw.decode(self._schema.encoding)
+        except UnicodeDecodeError as error:
+            raise IngestError(
+                f"{self._name}: line {self.number} is not {self._schema.encoding} (byte {raw[error.start]:#04x} at place "
+                f"{error.start + 1}); name the file's encoding, for example latin-1",
+                path=self._name,
+                line=self.number,
+            ) from error
+
+    def skip_until(self, beginning: str) -> None:
+        """Take lines until the next one begins with `beginning`."""
+        while (line := self.peek()) is not None and not line.lstrip().startswith(beginning):
+            self.take("the header")
+        if line is None:
+            raise IngestError(f"{self._name}: no line begins with {beginning!r}", path=self._name)
+
+    def skip_comments(self) -> None:
+        """Take blank lines and comments."""
+        while (line := self.peek()) is not None and (not line.strip() or line.startswith(self._schema.comments)):
+            self.take("the data")
+
+    def _end(self, *, quoted: bool = False) -> int:
+        """Where the next line ends, reading on as far as that needs."""
+        end = self._next_line_end(self.offset)
+        quote = self._schema.quote.encode() if quoted else b""
+        while quote and self._buffer.count(quote, self.offset, end) % 2 and end < len(self._buffer):
+            end = self._next_line_end(end + 1)
+        return end
+
+    def _next_line_end(self, searched: int) -> int:
+        while (end := self._buffer.find(self._newline, searched)) < 0:
+            searched = len(self._buffer)
+            more = self._stream.read(_LOOK)
+            if not more:
+                return len(self._buffer)
+            self._buffer += more
+            if len(self._buffer) - self.offset > _LONGEST_LINE:
+                raise IngestError(
+                    f"{self._name}: line {self.number} is longer than {_LONGEST_LINE} bytes; is this a text table?",
+                    path=self._name,
+                    line=self.number,
+                )
+        return end

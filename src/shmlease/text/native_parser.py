@@ -1,0 +1,158 @@
+"""`parse_block` with its common case in C: four times as fast, where the library is there.
+
+The C function (lines.c) reads lines whose cells are all plain: strings that fit, integers, decimals with or without an exponent.
+It writes the bytes of the rows in place. Every line with anything else in it is left out and read by `shmlease.text.parser`
+afterwards, so that both give the same rows and the same reports. It runs without the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections import Counter
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from shmlease.compiled import load_compiled
+from shmlease.text.converters import is_number
+from shmlease.text.parser import BytesLike, ParsedBlock, max_rows, parse_block
+from shmlease.text.schema import Schema
+from shmlease.text.text_buffer import Bytes, Ints
+
+__all__ = ["is_native", "library", "max_rows_native", "parse_block_native"]
+
+_SOURCE: Final = os.path.join(os.path.dirname(__file__), "lines.c")
+_SKIPPED, _STRING, _SIGNED, _UNSIGNED, _FLOAT = range(5)  # enum kind
+_KINDS: Final = {"S": _STRING, "i": _SIGNED, "u": _UNSIGNED, "f": _FLOAT}
+_SELDOM: Final = 4  # when more than one line in so many is odd, reading all of them the general way is quicker
+_TOO_MANY: Final = -1
+_NEWLINE: Final = ord("\n")
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """The compiled lines.c, where it was compiled."""
+    loaded = load_compiled(_SOURCE)
+    if loaded is None:
+        return None
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    loaded.shmlease_read_lines.restype = size
+    loaded.shmlease_read_lines.argtypes = [
+        *(pointer, size, ctypes.c_uint8, size, pointer),
+        *(pointer, size, pointer, size, size, pointer, size, pointer),
+    ]
+    loaded.shmlease_count.restype = size
+    loaded.shmlease_count.argtypes = [pointer, size, ctypes.c_uint8]
+    return loaded
+
+
+@lru_cache(maxsize=64)
+def is_native(schema: Schema) -> bool:
+    """Whether C can read tables of this schema; if not, `parse_block_native` is `parse_block`."""
+    places = [place + index for each, place in schema.places() for index in range(each.width)]
+    return (
+        schema.delimiter is not None
+        and schema.row_width > 0
+        and schema.line_end != "cr"
+        and sys.byteorder == "little"
+        and len(set(places)) == len(places)
+        and not any(is_number(mark) for mark in schema.missing)
+        and all(
+            each.dtype.base.kind in _KINDS and each.dtype.base.isnative and each.dtype.base.str not in ("<f2", "<f16")
+            for each in schema.fields
+        )
+    )
+
+
+def max_rows_native(content: Bytes, schema: Schema) -> int:
+    """The same as `max_rows`, at the speed of memory."""
+    compiled = library()
+    if compiled is None or not len(content) or not content.flags.c_contiguous:
+        return max_rows(content, schema)
+    ends = {schema.newline, _NEWLINE}
+    counted = sum(compiled.shmlease_count(content.ctypes.data, len(content), end) for end in ends)
+    return int(counted) + int(content[-1] not in ends)
+
+
+def parse_block_native(
+    data: BytesLike,
+    schema: Schema,
+    *,
+    out: npt.NDArray[Any] | None = None,
+    first_line: int = 1,
+    most_bad: int | None = None,
+    with_starts: bool = False,
+) -> ParsedBlock:
+    """The same as `parse_block`, in a quarter of the time for rows of plain strings and numbers."""
+    content = data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
+    compiled = library()
+    suits = (
+        compiled is not None
+        and not with_starts
+        and len(content) > 0
+        and content[-1] == _NEWLINE
+        and content.flags.c_contiguous
+        and is_native(schema)
+        and not (schema.quote and (content == ord(schema.quote)).any())
+    )
+    if suits:
+        rows = np.empty(max_rows_native(content, schema), schema.dtype) if out is None else out
+        suits = rows.dtype == schema.dtype and rows.ndim == 1 and rows.flags.c_contiguous
+    if not suits:
+        return parse_block(content, schema, out=out, first_line=first_line, most_bad=most_bad, with_starts=with_starts)
+    assert compiled is not None
+    cells, flags = _plan(schema)
+    odd = np.empty((len(rows) // _SELDOM + 1, 3), np.int64)
+    lines = ctypes.c_int64()
+    count = compiled.shmlease_read_lines(
+        *(content.ctypes.data, len(content), ord(schema.delimiter or ""), schema.row_width, cells.ctypes.data),
+        *(flags.ctypes.data, schema.encoding in ("latin-1", "iso8859-1"), rows.ctypes.data, rows.itemsize, len(rows)),
+        *(odd.ctypes.data, len(odd), ctypes.byref(lines)),
+    )
+    if count == _TOO_MANY:
+        return parse_block(content, schema, out=rows, first_line=first_line, most_bad=most_bad)
+    if count == 0:
+        return ParsedBlock(rows[: lines.value], [], Counter())
+    return _with_odd_lines(content, schema, rows[: lines.value], odd[:count], first_line, most_bad)
+
+
+@lru_cache(maxsize=64)
+def _plan(schema: Schema) -> tuple[npt.NDArray[np.int64], Bytes]:
+    """Kind, size and offset of each cell of a line, together all bytes of its row; and which bytes may begin a comment."""
+    offsets = {name: offset for name, (_, offset, *_) in (schema.dtype.fields or {}).items()}
+    cells = np.zeros((schema.row_width, 3), np.int64)
+    for each, place in schema.places():
+        base = each.dtype.base
+        for index in range(each.width):
+            cells[place + index] = _KINDS[base.kind], base.itemsize, offsets[each.name] + index * base.itemsize
+    flags = np.zeros(256, np.uint8)
+    flags[[prefix.encode(schema.encoding)[0] for prefix in schema.comments]] = 1
+    return cells, flags
+
+
+def _with_odd_lines(
+    content: Bytes, schema: Schema, rows: npt.NDArray[Any], odd: Ints, first_line: int, most_bad: int | None
+) -> ParsedBlock:
+    """Read the lines that were left out, and close the gaps that those which are no rows leave."""
+    numbers, starts, ends = odd.T
+    text = np.concatenate([content[start:end] for start, end in odd[:, 1:]])
+    places = np.concatenate(([0], np.cumsum(ends - starts)[:-1]))  # where each line stands in `text`
+    parsed = parse_block(text, schema, most_bad=most_bad, with_starts=True)
+    assert parsed.starts is not None
+    good = np.searchsorted(places, parsed.starts)
+    rows[numbers[good]] = parsed.rows
+    kept = np.ones(len(rows), np.bool_)
+    kept[np.delete(numbers, good)] = False
+    if not kept.all():
+        remaining = rows[kept]
+        rows = rows[: len(remaining)]
+        rows[:] = remaining
+    bad = []
+    for each in parsed.bad:
+        index = each.line - 1
+        bad.append(each.below(first_line + int(numbers[index]) - each.line, int(starts[index] - places[index])))
+    return ParsedBlock(rows, bad, parsed.notes)

@@ -1,0 +1,43 @@
+"""A first pass over a table for the lengths of its strings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from shmlease.text.blocks import BLOCK_BYTES, cut_table, read_piece
+from shmlease.text.header import Table
+from shmlease.text.parser import string_lengths
+from shmlease.text.schema import Schema
+
+__all__ = ["fit_strings", "measure_strings"]
+
+
+def measure_strings(table: Table, block_bytes: int = BLOCK_BYTES) -> dict[str, int]:
+    """The longest cell of each string field of a table, in bytes; 0 where all are empty. Reads the whole file."""
+    longest: dict[str, int] = {}
+    buffer = bytearray()
+    for piece in cut_table(table, block_bytes):
+        for block in read_piece(table, piece, block_bytes, buffer):
+            for name, length in string_lengths(block.data, table.schema).items():
+                longest[name] = max(length, longest.get(name, 0))
+    return longest
+
+
+def fit_strings(schema: Schema, lengths: Mapping[str, int]) -> Schema:
+    """The schema with string fields just long enough.
+
+    Parameters
+    ----------
+    schema : Schema
+        A schema.
+    lengths : mapping of str to int
+        Bytes needed, by field: from `measure_strings`, or the largest over several files.
+    """
+    fields = tuple(
+        replace(each, type=f"{each.dtype.base.kind}{max(lengths[each.name], 1)}")
+        if each.dtype.base.kind in "SU" and each.name in lengths and each.width == 1
+        else each
+        for each in schema.fields
+    )
+    return replace(schema, fields=fields)

@@ -1,0 +1,83 @@
+"""Messages between coordinator and worker arrive whole and in order, and a context crosses once."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from shmlease.ingestion import worker_channel
+from shmlease.ingestion.tasks import Context, Parse
+from shmlease.ingestion.worker_channel import Channel
+from shmlease.text.blocks import Piece
+from shmlease.text.header import Table
+from shmlease.text.schema import Schema
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, Channel]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield Channel(ours), Channel(theirs)
+
+
+def context(number: int) -> Context:
+    table = Table(f"file{number}.tsv", Schema().with_dtype("a:i4"), "plain", (), 0, 1, 100)
+    return Context(number, table, None, 1 << 16, 1000, "skip", "native")
+
+
+def parse(number: int, offset: int = 0) -> Parse:
+    return Parse(context(number), Piece(0, offset, offset + 10), None, None, False)
+
+
+def test_messages_arrive_in_order(ends: tuple[Channel, Channel]) -> None:
+    here, there = ends
+    here.put("first")
+    here.put({"second": 2})
+    assert here.has_output
+    here.flush()
+    assert not here.has_output
+    assert [there.receive(), there.receive()] == ["first", {"second": 2}]
+
+
+def test_a_message_larger_than_the_socket_holds_arrives_in_pieces(ends: tuple[Channel, Channel]) -> None:
+    here, there = ends
+    here.put(bytes(5 << 20))
+    received = None
+    while received is None:
+        here.flush()
+        assert there.fill()
+        received = there.take()
+    assert len(received) == 5 << 20
+    assert there.take() is None
+
+
+def test_a_context_crosses_once_and_is_the_same_afterwards(ends: tuple[Channel, Channel]) -> None:
+    here, there = ends
+    sizes = []
+    for offset in (0, 10, 20):
+        here.put(parse(7, offset))
+        sizes.append(len(here._out))
+        here.flush()
+    first, second, third = (there.receive() for _ in range(3))
+    assert sizes[1] < sizes[0] / 2
+    assert (first.context, third.piece.offset) == (context(7), 20)
+    assert first.context is second.context is third.context
+
+
+def test_both_ends_forget_the_same_contexts(ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_channel, "_REMEMBERED", 3)
+    here, there = ends
+    for number in [*range(6), 0, 5, 1, 5, 0]:
+        here.send(parse(number))
+        assert there.receive().context == context(number)
+
+
+def test_the_end_shows_when_the_other_end_is_gone(ends: tuple[Channel, Channel]) -> None:
+    here, there = ends
+    here.send("last")
+    here.socket.close()
+    assert there.receive() == "last"
+    assert there.receive() is None
+    assert not there.fill()

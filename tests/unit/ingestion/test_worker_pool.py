@@ -1,0 +1,110 @@
+"""Worker processes of our own: replaced when they die, with the template gone, and ended in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from rig.until import until
+from shmlease.ingestion import template_start
+from shmlease.ingestion.tasks import Context, Measure, Measured
+from shmlease.ingestion.worker_pool import ProcessCrew, WorkerLostError
+from shmlease.text.header import open_table
+from shmlease.text.schema import Schema
+
+
+class Work:
+    """Measuring the strings of a file."""
+
+    attempts = 0
+
+    def __init__(self, path: Path) -> None:
+        table = open_table(path, Schema().with_dtype("chr:S,pos:i4,pct:f4"))
+        self.context = Context(0, table, None, 1 << 16, 0, "fail")
+
+    def task(self) -> Measure:
+        return Measure(self.context, None)
+
+    def lost(self) -> None:
+        pass
+
+
+@pytest.fixture
+def own_crew(registry):
+    crew = ProcessCrew()
+    yield crew
+    crew.close(orderly=False)
+
+
+def outcome(crew: ProcessCrew, work: Work) -> object:
+    crew.submit(work)
+    done: list = []
+    until(lambda: done.extend(crew.wait(0.05)) or done)
+    ((same, result),) = done
+    assert same is work
+    return result
+
+
+def members(session: int) -> list[int]:
+    found = []
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(pid)
+    return found
+
+
+def test_the_template_leaves_and_its_workers_work(own_crew: ProcessCrew, registry, table) -> None:
+    own_crew.start(2, registry.id)
+    assert outcome(own_crew, Work(table(50))) == Measured({"chr": 5})
+    session = own_crew._templates[0].process.pid
+    until(lambda: len(members(session)) == 2 and session not in members(session))
+    own_crew.close()
+    until(lambda: not members(session))
+
+
+def test_a_killed_worker_is_replaced_though_the_template_has_left(own_crew: ProcessCrew, registry, table) -> None:
+    own_crew.start(1, registry.id)
+    work = Work(table(50))
+    assert outcome(own_crew, work) == Measured({"chr": 5})
+    session = own_crew._templates[0].process.pid
+    until(lambda: session not in members(session))
+    (worker,) = members(session)
+    os.kill(worker, signal.SIGSTOP)
+    own_crew.submit(work)
+    assert own_crew.wait(0) == []
+    os.kill(worker, signal.SIGKILL)
+    assert isinstance(outcome(own_crew, work), WorkerLostError)
+    assert own_crew.replaced == 1
+    assert own_crew.wait(10)[0][1] == Measured({"chr": 5})
+
+
+def test_a_template_killed_before_it_was_needed_is_replaced(own_crew: ProcessCrew, registry, table) -> None:
+    first = own_crew._templates[0].process.pid
+    os.kill(first, signal.SIGKILL)
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+    own_crew.start(1, registry.id)
+    assert outcome(own_crew, Work(table(50))) == Measured({"chr": 5})
+    assert len(own_crew._templates) == 2
+
+
+def test_what_a_thread_delivers_wakes_the_wait(own_crew: ProcessCrew) -> None:
+    own_crew.deliver("work", "outcome")
+    assert own_crew.wait(5) == [("work", "outcome")]
+
+
+def test_a_template_can_begin_ahead_and_is_ended_when_nobody_takes_it() -> None:
+    template_start.begin()
+    template_start.begin()
+    first = template_start.take()
+    template_start.begin()
+    second = template_start._begun[0][1]
+    template_start.drop()
+    first.end()
+    assert first.process.returncode == second.process.returncode == -signal.SIGKILL

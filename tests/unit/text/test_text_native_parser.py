@@ -1,0 +1,147 @@
+"""The parser in C gives what the general one gives: the same rows, reports and notes, on good lines and on any other."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shmlease.text import native_parser
+from shmlease.text.native_parser import library, max_rows_native, parse_block_native
+from shmlease.text.parser import max_rows, parse_block
+from shmlease.text.schema import Schema
+
+pytestmark = pytest.mark.skipif(library() is None, reason="lines.c was not compiled (no C compiler)")
+
+_NUMBERS = st.one_of(
+    st.integers(-300, 300).map(str),
+    st.integers(-(2**64), 2**64).map(str),
+    st.integers(0, 99).map("{:05d}".format),
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.floats(-100, 100).map("{:.2f}".format),
+    st.floats(1e-9, 1).map("{:.5e}".format),
+    st.sampled_from(
+        ["", " ", "+1", "-0", " 7 ", ".", "5.", ".5", "1e5", "1e", "1e+", "1e1234", "nan", "NA", "x", "1 2", "0x1"]
+    ),
+)
+_WORDS = st.sampled_from(["chr1", "chrX", "", "chrUn_GL456239", "é", "a b", "#1", '"q"', "12"])
+_LINES = st.one_of(
+    st.builds("{}\t{}\t{}\t{}\t{}".format, _WORDS, _NUMBERS, _NUMBERS, _NUMBERS, _WORDS),
+    st.sampled_from(["", "# comment", "too\tshort", "a\t1\t2\t3\tb\tlong", "\r"]),
+)
+_GOOD = st.builds("{}\t{}\t{}\t{}\t{}".format, _WORDS, st.integers(-9, 9), st.floats(0, 9), st.integers(0, 9), _WORDS)
+
+
+def _compare(text: bytes, schema: Schema) -> None:
+    assert max_rows_native(np.frombuffer(text, np.uint8), schema) == max_rows(text, schema)
+    expected = parse_block(text, schema, first_line=10)
+    found = parse_block_native(text, schema, first_line=10)
+    assert found.rows.dtype == expected.rows.dtype
+    for name in schema.dtype.names or ():
+        assert found.rows[name].tobytes() == expected.rows[name].tobytes(), name
+    assert found.bad == expected.bad
+    assert found.notes == expected.notes
+
+
+@pytest.mark.parametrize("dtype", ["a:S5,b:i1,c:f4,d:u2,e:S8", "a:S16,b:i8,c:f8,d:f4,e:S1", "b:i4,c:f8"])
+@settings(max_examples=150)
+@given(
+    st.lists(_LINES, max_size=4), st.lists(_GOOD, min_size=1, max_size=4), st.sampled_from(["\n", "\r\n"]), st.booleans()
+)
+def test_both_readers_agree_on_any_lines(dtype, odd, good, line_end, ends):
+    lines = [*good * 30, *odd, *good * 30, *odd[:1]]
+    text = (line_end.join(lines) + line_end * ends).encode()
+    schema = Schema(comments=("#",), missing=("NA",), width=5)
+    columns = [1, 2] if dtype.startswith("b") else None
+    _compare(text, schema.with_dtype(dtype, columns))
+    _compare(text, Schema(width=5, encoding="latin-1", short="missing", extra="ignore").with_dtype(dtype, columns))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        Schema(delimiter=None).with_dtype("a:S3,b:i4"),
+        Schema(line_end="cr").with_dtype("a:S3,b:i4"),
+        Schema().with_dtype("a:U3,b:i4"),
+        Schema().with_dtype("a:S3,b:>i4"),
+        Schema(missing=("-9",)).with_dtype("a:S3,b:i4=0"),
+        Schema(quote='"').with_dtype("a:S3,b:i4"),
+    ],
+)
+def test_what_c_cannot_read_is_read_all_the_same(schema):
+    end = "\r" if schema.line_end == "cr" else "\n"
+    between = schema.delimiter or " "
+    _compare(f'x{between}1{end}"y"{between}2{end}z{between}-9{end}'.encode(), schema)
+
+
+def test_one_column_and_its_blank_lines():
+    _compare(b"1\n\n2\r\n\r\n3\n" + b"4\n" * 100, Schema().with_dtype("a:i4"))
+    _compare(b"a\n\nb\r\n\r\nc\n" + b"d\n" * 100, Schema().with_dtype("a:S2"))
+
+
+def test_rows_go_into_the_callers_array_and_gaps_are_closed():
+    schema = Schema().with_dtype("a:i4,b:S3")
+    data = b"".join(b"%d\tx\n" % n if n % 40 else b"no\ty\n" for n in range(400))
+    out = np.ones(500, schema.dtype)
+    parsed = parse_block_native(data, schema, out=out)
+    assert parsed.rows.base is out
+    assert parsed.rows["a"].tolist() == [n for n in range(400) if n % 40]
+    assert [bad.line for bad in parsed.bad] == [n + 1 for n in range(0, 400, 40)]
+    assert all(data[bad.offset :].startswith(b"no") for bad in parsed.bad)
+
+
+def test_subarrays_and_columns_out_of_order():
+    data = b"".join(b"%d,%d,%d,%d\n" % (n, n + 1, n + 2, n + 3) for n in range(200))
+    schema = Schema(delimiter=",", width=4).with_dtype("last:i2,first:2f8", [3, 0])
+    _compare(data, schema)
+
+
+@pytest.mark.parametrize("size", range(0, 140, 7))
+def test_cells_of_any_length_at_any_place(size):
+    """Across the 64 bytes that are searched at once, and up to the very end of the text."""
+    schema = Schema(width=3).with_dtype("a:S150,b:f8,c:u8", [0, 1, 2])
+    lines = [f"{'x' * (size + n)}\t{'1' * (n % 19)}.{n}\t{10**n}" for n in range(20)]
+    for count in range(1, 20):
+        _compare("".join(line + "\n" for line in lines[:count]).encode(), schema)
+        _compare("".join(line + "\n" for line in ["x\t1\t1"] * 40 + lines[:count]).encode(), schema)
+
+
+@pytest.mark.parametrize("delimiter", [" ", "e", ".", "-", "5", "|"])
+def test_a_delimiter_may_be_part_of_numbers(delimiter):
+    cells = ["ab", "12", "3.5", "-1", "1e3"]
+    schema = Schema(delimiter=delimiter, width=3).with_dtype("a:S4,b:i4,c:f8")
+    _compare(b"".join(f"{a}{delimiter}{b}{delimiter}{c}\n".encode() for a in cells for b in cells for c in cells), schema)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
+def test_integers_at_the_ends_of_their_range(dtype):
+    ends = np.iinfo(dtype)
+    values = [end + step for end in (int(ends.min), int(ends.max)) for step in (-1, 0, 1)]
+    _compare("".join(f"{value}\n" for value in [*range(100), *values]).encode(), Schema().with_dtype(f"a:{dtype}"))
+
+
+def test_most_bad_ends_the_reading_early():
+    data = b"".join(b"%d\n" % n if n % 5 else b"no" * 100 + b"\n" for n in range(50_000))
+    parsed = parse_block_native(data, Schema().with_dtype("a:i4"), most_bad=0)
+    assert parsed.bad[0].line == 1
+    assert len(parsed.bad) < 10_000
+    assert all(n % 5 for n in parsed.rows["a"].tolist())
+
+
+@pytest.mark.parametrize("words", ["as the machine has them", "of eight bytes"])
+def test_no_text_makes_it_touch_memory_that_is_not_its_own(words, tmp_path):
+    """Compiled anew, with every access checked; without SSE2, too, as for other processors."""
+    here = Path(__file__).with_name("lines_fuzz.c")
+    options = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-w"]
+    options += ["-U__SSE2__"] if words == "of eight bytes" else []
+    program = tmp_path / "fuzz"
+    source = Path(native_parser.__file__).parent
+    made = subprocess.run(["cc", *options, "-I", source, here, "-o", program], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"this compiler cannot check accesses: {made.stderr[-200:]}")
+    ran = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
