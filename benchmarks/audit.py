@@ -130,11 +130,11 @@ def churn(seconds: float) -> dict[str, float]:
     deadline = time.monotonic() + seconds
     try:
         while time.monotonic() < deadline:
-            picture = Observer(foreign=False).look()
-            met += sum(file.name.startswith(prefix) for file in picture.evidence.files.values())
-            suspects = [file for file in picture.suspects if file.name.startswith(prefix)]
+            indexed = Observer(foreign=False).observe()
+            met += sum(file.name.startswith(prefix) for file in indexed.evidence.files.values())
+            suspects = [file for file in indexed.suspects if file.name.startswith(prefix)]
             suspected += len(suspects)
-            free_once += sum(picture.verdict(file) is Probe.FREE for file in suspects)
+            free_once += sum(indexed.verdict(file) is Probe.FREE for file in suspects)
             report = audit(foreign=False)
             audits += 1
             wrong = [finding for finding in report.leaks if prefix in finding.name]

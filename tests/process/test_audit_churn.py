@@ -85,7 +85,7 @@ def audit_for(seconds: float, prefix: str) -> tuple[int, list[str]]:
     said: list[str] = []
     while time.monotonic() < deadline or (not met and time.monotonic() < deadline + PATIENCE_S):
         report = audit()
-        met += sum(prefix in file.name for file in Observer(foreign=False).look().evidence.files.values())
+        met += sum(prefix in file.name for file in Observer(foreign=False).observe().evidence.files.values())
         said += [f"{finding.rule} {finding.message}" for finding in report.leaks if prefix in finding.name]
     return met, said
 

@@ -20,9 +20,9 @@ from shmlease import __version__
 from shmlease.auditor.judge.detect_system import coverage_of
 from shmlease.auditor.judge.evidence import Scope
 from shmlease.auditor.judge.findings import Creator, Environment, FileIdentity, Finding, Report
-from shmlease.auditor.judge.indexed_evidence import Limits, Picture
+from shmlease.auditor.judge.indexed_evidence import IndexedEvidence, Limits
 from shmlease.auditor.judge.reconcile import PROBED, confirmed, reconcile, scope_of, still_free
-from shmlease.auditor.judge.rules import RULES, Severity, no_such_rule, rule_of
+from shmlease.auditor.judge.rules import RULES, Severity, rule_of, unknown_rule
 from shmlease.auditor.judge.suppression import DEFAULT_SUPPRESSIONS, Suppression, Suppressions
 from shmlease.auditor.judge.timeline import events_of
 from shmlease.auditor.observe.observer import Observer
@@ -105,41 +105,41 @@ def audit(
     chosen -= rule_ids(ignore)
     words = Suppressions((*suppressions, *(DEFAULT_SUPPRESSIONS if default_suppressions else ())), date.today())
 
-    picture = observer.look()
-    seen = reconcile(picture, chosen)
+    indexed = observer.observe()
+    seen = reconcile(indexed, chosen)
     told = tuple(finding for finding in also if finding.rule in chosen)
-    kept, aside, used = words.set_aside((*seen, *told))
-    picture, sure = _look_again(observer, picture, confirmed(seen, kept), chosen, clock or SystemClock())
+    kept, aside, used = words.apply((*seen, *told))
+    indexed, sure = _look_again(observer, indexed, confirmed(seen, kept), chosen, clock or SystemClock())
     findings = (*sure, *confirmed(told, kept))
     elapsed_ns = time.monotonic_ns() - started_ns
     return Report(
         findings=tuple(sorted(findings, key=_rank)),
-        coverage=coverage_of(picture),
+        coverage=coverage_of(indexed),
         suppressed=aside,
         suppressions=used,
-        environment=_environment(picture, began_ns, elapsed_ns),
-        events=events_of(picture, findings),
+        environment=_environment(indexed, began_ns, elapsed_ns),
+        events=events_of(indexed, findings),
     )
 
 
 def _look_again(
-    observer: Observer, picture: Picture, findings: tuple[Finding, ...], rules: Collection[str], clock: Clock
-) -> tuple[Picture, tuple[Finding, ...]]:
-    """Keep what every look has; the last picture, and the findings in it."""
+    observer: Observer, indexed: IndexedEvidence, findings: tuple[Finding, ...], rules: Collection[str], clock: Clock
+) -> tuple[IndexedEvidence, tuple[Finding, ...]]:
+    """Keep what every pass finds; the evidence of the last pass, and the findings in it."""
     for pause_s in _PAUSES_S:
         doubtful = {finding.rule for finding in findings if finding.severity is not Severity.NOTE}
         if not doubtful:
             break
-        since_asked_s = (time.monotonic_ns() - picture.evidence.asked_monotonic_ns) / 1e9
+        since_asked_s = (time.monotonic_ns() - indexed.evidence.asked_monotonic_ns) / 1e9
         if since_asked_s < pause_s:
             clock.wait_s(pause_s - since_asked_s)
         if doubtful <= PROBED:
-            observer.probe_again(picture)
-            findings = still_free(picture, findings)
+            observer.probe_again(indexed)
+            findings = still_free(indexed, findings)
         else:
-            picture = observer.look()
-            findings = confirmed(findings, reconcile(picture, rules))
-    return picture, findings
+            indexed = observer.observe()
+            findings = confirmed(findings, reconcile(indexed, rules))
+    return indexed, findings
 
 
 def begin_scope(name: str, *, paths: Iterable[str] | None = None, foreign: bool = True) -> Scope:
@@ -157,7 +157,7 @@ def begin_scope(name: str, *, paths: Iterable[str] | None = None, foreign: bool 
     UnsupportedPlatformError
         There is no shared memory at the paths.
     """
-    return scope_of(Observer(tuple(paths) if paths is not None else None, foreign=foreign).look(probing=False), name)
+    return scope_of(Observer(tuple(paths) if paths is not None else None, foreign=foreign).observe(probing=False), name)
 
 
 def rule_ids(texts: Collection[str]) -> frozenset[str]:
@@ -171,7 +171,7 @@ def rule_ids(texts: Collection[str]) -> frozenset[str]:
     rules = {text: rule_of(text) for text in texts}
     unknown = sorted(text for text, rule in rules.items() if rule is None)
     if unknown:
-        raise LeaseError(no_such_rule(unknown[0]), rules=unknown)
+        raise LeaseError(unknown_rule(unknown[0]), rules=unknown)
     return frozenset(rule.id for rule in rules.values() if rule is not None)
 
 
@@ -179,8 +179,8 @@ def _rank(finding: Finding) -> tuple[int, str, int, str]:
     return _SEVERITY_ORDER[finding.severity], finding.rule, -finding.resident_bytes, finding.name
 
 
-def _environment(picture: Picture, began_ns: int, elapsed_ns: int) -> Environment:
-    evidence = picture.evidence
+def _environment(indexed: IndexedEvidence, began_ns: int, elapsed_ns: int) -> Environment:
+    evidence = indexed.evidence
     return Environment(
         version=__version__,
         host=platform.node(),

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from shmlease.auditor.judge.rules import no_such_rule, rule_of
+from shmlease.auditor.judge.rules import rule_of, unknown_rule
 from shmlease.auditor.judge.suppression import Suppression
 from shmlease.errors import LeaseError
 from shmlease.units import parse_duration
@@ -128,7 +128,7 @@ def _configuration(table: dict[str, Any], path: str) -> Configuration:
 def _check(configuration: Configuration, path: str) -> None:
     for rule in (*(configuration.rules or ()), *configuration.ignore):
         if rule_of(rule) is None:
-            raise LeaseError(f"{path}: {no_such_rule(rule)}", path=path)
+            raise LeaseError(f"{path}: {unknown_rule(rule)}", path=path)
     for one in configuration.suppress:
         if not one.reason.strip():
             raise LeaseError(f"{path}: the suppression of rule {one.rule!r}, name {one.name!r} has no reason; "

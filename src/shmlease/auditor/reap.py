@@ -21,8 +21,8 @@ from typing import Final
 
 from shmlease.auditor.judge.evidence import File, Probe, RegistryFacts
 from shmlease.auditor.judge.findings import Finding
-from shmlease.auditor.judge.indexed_evidence import Picture
-from shmlease.auditor.judge.printable import legible
+from shmlease.auditor.judge.indexed_evidence import IndexedEvidence
+from shmlease.auditor.judge.printable import encodable
 from shmlease.auditor.judge.reconcile import confirmed, reconcile
 from shmlease.auditor.judge.suppression import DEFAULT_SUPPRESSIONS, Suppression, Suppressions
 from shmlease.auditor.observe.lease_probe import holding_lease, probe_file
@@ -122,42 +122,42 @@ def reap(
     waiter = clock or SystemClock()
     observer = Observer(tuple(paths) if paths is not None else None, foreign=False)
     rules = {*_ORPHANS, _DEAD_REGISTRY, *_NOT_OURS}
-    picture = observer.look()
-    findings = reconcile(picture, rules)
+    indexed = observer.observe()
+    findings = reconcile(indexed, rules)
     for pause_s in _PAUSES_S if findings else ():
         waiter.wait_s(pause_s)
-        picture = observer.look()
-        findings = confirmed(findings, reconcile(picture, rules))
+        indexed = observer.observe()
+        findings = confirmed(findings, reconcile(indexed, rules))
     words = (*suppressions, *(DEFAULT_SUPPRESSIONS if default_suppressions else ()))
-    kept, aside, _ = Suppressions(words, date.today()).set_aside(findings)
+    kept, aside, _ = Suppressions(words, date.today()).apply(findings)
     removed: list[Removed] = []
     declined = [_declined(one.finding, f"set aside: {one.reason} ({one.source})") for one in aside]
     for finding in kept:
         try:
-            _remove(picture, finding, yes=yes, older_than_ns=int(parse_duration(older_than) * 1e9))
+            _remove(indexed, finding, yes=yes, older_than_ns=int(parse_duration(older_than) * 1e9))
             removed.append(Removed(finding.path, finding.rule, finding.resident_bytes))
         except _LeftAlone as reason:
             declined.append(_declined(finding, str(reason)))
         except OSError as error:
             declined.append(_declined(finding, reason_of(error)))
-    declined.extend(_in_doubt(picture))
+    declined.extend(_in_doubt(indexed))
     return Reaping(not yes, tuple(removed), tuple(declined))
 
 
 def _declined(finding: Finding, reason: str) -> Declined:
-    return Declined(finding.path or finding.name, finding.rule, finding.resident_bytes, legible(reason))
+    return Declined(finding.path or finding.name, finding.rule, finding.resident_bytes, encodable(reason))
 
 
-def _in_doubt(picture: Picture) -> Iterator[Declined]:
+def _in_doubt(indexed: IndexedEvidence) -> Iterator[Declined]:
     """The files that nobody visible holds, and the kernel did not call free."""
-    for file in picture.suspects:
-        verdict = picture.verdict(file)
+    for file in indexed.suspects:
+        verdict = indexed.verdict(file)
         if verdict in {Probe.HELD, Probe.UNKNOWN}:
             hidden = ", and nobody who can be seen from here" if verdict is Probe.HELD else ""
-            yield Declined(legible(file.path), "LH001", file.resident_bytes, _VERDICTS[verdict] + hidden)
+            yield Declined(encodable(file.path), "LH001", file.resident_bytes, _VERDICTS[verdict] + hidden)
 
 
-def _remove(picture: Picture, finding: Finding, *, yes: bool, older_than_ns: int) -> None:
+def _remove(indexed: IndexedEvidence, finding: Finding, *, yes: bool, older_than_ns: int) -> None:
     """Prove once more that `finding` is nobody's, and remove it if `yes`.
 
     Raises
@@ -170,10 +170,10 @@ def _remove(picture: Picture, finding: Finding, *, yes: bool, older_than_ns: int
     if finding.rule in _NOT_OURS:
         raise _LeftAlone(_NOT_OURS[finding.rule])
     if finding.rule == _DEAD_REGISTRY:
-        registry = next(r for r in picture.evidence.registries if r.directory == finding.identity)
-        _remove_registry(picture, registry, finding, yes=yes)
+        registry = next(r for r in indexed.evidence.registries if r.directory == finding.identity)
+        _remove_registry(indexed, registry, finding, yes=yes)
         return
-    file = next(f for f in picture.suspects if f.identity == finding.identity)
+    file = next(f for f in indexed.suspects if f.identity == finding.identity)
     age_ns = time.time_ns() - file.used_ns
     if age_ns < older_than_ns:
         raise _LeftAlone(f"it was used {format_duration(max(age_ns, 0) / 1e9)} ago")
@@ -197,7 +197,7 @@ def _unlink(file: File, *, yes: bool) -> None:
                 os.unlink(base, dir_fd=directory)
 
 
-def _remove_registry(picture: Picture, registry: RegistryFacts, finding: Finding, *, yes: bool) -> None:
+def _remove_registry(indexed: IndexedEvidence, registry: RegistryFacts, finding: Finding, *, yes: bool) -> None:
     """Remove a dead registry's directory, if nobody has a segment of it open and nobody is left to succeed it."""
     found = registry.directory
     directory = RegistryDirectory(
@@ -205,7 +205,7 @@ def _remove_registry(picture: Picture, registry: RegistryFacts, finding: Finding
     )
     if not directory.exists():
         raise _LeftAlone("it is gone, or another directory has taken its name")
-    for file, number in picture.files_of(registry):
+    for file, number in indexed.files_of(registry):
         if number is not None:
             verdict, _ = probe_file(file)
             if verdict is not Probe.FREE:

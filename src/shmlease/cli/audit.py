@@ -13,7 +13,7 @@ from shmlease.auditor.audit import audit
 from shmlease.auditor.baseline import read_baseline, write_baseline
 from shmlease.auditor.configuration import Configuration, load_configuration
 from shmlease.auditor.judge.findings import Report
-from shmlease.auditor.judge.suppression import set_aside_known
+from shmlease.auditor.judge.suppression import suppress_known
 from shmlease.auditor.report.formats import FORMATS, Style, render
 from shmlease.auditor.report.formats.github import add_to_summary
 from shmlease.output_file import check_output, write_output
@@ -67,7 +67,7 @@ def command(
         return
     known = baseline or configuration.baseline
     if known is not None:
-        kept, aside = set_aside_known(report.findings, read_baseline(known), known)
+        kept, aside = suppress_known(report.findings, read_baseline(known), known)
         report = replace(report, findings=kept, suppressed=(*report.suppressed, *aside))
     write_report(report, form, output, verbose=verbose)
     if output is not None:

@@ -15,8 +15,8 @@ import click
 from shmlease.auditor.baseline import read_baseline, write_baseline
 from shmlease.auditor.configuration import Configuration, load_configuration
 from shmlease.auditor.judge.findings import Report
-from shmlease.auditor.judge.rules import no_such_rule, rule_of
-from shmlease.auditor.judge.suppression import set_aside_known
+from shmlease.auditor.judge.rules import rule_of, unknown_rule
+from shmlease.auditor.judge.suppression import suppress_known
 from shmlease.auditor.report.formats import Style, render
 from shmlease.auditor.report.formats.github import announce
 from shmlease.auditor.report.output import form_of, write_file
@@ -32,7 +32,7 @@ def _checked_rules(context: click.Context, option: click.Parameter, rules: tuple
     """Refuse what is no rule before the command runs."""
     for rule in rules:
         if rule_of(rule) is None:
-            raise click.BadParameter(no_such_rule(rule), context, option)
+            raise click.BadParameter(unknown_rule(rule), context, option)
     return rules
 
 
@@ -110,7 +110,7 @@ def command(
         click.echo(f"{count} {'leak is' if count == 1 else 'leaks are'} known from now on: {new_baseline}", err=True)
         sys.exit(finished.returncode)
     if known:
-        kept, aside = set_aside_known(report.findings, allowed, known)
+        kept, aside = suppress_known(report.findings, allowed, known)
         report = replace(report, findings=kept, suppressed=(*report.suppressed, *aside))
     if not (quiet and report.is_clean):
         _tell(report, finished.why_shared, verbose=verbose)

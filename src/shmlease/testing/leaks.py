@@ -23,7 +23,7 @@ from shmlease.auditor.judge.evidence import Scope
 from shmlease.auditor.judge.findings import Confidence, Creator, Event, Fact, Finding, Process, Report, SuppressionUse
 from shmlease.auditor.judge.suppression import Suppression
 from shmlease.auditor.report.formats import Style, render
-from shmlease.auditor.run.attribution import answered_for
+from shmlease.auditor.run.attribution import attributed
 from shmlease.auditor.run.command import ISOLATED, recording_environment
 from shmlease.auditor.run.inject.shmlease_recorder import ENVIRONMENT, Recorder
 from shmlease.auditor.run.process_tree import descendants_of
@@ -227,7 +227,7 @@ class LeakWatch:
             return False if os.path.exists(f"/proc/{process.pid}") else None
 
         def of_family(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-            return answered_for(findings, made, is_member, unknown=self._unknown)
+            return attributed(findings, made, is_member, unknown=self._unknown)
 
         report = _without_strangers(report, of_family)
         ours = of_family(report.findings)

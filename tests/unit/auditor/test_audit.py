@@ -162,7 +162,7 @@ def test_findings_made_elsewhere_are_ranked_chosen_and_set_aside_like_the_rest(s
 
 def test_recorded_creator_is_reported(shm: Path) -> None:
     (shm / "psm_1").write_bytes(b"x")
-    (file,) = Observer((str(shm),)).look().evidence.files.values()
+    (file,) = Observer((str(shm),)).observe().evidence.files.values()
     creator = Creator(7, place=Place("job.py", 3))
     assert look(shm, creators={file.identity: creator}).findings[0].creator == creator
     assert look(shm, creators={FileIdentity(1, 2, 3): creator}).findings[0].creator is None

@@ -141,7 +141,7 @@ def test_duration_that_is_none_is_told(shm: Path) -> None:
 
 def the_file(shm: Path) -> File:
     (shm / "psm_1").write_bytes(b"x")
-    (file,) = Observer((str(shm),)).look().evidence.files.values()
+    (file,) = Observer((str(shm),)).observe().evidence.files.values()
     return file
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from shmlease.auditor.judge.evidence import File, Hold, Probe
 from shmlease.auditor.judge.findings import Confidence, Fact, FileIdentity, Finding
-from shmlease.auditor.judge.indexed_evidence import Picture, subject_of_file
+from shmlease.auditor.judge.indexed_evidence import IndexedEvidence, subject_of_file
 from shmlease.units import format_bytes
 
 __all__ = ["dark_bytes", "foreign_namespace", "half_created", "orphan", "outlives_its_scope", "unlinked_but_held"]
@@ -16,40 +16,40 @@ _PAGE_BYTES = 4096
 _PROBE_FACT = Fact("the kernel granted a write lease: no process anywhere has it open or mapped", "fcntl F_SETLEASE")
 
 
-def orphan(picture: Picture) -> Iterator[Finding]:
+def orphan(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH001: the kernel says that nobody holds it, and it has a size and pages."""
-    for file in _free(picture):
+    for file in _free(indexed):
         if not file.root.is_foreign and not _is_half_created(file):
-            yield _of_file(picture, "LH001", f"{file.name} ({picture.size(file)}) has no holder", file)
+            yield _of_file(indexed, "LH001", f"{file.name} ({indexed.size(file)}) has no holder", file)
 
 
-def half_created(picture: Picture) -> Iterator[Finding]:
+def half_created(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH005: the kernel says that nobody holds it, and it has no size, or no page was ever written."""
-    for file in _free(picture):
+    for file in _free(indexed):
         if not file.root.is_foreign and _is_half_created(file):
             what = "has no size" if file.size_bytes == 0 else f"of {format_bytes(file.size_bytes)} has no page"
-            yield _of_file(picture, "LH005", f"{file.name} {what} and no holder", file)
+            yield _of_file(indexed, "LH005", f"{file.name} {what} and no holder", file)
 
 
-def foreign_namespace(picture: Picture) -> Iterator[Finding]:
+def foreign_namespace(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH013: nobody holds a file in the /dev/shm of another mount namespace."""
-    for file in _free(picture):
+    for file in _free(indexed):
         if file.root.is_foreign:
-            via = picture.process(file.root.via_pid)
-            message = f"{file.name} ({picture.size(file)}) has no holder, in the mount namespace of {via}"
+            via = indexed.process(file.root.via_pid)
+            message = f"{file.name} ({indexed.size(file)}) has no holder, in the mount namespace of {via}"
             seen = Fact(f"mnt:[{file.root.mount_namespace}], reached through {via}", file.root.path)
-            yield _of_file(picture, "LH013", message, file, seen)
+            yield _of_file(indexed, "LH013", message, file, seen)
 
 
-def _free(picture: Picture) -> Iterator[File]:
-    return (file for file in picture.suspects if picture.verdict(file) is Probe.FREE)
+def _free(indexed: IndexedEvidence) -> Iterator[File]:
+    return (file for file in indexed.suspects if indexed.verdict(file) is Probe.FREE)
 
 
 def _is_half_created(file: File) -> bool:
     return file.size_bytes == 0 or file.resident_bytes == 0
 
 
-def _of_file(picture: Picture, rule: str, message: str, file: File, *more: Fact) -> Finding:
+def _of_file(indexed: IndexedEvidence, rule: str, message: str, file: File, *more: Fact) -> Finding:
     return Finding.of(
         rule,
         message,
@@ -59,24 +59,24 @@ def _of_file(picture: Picture, rule: str, message: str, file: File, *more: Fact)
         identity=file.identity,
         size_bytes=file.size_bytes,
         resident_bytes=file.resident_bytes,
-        creator=picture.creator_of(file),
-        evidence=(_PROBE_FACT, picture.age_fact(file), *more),
+        creator=indexed.creator_of(file),
+        evidence=(_PROBE_FACT, indexed.age_fact(file), *more),
     )
 
 
-def unlinked_but_held(picture: Picture) -> Iterator[Finding]:
+def unlinked_but_held(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH003: no name leads to it, and somebody keeps its memory; a file without memory is no leak.
 
     A lease that lost its file is a finding of its own, and more to the point.
     """
-    leased = {f"{registry.path}/s{number}" for registry in picture.evidence.registries for number in registry.absent}
-    for key, holds in picture.unlinked:
-        memory = picture.memory_of(key, holds)
-        if memory == 0 or holds[0].path in leased or (memory is None and _is_cached(picture, holds)):
+    leased = {f"{registry.path}/s{number}" for registry in indexed.evidence.registries for number in registry.absent}
+    for key, holds in indexed.unlinked:
+        memory = indexed.memory_of(key, holds)
+        if memory == 0 or holds[0].path in leased or (memory is None and _is_cached(indexed, holds)):
             continue
-        root = picture.root_of(key, holds[0].path)
+        root = indexed.root_of(key, holds[0].path)
         name = holds[0].path.removeprefix(f"{root.path}/" if root else "")
-        holders = tuple(picture.process(hold.pid) for hold in holds)
+        holders = tuple(indexed.process(hold.pid) for hold in holds)
         size = format_bytes(memory) if memory else f"up to {format_bytes(holds[0].size_bytes)}"
         identity = FileIdentity(*key, next((hold.born_ns for hold in holds if hold.born_ns), None))
         yield Finding.of(
@@ -89,77 +89,77 @@ def unlinked_but_held(picture: Picture) -> Iterator[Finding]:
             identity=identity,
             size_bytes=max(hold.size_bytes for hold in holds),
             resident_bytes=memory or 0,
-            creator=picture.evidence.creators.get(identity),
+            creator=indexed.evidence.creators.get(identity),
             holders=holders,
-            evidence=picture.hold_facts(holds),
+            evidence=indexed.hold_facts(holds),
         )
 
 
-def _is_cached(picture: Picture, holds: Sequence[Hold]) -> bool:
+def _is_cached(indexed: IndexedEvidence, holds: Sequence[Hold]) -> bool:
     """Whether all that hold it are clients of the registry whose segment it was: they keep mappings of retired ones."""
     directory = holds[0].path.rpartition("/")[0]
-    registry = next((one for one in picture.evidence.registries if one.path == directory), None)
-    members = picture.members(registry) if registry else None
+    registry = next((one for one in indexed.evidence.registries if one.path == directory), None)
+    members = indexed.members(registry) if registry else None
     if members is None:
         return False
-    processes = (picture.evidence.processes.get(hold.pid) for hold in holds)
+    processes = (indexed.evidence.processes.get(hold.pid) for hold in holds)
     return all(process is None or (process.pid, process.start_ticks) in members for process in processes)
 
 
-def outlives_its_scope(picture: Picture) -> Iterator[Finding]:
+def outlives_its_scope(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH009: it is new in the scope, has a name and a holder. Files of registries are judged by their leases."""
-    scope = picture.limits.scope
+    scope = indexed.limits.scope
     if scope is None:
         return
-    for key, file in picture.evidence.files.items():
-        holds = picture.evidence.holds.get(key)
-        if not holds or picture.registry_of(file) is not None:
+    for key, file in indexed.evidence.files.items():
+        holds = indexed.evidence.holds.get(key)
+        if not holds or indexed.registry_of(file) is not None:
             continue
-        holders = tuple(picture.process(hold.pid) for hold in holds)
+        holders = tuple(indexed.process(hold.pid) for hold in holds)
         yield Finding.of(
             "LH009",
-            f"{file.name} ({picture.size(file)}) is still held by {_first(holders)} after {scope.name}",
+            f"{file.name} ({indexed.size(file)}) is still held by {_first(holders)} after {scope.name}",
             name=file.name,
             subject=subject_of_file(key),
             path=file.path,
             identity=file.identity,
             size_bytes=file.size_bytes,
             resident_bytes=file.resident_bytes,
-            creator=picture.creator_of(file),
+            creator=indexed.creator_of(file),
             holders=holders,
-            evidence=(*picture.hold_facts(holds), picture.age_fact(file)),
+            evidence=(*indexed.hold_facts(holds), indexed.age_fact(file)),
         )
 
 
-def dark_bytes(picture: Picture) -> Iterator[Finding]:
+def dark_bytes(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH004: the filesystem counts more than files and visible holders explain.
 
     Proved when every process was read and every share is exact; likely when a descriptor in flight explains it; unknown
     when a process that could not be read may hold it.
     """
-    evidence = picture.evidence
-    for darkness in picture.darkness:
-        if darkness.dark_bytes < _PAGE_BYTES:
+    evidence = indexed.evidence
+    for dark_memory in indexed.dark_memory:
+        if dark_memory.dark_bytes < _PAGE_BYTES:
             continue
-        root = darkness.usage.root
-        if darkness.is_exact and not evidence.unreadable_processes:
+        root = dark_memory.usage.root
+        if dark_memory.is_exact and not evidence.unreadable_processes:
             confidence = Confidence.PROVED
         else:
             confidence = Confidence.LIKELY if evidence.in_transit else Confidence.UNKNOWN
-        used = darkness.usage.used_bytes or 0
+        used = dark_memory.usage.used_bytes or 0
         count = Fact(
-            f"{format_bytes(used)} in use; files with names explain {format_bytes(darkness.visible_bytes)}, "
-            f"unlinked files with visible holders {format_bytes(darkness.unlinked_bytes)}",
+            f"{format_bytes(used)} in use; files with names explain {format_bytes(dark_memory.visible_bytes)}, "
+            f"unlinked files with visible holders {format_bytes(dark_memory.unlinked_bytes)}",
             f"statvfs {root.path}",
         )
         yield Finding.of(
             "LH004",
-            f"{format_bytes(darkness.dark_bytes)} in {root.path} belong to no file and no visible holder",
+            f"{format_bytes(dark_memory.dark_bytes)} in {root.path} belong to no file and no visible holder",
             name=root.path,
             subject=f"dark:{root.device}",
             path=root.path,
             confidence=confidence,
-            resident_bytes=darkness.dark_bytes,
+            resident_bytes=dark_memory.dark_bytes,
             evidence=(count, *evidence.in_transit),
         )
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from shmlease.auditor.judge.evidence import Hold, LockState, RegistryFacts
 from shmlease.auditor.judge.findings import Confidence, Fact, Finding, Process
-from shmlease.auditor.judge.indexed_evidence import Picture, RegistryHealth, place_of, subject_of_file
+from shmlease.auditor.judge.indexed_evidence import IndexedEvidence, RegistryHealth, place_of, subject_of_file
 from shmlease.auditor.judge.rules import RULES, Severity
 from shmlease.core.model import (
     ClientRow,
@@ -40,28 +40,28 @@ _LEASED = frozenset({SegmentState.RESERVED, SegmentState.FILLING, SegmentState.P
 _MAX_ANCESTORS = 64  # a bound: parents are read while processes come and go
 
 
-def held_without_lease(picture: Picture) -> Iterator[Finding]:
+def held_without_lease(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH002: a process has a registry's segment open or mapped, and is no client of that registry.
 
     A client may keep mappings of segments that it has released: that is how they are found warm again. A child that a
     client forked has its parent's mappings, which is harmless while the segment is leased; afterwards it is retired. Who
     opens a leased segment by the OS name that its holder asked for is told in a note.
     """
-    for registry in picture.evidence.registries:
-        members = picture.members(registry)
-        if registry.snapshot is None or members is None or picture.health(registry) is not RegistryHealth.ALIVE:
+    for registry in indexed.evidence.registries:
+        members = indexed.members(registry)
+        if registry.snapshot is None or members is None or indexed.health(registry) is not RegistryHealth.ALIVE:
             continue
-        for file, number in picture.files_of(registry):
+        for file, number in indexed.files_of(registry):
             segment = registry.snapshot.segments.get(number) if number is not None else None
-            holds = picture.evidence.holds.get(file.key, ())
-            strangers = [h for h in holds if segment and not _is_entitled(picture, members, segment, h, holds)]
+            holds = indexed.evidence.holds.get(file.key, ())
+            strangers = [h for h in holds if segment and not _is_entitled(indexed, members, segment, h, holds)]
             if not strangers or segment is None:
                 continue
-            holders = tuple(picture.process(hold.pid) for hold in strangers)
+            holders = tuple(indexed.process(hold.pid) for hold in strangers)
             state = Fact(f"segment {number} is {segment.state}; none of its leases is theirs", f"{registry.path}/ledger")
             is_invited = segment.exposed and segment.state in _LEASED
             yield _of_segment(
-                picture,
+                indexed,
                 "LH002",
                 f"{_named(segment, registry)} is held by {holders[0]}, which has no lease on it",
                 registry,
@@ -69,15 +69,15 @@ def held_without_lease(picture: Picture) -> Iterator[Finding]:
                 subject=subject_of_file(file.key),
                 severity=Severity.NOTE if is_invited else Severity.WARNING,
                 holders=holders,
-                evidence=(*picture.hold_facts(strangers), state),
+                evidence=(*indexed.hold_facts(strangers), state),
             )
 
 
 def _is_entitled(
-    picture: Picture, members: frozenset[tuple[int, int]], segment: SegmentRow, hold: Hold, holds: Sequence[Hold]
+    indexed: IndexedEvidence, members: frozenset[tuple[int, int]], segment: SegmentRow, hold: Hold, holds: Sequence[Hold]
 ) -> bool:
     """Whether a holder is the registry or a client of it, or has by a fork what its parent has mapped under a lease."""
-    processes = picture.evidence.processes
+    processes = indexed.evidence.processes
     process = processes.get(hold.pid)
     if process is None or (process.pid, process.start_ticks) in members:
         return True  # or it has ended since
@@ -93,40 +93,40 @@ def _is_entitled(
     return False
 
 
-def stale_lease(picture: Picture) -> Iterator[Finding]:
+def stale_lease(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH006: the registry runs, and counts a lease of a process that is dead."""
-    for registry in picture.evidence.registries:
+    for registry in indexed.evidence.registries:
         if registry.lock is not LockState.HELD:
             continue
-        for lease, segment, client in picture.leases(registry):
-            if picture.evidence.is_dead(client.identity):
-                holder = picture.holder(client.identity)
-                later = picture.evidence.processes.get(client.identity.pid)
+        for lease, segment, client in indexed.leases(registry):
+            if indexed.evidence.is_dead(client.identity):
+                holder = indexed.holder(client.identity)
+                later = indexed.evidence.processes.get(client.identity.pid)
                 reused = f"; pid {later.pid} is another process now ({later.command})" if later else ""
                 yield _of_lease(
-                    picture, "LH006", f"{_named(segment, registry)} is leased to {holder}, which is dead", registry, lease,
+                    indexed, "LH006", f"{_named(segment, registry)} is leased to {holder}, which is dead", registry, lease,
                     segment, client, Fact(f"no process of that pid and start time lives{reused}", "/proc"),
                 )  # fmt: skip
 
 
-def dead_registry(picture: Picture) -> Iterator[Finding]:
+def dead_registry(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH007: nobody holds the lock of a registry's directory, and its process is dead.
 
     Likely rather than proved while one of its clients lives, for that one may yet start a successor.
     """
-    for registry in picture.evidence.registries:
-        if picture.health(registry) is not RegistryHealth.DEAD:
+    for registry in indexed.evidence.registries:
+        if indexed.health(registry) is not RegistryHealth.DEAD:
             continue
-        files = picture.files_of(registry)
+        files = indexed.files_of(registry)
         row = registry.snapshot.registry if registry.snapshot else None
         living = tuple(
-            picture.holder(identity)
+            indexed.holder(identity)
             for identity in _possible_successors(registry)
-            if not picture.evidence.is_dead(identity)
+            if not indexed.evidence.is_dead(identity)
         )
         facts = [Fact("nobody holds its lock", f"flock {registry.path}/lock")]
         if row is not None:
-            facts.append(Fact(f"it was served by {picture.holder(row.identity)}, which is dead", f"{registry.path}/ledger"))
+            facts.append(Fact(f"it was served by {indexed.holder(row.identity)}, which is dead", f"{registry.path}/ledger"))
         if registry.problem:
             facts.append(Fact(registry.problem, f"{registry.path}/ledger"))
         facts.extend(Fact(f"{process} is still a client", f"{registry.path}/ledger") for process in living)
@@ -158,27 +158,27 @@ def _possible_successors(registry: RegistryFacts) -> Iterator[Identity]:
         yield row.owner
 
 
-def premature_unlink(picture: Picture) -> Iterator[Finding]:
+def premature_unlink(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH008: a live process holds a lease on a segment whose file is gone, or the registry noticed that it was."""
-    for registry in picture.evidence.registries:
+    for registry in indexed.evidence.registries:
         row = registry.snapshot.registry if registry.snapshot else None
         if row is not None and row.closing:
             continue  # a registry that closes unlinks what its last holders still map
-        for lease, segment, client in picture.leases(registry):
-            if segment.number in registry.absent and not picture.evidence.is_dead(client.identity):
-                holder = picture.holder(client.identity)
+        for lease, segment, client in indexed.leases(registry):
+            if segment.number in registry.absent and not indexed.evidence.is_dead(client.identity):
+                holder = indexed.holder(client.identity)
                 fact = Fact(f"{registry.path}/s{segment.number} is not there", f"stat {registry.path}/s{segment.number}")
                 yield _of_lease(
-                    picture, "LH008", f"{_named(segment, registry)} was unlinked under the lease of {holder}", registry,
+                    indexed, "LH008", f"{_named(segment, registry)} was unlinked under the lease of {holder}", registry,
                     lease, segment, client, fact,
                 )  # fmt: skip
-    yield from _past(picture, EventKind.SEGMENT_MISSING, "LH008", "the registry found the file of a segment missing")
+    yield from _past(indexed, EventKind.SEGMENT_MISSING, "LH008", "the registry found the file of a segment missing")
 
 
-def overdue_lease(picture: Picture) -> Iterator[Finding]:
+def overdue_lease(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH010: its holder said it would be done by now, or it is older than the user allows."""
-    now, allowed = picture.evidence.monotonic_ns, picture.limits.overdue_after_ns
-    for registry, lease, segment, client in _live_leases(picture):
+    now, allowed = indexed.evidence.monotonic_ns, indexed.limits.overdue_after_ns
+    for registry, lease, segment, client in _live_leases(indexed):
         if lease.state is not LeaseState.HELD:
             continue
         deadlines = [lease.due_ns] if lease.due_ns else []
@@ -188,71 +188,71 @@ def overdue_lease(picture: Picture) -> Iterator[Finding]:
             late = format_duration((now - min(deadlines)) / 1e9)
             held = format_duration((now - lease.granted_ns) / 1e9)
             yield _of_lease(
-                picture, "LH010", f"the lease of {picture.holder(client.identity)} on {_named(segment, registry)} is "
+                indexed, "LH010", f"the lease of {indexed.holder(client.identity)} on {_named(segment, registry)} is "
                 f"{late} overdue", registry, lease, segment, client, Fact(f"held for {held}", f"{registry.path}/ledger"),
             )  # fmt: skip
 
 
-def lingering_view(picture: Picture) -> Iterator[Finding]:
+def lingering_view(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH011: a lease was released while numpy views of it were alive, and they are still."""
-    for registry, lease, segment, client in _live_leases(picture):
+    for registry, lease, segment, client in _live_leases(indexed):
         if lease.state is LeaseState.LINGERING:
             yield _of_lease(
-                picture, "LH011", f"views of {_named(segment, registry)} outlive its lease in "
-                f"{picture.holder(client.identity)}", registry, lease, segment, client,
+                indexed, "LH011", f"views of {_named(segment, registry)} outlive its lease in "
+                f"{indexed.holder(client.identity)}", registry, lease, segment, client,
                 Fact("the lease was released and its holder still has views", f"{registry.path}/ledger"),
             )  # fmt: skip
 
 
-def expired_ticket(picture: Picture) -> Iterator[Finding]:
+def expired_ticket(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH012: a ticket ran out; a note where its registry has ended it, a warning where it still keeps its segment."""
-    now = picture.evidence.monotonic_ns
-    for registry in picture.evidence.registries:
-        if registry.snapshot is None or picture.health(registry) is RegistryHealth.DEAD:
+    now = indexed.evidence.monotonic_ns
+    for registry in indexed.evidence.registries:
+        if registry.snapshot is None or indexed.health(registry) is RegistryHealth.DEAD:
             continue
         for ticket in registry.snapshot.tickets.values():
             segment = registry.snapshot.segments.get(ticket.segment)
             if segment is not None and ticket.deadline_ns + _TICKET_GRACE_NS < now:
                 late = format_duration((now - ticket.deadline_ns) / 1e9)
                 yield _of_segment(
-                    picture, "LH012", f"a ticket on {_named(segment, registry)} ran out {late} ago and still keeps it",
+                    indexed, "LH012", f"a ticket on {_named(segment, registry)} ran out {late} ago and still keeps it",
                     registry, segment, subject=f"ticket:{registry.id}:{ticket.id}",
                     evidence=(Fact(f"made at {ticket.site or 'an unknown place'}", f"{registry.path}/ledger"),),
                 )  # fmt: skip
-    yield from _past(picture, EventKind.TICKET_EXPIRED, "LH012", "a ticket ran out before anyone redeemed it")
-    yield from _past(picture, EventKind.READERS_EXPIRED, "LH012", "readers that were expected did not come in time")
+    yield from _past(indexed, EventKind.TICKET_EXPIRED, "LH012", "a ticket ran out before anyone redeemed it")
+    yield from _past(indexed, EventKind.READERS_EXPIRED, "LH012", "readers that were expected did not come in time")
 
 
-def leases_outlive_scope(picture: Picture) -> Iterator[Finding]:
+def leases_outlive_scope(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH009: a lease that was taken within the scope is still held."""
-    scope = picture.limits.scope
+    scope = indexed.limits.scope
     if scope is None:
         return
-    for registry, lease, segment, client in _live_leases(picture):
+    for registry, lease, segment, client in _live_leases(indexed):
         if lease.state is LeaseState.HELD:
-            holder = picture.holder(client.identity)
-            taken = picture.when(picture.evidence.wall_ns(lease.granted_ns))
+            holder = indexed.holder(client.identity)
+            taken = indexed.when(indexed.evidence.wall_ns(lease.granted_ns))
             yield _of_lease(
-                picture, "LH009", f"{_named(segment, registry)} is still leased by {holder} after {scope.name}", registry,
+                indexed, "LH009", f"{_named(segment, registry)} is still leased by {holder} after {scope.name}", registry,
                 lease, segment, client, Fact(f"granted {taken}", f"{registry.path}/ledger"),
             )  # fmt: skip
 
 
-def _live_leases(picture: Picture) -> Iterator[tuple[RegistryFacts, LeaseRow, SegmentRow, ClientRow]]:
-    for registry in picture.evidence.registries:
-        if picture.health(registry) is RegistryHealth.DEAD:
+def _live_leases(indexed: IndexedEvidence) -> Iterator[tuple[RegistryFacts, LeaseRow, SegmentRow, ClientRow]]:
+    for registry in indexed.evidence.registries:
+        if indexed.health(registry) is RegistryHealth.DEAD:
             continue
-        for lease, segment, client in picture.leases(registry):
-            if not picture.evidence.is_dead(client.identity):
+        for lease, segment, client in indexed.leases(registry):
+            if not indexed.evidence.is_dead(client.identity):
                 yield registry, lease, segment, client
 
 
-def _past(picture: Picture, kind: EventKind, rule: str, message: str) -> Iterator[Finding]:
+def _past(indexed: IndexedEvidence, kind: EventKind, rule: str, message: str) -> Iterator[Finding]:
     """What the event logs of the registries have of `kind`: it is over, so a note."""
-    for registry in picture.evidence.registries:
+    for registry in indexed.evidence.registries:
         for event in registry.snapshot.events if registry.snapshot else ():
             if event.kind is kind:
-                when = picture.when(picture.evidence.wall_ns(event.at_ns))
+                when = indexed.when(indexed.evidence.wall_ns(event.at_ns))
                 yield Finding.of(
                     rule,
                     f"{message}: segment {event.segment} of registry {registry.id}",
@@ -265,7 +265,7 @@ def _past(picture: Picture, kind: EventKind, rule: str, message: str) -> Iterato
 
 
 def _of_lease(
-    picture: Picture,
+    indexed: IndexedEvidence,
     rule: str,
     message: str,
     registry: RegistryFacts,
@@ -277,19 +277,19 @@ def _of_lease(
     place = place_of(lease.site)
     taken = (Fact(f"lease {lease.id:#x} ({lease.mode}) was taken at {lease.site}", f"{registry.path}/ledger"),)
     return _of_segment(
-        picture,
+        indexed,
         rule,
         message,
         registry,
         segment,
         subject=f"lease:{registry.id}:{lease.id}",
-        holders=(picture.holder(client.identity),),
+        holders=(indexed.holder(client.identity),),
         evidence=(*facts, *(taken if place or lease.site else ())),
     )
 
 
 def _of_segment(
-    picture: Picture,
+    indexed: IndexedEvidence,
     rule: str,
     message: str,
     registry: RegistryFacts,
@@ -301,7 +301,7 @@ def _of_segment(
     severity: Severity | None = None,
 ) -> Finding:
     path = f"{registry.path}/s{segment.number}"
-    file = picture.segment_file(registry, segment.number)
+    file = indexed.segment_file(registry, segment.number)
     return Finding.of(
         rule,
         message,
@@ -312,7 +312,7 @@ def _of_segment(
         identity=file.identity if file else None,
         size_bytes=segment.size_bytes,
         resident_bytes=file.resident_bytes if file else 0,
-        creator=picture.creator_of_segment(registry, segment),
+        creator=indexed.creator_of_segment(registry, segment),
         severity=severity or RULES[rule].severity,
         holders=holders,
         registry=registry.id,

@@ -7,18 +7,18 @@ from collections.abc import Iterator
 
 from shmlease.auditor.judge.evidence import Probe, SysVSegment
 from shmlease.auditor.judge.findings import Confidence, Coverage, Creator, Fact, Finding, Gap
-from shmlease.auditor.judge.indexed_evidence import Picture
+from shmlease.auditor.judge.indexed_evidence import IndexedEvidence
 from shmlease.units import format_bytes
 
 __all__ = ["blind", "coverage_of", "orphan_charge", "sysv"]
 
 
-def sysv(picture: Picture) -> Iterator[Finding]:
+def sysv(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH014: no attachment is left, and the process that made it is dead; unknown when that cannot be judged."""
-    for segment in picture.evidence.sysv:
+    for segment in indexed.evidence.sysv:
         if segment.attachments or segment.is_condemned:
             continue
-        verdict = _creator_verdict(picture, segment)
+        verdict = _creator_verdict(indexed, segment)
         if verdict is None:
             continue
         confidence, why = verdict
@@ -39,9 +39,9 @@ def sysv(picture: Picture) -> Iterator[Finding]:
         )
 
 
-def _creator_verdict(picture: Picture, segment: SysVSegment) -> tuple[Confidence, str] | None:
+def _creator_verdict(indexed: IndexedEvidence, segment: SysVSegment) -> tuple[Confidence, str] | None:
     """How sure it is that the creator is dead, and why; None if it lives."""
-    evidence = picture.evidence
+    evidence = indexed.evidence
     if segment.creator_pid == 0:
         return Confidence.UNKNOWN, "its creator is in another pid namespace"
     process = evidence.processes.get(segment.creator_pid)
@@ -55,9 +55,9 @@ def _creator_verdict(picture: Picture, segment: SysVSegment) -> tuple[Confidence
     return None
 
 
-def orphan_charge(picture: Picture) -> Iterator[Finding]:
+def orphan_charge(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH017: a control group without processes is still charged for shared memory."""
-    for charge in picture.evidence.charges:
+    for charge in indexed.evidence.charges:
         yield Finding.of(
             "LH017",
             f"{format_bytes(charge.shmem_bytes)} of shared memory are charged to {charge.cgroup}, which has no process",
@@ -69,9 +69,9 @@ def orphan_charge(picture: Picture) -> Iterator[Finding]:
         )
 
 
-def blind(picture: Picture) -> Iterator[Finding]:
+def blind(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH016: one note for each thing that could not be seen and may hide a leak."""
-    for gap in coverage_of(picture).gaps:
+    for gap in coverage_of(indexed).gaps:
         if gap.blinding:
             yield Finding.of(
                 "LH016",
@@ -83,9 +83,9 @@ def blind(picture: Picture) -> Iterator[Finding]:
             )
 
 
-def coverage_of(picture: Picture) -> Coverage:
+def coverage_of(indexed: IndexedEvidence) -> Coverage:
     """What was looked at, and what could not be seen."""
-    evidence = picture.evidence
+    evidence = indexed.evidence
     looked_at = {
         "roots": len(evidence.roots),
         "files": len(evidence.files),
@@ -98,13 +98,13 @@ def coverage_of(picture: Picture) -> Coverage:
         "leases": sum(len(registry.snapshot.leases) for registry in evidence.registries if registry.snapshot),
         "System V segments": len(evidence.sysv),
     }
-    gaps = (*evidence.gaps, *_unprobed(picture), *_unread(picture), *_uncounted(picture), *_unread_tables(picture))
+    gaps = (*evidence.gaps, *_unprobed(indexed), *_unread(indexed), *_uncounted(indexed), *_unread_tables(indexed))
     return Coverage(looked_at, gaps)
 
 
-def _unprobed(picture: Picture) -> Iterator[Gap]:
+def _unprobed(indexed: IndexedEvidence) -> Iterator[Gap]:
     """Files that nobody visible holds, and about which the kernel would not answer."""
-    answers = ((file, picture.evidence.probes.get(file.key)) for file in picture.suspects)
+    answers = ((file, indexed.evidence.probes.get(file.key)) for file in indexed.suspects)
     unknown = Counter((file.uid, answer[1]) for file, answer in answers if answer and answer[0] is Probe.UNKNOWN)
     for (uid, reason), count in sorted(unknown.items()):
         yield Gap(
@@ -114,24 +114,24 @@ def _unprobed(picture: Picture) -> Iterator[Gap]:
         )
 
 
-def _unread(picture: Picture) -> Iterator[Gap]:
+def _unread(indexed: IndexedEvidence) -> Iterator[Gap]:
     """Processes that could not be read. They can only hide memory that is dark: where nothing is, they hide nothing."""
-    if not picture.evidence.unreadable_processes:
+    if not indexed.evidence.unreadable_processes:
         return
-    roots = [root for root in picture.evidence.roots if not root.is_foreign]
-    bright = {d.usage.root.device for d in picture.darkness if d.is_exact and d.dark_bytes == 0}
+    roots = [root for root in indexed.evidence.roots if not root.is_foreign]
+    bright = {d.usage.root.device for d in indexed.dark_memory if d.is_exact and d.dark_bytes == 0}
     is_blinding = any(root.device not in bright for root in roots)
     yield Gap(
         "what processes closed to this user hold",
-        f"/proc/PID/maps and fd of {picture.evidence.unreadable_processes} processes cannot be read; "
+        f"/proc/PID/maps and fd of {indexed.evidence.unreadable_processes} processes cannot be read; "
         + ("they may hold unlinked memory" if is_blinding else "they hold no unlinked memory, for none is dark"),
         is_blinding,
         "/proc/PID",
     )
 
 
-def _uncounted(picture: Picture) -> Iterator[Gap]:
-    for usage in picture.evidence.usage:
+def _uncounted(indexed: IndexedEvidence) -> Iterator[Gap]:
+    for usage in indexed.evidence.usage:
         root = usage.root
         if usage.used_bytes is None:
             why = "the filesystem has no size limit, and so keeps no count"
@@ -146,7 +146,7 @@ def _uncounted(picture: Picture) -> Iterator[Gap]:
         yield Gap(f"dark memory in {root.path}", why, blinding=False, source=f"statvfs {root.path}")
 
 
-def _unread_tables(picture: Picture) -> Iterator[Gap]:
-    for registry in picture.evidence.registries:
+def _unread_tables(indexed: IndexedEvidence) -> Iterator[Gap]:
+    for registry in indexed.evidence.registries:
         if registry.problem:
             yield Gap(f"the lease table of registry {registry.id}", registry.problem, source=f"{registry.path}/ledger")

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from shmlease.auditor.judge.printable import legible_fields
+from shmlease.auditor.judge.printable import encodable_fields
 from shmlease.auditor.judge.rules import RULES, Rule, Severity
 from shmlease.errors import ProtocolError
 
@@ -148,8 +148,8 @@ class Finding:
         finding = cls(rule=rule, message=message, confidence=confidence, name=name, **others)
         if name.isascii() and message.isascii() and finding.path.isascii():
             return finding
-        legible_one: Finding = legible_fields(finding)
-        return legible_one
+        encodable_one: Finding = encodable_fields(finding)
+        return encodable_one
 
     @property
     def definition(self) -> Rule:
@@ -295,7 +295,7 @@ class Report:
             msgspec.json.encode(self)  # the quickest way to look at all of it
         except UnicodeEncodeError:
             for one in fields(self):
-                object.__setattr__(self, one.name, legible_fields(getattr(self, one.name)))
+                object.__setattr__(self, one.name, encodable_fields(getattr(self, one.name)))
 
     @property
     def leaks(self) -> tuple[Finding, ...]:

@@ -1,6 +1,6 @@
 """Evidence put in order: which file belongs to which registry, which is a suspect, what is dark.
 
-A detector asks the picture; it never searches the evidence itself. Nothing here is a verdict yet.
+A detector asks `IndexedEvidence`; it never searches the evidence itself. Nothing here is a verdict yet.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shmlease.auditor.judge.findings import Creator, Fact, Place, Process
 from shmlease.core.model import ClientRow, Identity, LeaseRow, SegmentRow, client_of
 from shmlease.units import format_bytes, format_duration
 
-__all__ = ["Darkness", "Limits", "Picture", "RegistryHealth", "place_of", "subject_of_file"]
+__all__ = ["DarkMemory", "IndexedEvidence", "Limits", "RegistryHealth", "place_of", "subject_of_file"]
 
 _SEGMENT_FILE = re.compile(r"s(\d+)")
 _SITE = re.compile(r"(?P<file>.+?):(?P<line>\d+)(?:(?: in |:)(?P<function>.+))?")
@@ -40,7 +40,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Darkness:
+class DarkMemory:
     """Memory of one root that nothing visible explains; not `is_exact` where a holder's share was only estimated."""
 
     usage: Usage
@@ -61,7 +61,7 @@ def place_of(site: str) -> Place | None:
     return Place(match["file"], int(match["line"]), match["function"] or "") if match else None
 
 
-class Picture:
+class IndexedEvidence:
     """One pass of evidence, and the questions that detectors ask of it."""
 
     def __init__(self, evidence: Evidence, limits: Limits | None = None) -> None:
@@ -73,7 +73,7 @@ class Picture:
     def answer(
         self, probes: Mapping[Key, tuple[Probe, str]], in_transit: tuple[Fact, ...], asked_monotonic_ns: int
     ) -> None:
-        """Add what was asked because of what this picture shows: about its suspects, and where it is dark."""
+        """Add what was asked because of what this shows: about its suspects, and where it is dark."""
         self.evidence = replace(self.evidence, probes=probes, in_transit=in_transit, asked_monotonic_ns=asked_monotonic_ns)
 
     # --- registries ----------------------------------------------------------------------------------------------
@@ -185,11 +185,11 @@ class Picture:
         )
 
     @cached_property
-    def darkness(self) -> tuple[Darkness, ...]:
+    def dark_memory(self) -> tuple[DarkMemory, ...]:
         """What is dark in each root that could be counted; a root that changed meanwhile could not."""
         return tuple(self._darkness())
 
-    def _darkness(self) -> Iterator[Darkness]:
+    def _darkness(self) -> Iterator[DarkMemory]:
         for usage in self.evidence.usage:
             if usage.used_bytes is None or not usage.is_whole or not usage.is_steady:
                 continue
@@ -202,7 +202,7 @@ class Picture:
                     is_exact = is_exact and any(hold.is_exact for hold in holds)
             before = self.limits.scope.dark_bytes.get(device, 0) if self.limits.scope else 0
             dark = usage.used_bytes - visible - unlinked - before
-            yield Darkness(usage, max(dark, 0), visible, unlinked, is_exact)
+            yield DarkMemory(usage, max(dark, 0), visible, unlinked, is_exact)
 
     def memory_of(self, key: Key, holds: Sequence[Hold]) -> int | None:
         """The memory of a file without a name, as far as it is known: exactly, or at least; None if it may be none.
@@ -213,7 +213,9 @@ class Picture:
         if exact:
             return max(exact)
         touched = max(hold.resident_bytes or 0 for hold in holds)
-        if touched or any(darkness.usage.root.device == key[0] and not darkness.dark_bytes for darkness in self.darkness):
+        if touched or any(
+            dark_memory.usage.root.device == key[0] and not dark_memory.dark_bytes for dark_memory in self.dark_memory
+        ):
             return touched
         return None
 

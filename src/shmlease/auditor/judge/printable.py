@@ -10,12 +10,12 @@ import re
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final
 
-__all__ = ["legible", "legible_fields", "printable"]
+__all__ = ["encodable", "encodable_fields", "printable"]
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
-def legible(text: str) -> str:
+def encodable(text: str) -> str:
     r"""`text` with the bytes that are no UTF-8 as ``\xff``, the way a shell takes them in ``$'...'``."""
     return text if text.isascii() else _SURROGATE.sub(_escaped, text)
 
@@ -25,20 +25,20 @@ def _escaped(match: re.Match[str]) -> str:
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
-def legible_fields(value: Any) -> Any:
+def encodable_fields(value: Any) -> Any:
     """`value` with all text in it legible: dataclasses, tuples and dicts are gone through."""
     if isinstance(value, str):
-        return legible(value)
+        return encodable(value)
     if isinstance(value, tuple):
-        return tuple(map(legible_fields, value))
+        return tuple(map(encodable_fields, value))
     if isinstance(value, dict):
-        return {legible_fields(key): legible_fields(one) for key, one in value.items()}
+        return {encodable_fields(key): encodable_fields(one) for key, one in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
-        changed = {field.name: legible_fields(getattr(value, field.name)) for field in fields(value)}
+        changed = {field.name: encodable_fields(getattr(value, field.name)) for field in fields(value)}
         return replace(value, **changed)
     return value
 
 
 def printable(text: str) -> str:
     """`text` with nothing in it that could steer a terminal or break a line."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in legible(text))
+    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in encodable(text))

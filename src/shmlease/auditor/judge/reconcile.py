@@ -13,12 +13,12 @@ from typing import Final
 from shmlease.auditor.judge import detect_files, detect_leases, detect_system
 from shmlease.auditor.judge.evidence import Probe, Scope
 from shmlease.auditor.judge.findings import Finding
-from shmlease.auditor.judge.indexed_evidence import Picture, subject_of_file
+from shmlease.auditor.judge.indexed_evidence import IndexedEvidence, subject_of_file
 from shmlease.core.model import LeaseState
 
 __all__ = ["DETECTORS", "PROBED", "confirmed", "reconcile", "scope_of", "still_free"]
 
-Detector = Callable[[Picture], Iterator[Finding]]
+Detector = Callable[[IndexedEvidence], Iterator[Finding]]
 
 # rule -> what looks for it; LH015 is seen only while a program runs, by `shmlease run`
 DETECTORS: Final[dict[str, tuple[Detector, ...]]] = {
@@ -44,16 +44,16 @@ DETECTORS: Final[dict[str, tuple[Detector, ...]]] = {
 PROBED: Final = frozenset({"LH001", "LH005", "LH013"})
 
 
-def reconcile(picture: Picture, rules: Collection[str] | None = None) -> tuple[Finding, ...]:
-    """The findings in `picture`, by all rules or those given; only what is new, if the picture has a scope."""
+def reconcile(indexed: IndexedEvidence, rules: Collection[str] | None = None) -> tuple[Finding, ...]:
+    """The findings in `indexed`, by all rules or those given; only those that are new where there is a scope."""
     findings = (
         finding
         for rule, detectors in DETECTORS.items()
         if rules is None or rule in rules
         for detector in detectors
-        for finding in detector(picture)
+        for finding in detector(indexed)
     )
-    scope = picture.limits.scope
+    scope = indexed.limits.scope
     return tuple(finding for finding in findings if scope is None or _is_new(finding, scope))
 
 
@@ -63,9 +63,9 @@ def confirmed(earlier: Iterable[Finding], later: Iterable[Finding]) -> tuple[Fin
     return tuple(finding for finding in later if finding.key in keys)
 
 
-def still_free(picture: Picture, findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The findings whose files the kernel calls free in `picture`, and those of other rules."""
-    free = {subject_of_file(file.key) for file in picture.suspects if picture.verdict(file) is Probe.FREE}
+def still_free(indexed: IndexedEvidence, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings whose files the kernel calls free in `indexed`, and those of other rules."""
+    free = {subject_of_file(file.key) for file in indexed.suspects if indexed.verdict(file) is Probe.FREE}
     return tuple(finding for finding in findings if finding.rule not in PROBED or finding.subject in free)
 
 
@@ -73,9 +73,9 @@ def _is_new(finding: Finding, scope: Scope) -> bool:
     return not scope.has(finding.subject, finding.identity.born_ns if finding.identity else None)
 
 
-def scope_of(picture: Picture, name: str) -> Scope:
+def scope_of(indexed: IndexedEvidence, name: str) -> Scope:
     """Everything that is there now, so that a later audit can tell what is new in the scope `name`."""
-    evidence = picture.evidence
+    evidence = indexed.evidence
     subjects: dict[str, int | None] = {subject_of_file(key): file.born_ns for key, file in evidence.files.items()}
     for key, holds in evidence.holds.items():
         subjects.setdefault(subject_of_file(key), next((hold.born_ns for hold in holds if hold.born_ns), None))
@@ -92,5 +92,5 @@ def scope_of(picture: Picture, name: str) -> Scope:
         subjects.update((f"lease:{registry.id}:{lease.id}", None) for lease in held)
         subjects.update((f"ticket:{registry.id}:{ticket}", None) for ticket in registry.snapshot.tickets)
         subjects.update((f"event:{registry.id}:{event.number}", None) for event in registry.snapshot.events)
-    dark = {darkness.usage.root.device: darkness.dark_bytes for darkness in picture.darkness}
+    dark = {dark_memory.usage.root.device: dark_memory.dark_bytes for dark_memory in indexed.dark_memory}
     return Scope(name, evidence.at_ns, subjects, dark)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["RULES", "Rule", "Severity", "no_such_rule", "rule_of"]
+__all__ = ["RULES", "Rule", "Severity", "rule_of", "unknown_rule"]
 
 
 class Severity(Enum):
@@ -165,7 +165,7 @@ def rule_of(text: str) -> Rule | None:
     return RULES.get(text.upper()) or _BY_NAME.get(text.lower())
 
 
-def no_such_rule(text: str) -> str:
+def unknown_rule(text: str) -> str:
     """What to say of `text`, which names no rule: the rule that may be meant, and all there are."""
     import difflib  # noqa: PLC0415 - only for who mistyped
 

@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase, translate
 from shmlease.auditor.judge.findings import Finding, Suppressed, SuppressionUse
 from shmlease.auditor.judge.rules import RULES, Rule
 
-__all__ = ["DEFAULT_SUPPRESSIONS", "Suppression", "Suppressions", "set_aside_known"]
+__all__ = ["DEFAULT_SUPPRESSIONS", "Suppression", "Suppressions", "suppress_known"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Suppressions:
             rule: re.compile("|".join(translate(one.name) for _, one in about)) for rule, about in self._by_rule.items()
         }
 
-    def set_aside(
+    def apply(
         self, findings: Iterable[Finding]
     ) -> tuple[tuple[Finding, ...], tuple[Suppressed, ...], tuple[SuppressionUse, ...]]:
         """The findings that stay, those that are set aside, and how often each suppression was used."""
@@ -149,7 +149,7 @@ def _names(finding: Finding) -> tuple[str, ...]:
     return names if "/" in finding.name or finding.label else (finding.name,)
 
 
-def set_aside_known(
+def suppress_known(
     findings: Iterable[Finding], known: Mapping[str, int], source: str
 ) -> tuple[tuple[Finding, ...], tuple[Suppressed, ...]]:
     """The findings beyond those that `known` allows, as a number for each fingerprint, and the others."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from shmlease.auditor.judge.evidence import RegistryFacts
 from shmlease.auditor.judge.findings import Event, Finding
-from shmlease.auditor.judge.indexed_evidence import Picture
+from shmlease.auditor.judge.indexed_evidence import IndexedEvidence
 from shmlease.core.model import EventKind, LeaseMode, LeaseState, Snapshot
 
 __all__ = ["events_of"]
@@ -30,9 +30,9 @@ _KINDS: Final = {
 }
 
 
-def events_of(picture: Picture, findings: Iterable[Finding]) -> tuple[Event, ...]:
+def events_of(indexed: IndexedEvidence, findings: Iterable[Finding]) -> tuple[Event, ...]:
     """What is known of the registries' segments and of the files in `findings`, in the order in which it happened."""
-    events = [event for registry in picture.evidence.registries for event in _of_registry(picture, registry)]
+    events = [event for registry in indexed.evidence.registries for event in _of_registry(indexed, registry)]
     for finding in findings:
         born_ns = finding.identity.born_ns if finding.identity else None
         if born_ns is not None and not finding.registry:
@@ -41,21 +41,21 @@ def events_of(picture: Picture, findings: Iterable[Finding]) -> tuple[Event, ...
     return tuple(sorted(events, key=lambda event: event.at_ns))
 
 
-def _of_registry(picture: Picture, registry: RegistryFacts) -> Iterator[Event]:
+def _of_registry(indexed: IndexedEvidence, registry: RegistryFacts) -> Iterator[Event]:
     snapshot = registry.snapshot
     if snapshot is None:
         return
-    wall_ns = picture.evidence.wall_ns
+    wall_ns = indexed.evidence.wall_ns
     for row in snapshot.segments.values():
         name = f"shmlease-{registry.id}/s{row.number}"
-        creator = picture.creator_of_segment(registry, row)
+        creator = indexed.creator_of_segment(registry, row)
         if row.created_ns:
             yield Event(wall_ns(row.created_ns), "create", name, row.name or "", creator.pid)
         if row.published_ns:
             yield Event(wall_ns(row.published_ns), "publish", name, row.name or "", creator.pid)
     for lease in snapshot.leases.values():
         if lease.state is not LeaseState.RESERVED:
-            client = picture.client(registry, lease.id)
+            client = indexed.client(registry, lease.id)
             pid = client.identity.pid if client else None
             kind = "attach" if lease.mode is LeaseMode.READ else "grant"
             name = f"shmlease-{registry.id}/s{lease.segment}"

@@ -15,7 +15,7 @@ from typing import Final
 
 from shmlease.auditor.judge.evidence import Evidence, File, Key, Probe, RegistryFacts, Root
 from shmlease.auditor.judge.findings import Creator, Fact, FileIdentity, Gap
-from shmlease.auditor.judge.indexed_evidence import Limits, Picture
+from shmlease.auditor.judge.indexed_evidence import IndexedEvidence, Limits
 from shmlease.auditor.observe.cgroups import list_charges
 from shmlease.auditor.observe.lease_probe import probe_file
 from shmlease.auditor.observe.namespaces import foreign_roots, hides_processes, own_roots
@@ -59,7 +59,7 @@ class Observer:
     proc: str = "/proc"
     cgroups: str = "/sys/fs/cgroup"
 
-    def look(self, *, probing: bool = True) -> Picture:
+    def observe(self, *, probing: bool = True) -> IndexedEvidence:
         """Everything there is to see now.
 
         Parameters
@@ -96,7 +96,7 @@ class Observer:
                 listings.append(listing)
                 registries.extend(_registries(listing, gaps))
         files = {key: file for listing in listings for key, file in listing.files.items()}
-        picture = Picture(
+        indexed = IndexedEvidence(
             Evidence(
                 at_ns=time.time_ns(),
                 monotonic_ns=SystemClock().now_ns(),
@@ -122,19 +122,19 @@ class Observer:
             self.limits,
         )
         if not probing:
-            return picture
+            return indexed
         in_transit: tuple[Fact, ...] = ()
-        if any(darkness.dark_bytes for darkness in picture.darkness):
-            in_transit = descriptors_in_transit(picture.evidence.processes, self.proc)
+        if any(dark_memory.dark_bytes for dark_memory in indexed.dark_memory):
+            in_transit = descriptors_in_transit(indexed.evidence.processes, self.proc)
         asked_ns = time.monotonic_ns()
-        picture.answer(_probe_all(picture.suspects), in_transit, asked_ns)
-        return picture
+        indexed.answer(_probe_all(indexed.suspects), in_transit, asked_ns)
+        return indexed
 
-    def probe_again(self, picture: Picture) -> None:
+    def probe_again(self, indexed: IndexedEvidence) -> None:
         """Ask the kernel again about the suspects that it called free."""
         asked_ns = time.monotonic_ns()
-        free = [file for file in picture.suspects if picture.verdict(file) is Probe.FREE]
-        picture.answer({**picture.evidence.probes, **_probe_all(free)}, picture.evidence.in_transit, asked_ns)
+        free = [file for file in indexed.suspects if indexed.verdict(file) is Probe.FREE]
+        indexed.answer({**indexed.evidence.probes, **_probe_all(free)}, indexed.evidence.in_transit, asked_ns)
 
 
 def _probe_all(files: Iterable[File]) -> dict[Key, tuple[Probe, str]]:

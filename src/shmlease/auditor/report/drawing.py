@@ -89,7 +89,7 @@ def drawing_of(timeline: Timeline) -> Drawing:
 
 
 def _is_visible(lane: Lane, timeline: Timeline) -> bool:
-    """Whether any of it lies in the picture: a registry that runs outside has a past before the run."""
+    """Whether any of it lies within the timeline: a registry that runs outside has a past before the run."""
     last_ns = max([span.end_ns for span in lane.spans] + [mark.at_ns for mark in lane.marks])
     return last_ns >= timeline.begin_ns
 

@@ -1,6 +1,6 @@
 """The events of a report as lanes: one for each segment, with its spans of life, its leases, and what marks them.
 
-What the timeline of the HTML report and the trace draw; both are drawn from here, so that they cannot disagree. The picture
+What the timeline of the HTML report and the trace draw; both are drawn from here, so that they cannot disagree. The timeline
 ends where the report does.
 """
 

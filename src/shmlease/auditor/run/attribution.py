@@ -13,13 +13,13 @@ from typing import Final
 from shmlease.auditor.judge.findings import Confidence, Fact, Finding, Process
 from shmlease.auditor.judge.rules import Severity
 
-__all__ = ["answered_for"]
+__all__ = ["attributed"]
 
 _NOT_KNOWN = Fact("who made it was not seen: another program of this machine may have, in the same time", "no record")
 _DOUBT: Final = (Confidence.PROVED, Confidence.LIKELY, Confidence.UNKNOWN)
 
 
-def answered_for(
+def attributed(
     findings: Iterable[Finding],
     made: Callable[[Finding], bool],
     is_member: Callable[[Process], bool | None],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from shmlease.auditor.run.inject.shmlease_recorder import ENVIRONMENT
 from shmlease.auditor.run.inotify import Watch
 from shmlease.auditor.run.isolation import enter_isolation
-from shmlease.auditor.run.subreaper import run_to_the_end
+from shmlease.auditor.run.subreaper import run_and_wait
 from shmlease.errors import LeaseError, UnsupportedPlatformError
 from shmlease.system.shm_root import list_root
 
@@ -101,14 +101,16 @@ def run(
         # a /dev/shm of our own is empty; what a shared one holds must be known before
         scope = None if is_isolated else _begin_scope(name)
         try:
-            course = run_to_the_end(command, environment, watch, settle_s, _load_the_auditor)
+            outcome = run_and_wait(command, environment, watch, settle_s, _load_the_auditor)
         except OSError as error:
             raise _not_started(command, error) from error
         run_report, records = _load_the_auditor()
-        scope = scope or run_report.empty_scope(name, course.began_ns)
-        observed = run_report.Observed(course, scope, watch, records.RecordLog(path).read(), is_isolated, is_recorded=hook)
-        report = run_report.judge(observed, settings or {})
-    return Run(report, course.exit_code, is_isolated, why_shared)
+        scope = scope or run_report.empty_scope(name, outcome.began_ns)
+        evidence = run_report.RunEvidence(
+            outcome, scope, watch, records.RecordLog(path).read(), is_isolated, is_recorded=hook
+        )
+        report = run_report.report_on(evidence, settings or {})
+    return Run(report, outcome.exit_code, is_isolated, why_shared)
 
 
 def _load_the_auditor() -> tuple[ModuleType, ModuleType]:

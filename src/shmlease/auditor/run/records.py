@@ -91,7 +91,7 @@ class Records:
         outermost = max((depth for depth, place in enumerate(stack) if _is_own(place)), default=len(stack) - 1)
         return Creator(record.pid, None, command, record.place, stack[outermost::-1], record.test)
 
-    def makings(self) -> dict[str, list[Record]]:
+    def creations_by_path(self) -> dict[str, list[Record]]:
         """The records that tell of the making of a file, by its path, in order of time."""
         makings: dict[str, list[Record]] = {}
         known: set[int] = set()

@@ -11,26 +11,26 @@ from typing import Any, Final
 from shmlease.auditor.audit import audit
 from shmlease.auditor.judge.evidence import Scope
 from shmlease.auditor.judge.findings import Confidence, Event, Fact, Finding, Gap, Process, Report
-from shmlease.auditor.run.attribution import answered_for
+from shmlease.auditor.run.attribution import attributed
 from shmlease.auditor.run.inotify import Change, Watch
 from shmlease.auditor.run.process_tree import is_running
 from shmlease.auditor.run.records import Creations, Record, Records
-from shmlease.auditor.run.subreaper import Course
+from shmlease.auditor.run.subreaper import CommandOutcome
 from shmlease.units import format_bytes
 
-__all__ = ["Observed", "empty_scope", "judge"]
+__all__ = ["RunEvidence", "empty_scope", "report_on"]
 
-# Events of segments that came and went without a leak: enough for a picture; the rest is counted.
+# Events of segments that came and went without a leak: enough to draw; the rest is counted.
 _MAX_EVENTS: Final = 4000
 _SHM: Final = "/dev/shm"
 _COMMAND_LENGTH: Final = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class RunEvidence:
     """What was seen of a run, beside the system as it is at its end."""
 
-    course: Course
+    outcome: CommandOutcome
     scope: Scope
     watch: Watch
     records: Records = field(default_factory=Records)
@@ -43,19 +43,19 @@ def empty_scope(name: str, began_ns: int) -> Scope:
     return Scope(name, began_ns, {})
 
 
-def judge(observed: Observed, settings: Mapping[str, Any]) -> Report:
-    """The report on `observed`; `settings` are keyword arguments of `shmlease.audit`."""
-    creations = observed.records.creations(os.stat(_SHM).st_dev)
-    reaped = tuple(_tracker_reaped(observed))
-    report = audit(scope=observed.scope, creators=creations, foreign=False, also=reaped, **settings)
-    if not observed.is_isolated:
-        report = _only_the_familys(report, creations, observed)
-    coverage = replace(report.coverage, gaps=(*report.coverage.gaps, *_gaps(observed)))
-    return replace(report, coverage=coverage).adding(events=_events(observed))
+def report_on(evidence: RunEvidence, settings: Mapping[str, Any]) -> Report:
+    """The report on `evidence`; `settings` are keyword arguments of `shmlease.audit`."""
+    creations = evidence.records.creations(os.stat(_SHM).st_dev)
+    reaped = tuple(_tracker_reaped(evidence))
+    report = audit(scope=evidence.scope, creators=creations, foreign=False, also=reaped, **settings)
+    if not evidence.is_isolated:
+        report = _only_the_familys(report, creations, evidence)
+    coverage = replace(report.coverage, gaps=(*report.coverage.gaps, *_gaps(evidence)))
+    return replace(report, coverage=coverage).adding(events=_events(evidence))
 
 
-def _only_the_familys(report: Report, creations: Creations, observed: Observed) -> Report:
-    survivors = {process.pid for process in observed.course.survivors}
+def _only_the_familys(report: Report, creations: Creations, evidence: RunEvidence) -> Report:
+    survivors = {process.pid for process in evidence.outcome.survivors}
 
     def made(finding: Finding) -> bool:
         return finding.rule == _TRACKER_REAPED or (finding.identity is not None and finding.identity in creations)
@@ -65,7 +65,7 @@ def _only_the_familys(report: Report, creations: Creations, observed: Observed) 
             return True
         return False if is_running(process.pid) else None
 
-    return replace(report, findings=answered_for(report.findings, made, is_member))
+    return replace(report, findings=attributed(report.findings, made, is_member))
 
 
 # --- what only a resource tracker removed ----------------------------------------------------------------------------
@@ -73,43 +73,43 @@ def _only_the_familys(report: Report, creations: Creations, observed: Observed) 
 _TRACKER_REAPED: Final = "LH015"
 
 
-def _tracker_reaped(observed: Observed) -> Iterator[Finding]:
+def _tracker_reaped(evidence: RunEvidence) -> Iterator[Finding]:
     """LH015: the tracker said so itself, or the file went when nobody but trackers was left of the command."""
-    makings = observed.records.makings()
+    makings = evidence.records.creations_by_path()
     told: set[str] = set()
-    for reaping in observed.records.reaped:
+    for reaping in evidence.records.reaped:
         told.add(reaping.path)
         made = _last_before(makings.get(reaping.path, ()), reaping.at_ns)
         fact = Fact(f"the resource tracker (pid {reaping.pid}) unlinked it", "its own record")
-        yield _reaped_finding(observed, reaping.path, made, Confidence.PROVED, fact)
-    if not observed.course.only_trackers_left:
+        yield _reaped_finding(evidence, reaping.path, made, Confidence.PROVED, fact)
+    if not evidence.outcome.only_trackers_left:
         return
-    for change in observed.watch.changes:
-        if not change.appeared and change.at_ns > observed.course.ended_ns and change.path not in told:
+    for change in evidence.watch.changes:
+        if not change.appeared and change.at_ns > evidence.outcome.ended_ns and change.path not in told:
             made = _last_before(makings.get(change.path, ()), change.at_ns)
-            pids = ", ".join(str(process.pid) for process in observed.course.left)
+            pids = ", ".join(str(process.pid) for process in evidence.outcome.left)
             fact = Fact(
                 f"it was unlinked when nothing but resource trackers (pid {pids}) was left of the command", "inotify"
             )
-            confidence = Confidence.PROVED if observed.is_isolated else Confidence.LIKELY
-            yield _reaped_finding(observed, change.path, made, confidence, fact)
+            confidence = Confidence.PROVED if evidence.is_isolated else Confidence.LIKELY
+            yield _reaped_finding(evidence, change.path, made, confidence, fact)
 
 
 def _reaped_finding(
-    observed: Observed, path: str, made: Record | None, confidence: Confidence, fact: Fact
+    evidence: RunEvidence, path: str, made: Record | None, confidence: Confidence, fact: Fact
 ) -> Finding:  # fmt: skip
     name = path.removeprefix(f"{_SHM}/")
     size_bytes = made.size_bytes if made else 0
     size = f" ({format_bytes(size_bytes)})" if size_bytes else ""
     return Finding.of(
         _TRACKER_REAPED,
-        f"{name}{size} was left to the resource tracker by {observed.scope.name}",
+        f"{name}{size} was left to the resource tracker by {evidence.scope.name}",
         name=name,
         subject=f"reaped:{name}",
         path=path,
         confidence=confidence,
         size_bytes=size_bytes,
-        creator=observed.records.creator(made) if made else None,
+        creator=evidence.records.creator(made) if made else None,
         evidence=(fact,),
     )
 
@@ -121,15 +121,15 @@ def _last_before(records: Iterable[Record], at_ns: int) -> Record | None:
 # --- when things happened, and what was not seen ---------------------------------------------------------------------
 
 
-def _events(observed: Observed) -> Iterator[Event]:
-    course = observed.course
-    yield Event(course.began_ns, "begin", text=observed.scope.name, pid=course.pid)
-    yield Event(course.ended_ns, "end", text=f"{observed.scope.name} ended with {course.returncode}", pid=course.pid)
-    for process in course.left:
-        if process not in course.survivors:
-            yield Event(course.settled_ns, "exit", text=f"{process} had ended by then", pid=process.pid)
-    yield from _first_of(_of_records(observed.records), _MAX_EVENTS)
-    yield from _first_of(_of_changes(observed.watch.changes, observed.records), _MAX_EVENTS)
+def _events(evidence: RunEvidence) -> Iterator[Event]:
+    outcome = evidence.outcome
+    yield Event(outcome.began_ns, "begin", text=evidence.scope.name, pid=outcome.pid)
+    yield Event(outcome.ended_ns, "end", text=f"{evidence.scope.name} ended with {outcome.returncode}", pid=outcome.pid)
+    for process in outcome.left:
+        if process not in outcome.survivors:
+            yield Event(outcome.settled_ns, "exit", text=f"{process} had ended by then", pid=process.pid)
+    yield from _first_of(_of_records(evidence.records), _MAX_EVENTS)
+    yield from _first_of(_of_changes(evidence.watch.changes, evidence.records), _MAX_EVENTS)
 
 
 def _of_records(records: Records) -> Iterator[Event]:
@@ -168,20 +168,20 @@ def _first_of(events: Iterable[Event], count: int) -> Iterator[Event]:
         yield event
 
 
-def _gaps(observed: Observed) -> Iterator[Gap]:
-    if observed.records.lost:
-        yield Gap("where in the code segments were made", observed.records.lost, blinding=False, source="recorder")
-    if observed.watch.lost:
-        yield Gap("every segment that came and went", observed.watch.lost, blinding=False, source="inotify")
-    if not observed.is_recorded:
+def _gaps(evidence: RunEvidence) -> Iterator[Gap]:
+    if evidence.records.lost:
+        yield Gap("where in the code segments were made", evidence.records.lost, blinding=False, source="recorder")
+    if evidence.watch.lost:
+        yield Gap("every segment that came and went", evidence.watch.lost, blinding=False, source="inotify")
+    if not evidence.is_recorded:
         why = "the recorder was switched off (--no-hook)"
         yield Gap("where in the code segments were made", why, blinding=False, source="audit hook")
         yield Gap(
             "what a resource tracker removed before the command ended", why, source="audit hook"
         )  # fmt: skip
-    for process in observed.course.survivors:
+    for process in evidence.outcome.survivors:
         told = replace(process, command=shorten(process.command, _COMMAND_LENGTH, placeholder="..."))
-        waited_s = (observed.course.settled_ns - observed.course.ended_ns) / 1e9
+        waited_s = (evidence.outcome.settled_ns - evidence.outcome.ended_ns) / 1e9
         yield Gap(
             f"what {told} has yet to leave behind",
             f"it was still running {waited_s:.1f} s after the command had ended; --settle waits longer",

@@ -23,7 +23,7 @@ from shmlease.auditor.run.signals import PASSED_ON, Signals
 if TYPE_CHECKING:
     from shmlease.auditor.judge.findings import Process
 
-__all__ = ["Course", "run_to_the_end"]
+__all__ = ["CommandOutcome", "run_and_wait"]
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 # What Python ignores and a command expects to find as the system has it.
@@ -35,7 +35,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class CommandOutcome:
     """How the command went; times count from the epoch.
 
     `returncode` is negative for a signal. `left` is what was still running when the command had ended, `survivors` what was
@@ -61,13 +61,13 @@ class Course:
         return self.returncode if self.returncode >= 0 else 128 - self.returncode
 
 
-def run_to_the_end(
+def run_and_wait(
     command: Sequence[str],
     environment: Mapping[str, str],
     watch: Watch,
     settle_s: float,
     meanwhile: Callable[[], object] = lambda: None,
-) -> Course:
+) -> CommandOutcome:
     """Run `command` until it and its descendants have ended, `settle_s` seconds after it at the latest.
 
     Signals sent to this process reach the command. While `settle_s` runs, SIGINT or SIGTERM ends the waiting. `meanwhile` is
@@ -109,7 +109,7 @@ class _Waiting:
         if watch.fileno() >= 0:
             self._poll.register(watch, select.POLLIN)
 
-    def until_settled(self, settle_s: float) -> Course:
+    def until_settled(self, settle_s: float) -> CommandOutcome:
         deadline = None
         while not self._is_alone and not self._gives_up:
             if self._status is not None and deadline is None:
@@ -128,7 +128,7 @@ class _Waiting:
         self._watch.drain()
         survivors = () if self._is_alone else _descendants()
         assert self._status is not None
-        return Course(
+        return CommandOutcome(
             self._pid,
             os.waitstatus_to_exitcode(self._status),
             self._began_ns,

@@ -155,7 +155,7 @@ class SessionSummary:
 
 def _set_aside(report: Report, allowed: Sequence[Suppression]) -> Report:
     """`report` without what the markers of its test allow."""
-    kept, aside, uses = Suppressions(allowed, date.today()).set_aside(report.findings)
+    kept, aside, uses = Suppressions(allowed, date.today()).apply(report.findings)
     return replace(
         report,
         findings=kept,

@@ -151,19 +151,19 @@ class Ground:
             It cannot, and why.
         """
         for _ in range(_ATTEMPTS):
-            picture = Observer(foreign=False).look()
-            for darkness in picture.darkness:
-                if darkness.usage.root.path == _SHM:
+            indexed = Observer(foreign=False).observe()
+            for dark_memory in indexed.dark_memory:
+                if dark_memory.usage.root.path == _SHM:
                     # done after the processes have ended; a ring is taken down a while after its process
-                    self._stack.callback(self._wait_until_not_darker_than, darkness.dark_bytes)
+                    self._stack.callback(self._wait_until_not_darker_than, dark_memory.dark_bytes)
                     return
-        gaps = (gap for gap in coverage_of(picture).gaps if _SHM in gap.what)
+        gaps = (gap for gap in coverage_of(indexed).gaps if _SHM in gap.what)
         raise NotPermittedError(f"memory cannot be counted: {'; '.join(f'{gap.what}: {gap.why}' for gap in gaps)}")
 
     def _wait_until_not_darker_than(self, dark_bytes: int) -> None:
         def is_bright() -> bool:
-            darkness = Observer(foreign=False).look().darkness
-            return all(one.dark_bytes <= dark_bytes for one in darkness if one.usage.root.path == _SHM)
+            dark_memory = Observer(foreign=False).observe().dark_memory
+            return all(one.dark_bytes <= dark_bytes for one in dark_memory if one.usage.root.path == _SHM)
 
         self.wait_for(is_bright, "for unlinked memory to be freed after its last holder had ended")
 

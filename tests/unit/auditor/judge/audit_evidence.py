@@ -19,7 +19,7 @@ from shmlease.auditor.judge.evidence import (
     Usage,
 )
 from shmlease.auditor.judge.findings import FileIdentity, Finding
-from shmlease.auditor.judge.indexed_evidence import Limits, Picture
+from shmlease.auditor.judge.indexed_evidence import IndexedEvidence, Limits
 from shmlease.auditor.judge.reconcile import reconcile
 from shmlease.core.model import (
     NUMBER_BITS,
@@ -158,11 +158,11 @@ class System:
         """Replace fields of the evidence."""
         self.evidence = replace(self.evidence, **changes)  # type: ignore[arg-type]
 
-    def picture(self, limits: Limits | None = None) -> Picture:
-        return Picture(self.evidence, limits)
+    def indexed(self, limits: Limits | None = None) -> IndexedEvidence:
+        return IndexedEvidence(self.evidence, limits)
 
     def findings(self, limits: Limits | None = None) -> list[Finding]:
-        return list(reconcile(self.picture(limits)))
+        return list(reconcile(self.indexed(limits)))
 
     def rules(self, limits: Limits | None = None) -> list[str]:
         return [finding.rule for finding in self.findings(limits)]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from shmlease.auditor.judge.findings import Coverage, Creator, Event, Finding, Gap, Place, Process, Report
-from shmlease.auditor.judge.printable import legible, printable
+from shmlease.auditor.judge.printable import encodable, printable
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from shmlease.auditor.judge.printable import legible, printable
     ],
 )
 def test_bytes_that_are_no_text_are_escaped(text: str, shown: str) -> None:
-    assert legible(text) == shown
+    assert encodable(text) == shown
 
 
 def test_nothing_that_steers_a_terminal_is_printed() -> None:

@@ -35,7 +35,7 @@ def test_file_is_no_orphan_unless_the_kernel_says_so(system: System, verdict: Pr
 def test_file_with_a_visible_holder_is_not_even_asked_about(system: System) -> None:
     key = system.file("psm_4f2a")
     system.hold(key, 7)
-    assert system.picture().suspects == ()
+    assert system.indexed().suspects == ()
     assert system.findings() == []
 
 
@@ -44,7 +44,7 @@ def test_file_that_cannot_be_asked_about_is_a_blind_spot(system: System) -> None
     (finding,) = system.findings()
     assert (finding.rule, finding.confidence) == ("LH016", Confidence.UNKNOWN)
     assert "1 files of uid 33" in finding.message
-    assert coverage_of(system.picture()).is_blind
+    assert coverage_of(system.indexed()).is_blind
 
 
 @pytest.mark.parametrize(("size", "resident"), [(0, 0), (4096, 0)])
@@ -142,14 +142,14 @@ def test_unreadable_processes_blind_nobody_where_nothing_is_dark(system: System)
     system.usage(0)
     system.change(unreadable_processes=3)
     assert system.findings() == []
-    assert not coverage_of(system.picture()).is_blind
+    assert not coverage_of(system.indexed()).is_blind
 
 
 @pytest.mark.parametrize(("whole", "steady"), [(False, True), (True, False)])
 def test_count_that_is_partial_or_changing_says_nothing(system: System, whole: bool, steady: bool) -> None:
     system.usage(10 * PAGE, whole=whole, steady=steady)
     assert "LH004" not in system.rules()
-    assert any("dark memory" in gap.what for gap in coverage_of(system.picture()).gaps)
+    assert any("dark memory" in gap.what for gap in coverage_of(system.indexed()).gaps)
 
 
 def test_file_of_another_mount_namespace_is_a_rule_of_its_own(system: System) -> None:
@@ -211,4 +211,4 @@ def test_memory_that_was_dark_before_the_scope_is_not_its_doing(system: System) 
 
 def test_rules_that_are_not_asked_for_do_not_look(system: System) -> None:
     system.file("psm_4f2a", probe=Probe.FREE)
-    assert reconcile(system.picture(), set(DETECTORS) - {"LH001"}) == ()
+    assert reconcile(system.indexed(), set(DETECTORS) - {"LH001"}) == ()

@@ -49,7 +49,7 @@ def test_warm_segment_has_no_holder_by_design(system: System) -> None:
     system.file("shmlease-abc/s1", probe=Probe.FREE)
     system.file("shmlease-abc/ledger", probe=Probe.FREE)
     system.registry(segments=[segment(1, state=SegmentState.WARM)])
-    assert system.picture().suspects == ()
+    assert system.indexed().suspects == ()
     assert system.findings() == []
 
 

@@ -75,7 +75,7 @@ def test_charge_of_an_empty_group_is_a_note(system: System) -> None:
 def test_coverage_counts_what_was_looked_at(system: System) -> None:
     system.file("a", probe=Probe.HELD)
     system.registry(segments=[segment(1)], clients=[client(1, 60)], leases=[lease(1, 1, 1)])
-    looked_at = coverage_of(system.picture()).looked_at
+    looked_at = coverage_of(system.indexed()).looked_at
     assert (looked_at["files"], looked_at["bytes"], looked_at["lease probes"]) == (1, PAGE, 1)
     assert (looked_at["registries"], looked_at["leases"], looked_at["processes"]) == (1, 1, 1)
 
@@ -91,10 +91,10 @@ def test_finding_is_confirmed_by_the_subject_and_not_by_its_words() -> None:
 def test_files_that_are_no_longer_free_are_dropped_and_other_findings_stay(system: System) -> None:
     system.file("a", probe=Probe.FREE)
     key = system.file("b", probe=Probe.FREE)
-    picture = system.picture()
+    indexed = system.indexed()
     findings = (*system.findings(), Finding.of("LH014", "c", name="c"))
-    picture.answer({**picture.evidence.probes, key: (Probe.HELD, "")}, (), 0)
-    assert [finding.name for finding in still_free(picture, findings)] == ["a", "c"]
+    indexed.answer({**indexed.evidence.probes, key: (Probe.HELD, "")}, (), 0)
+    assert [finding.name for finding in still_free(indexed, findings)] == ["a", "c"]
 
 
 def test_scope_knows_everything_that_is_there(system: System) -> None:
@@ -106,18 +106,18 @@ def test_scope_knows_everything_that_is_there(system: System) -> None:
     system.registry(lock=LockState.HELD, segments=[segment(1)], clients=[client(1, 60)], leases=[lease(1, 1, 1)],
                     events=[EventRow(1, 0, EventKind.TICKET_EXPIRED)])  # fmt: skip
     assert system.findings() != []
-    assert system.findings(Limits(scope=scope_of(system.picture(), "the test"))) == []
+    assert system.findings(Limits(scope=scope_of(system.indexed(), "the test"))) == []
 
 
 def test_segment_granted_ahead_is_new_once_it_is_claimed(system: System) -> None:
     spare = lease(1, 1, 1, state=LeaseState.RESERVED)
     system.registry(segments=[segment(1)], clients=[client(1, 60)], leases=[spare])
-    assert f"lease:abc:{spare.id}" not in scope_of(system.picture(), "the test").subjects
+    assert f"lease:abc:{spare.id}" not in scope_of(system.indexed(), "the test").subjects
 
 
 def test_registry_whose_lock_could_not_be_asked_is_unclear(system: System) -> None:
     system.registry(lock=LockState.UNKNOWN)
-    assert system.picture().health(system.evidence.registries[0]) is RegistryHealth.UNCLEAR
+    assert system.indexed().health(system.evidence.registries[0]) is RegistryHealth.UNCLEAR
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_site_that_is_no_place_is_none() -> None:
 
 def test_every_kind_of_logged_event_has_a_place_on_the_timeline(system: System) -> None:
     system.registry(events=[EventRow(i, UPTIME_NS, kind) for i, kind in enumerate(EventKind)])
-    events = events_of(system.picture(), ())
+    events = events_of(system.indexed(), ())
     assert len(events) == len(EventKind)
     assert "note" not in {event.kind for event in events}
     assert {event.at_ns for event in events} == {NOW_NS}
@@ -150,10 +150,10 @@ def test_every_kind_of_logged_event_has_a_place_on_the_timeline(system: System) 
 def test_lease_has_its_own_lane_on_the_timeline(system: System) -> None:
     held = lease(1, 1, 1, mode=LeaseMode.READ)
     system.registry(segments=[segment(1, created_ns=5, published_ns=9, creator=1)], clients=[client(1, 60)], leases=[held])
-    kinds = [(event.kind, event.segment, event.pid) for event in events_of(system.picture(), ())]
+    kinds = [(event.kind, event.segment, event.pid) for event in events_of(system.indexed(), ())]
     assert kinds == [
         ("create", "shmlease-abc/s1", 60),
         ("publish", "shmlease-abc/s1", 60),
         ("attach", "shmlease-abc/s1", 60),
     ]
-    assert events_of(system.picture(), ())[2].lease == f"abc:{held.id:x}"
+    assert events_of(system.indexed(), ())[2].lease == f"abc:{held.id:x}"

@@ -6,7 +6,7 @@ import pytest
 
 from shmlease.auditor.judge.findings import Confidence, Creator, Finding, Process
 from shmlease.auditor.judge.rules import Severity
-from shmlease.auditor.run.attribution import answered_for
+from shmlease.auditor.run.attribution import attributed
 
 MEMBER, STRANGER, DEAD = Process(10), Process(20), Process(30)
 
@@ -20,7 +20,7 @@ def finding(**fields: Any) -> Finding:
 
 
 def answered(one: Finding, *, made: bool = False, unknown: Confidence | None = Confidence.LIKELY) -> tuple[Finding, ...]:
-    return answered_for([one], lambda _: made, is_member, unknown=unknown)
+    return attributed([one], lambda _: made, is_member, unknown=unknown)
 
 
 def test_family_answers_for_what_it_was_recorded_making() -> None:

@@ -136,7 +136,7 @@ def test_makings_are_the_first_records_of_each_inode(tmp_path: Path) -> None:
         made(3, 56, "psm_1"),
         made(4, 0, "psm_1", kind="reap"),
     )
-    assert [record.at_ns for record in records.makings()["/dev/shm/psm_1"]] == [1, 3]
+    assert [record.at_ns for record in records.creations_by_path()["/dev/shm/psm_1"]] == [1, 3]
     assert [record.at_ns for record in records.reaped] == [4]
 
 
