@@ -7,6 +7,7 @@ The processes that could not be read are counted: what they hold is not known.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import stat
@@ -154,11 +155,12 @@ def _read_descriptors(task: str, held: dict[Key, _Held], wanted: _Wanted, thread
     for number in os.listdir(f"{task}/fd"):
         link = f"{task}/fd/{number}"
         try:
-            path = os.readlink(link)
+            path = _target(link)
             if not path.startswith("/"):
                 continue  # a pipe, a socket, an anonymous inode
             # what a path means is known in our own mount namespace only; and a file elsewhere may be on a dead server
-            if is_at_home and not path.startswith(wanted.prefixes) and not path.endswith(_DELETED):
+            is_elsewhere = is_at_home and path != link and not path.startswith(wanted.prefixes)
+            if is_elsewhere and not path.endswith(_DELETED):
                 continue
             status = os.stat(link)
             unlinked = status.st_nlink == 0
@@ -176,6 +178,16 @@ def _read_descriptors(task: str, held: dict[Key, _Held], wanted: _Wanted, thread
             [how], f"{task}/fd", path.removesuffix(_DELETED) if unlinked else path, unlinked,
             status.st_size, status.st_blocks * 512, True, born_ns,
         )  # fmt: skip
+
+
+def _target(link: str) -> str:
+    """Where a descriptor leads; the link itself if that path is longer than the kernel can tell, as in very deep directories."""
+    try:
+        return os.readlink(link)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return link
 
 
 def _read_maps(task: str, held: dict[Key, _Held], wanted: _Wanted) -> None:
@@ -230,7 +242,7 @@ def descriptors_in_transit(pids: Iterable[int], proc: str = "/proc") -> tuple[Fa
 
 def _in_transit(proc: str, pid: int) -> Iterator[Fact]:
     for number in os.listdir(f"{proc}/{pid}/fd"):
-        kind = os.readlink(f"{proc}/{pid}/fd/{number}")
+        kind = _target(f"{proc}/{pid}/fd/{number}")
         if not kind.startswith(("socket:", "anon_inode:[io_uring]")):
             continue
         source = f"{proc}/{pid}/fdinfo/{number}"

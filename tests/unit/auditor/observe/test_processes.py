@@ -27,6 +27,26 @@ def test_mapping_and_descriptor_of_one_file_are_one_hold(fake_proc: FakeProc, ro
     assert scan.processes[7].start_ticks == 522941
 
 
+def test_file_whose_path_is_longer_than_the_kernel_tells_is_held_and_stops_nobody(root: Root, shm: Path) -> None:
+    """A directory at a time: a path of more than 4,096 bytes cannot be named at once."""
+    depth, held = 20, os.open(shm, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d" * 255, dir_fd=held)
+        above, held = held, os.open("d" * 255, os.O_RDONLY, dir_fd=held)
+        os.close(above)
+    file = os.open("segment", os.O_CREAT | os.O_RDWR, dir_fd=held)
+    try:
+        with pytest.raises(OSError, match="File name too long"):
+            os.readlink(f"/proc/self/fd/{file}")
+        scan = scan_processes([root])
+        (hold,) = scan.holds[root.device, os.fstat(file).st_ino]
+        assert hold.pid == os.getpid()
+        assert descriptors_in_transit([os.getpid()]) == ()
+    finally:
+        os.close(file)
+        os.close(held)
+
+
 def test_name_that_looks_deleted_is_no_unlinked_file(fake_proc: FakeProc, root: Root, shm: Path) -> None:
     segment = shm / "x (deleted)"
     segment.write_bytes(b"x")
