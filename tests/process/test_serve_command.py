@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,3 +107,46 @@ def test_registry_that_cannot_be_is_refused_in_words_and_leaves_nothing(option: 
 def test_top_refuses_an_interval_that_is_none_also_where_it_looks_once() -> None:
     refused = command("top", "--once", "--every", "often")
     assert (refused.returncode, "'often' is not a duration" in refused.stderr) == (2, True)
+
+
+def test_registry_whose_directory_is_removed_ends_with_words_and_leaves_its_namesake_alone() -> None:
+    """RemoveIPC of systemd-logind, a cleaner, an entry script."""
+    with serving() as first, shmlease.connect(ID).share(np.arange(3), "calls") as held:
+        name = held.segment
+        shutil.rmtree(f"/dev/shm/shmlease-{ID}")
+        with serving() as second:
+            assert first.wait(60) == 2
+            assert first.stderr is not None
+            assert f"/dev/shm/shmlease-{ID} was removed under registry {ID}" in first.stderr.read()
+            assert not os.path.exists(f"/dev/shm/{name}"), "what it has given out goes with it"
+            assert held.array.sum() == 3, "what is mapped stays"
+            with shmlease.connect(ID).share(np.arange(4), "calls") as lease:
+                assert lease.array.sum() == 6
+            second.terminate()
+            assert second.wait(30) == 0
+    assert not os.path.exists(f"/dev/shm/shmlease-{ID}")
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_registry_that_is_told_to_end_after_its_directory_was_removed_leaves_its_namesake_alone(
+    end: signal.Signals,
+) -> None:
+    """It is stopped meanwhile, so that it cannot have noticed."""
+    with serving() as first:
+        first.send_signal(signal.SIGSTOP)
+        shutil.rmtree(f"/dev/shm/shmlease-{ID}")
+        with serving() as second:
+            first.send_signal(end)
+            first.send_signal(signal.SIGCONT)
+            assert first.wait(60) == 2
+            with shmlease.connect(ID).share(np.arange(4), "calls") as lease:
+                assert lease.array.sum() == 6
+            second.terminate()
+            assert second.wait(30) == 0
+
+
+def test_registry_whose_files_were_removed_one_by_one_removes_the_rest(served: subprocess.Popen[str]) -> None:
+    for name in ("lock", "socket"):
+        os.unlink(f"/dev/shm/shmlease-{ID}/{name}")
+    assert served.wait(60) == 2
+    assert not os.path.exists(f"/dev/shm/shmlease-{ID}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-__all__ = ["enter", "is_possible"]
+__all__ = ["enter", "is_possible", "mount"]
 
 _CLONE_NEWNS = 0x00020000
 _MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
@@ -38,6 +38,11 @@ def enter() -> None:
     _check(_libc.unshare(_CLONE_NEWNS))
     _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
     _check(_libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"mode=1777"))
+
+
+def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
+    """mount(2)."""
+    _check(_libc.mount(*(os.fsencode(word) for word in (source, target, kind)), flags, os.fsencode(options)))
 
 
 def _check(result: int) -> None:

@@ -62,8 +62,9 @@ class RegistryDirectory:
     """The directory of the registry `id` under `root`, which is `owner`'s alone.
 
     It is one directory: the first that was entered or made. If it is removed and another takes its name, what is done here is
-    done to neither. Whatever is in it is reached through its descriptor, which is opened for each operation: one that is kept
-    could be closed by the program, and its number be of something else by the next time.
+    done to neither; device and inode decide, for tmpfs does not use an inode number again. Whatever is in it is reached
+    through its descriptor, which is opened for each operation: one that is kept could be closed by the program, and its number
+    be of something else by the next time.
 
     Parameters
     ----------
@@ -127,6 +128,8 @@ class RegistryDirectory:
             directory = open_directory(self.path if root is None else self._name, directory=root)
         except PermissionDeniedError as refusal:
             raise self._refused(str(refusal)) from None
+        except PermissionError as error:
+            raise no_shared_memory(self.root, error) from None
         try:
             self._check(os.fstat(directory), directory)
         except BaseException:

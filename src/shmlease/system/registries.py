@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import stat
 
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.names import DIRECTORY_NAME
@@ -48,11 +49,13 @@ def default_registry_id(root: str = SHM_ROOT) -> str:
     """
     usual = f"u{os.geteuid()}"
     try:
-        owner = os.stat(f"{root}/shmlease-{usual}", follow_symlinks=False).st_uid
+        status = os.stat(f"{root}/shmlease-{usual}", follow_symlinks=False)
     except OSError:
-        owner = None
-    if owner == os.geteuid():
-        return usual
+        is_free = True
+    else:
+        is_free = False
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+            return usual
     with_tail = re.compile(rf"{usual}x[0-9a-f]{{8}}")
     others = [directory.id for directory in registry_directories(root) if with_tail.fullmatch(directory.id)]
-    return min(others, default=usual if owner is None else f"{usual}x{secrets.token_hex(4)}")
+    return min(others, default=usual if is_free else f"{usual}x{secrets.token_hex(4)}")

@@ -190,6 +190,7 @@ def read_regular(path: str, limit_bytes: int, *, directory: int | None = None, o
             position += len(piece)
     finally:
         os.close(descriptor)
+    path = _full(path, directory)
     raise PermissionDeniedError(
         f"{path} holds {format_bytes(max(size_bytes, position))}; not more than {format_bytes(limit_bytes)} is read",
         path=path,
@@ -236,9 +237,7 @@ def _refused(
     path: str, status: os.stat_result, wanted: int, owner: int | None, directory: int | None
 ) -> PermissionDeniedError:
     """What stands in the way at `path`, in words."""
-    if directory is not None:
-        with contextlib.suppress(OSError):
-            path = f"{os.readlink(f'/proc/self/fd/{directory}')}/{path}"
+    path = _full(path, directory)
     kind = stat.S_IFMT(status.st_mode)
     faults = []
     if kind != wanted:
@@ -247,3 +246,11 @@ def _refused(
         expected = f"this process runs as uid {owner}" if owner == os.geteuid() else f"uid {owner} was expected"
         faults.append(f"belongs to uid {status.st_uid}; {expected}")
     return PermissionDeniedError(f"{path} {' and '.join(faults)}", path=path, uid=status.st_uid)
+
+
+def _full(path: str, directory: int | None) -> str:
+    """`path`, of which the directory is open, for a message."""
+    with contextlib.suppress(OSError):
+        if directory is not None:
+            return f"{os.readlink(f'/proc/self/fd/{directory}')}/{path}"
+    return path

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import shutil
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from shmlease.errors import PermissionDeniedError
+from shmlease.errors import (
+    CapacityError,
+    LeaseError,
+    PermissionDeniedError,
+    RegistryUnavailableError,
+    UnsupportedPlatformError,
+)
 from shmlease.system.directory import RegistryDirectory
-from shmlease.system.registries import registry_directories
+from shmlease.system.registries import default_registry_id, registry_directories
 
 PAGE = 4096
 OS_NAME = "shmlease-0a1b2c3d-1-0123456789abcdef"
@@ -365,3 +375,154 @@ def test_journal_that_has_no_room_leaves_no_file(directory: RegistryDirectory, m
     with pytest.raises(OSError, match="No space left"):
         directory.create_journal(3)
     assert os.listdir(directory.path) == []
+
+
+# --- one directory, by inode ---------------------------------------------------------------------------------------------
+
+OPERATIONS: dict[str, Callable[[RegistryDirectory], object]] = {
+    "lock": lambda directory: directory.lock(),
+    "is_served": RegistryDirectory.is_served,
+    "create_segment": lambda directory: directory.create_segment(9, PAGE),
+    "open_segment": lambda directory: directory.open_segment(1, writable=True),
+    "retire_segment": lambda directory: directory.retire_segment(1, "", punch=True),
+    "revoke_spare": lambda directory: directory.revoke_spare(1, 1),
+    "claim_spare": lambda directory: directory.claim_spare(1, 1),
+    "link_alias": lambda directory: directory.link_alias(1, OS_NAME),
+    "mint_token": lambda directory: directory.mint_token(78),
+    "claim_token": lambda directory: directory.claim_token(77, 3),
+    "void_token": lambda directory: directory.void_token(77),
+    "create_journal": lambda directory: directory.create_journal(4),
+    "open_journal": lambda directory: directory.open_journal(3, writable=True),
+    "drop_journal": lambda directory: directory.drop_journal(3),
+    "remove_entry": lambda directory: directory.remove_entry("s", 1, None),
+    "remove": RegistryDirectory.remove,
+}
+
+
+def filled(directory: RegistryDirectory) -> RegistryDirectory:
+    directory.create()
+    directory.create_segment(1, PAGE)
+    directory.mint_token(77)
+    directory.create_journal(3)
+    Path(directory.ledger_path).touch()
+    return directory
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_nothing_is_done_to_a_namesake_of_a_directory_that_was_removed(
+    directory: RegistryDirectory, operation: str
+) -> None:
+    filled(directory)
+    pinned = os.open(directory.path, os.O_PATH)  # tmpfs does not use an inode number again; where tests lie, others may
+    shutil.rmtree(directory.path)
+    namesake = filled(RegistryDirectory(directory.id, directory.root))
+    before = {name: os.stat(f"{namesake.path}/{name}").st_blocks for name in os.listdir(namesake.path)}
+    try:
+        done = OPERATIONS[operation](directory)
+    except FileNotFoundError:
+        done = None
+    assert done in (None, False) or operation == "revoke_spare"
+    assert {name: os.stat(f"{namesake.path}/{name}").st_blocks for name in os.listdir(namesake.path)} == before
+    assert os.listdir(directory.root) == [f"shmlease-{directory.id}"]
+    assert not directory.exists()
+    assert namesake.exists()
+    os.close(pinned)
+
+
+def test_made_again_it_is_the_new_one(directory: RegistryDirectory) -> None:
+    shutil.rmtree(directory.path)
+    filled(directory)
+    assert sorted(directory.entries()) == [("j", 3, None), ("s", 1, None), ("t", 77, None)]
+
+
+def test_link_that_takes_the_place_of_the_directory_while_it_is_removed_is_not_followed(
+    directory: RegistryDirectory, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    filled(directory)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for name in os.listdir(directory.path):
+        (elsewhere / name).touch()
+    listdir = os.listdir
+
+    def swap_first(path: int | str) -> list[str]:
+        names = listdir(path)
+        if "ledger" in names and not os.path.islink(directory.path):
+            os.rename(directory.path, f"{directory.root}/aside")
+            os.symlink(elsewhere, directory.path)
+        return names
+
+    monkeypatch.setattr(os, "listdir", swap_first)
+    directory.remove()
+    monkeypatch.undo()
+    assert sorted(os.listdir(elsewhere)) == ["j3", "ledger", "s1", "t77"]
+    assert os.listdir(f"{directory.root}/aside") == [], "what was checked is what was emptied"
+    assert os.path.islink(directory.path)
+
+
+def test_what_no_registry_has_made_is_left_and_told_of_and_all_else_is_removed(directory: RegistryDirectory) -> None:
+    filled(directory)
+    os.mkdir(f"{directory.path}/s5")
+    with pytest.raises(OSError, match="something that no registry has made is in it"):
+        directory.remove()
+    assert os.listdir(directory.path) == ["s5"]
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "fifo"])
+def test_name_given_out_that_somebody_else_has_taken_is_left(directory: RegistryDirectory, kind: str) -> None:
+    directory.create_segment(1, PAGE)
+    path = f"{directory.root}/{OS_NAME}"
+    {"directory": os.mkdir, "link": lambda path: os.symlink("/etc/passwd", path), "fifo": os.mkfifo}[kind](path)
+    directory.retire_segment(1, OS_NAME, punch=False)
+    directory.remove()
+    assert os.listdir(directory.root) == [OS_NAME]
+
+
+# --- where nothing can be made -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "words"),
+    [
+        (errno.ENOSPC, CapacityError, "`shmlease audit`"),
+        (errno.EROFS, RegistryUnavailableError, "mounted read-only"),
+        (errno.EACCES, PermissionDeniedError, "may not write there; its mode is to be 1777"),
+        (errno.EIO, RegistryUnavailableError, "Input/output error"),
+    ],
+)
+def test_directory_that_cannot_be_made_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[LeaseError], words: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(error, match=f"registry x cannot be made.*{words}"):
+        RegistryDirectory("x", str(tmp_path)).create()
+
+
+def test_root_that_is_not_there_is_told_of_by_all_who_look_into_it(tmp_path: Path) -> None:
+    root = str(tmp_path / "none")
+    directory = RegistryDirectory("x", root)
+    for look in (directory.create, directory.exists, directory.free_bytes):
+        with pytest.raises(UnsupportedPlatformError, match=f"there is no {root}.*mount"):
+            look()
+    for find in (registry_directories, default_registry_id):
+        with pytest.raises(UnsupportedPlatformError, match="there is no"):
+            find(root)
+
+
+# --- the default registry --------------------------------------------------------------------------------------------------
+
+
+def test_default_registry_is_known_by_its_user_unless_somebody_else_has_that_name(tmp_path: Path) -> None:
+    root, usual = str(tmp_path), f"u{os.geteuid()}"
+    assert default_registry_id(root) == usual
+    (tmp_path / f"shmlease-{usual}").touch()
+    first = default_registry_id(root)
+    assert re.fullmatch(rf"{usual}x[0-9a-f]{{8}}", first)
+    RegistryDirectory(first, root).create()
+    assert default_registry_id(root) == first, "who joins finds what was started"
+    (tmp_path / f"shmlease-{usual}").unlink()
+    assert default_registry_id(root) == first, "also when the name is free again"
+    RegistryDirectory(usual, root).create()
+    assert default_registry_id(root) == usual
