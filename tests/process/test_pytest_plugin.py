@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -593,6 +594,167 @@ def test_what_a_process_of_a_wider_fixture_makes_is_of_the_test_in_which_it_was_
     result.assert_outcomes(passed=3, errors=1)
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_asks *"])
     assert "in test test_it.py::test_asks," in unwrapped(result) or "in test test_it.py::test_asks " in unwrapped(result)
+
+
+def test_what_a_fixture_makes_only_later_is_its_own_until_it_ends(pytester: pytest.Pytester) -> None:
+    tests = """
+    @pytest.fixture(scope="module")
+    def cache():
+        segments = {}
+        yield segments
+        for segment in segments.values():
+            segment.unlink()
+            segment.close()
+
+    @pytest.fixture(scope="module")
+    def forgetful_cache():
+        return {}
+
+    def test_fills(cache):
+        cache["a"] = make()
+
+    def test_forgets(forgetful_cache):
+        forgetful_cache["a"] = make()
+        kept.append(forgetful_cache["a"])
+
+    def test_last():
+        pass
+    """
+    write(pytester, tests)
+    result = pytester.runpytest_subprocess("--shmlease-audit")
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*ERROR at teardown of test_forgets *", "*fixture 'forgetful_cache' of test_it.py kept it*"]
+    )
+
+
+@pytest.mark.parametrize("scope", ["module", "session"])
+def test_what_processes_of_a_wider_fixture_hold_is_its_own_until_it_ends(pytester: pytest.Pytester, scope: str) -> None:
+    tests = f"""
+    import multiprocessing
+    from multiprocessing.managers import SharedMemoryManager
+
+    @pytest.fixture(scope="{scope}")
+    def pool():
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            yield pool
+
+    @pytest.fixture(scope="{scope}")
+    def manager():
+        with SharedMemoryManager() as manager:
+            yield manager
+
+    held = []
+
+    def hold(name):
+        held.append(SharedMemory(name=name))
+
+    def hold_and_disown(name):
+        from multiprocessing import resource_tracker
+        resource_tracker.unregister("/" + name, "shared_memory")
+        hold(name)
+
+    def test_pool_holds_it(pool):
+        segment = make()
+        pool.apply(hold, (segment.name,))
+        segment.close()
+        segment.unlink()
+
+    def test_pool_holds_what_nobody_removes(pool):
+        segment = make()
+        pool.apply(hold_and_disown, (segment.name,))
+        segment.close()
+
+    def test_manager_removes_it(manager):
+        segment = manager.SharedMemory(5000)
+        segment.buf[0] = 1
+        segment.close()
+
+    def test_last():
+        pass
+    """
+    write(pytester, tests)
+    result = pytester.runpytest_subprocess("--shmlease-audit")
+    result.assert_outcomes(passed=4, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_pool_holds_what_nobody_removes *"])
+
+
+def test_what_a_process_left_running_holds_counts_at_the_end_of_the_session(pytester: pytest.Pytester) -> None:
+    tests = """
+    import subprocess, sys
+
+    HOLD = "import mmap, sys; f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 0); print(1, flush=True); sys.stdin.read()"
+
+    def hold():
+        segment = make()
+        program = [sys.executable, "-c", HOLD, "/dev/shm/" + segment.name]
+        kept.append(subprocess.Popen(program, stdin=-1, stdout=-1))
+        kept[-1].stdout.readline()
+        segment.close()
+        segment.unlink()
+
+    def test_leaves_it_running():
+        hold()
+
+    def test_leaves_it_to_the_next():
+        hold()
+
+    def test_ends_it():
+        kept[-1].communicate()
+    """
+    write(pytester, tests)
+    result = pytester.runpytest_subprocess("--shmlease-audit")
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_leaves_it_running *", "LH003 unlinked-but-held *"])
+
+
+LOKY = """
+    import multiprocessing
+
+    _executor = None
+
+    class Executor:
+        def __init__(self):
+            self.memory = SharedMemory(create=True, size=5000)
+
+    def get_reusable_executor():
+        global _executor
+        if _executor is None:
+            _executor = Executor()
+        return _executor
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_library_keeps_for_reuse_is_set_aside_with_the_reason(pytester: pytest.Pytester, workers: int) -> None:
+    pytester.mkpydir("loky")
+    (pytester.path / "loky" / "reusable_executor.py").write_text(textwrap.dedent(PRELUDE + LOKY))
+    tests = """
+    from loky.reusable_executor import Executor, get_reusable_executor
+
+    def test_uses_the_library():
+        get_reusable_executor()
+
+    def test_uses_it_again():
+        get_reusable_executor()
+
+    def test_leaks_one_of_its_own():
+        kept.append(Executor())
+    """
+    write(pytester, tests)
+    options = ["-n", str(workers), "--dist", "loadfile"] if workers else []
+    result = pytester.runpytest_subprocess("--shmlease-audit", "--shmlease-report=report.json", *options)
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*ERROR at teardown of test_leaks_one_of_its_own *", "shmlease: set aside 1: loky keeps *"]
+    )
+    (aside,) = [
+        one
+        for one in json.loads((pytester.path / "report.json").read_text())["suppressed"]
+        if one["finding"]["name"].startswith("psm_")
+    ]
+    assert aside["reason"].startswith("loky keeps its executor")
+    assert aside["finding"]["creator"]["test"] == "test_it.py::test_uses_the_library"
 
 
 def test_session_without_the_plugin_runs(pytester: pytest.Pytester) -> None:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Final
 from shmlease.lazy import lazily
 
 if TYPE_CHECKING:
-    from shmlease.testing.leaks import LeakError, LeakWatch, assert_no_leaks
+    from shmlease.testing.leak_watch import LeakWatch
+    from shmlease.testing.leaks import LeakError, assert_no_leaks
     from shmlease.testing.memory import MemoryRegistry, memory_registry
 
 __all__ = ["LeakError", "LeakWatch", "MemoryRegistry", "assert_no_leaks", "memory_registry"]
 
 _HOMES: Final = {
     "LeakError": "shmlease.testing.leaks",
-    "LeakWatch": "shmlease.testing.leaks",
+    "LeakWatch": "shmlease.testing.leak_watch",
     "MemoryRegistry": "shmlease.testing.memory",
     "assert_no_leaks": "shmlease.testing.leaks",
     "memory_registry": "shmlease.testing.memory",

@@ -20,6 +20,11 @@ class ScopeTimes:
         self._began_ns.append(time.time_ns())
         self._names.append(name)
 
+    @property
+    def latest(self) -> str | None:
+        """The scope that began last."""
+        return self._names[-1] if self._names else None
+
     def at(self, moment_ns: int) -> str | None:
         """The scope in which a moment since the epoch lay; None if it was before the first."""
         position = bisect_right(self._began_ns, moment_ns)

@@ -14,7 +14,7 @@ import shmlease
 import shmlease.testing
 from shmlease.auditor.judge.suppression import Suppression
 from shmlease.testing import LeakError, assert_no_leaks
-from shmlease.testing.leaks import LeakWatch
+from shmlease.testing.leak_watch import LeakWatch
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from shmlease.auditor.report.output import form_of
 from shmlease.integrations.pytest.item_audit import ItemAudit
 from shmlease.integrations.pytest.session_summary import RECORDS, SessionSummary
 from shmlease.output_file import check_output
-from shmlease.testing.leaks import LeakWatch
+from shmlease.testing.leak_watch import LeakWatch
 
 __all__ = ["start_audit"]
 

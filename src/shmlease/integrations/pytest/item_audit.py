@@ -8,16 +8,20 @@ the teardown, or in the output of an xdist worker, to where they are summed up (
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
-from collections.abc import Generator, Mapping
+import time
+import types
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Final
 
 import pytest
 
 from shmlease.auditor.judge.findings import Report
 from shmlease.auditor.judge.suppression import Suppression
-from shmlease.testing.leaks import LeakWatch, told
+from shmlease.testing.leak_watch import LeakWatch
+from shmlease.testing.leaks import told
 
 __all__ = ["ALLOWED", "FIELD", "IMPORTS", "PROPERTY", "SESSION", "ItemAudit", "allowed_leaks"]
 
@@ -64,11 +68,11 @@ class ItemAudit:
         """What a fixture of a wider scope makes is its own until it is torn down."""
         if fixturedef.scope == "function":
             return (yield)
-        before = self._watch.look()
+        before, began_ns = self._watch.look(), time.time_ns()
         try:
             return (yield)
         finally:
-            self._watch.own(_owner(fixturedef), before)
+            self._watch.own(_owner(fixturedef), before, began_ns=began_ns, roots=lambda: _held_by(fixturedef))
 
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         """From now on it counts."""
@@ -98,7 +102,10 @@ class ItemAudit:
         """What this test leaked, if anything; in a section of its report where it does not become the failure itself."""
         failed = item.stash.get(_FAILED, False)
         report = self._watch.check(
-            item.nodeid, suppressions=allowed_leaks(item), before_looking=_forget_failure if failed else gc.collect
+            item.nodeid,
+            suppressions=allowed_leaks(item),
+            before_looking=_forget_failure if failed else gc.collect,
+            carries=True,
         )
         if report is None:
             return None
@@ -138,6 +145,7 @@ class ItemAudit:
         output = getattr(self._config, "workeroutput", None)
         if output is not None:
             self._watch.end(IMPORTS)
+            self._watch.end_all()
             report = self._watch.check(SESSION)
             if report is not None:
                 output[FIELD] = dumped(self._watch.by_test(report, SESSION))
@@ -173,6 +181,17 @@ def _suppression(item: pytest.Item, marker: pytest.Mark) -> Suppression:
 
 def _owner(fixturedef: pytest.FixtureDef[Any]) -> str:
     return f"the {fixturedef.scope}-scoped fixture {fixturedef.argname!r} of {fixturedef.baseid or 'the plugins'}"
+
+
+def _held_by(fixturedef: pytest.FixtureDef[Any]) -> Iterator[object]:
+    """What a fixture that is set up holds: its value, the locals of its generator, and the objects that are to be finalized."""
+    if fixturedef.cached_result is not None:
+        yield fixturedef.cached_result[0]
+    for finalizer in getattr(fixturedef, "_finalizers", ()):  # of pytest's own, and not promised
+        if isinstance(finalizer, functools.partial):
+            yield from (one for one in finalizer.args if isinstance(one, types.GeneratorType))
+        elif not isinstance(getattr(finalizer, "__self__", None), pytest.FixtureDef):
+            yield finalizer
 
 
 def _forget_failure() -> None:

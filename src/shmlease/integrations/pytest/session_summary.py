@@ -23,7 +23,8 @@ from shmlease.auditor.report.output import write_file
 from shmlease.errors import LeaseError
 from shmlease.integrations.pytest.item_audit import ALLOWED, FIELD, IMPORTS, PROPERTY, SESSION, allowed_leaks
 from shmlease.integrations.pytest.totals import Totals
-from shmlease.testing.leaks import LeakWatch, told
+from shmlease.testing.leak_watch import LeakWatch
+from shmlease.testing.leaks import told
 
 __all__ = ["RECORDS", "SessionSummary"]
 
@@ -99,6 +100,7 @@ class SessionSummary:
         Where the tests were interrupted, workers may still run; what is found then is in the summary alone.
         """
         result = yield
+        self._watch.end_all()
         self._look()
         if self._fails:
             for nodeid, report in self._totals.late():
@@ -135,6 +137,8 @@ class SessionSummary:
                 f"shmlease: not known whose: {len(doubtful)} segments that appeared meanwhile, such as "
                 f"{doubtful[0].name}; if nothing else uses /dev/shm here, set shmlease_audit_alone"
             )
+        for reason, count in totals.kept_by_libraries():
+            terminalreporter.write_line(f"shmlease: set aside {count}: {reason}")
         if totals.has_leaks:
             terminalreporter.section("shared memory leaks", yellow=not self._fails, red=self._fails)
         for nodeid, report, is_told in totals.leaks():

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from shmlease.auditor.judge.findings import Event, Finding, Report, SuppressionUse
 from shmlease.auditor.judge.rules import Severity
+from shmlease.testing.keepers import LIBRARIES
 
 __all__ = ["Totals"]
 
@@ -65,6 +66,12 @@ class Totals:
     def leaks(self) -> Iterator[tuple[str, Report, bool]]:
         """What leaked: test, report, and whether it is an error of the test already."""
         return ((one.nodeid, one.report, one.is_told) for one in self._entries if one.report.leaks)
+
+    def kept_by_libraries(self) -> list[tuple[str, int]]:
+        """Why something was set aside that a library keeps for reuse, and how many segments it is about."""
+        reasons = {library.reason for library in LIBRARIES}
+        counts = Counter(one.reason for entry in self._entries for one in entry.report.suppressed if one.reason in reasons)
+        return sorted(counts.items())
 
     def late(self) -> Iterator[tuple[str, Report]]:
         """The leaks of tests that have ended without an error for them; they have one from now on."""

@@ -1,0 +1,129 @@
+"""Who keeps what a test has left behind, on purpose: a fixture of a wider scope, a library, or a process that lives on.
+
+- **A fixture** keeps what its value, its generator or its finalizers refer to, and what is held by processes that it started.
+  That counts when the fixture has been torn down.
+- **A library** that reuses what it has made keeps what its own variable refers to. That is set aside, with the reason.
+- **A process** that a test has started and that still runs keeps what it holds, for nobody can tell yet whether somebody means to
+  end it. That counts at the end of the session, when all fixtures have been torn down.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from shmlease.auditor.judge.findings import Finding, Process
+from shmlease.testing.reachable import Reachable, reachable_from
+
+__all__ = ["LIBRARIES", "Keeper", "Keepers", "Library"]
+
+_CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
+# A process's start is counted in ticks.
+_TICK_NS: Final = 1_000_000_000 // _CLOCK_TICKS
+_MANAGERS: Final = "/multiprocessing/managers.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """A variable of a library that keeps something for reuse, and why that is no leak."""
+
+    module: str
+    variable: str
+    reason: str
+
+    def root(self) -> object:
+        """What the variable holds now; None if the library is not in use."""
+        return getattr(sys.modules.get(self.module), self.variable, None)
+
+
+_LOKY = "loky keeps its executor, with its workers and semaphores, for the next parallel call (get_reusable_executor)"
+LIBRARIES: Final = (
+    Library("joblib.externals.loky.reusable_executor", "_executor", _LOKY),
+    Library("loky.reusable_executor", "_executor", _LOKY),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """What keeps something: `name` it goes by; `reason` if that is no leak, whatever happens."""
+
+    name: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fixture:
+    began_ns: int
+    ended_ns: int
+    roots: Callable[[], Iterable[object]]
+
+
+class Keepers:
+    """The fixtures that are set up at the moment, and the libraries that are known."""
+
+    def __init__(self) -> None:
+        self._fixtures: dict[str, _Fixture] = {}
+
+    def enter(self, fixture: str, began_ns: int, roots: Callable[[], Iterable[object]]) -> None:
+        """`fixture` has been set up, which took from `began_ns` until now; `roots` gives what it holds."""
+        self._fixtures[fixture] = _Fixture(began_ns, time.time_ns(), roots)
+
+    def leave(self, fixture: str) -> None:
+        """`fixture` has been torn down."""
+        self._fixtures.pop(fixture, None)
+
+    def has(self, fixture: str) -> bool:
+        """Whether `fixture` is set up."""
+        return fixture in self._fixtures
+
+    def look(self, family: Collection[int]) -> Callable[[Finding], Keeper | None]:
+        """A function that tells who of these, and of the processes in `family`, keeps what a finding is about, now."""
+        libraries = [(library, functools.cache(lambda one=library: reachable_from([one.root()]))) for library in LIBRARIES]
+        fixtures = [
+            (name, one, functools.cache(lambda one=one: reachable_from(one.roots())))
+            for name, one in reversed(self._fixtures.items())
+        ]
+
+        def keeper_of(finding: Finding) -> Keeper | None:
+            for library, reachable in libraries:
+                if _keeps(reachable(), finding):
+                    return Keeper(library.module.partition(".")[0], library.reason)
+            for name, fixture, reachable in fixtures:
+                if _keeps(reachable(), finding) or _started(fixture, _others(finding)):
+                    return Keeper(name)
+            children = [process for process in _others(finding) if process.pid in family]
+            return Keeper(str(children[0])) if children else None
+
+        return keeper_of
+
+
+def _others(finding: Finding) -> list[Process]:
+    """The holders beside this process."""
+    return [holder for holder in finding.holders if holder.pid != os.getpid()]
+
+
+def _keeps(reachable: Reachable, finding: Finding) -> bool:
+    if finding.path in reachable.paths or finding.subject in reachable.leases:
+        return True
+    others = {process.pid for process in _others(finding)}
+    if others:
+        return others <= reachable.pids
+    return reachable.has_manager and not finding.holders and _is_of_a_manager(finding)
+
+
+def _is_of_a_manager(finding: Finding) -> bool:
+    """Whether it was made through a SharedMemoryManager, which unlinks it when it is shut down."""
+    stack = finding.creator.stack if finding.creator else ()
+    return any(place.file.endswith(_MANAGERS) and place.function.startswith("SharedMemoryManager.") for place in stack)
+
+
+def _started(fixture: _Fixture, processes: Iterable[Process]) -> bool:
+    """Whether all of `processes`, of which there is one at least, were started while the fixture was set up."""
+    booted_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    started = [booted_ns + (process.start_ticks or 0) * _TICK_NS for process in processes]
+    return bool(started) and all(fixture.began_ns - 2 * _TICK_NS <= at <= fixture.ended_ns for at in started)
