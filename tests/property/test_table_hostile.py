@@ -10,8 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
+from rig.repeated import for_each
 from rig.shell import PAGE, SECRET, Shell, identity
 from shmlease.core import messages as m
 from shmlease.core.model import ClientState, LeaseState, SegmentState, client_of
@@ -121,7 +120,7 @@ def check(shell: Shell) -> None:
     assert len(rows.events) <= 1024
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@for_each("seed", SEEDS)
 def test_nothing_that_clients_say_can_confuse_the_table(seed: int) -> None:
     mob = Mob(seed)
     try:
@@ -144,7 +143,7 @@ def test_nothing_that_clients_say_can_confuse_the_table(seed: int) -> None:
         raise
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@for_each("seed", SEEDS)
 def test_refused_command_leaves_the_table_as_it_was(seed: int) -> None:
     mob = Mob(seed)
     refused = 0

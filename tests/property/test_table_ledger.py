@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rig.repeated import for_each
 from rig.shell import Shell
 from shmlease.core import messages as m
 from shmlease.core.model import Snapshot, key_of
@@ -91,7 +92,7 @@ def test_any_prefix_is_the_table_after_some_whole_commit(recorder: Recorder) -> 
         assert found == (recorder.whole[commits - 1] if commits else Snapshot()), f"cut at byte {length}"
 
 
-@pytest.mark.parametrize("seed", range(300))
+@for_each("seed", range(300))
 def test_torn_last_record_is_as_if_it_was_not_there(recorder: Recorder, seed: int) -> None:
     """Of a write that was under way, any of its bytes may be there and any may not."""
     rng = random.Random(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import shmlease
+from rig.repeated import for_each
 
 PACKAGE = Path(shmlease.__file__).parent
 
@@ -61,9 +63,14 @@ def part_named(module: str) -> str:
     return f"{first}.{room}" if first == "auditor" and room in ROOMS else first
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports(path: Path) -> Iterator[str]:
     """Absolute names of all that the module imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -79,7 +86,7 @@ def parts_imported(path: Path) -> set[str]:
     return parts - {"__version__"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@for_each("path", MODULES)
 def test_imports_point_towards_the_core(path: Path) -> None:
     part = part_of(path)
     used = parts_imported(path) - {part}
@@ -89,26 +96,24 @@ def test_imports_point_towards_the_core(path: Path) -> None:
         assert not used & NOBODY_IMPORTS, "nothing imports a face"
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in MODULES if part_of(p) in ("core", "errors", "units", "auditor.judge")], ids=lambda p: p.stem
-)
+@for_each("path", [p for p in MODULES if part_of(p) in ("core", "errors", "units", "auditor.judge")])
 def test_core_and_judge_touch_nothing_of_the_world(path: Path) -> None:
     used = {name.split(".")[0] for name in imports(path)}
     assert not used & WORLD
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if part_of(p) == "registry"], ids=lambda p: p.stem)
+@for_each("path", [p for p in MODULES if part_of(p) == "registry"])
 def test_registry_process_runs_without_numpy_and_without_the_client(path: Path) -> None:
     used = set(imports(path))
     assert "numpy" not in {name.split(".")[0] for name in used}
     assert not any(name.startswith("shmlease.client") for name in used)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@for_each("path", MODULES)
 def test_module_opens_with_one_sentence_that_says_what_it_is_for(path: Path) -> None:
     if path.name == "__init__.py" and not path.read_text().strip():
         return
-    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    docstring = ast.get_docstring(tree_of(path))
     assert docstring, "no docstring"
     opening = docstring.split("\n\n")[0]
     assert opening.endswith((".", ":")), opening
