@@ -1,4 +1,4 @@
-"""Detectors that hold a registry's lease table against what there is: its process, its files, its clients.
+"""Detectors that compare a registry's lease table with reality: its process, its files, its clients.
 
 A client counts as alive until its death is proved, and a registry that is changing hands is not judged.
 """
@@ -9,18 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from shmlease.auditor.judge.evidence import Hold, LockState, RegistryFacts
 from shmlease.auditor.judge.findings import Confidence, Fact, Finding, Process
-from shmlease.auditor.judge.indexed_evidence import IndexedEvidence, RegistryHealth, place_of, subject_of_file
+from shmlease.auditor.judge.indexed_evidence import HeldLease, IndexedEvidence, RegistryHealth, subject_of_file
 from shmlease.auditor.judge.rules import RULES, Severity
-from shmlease.core.model import (
-    ClientRow,
-    ClientState,
-    EventKind,
-    Identity,
-    LeaseRow,
-    LeaseState,
-    SegmentRow,
-    SegmentState,
-)
+from shmlease.core.model import ClientState, EventKind, Identity, LeaseState, SegmentRow, SegmentState
 from shmlease.units import format_bytes, format_duration
 
 __all__ = [
@@ -34,18 +25,18 @@ __all__ = [
     "stale_lease",
 ]
 
-# The registry's timers run once a second; a ticket that ran out since has not been seen yet.
+# The registry's timers run once a second, so it may not have noticed a ticket that has expired since.
 _TICKET_GRACE_NS = 2_000_000_000
 _LEASED = frozenset({SegmentState.RESERVED, SegmentState.FILLING, SegmentState.PUBLISHED})
 _MAX_ANCESTORS = 64  # a bound: parents are read while processes come and go
 
 
 def held_without_lease(indexed: IndexedEvidence) -> Iterator[Finding]:
-    """LH002: a process has a registry's segment open or mapped, and is no client of that registry.
+    """LH002: a process has a registry's segment open or mapped, and is not a client of that registry.
 
-    A client may keep mappings of segments that it has released: that is how they are found warm again. A child that a
-    client forked has its parent's mappings, which is harmless while the segment is leased; afterwards it is retired. Who
-    opens a leased segment by the OS name that its holder asked for is told in a note.
+    A client may keep mappings of segments that it has released: that is how it finds them warm again. A child that a client
+    forked has its parent's mappings, which is harmless while the segment is leased; afterwards it is not. Opening a leased
+    segment by the OS name that its holder asked for is only a note.
     """
     for registry in indexed.evidence.registries:
         members = indexed.members(registry)
@@ -53,30 +44,34 @@ def held_without_lease(indexed: IndexedEvidence) -> Iterator[Finding]:
             continue
         for file, number in indexed.files_of(registry):
             segment = registry.snapshot.segments.get(number) if number is not None else None
+            if segment is None:
+                continue
             holds = indexed.evidence.holds.get(file.key, ())
-            strangers = [h for h in holds if segment and not _is_entitled(indexed, members, segment, h, holds)]
-            if not strangers or segment is None:
+            strangers = [hold for hold in holds if not _is_entitled(indexed, members, segment, hold, holds)]
+            if not strangers:
                 continue
             holders = tuple(indexed.process(hold.pid) for hold in strangers)
-            state = Fact(f"segment {number} is {segment.state}; none of its leases is theirs", f"{registry.path}/ledger")
             is_invited = segment.exposed and segment.state in _LEASED
             yield _of_segment(
                 indexed,
                 "LH002",
-                f"{_named(segment, registry)} is held by {holders[0]}, which has no lease on it",
+                f"{registry.segment_name(segment)} is held by {holders[0]}, which has no lease on it",
                 registry,
                 segment,
                 subject=subject_of_file(file.key),
                 severity=Severity.NOTE if is_invited else Severity.WARNING,
                 holders=holders,
-                evidence=(*indexed.hold_facts(strangers), state),
+                evidence=(
+                    *indexed.hold_facts(strangers),
+                    Fact(f"segment {number} is {segment.state}; none of its leases is theirs", registry.ledger),
+                ),
             )
 
 
 def _is_entitled(
     indexed: IndexedEvidence, members: frozenset[tuple[int, int]], segment: SegmentRow, hold: Hold, holds: Sequence[Hold]
 ) -> bool:
-    """Whether a holder is the registry or a client of it, or has by a fork what its parent has mapped under a lease."""
+    """Whether a holder is the registry or a client, or was forked by one that has the same mapping under a lease."""
     processes = indexed.evidence.processes
     process = processes.get(hold.pid)
     if process is None or (process.pid, process.start_ticks) in members:
@@ -98,21 +93,20 @@ def stale_lease(indexed: IndexedEvidence) -> Iterator[Finding]:
     for registry in indexed.evidence.registries:
         if registry.lock is not LockState.HELD:
             continue
-        for lease, segment, client in indexed.leases(registry):
-            if indexed.evidence.is_dead(client.identity):
-                holder = indexed.holder(client.identity)
-                later = indexed.evidence.processes.get(client.identity.pid)
+        for held in indexed.leases(registry):
+            identity = held.client.identity
+            if indexed.evidence.is_dead(identity):
+                later = indexed.evidence.processes.get(identity.pid)
                 reused = f"; pid {later.pid} is another process now ({later.command})" if later else ""
-                yield _of_lease(
-                    indexed, "LH006", f"{_named(segment, registry)} is leased to {holder}, which is dead", registry, lease,
-                    segment, client, Fact(f"no process of that pid and start time lives{reused}", "/proc"),
-                )  # fmt: skip
+                fact = Fact(f"no process with that pid and start time is alive{reused}", "/proc")
+                message = f"{held.name} is leased to {indexed.holder(identity)}, which is dead"
+                yield _of_lease(indexed, "LH006", message, held, fact)
 
 
 def dead_registry(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH007: nobody holds the lock of a registry's directory, and its process is dead.
 
-    Likely rather than proved while one of its clients lives, for that one may yet start a successor.
+    Likely rather than proved while one of its clients lives, because that client may still start a successor.
     """
     for registry in indexed.evidence.registries:
         if indexed.health(registry) is not RegistryHealth.DEAD:
@@ -126,10 +120,10 @@ def dead_registry(indexed: IndexedEvidence) -> Iterator[Finding]:
         )
         facts = [Fact("nobody holds its lock", f"flock {registry.path}/lock")]
         if row is not None:
-            facts.append(Fact(f"it was served by {indexed.holder(row.identity)}, which is dead", f"{registry.path}/ledger"))
+            facts.append(Fact(f"it was served by {indexed.holder(row.identity)}, which is dead", registry.ledger))
         if registry.problem:
-            facts.append(Fact(registry.problem, f"{registry.path}/ledger"))
-        facts.extend(Fact(f"{process} is still a client", f"{registry.path}/ledger") for process in living)
+            facts.append(Fact(registry.problem, registry.ledger))
+        facts.extend(Fact(f"{process} is still a client", registry.ledger) for process in living)
         resident_bytes = sum(file.resident_bytes for file, _ in files)
         segments = sum(number is not None for _, number in files)
         yield Finding.of(
@@ -164,21 +158,19 @@ def premature_unlink(indexed: IndexedEvidence) -> Iterator[Finding]:
         row = registry.snapshot.registry if registry.snapshot else None
         if row is not None and row.closing:
             continue  # a registry that closes unlinks what its last holders still map
-        for lease, segment, client in indexed.leases(registry):
-            if segment.number in registry.absent and not indexed.evidence.is_dead(client.identity):
-                holder = indexed.holder(client.identity)
-                fact = Fact(f"{registry.path}/s{segment.number} is not there", f"stat {registry.path}/s{segment.number}")
-                yield _of_lease(
-                    indexed, "LH008", f"{_named(segment, registry)} was unlinked under the lease of {holder}", registry,
-                    lease, segment, client, fact,
-                )  # fmt: skip
-    yield from _past(indexed, EventKind.SEGMENT_MISSING, "LH008", "the registry found the file of a segment missing")
+        for held in indexed.leases(registry):
+            if held.segment.number in registry.absent and not indexed.evidence.is_dead(held.client.identity):
+                path = f"{registry.path}/s{held.segment.number}"
+                message = f"{held.name} was unlinked under the lease of {indexed.holder(held.client.identity)}"
+                yield _of_lease(indexed, "LH008", message, held, Fact(f"{path} does not exist", f"stat {path}"))
+    yield from _logged(indexed, EventKind.SEGMENT_MISSING, "LH008", "the registry found the file of a segment missing")
 
 
 def overdue_lease(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH010: its holder said it would be done by now, or it is older than the user allows."""
     now, allowed = indexed.evidence.monotonic_ns, indexed.limits.overdue_after_ns
-    for registry, lease, segment, client in _live_leases(indexed):
+    for held in _live_leases(indexed):
+        lease = held.lease
         if lease.state is not LeaseState.HELD:
             continue
         deadlines = [lease.due_ns] if lease.due_ns else []
@@ -186,26 +178,22 @@ def overdue_lease(indexed: IndexedEvidence) -> Iterator[Finding]:
             deadlines.append(lease.granted_ns + allowed)
         if deadlines and min(deadlines) < now:
             late = format_duration((now - min(deadlines)) / 1e9)
-            held = format_duration((now - lease.granted_ns) / 1e9)
-            yield _of_lease(
-                indexed, "LH010", f"the lease of {indexed.holder(client.identity)} on {_named(segment, registry)} is "
-                f"{late} overdue", registry, lease, segment, client, Fact(f"held for {held}", f"{registry.path}/ledger"),
-            )  # fmt: skip
+            age = format_duration((now - lease.granted_ns) / 1e9)
+            message = f"the lease of {indexed.holder(held.client.identity)} on {held.name} is {late} overdue"
+            yield _of_lease(indexed, "LH010", message, held, Fact(f"held for {age}", held.registry.ledger))
 
 
 def lingering_view(indexed: IndexedEvidence) -> Iterator[Finding]:
-    """LH011: a lease was released while numpy views of it were alive, and they are still."""
-    for registry, lease, segment, client in _live_leases(indexed):
-        if lease.state is LeaseState.LINGERING:
-            yield _of_lease(
-                indexed, "LH011", f"views of {_named(segment, registry)} outlive its lease in "
-                f"{indexed.holder(client.identity)}", registry, lease, segment, client,
-                Fact("the lease was released and its holder still has views", f"{registry.path}/ledger"),
-            )  # fmt: skip
+    """LH011: a lease was released while numpy views of it were alive, and they still are."""
+    for held in _live_leases(indexed):
+        if held.lease.state is LeaseState.LINGERING:
+            message = f"views of {held.name} outlive its lease in {indexed.holder(held.client.identity)}"
+            fact = Fact("the lease was released and its holder still has views", held.registry.ledger)
+            yield _of_lease(indexed, "LH011", message, held, fact)
 
 
 def expired_ticket(indexed: IndexedEvidence) -> Iterator[Finding]:
-    """LH012: a ticket ran out; a note where its registry has ended it, a warning where it still keeps its segment."""
+    """LH012: a ticket has expired; a note where its registry has ended it, a warning where it still keeps its segment."""
     now = indexed.evidence.monotonic_ns
     for registry in indexed.evidence.registries:
         if registry.snapshot is None or indexed.health(registry) is RegistryHealth.DEAD:
@@ -215,12 +203,16 @@ def expired_ticket(indexed: IndexedEvidence) -> Iterator[Finding]:
             if segment is not None and ticket.deadline_ns + _TICKET_GRACE_NS < now:
                 late = format_duration((now - ticket.deadline_ns) / 1e9)
                 yield _of_segment(
-                    indexed, "LH012", f"a ticket on {_named(segment, registry)} ran out {late} ago and still keeps it",
-                    registry, segment, subject=f"ticket:{registry.id}:{ticket.id}",
-                    evidence=(Fact(f"made at {ticket.site or 'an unknown place'}", f"{registry.path}/ledger"),),
-                )  # fmt: skip
-    yield from _past(indexed, EventKind.TICKET_EXPIRED, "LH012", "a ticket ran out before anyone redeemed it")
-    yield from _past(indexed, EventKind.READERS_EXPIRED, "LH012", "readers that were expected did not come in time")
+                    indexed,
+                    "LH012",
+                    f"a ticket on {registry.segment_name(segment)} expired {late} ago and still keeps it",
+                    registry,
+                    segment,
+                    subject=f"ticket:{registry.id}:{ticket.id}",
+                    evidence=(Fact(f"created at {ticket.site or 'an unknown place'}", registry.ledger),),
+                )
+    yield from _logged(indexed, EventKind.TICKET_EXPIRED, "LH012", "a ticket expired before anyone redeemed it")
+    yield from _logged(indexed, EventKind.READERS_EXPIRED, "LH012", "readers that were expected did not come in time")
 
 
 def leases_outlive_scope(indexed: IndexedEvidence) -> Iterator[Finding]:
@@ -228,27 +220,21 @@ def leases_outlive_scope(indexed: IndexedEvidence) -> Iterator[Finding]:
     scope = indexed.limits.scope
     if scope is None:
         return
-    for registry, lease, segment, client in _live_leases(indexed):
-        if lease.state is LeaseState.HELD:
-            holder = indexed.holder(client.identity)
-            taken = indexed.when(indexed.evidence.wall_ns(lease.granted_ns))
-            yield _of_lease(
-                indexed, "LH009", f"{_named(segment, registry)} is still leased by {holder} after {scope.name}", registry,
-                lease, segment, client, Fact(f"granted {taken}", f"{registry.path}/ledger"),
-            )  # fmt: skip
+    for held in _live_leases(indexed):
+        if held.lease.state is LeaseState.HELD:
+            message = f"{held.name} is still leased by {indexed.holder(held.client.identity)} after {scope.name}"
+            taken = indexed.when(indexed.evidence.wall_ns(held.lease.granted_ns))
+            yield _of_lease(indexed, "LH009", message, held, Fact(f"granted {taken}", held.registry.ledger))
 
 
-def _live_leases(indexed: IndexedEvidence) -> Iterator[tuple[RegistryFacts, LeaseRow, SegmentRow, ClientRow]]:
+def _live_leases(indexed: IndexedEvidence) -> Iterator[HeldLease]:
     for registry in indexed.evidence.registries:
-        if indexed.health(registry) is RegistryHealth.DEAD:
-            continue
-        for lease, segment, client in indexed.leases(registry):
-            if not indexed.evidence.is_dead(client.identity):
-                yield registry, lease, segment, client
+        if indexed.health(registry) is not RegistryHealth.DEAD:
+            yield from (held for held in indexed.leases(registry) if not indexed.evidence.is_dead(held.client.identity))
 
 
-def _past(indexed: IndexedEvidence, kind: EventKind, rule: str, message: str) -> Iterator[Finding]:
-    """What the event logs of the registries have of `kind`: it is over, so a note."""
+def _logged(indexed: IndexedEvidence, kind: EventKind, rule: str, message: str) -> Iterator[Finding]:
+    """The events of `kind` in the logs of the registries: they are over, so each is a note."""
     for registry in indexed.evidence.registries:
         for event in registry.snapshot.events if registry.snapshot else ():
             if event.kind is kind:
@@ -260,31 +246,22 @@ def _past(indexed: IndexedEvidence, kind: EventKind, rule: str, message: str) ->
                     subject=f"event:{registry.id}:{event.number}",
                     severity=Severity.NOTE,
                     registry=registry.id,
-                    evidence=(Fact(f"{event.detail or kind}, {when}", f"{registry.path}/ledger"),),
+                    evidence=(Fact(f"{event.detail or kind}, {when}", registry.ledger),),
                 )
 
 
-def _of_lease(
-    indexed: IndexedEvidence,
-    rule: str,
-    message: str,
-    registry: RegistryFacts,
-    lease: LeaseRow,
-    segment: SegmentRow,
-    client: ClientRow,
-    *facts: Fact,
-) -> Finding:
-    place = place_of(lease.site)
-    taken = (Fact(f"lease {lease.id:#x} ({lease.mode}) was taken at {lease.site}", f"{registry.path}/ledger"),)
+def _of_lease(indexed: IndexedEvidence, rule: str, message: str, held: HeldLease, fact: Fact) -> Finding:
+    lease = held.lease
+    taken = (Fact(f"lease {lease.id:#x} ({lease.mode}) was taken at {lease.site}", held.registry.ledger),)
     return _of_segment(
         indexed,
         rule,
         message,
-        registry,
-        segment,
-        subject=f"lease:{registry.id}:{lease.id}",
-        holders=(indexed.holder(client.identity),),
-        evidence=(*facts, *(taken if place or lease.site else ())),
+        held.registry,
+        held.segment,
+        subject=f"lease:{held.registry.id}:{lease.id}",
+        holders=(indexed.holder(held.client.identity),),
+        evidence=(fact, *(taken if lease.site else ())),
     )
 
 
@@ -318,7 +295,3 @@ def _of_segment(
         registry=registry.id,
         evidence=evidence,
     )
-
-
-def _named(segment: SegmentRow, registry: RegistryFacts) -> str:
-    return f"segment {segment.name!r}" if segment.name else f"segment {segment.number} of registry {registry.id}"

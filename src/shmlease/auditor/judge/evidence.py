@@ -1,7 +1,7 @@
-"""What an audit has seen: the values that the readers of `shmlease.system` fill and `shmlease.auditor.judge.reconcile` judges.
+"""What an audit has seen: `shmlease.auditor.observe` reads it, and `shmlease.auditor.judge.reconcile` judges it.
 
 Evidence is what was read, never what was concluded. What could not be read is a `Gap`, and a value of its own
-(`Probe.UNKNOWN`, `None`): absence of evidence must not be taken for evidence of absence.
+(`Probe.UNKNOWN`, `None`), because absence of evidence is not evidence of absence.
 
 Files and holds are msgspec structs because there are tens of thousands of them, and a frozen dataclass costs four times
 as much to make.
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from shmlease.auditor.judge.findings import Creator, Fact, FileIdentity, Gap
-from shmlease.core.model import Identity, Snapshot
+from shmlease.core.model import Identity, SegmentRow, Snapshot
 
 __all__ = [
     "Charge",
@@ -42,9 +42,9 @@ class Probe(enum.Enum):
     """What the kernel said when asked for a lease on a file."""
 
     FREE = "free"  # granted: nobody anywhere has it open or mapped
-    HELD = "held"  # refused: somebody has, in whatever process, namespace or message
-    UNKNOWN = "unknown"  # not ours to ask, or not a file that can be asked about
-    GONE = "gone"  # the name is gone, or stands for another file
+    HELD = "held"  # refused: somebody has it, in some process, namespace or message
+    UNKNOWN = "unknown"  # this user may not ask, or the file is of a kind that cannot be asked about
+    GONE = "gone"  # the name is gone, or belongs to another file
 
 
 class LockState(enum.Enum):
@@ -152,6 +152,15 @@ class RegistryFacts(msgspec.Struct, frozen=True):
     problem: str = ""  # why the table could not be read
     absent: frozenset[int] = frozenset()
 
+    @property
+    def ledger(self) -> str:
+        """The path of its lease table."""
+        return f"{self.path}/ledger"
+
+    def segment_name(self, segment: SegmentRow) -> str:
+        """One of its segments, as a message calls it."""
+        return f"segment {segment.name!r}" if segment.name else f"segment {segment.number} of registry {self.id}"
+
 
 class SysVSegment(msgspec.Struct, frozen=True):
     """One line of /proc/sysvipc/shm."""
@@ -177,7 +186,7 @@ class Charge(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What was there before a command or a test began, so that only what is new is blamed on it.
+    """What existed before a command or a test began, so that only what is new counts.
 
     `subjects` are the subjects of findings (see `shmlease.auditor.judge.indexed_evidence`), with a birth time where it is known.
     """

@@ -1,4 +1,4 @@
-"""Evidence put in order: which file belongs to which registry, which is a suspect, what is dark.
+"""Evidence with its indexes: which file belongs to which registry, which files are suspects, how much memory is dark.
 
 A detector asks `IndexedEvidence`; it never searches the evidence itself. Nothing here is a verdict yet.
 """
@@ -17,14 +17,14 @@ from shmlease.auditor.judge.findings import Creator, Fact, Place, Process
 from shmlease.core.model import ClientRow, Identity, LeaseRow, SegmentRow, client_of
 from shmlease.units import format_bytes, format_duration
 
-__all__ = ["DarkMemory", "IndexedEvidence", "Limits", "RegistryHealth", "place_of", "subject_of_file"]
+__all__ = ["DarkMemory", "HeldLease", "IndexedEvidence", "Limits", "RegistryHealth", "place_of", "subject_of_file"]
 
 _SEGMENT_FILE = re.compile(r"s(\d+)")
 _SITE = re.compile(r"(?P<file>.+?):(?P<line>\d+)(?:(?: in |:)(?P<function>.+))?")
 
 
 class RegistryHealth(Enum):
-    """Whether a registry is served; one that changes hands, or cannot be judged, is unclear and counts as alive."""
+    """Whether a registry is running; one that is changing hands, or cannot be judged, is unclear and counts as alive."""
 
     ALIVE = "alive"
     DEAD = "dead"
@@ -33,7 +33,7 @@ class RegistryHealth(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the user allows; `scope` restricts the findings to what is new in it."""
+    """What the user allows; with a `scope`, only what is new in it is found."""
 
     overdue_after_ns: int | None = None
     scope: Scope | None = None
@@ -50,6 +50,21 @@ class DarkMemory:
     is_exact: bool
 
 
+@dataclass(frozen=True, slots=True)
+class HeldLease:
+    """A lease of a registry, with its segment and its holder."""
+
+    registry: RegistryFacts
+    lease: LeaseRow
+    segment: SegmentRow
+    client: ClientRow
+
+    @property
+    def name(self) -> str:
+        """The segment, as a message calls it."""
+        return self.registry.segment_name(self.segment)
+
+
 def subject_of_file(key: Key) -> str:
     """The subject of findings about a file."""
     return f"file:{key[0]}:{key[1]}"
@@ -62,7 +77,7 @@ def place_of(site: str) -> Place | None:
 
 
 class IndexedEvidence:
-    """One pass of evidence, and the questions that detectors ask of it."""
+    """The evidence of one pass, and the questions that detectors ask of it."""
 
     def __init__(self, evidence: Evidence, limits: Limits | None = None) -> None:
         self.evidence = evidence
@@ -73,7 +88,7 @@ class IndexedEvidence:
     def answer(
         self, probes: Mapping[Key, tuple[Probe, str]], in_transit: tuple[Fact, ...], asked_monotonic_ns: int
     ) -> None:
-        """Add what was asked because of what this shows: about its suspects, and where it is dark."""
+        """Add what was asked afterwards: about the suspects, and where memory is dark."""
         self.evidence = replace(self.evidence, probes=probes, in_transit=in_transit, asked_monotonic_ns=asked_monotonic_ns)
 
     # --- registries ----------------------------------------------------------------------------------------------
@@ -106,15 +121,15 @@ class IndexedEvidence:
         """The client that chose the id of a lease or ticket."""
         return registry.snapshot.clients.get(client_of(identifier)) if registry.snapshot else None
 
-    def leases(self, registry: RegistryFacts) -> Iterator[tuple[LeaseRow, SegmentRow, ClientRow]]:
-        """The leases of `registry`, each with its segment and its holder."""
+    def leases(self, registry: RegistryFacts) -> Iterator[HeldLease]:
+        """The leases of `registry`."""
         if registry.snapshot is None:
             return
         for lease in registry.snapshot.leases.values():
             segment = registry.snapshot.segments.get(lease.segment)
             client = self.client(registry, lease.id)
             if segment is not None and client is not None:
-                yield lease, segment, client
+                yield HeldLease(registry, lease, segment, client)
 
     def files_of(self, registry: RegistryFacts) -> list[tuple[File, int | None]]:
         """The files in a registry's directory, each with its number if it is a segment."""
@@ -226,7 +241,7 @@ class IndexedEvidence:
                 return root
         return None
 
-    # --- what is told of things ------------------------------------------------------------------------------------
+    # --- for messages ------------------------------------------------------------------------------------
 
     def process(self, pid: int) -> Process:
         """The process `pid`, as a finding names it."""
