@@ -131,8 +131,8 @@ def _check(configuration: Configuration, path: str) -> None:
             raise LeaseError(f"{path}: {unknown_rule(rule)}", path=path)
     for one in configuration.suppress:
         if not one.reason.strip():
-            raise LeaseError(f"{path}: the suppression of rule {one.rule!r}, name {one.name!r} has no reason; "
-                                 "write why that is no leak", path=path)  # fmt: skip
+            which = f"rule {one.rule!r}, name {one.name!r}"
+            raise LeaseError(f"{path}: the suppression of {which} has no reason; say why it is not a leak", path=path)
     if configuration.overdue_after is not None:
         try:
             parse_duration(configuration.overdue_after)

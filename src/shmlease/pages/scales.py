@@ -8,9 +8,13 @@ from typing import Final
 __all__ = ["round_bytes", "round_decimal", "round_seconds"]
 
 # Above a second, people count in halves and quarters of minutes and hours.
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _SECONDS: Final = (
-    1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 6 * 3600, 12 * 3600, 86400, 7 * 86400, 30 * 86400,
-)  # fmt: skip
+    *(1, 2, 5, 10, 15, 30),
+    *(_MINUTE * minutes for minutes in (1, 2, 5, 10, 15, 30)),
+    *(_HOUR * hours for hours in (1, 2, 6, 12)),
+    *(_DAY * days for days in (1, 7, 30)),
+)
 
 
 def round_decimal(rough: float) -> float:

@@ -77,7 +77,7 @@ def test_options_are_also_understood_with_underscores(tmp_path: Path) -> None:
         ("[audit]\nrules = ['LH999']\n", "there is no rule 'LH999'; the rules are LH001 orphan"),
         ("[audit]\noverdue-after = 'long'\n", "overdue-after: 'long' is not a duration"),
         ("[[audit.suppress]]\nname = 'x'\n", "missing required field `reason`"),
-        ("[[audit.suppress]]\nname = 'x'\nreason = ' '\n", "has no reason; write why that is no leak"),
+        ("[[audit.suppress]]\nname = 'x'\nreason = ' '\n", "has no reason; say why it is not a leak"),
         ("[[audit.suppress]]\nreason = 'x'\nuntil = 2030-01-01\n", "unknown field `until`"),
         ("[[audit.suppress]]\nreason = 'x'\nexpires = 'soon'\n", "Invalid RFC3339|Expected `date`"),
         ("audit = 3\n", "is to be a table, and is 3"),

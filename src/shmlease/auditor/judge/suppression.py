@@ -1,7 +1,7 @@
-"""Setting findings aside: by a suppression with a reason, or by a baseline of what is known.
+"""Suppressing findings: by a suppression with a reason, or by a baseline of known findings.
 
-What was set aside stays in the report, with the word on which it was; a suppression that nothing used is told as well, for
-it may hide the next leak.
+What was suppressed stays in the report, with the reason. A suppression that matched nothing is reported too, because it may hide
+the next leak.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = ["DEFAULT_SUPPRESSIONS", "Suppression", "Suppressions", "suppress_know
 
 @dataclass(frozen=True, slots=True)
 class Suppression:
-    """Findings to set aside: those that match all three globs, until the day it expires.
+    """Suppresses the findings that match all three globs, until the day it expires.
 
     Parameters
     ----------
     reason : str
-        Why that is no leak. There is no suppression without one.
+        Why it is not a leak; required.
     rule : str
         A glob on the id or the name of the rule.
     name : str
@@ -34,7 +34,7 @@ class Suppression:
     creator : str
         A glob on the command line of the creator, or of any holder.
     expires : date or None
-        The last day on which it counts.
+        The last day on which it applies.
     source : str
         Where it was written.
     """
@@ -67,37 +67,42 @@ class Suppression:
         return self.expires is not None and today > self.expires
 
 
-def _by_design(reason: str, name: str, *rules: str) -> tuple[Suppression, ...]:
-    return tuple(Suppression(reason, rule, name, source="default") for rule in rules)
+_UNLINKED = ("unlinked-but-held",)
+_IDLE = ("orphan", "foreign-namespace")
 
-
-# What other programs keep in shared memory by design. Each is as narrow as its reason: multiprocessing's heap, for
-# instance, unlinks its file at once, so a `pym-*` that still has a name is a leak like any other.
-DEFAULT_SUPPRESSIONS: tuple[Suppression, ...] = (
-    *_by_design("a named POSIX semaphore keeps its name until sem_unlink, whether or not it is open",
-                "sem.*", "orphan", "foreign-namespace", "unlinked-but-held"),
-    *_by_design("multiprocessing unlinks the file of its heap (Array, Value) as soon as it has mapped it",
-                "pym-*", "unlinked-but-held"),
-    *_by_design("PulseAudio keeps its pool while it runs, and removes what a crash left at its next start",
-                "pulse-shm-*", "orphan", "foreign-namespace", "unlinked-but-held"),
-    *_by_design("PipeWire and PulseAudio clients hold their pool unlinked", "pipewire-*", "unlinked-but-held"),
-    *_by_design("Chromium unlinks its shared memory when it creates it and passes descriptors on",
-                ".org.chromium.*", "unlinked-but-held"),
-    *_by_design("Chrome unlinks its shared memory when it creates it and passes descriptors on",
-                ".com.google.Chrome.*", "unlinked-but-held"),
-    *_by_design("Firefox unlinks its shared memory when it creates it and passes descriptors on",
-                "org.mozilla.*", "unlinked-but-held"),
-    *_by_design("PostgreSQL keeps dynamic segments that no backend maps at the moment; its next start removes leftovers",
-                "PostgreSQL.*", "orphan", "foreign-namespace", "half-created"),
-    *_by_design("iceoryx2 keeps the state of its services in files that are opened when needed; its nodes clean up",
-                "iox2_*", "orphan", "foreign-namespace", "half-created"),
-    *_by_design("the OpenMP runtime registers itself under this name so that a second copy of it is noticed",
-                "__KMP_REGISTERED_LIB_*", "orphan", "foreign-namespace", "unlinked-but-held"),
-)  # fmt: skip
+# What other programs keep in shared memory by design: name, rules, reason. Each is as narrow as its reason: multiprocessing's
+# heap, for instance, unlinks its file at once, so a `pym-*` that still has a name is a leak like any other.
+_BY_DESIGN = (
+    ("sem.*", _IDLE + _UNLINKED, "a named POSIX semaphore keeps its name until sem_unlink, whether or not it is open"),
+    ("pym-*", _UNLINKED, "multiprocessing unlinks the file of its heap (Array, Value) as soon as it has mapped it"),
+    (
+        "pulse-shm-*",
+        _IDLE + _UNLINKED,
+        "PulseAudio keeps its pool while it runs, and its next start removes what a crash left",
+    ),
+    ("pipewire-*", _UNLINKED, "PipeWire and PulseAudio clients keep their pool unlinked"),
+    (".org.chromium.*", _UNLINKED, "Chromium unlinks its shared memory when it creates it, and passes descriptors on"),
+    (".com.google.Chrome.*", _UNLINKED, "Chrome unlinks its shared memory when it creates it, and passes descriptors on"),
+    ("org.mozilla.*", _UNLINKED, "Firefox unlinks its shared memory when it creates it, and passes descriptors on"),
+    (
+        "PostgreSQL.*",
+        (*_IDLE, "half-created"),
+        "PostgreSQL keeps segments that no backend maps now; its next start removes them",
+    ),
+    ("iox2_*", (*_IDLE, "half-created"), "iceoryx2 keeps the state of its services in files that it opens when needed"),
+    (
+        "__KMP_REGISTERED_LIB_*",
+        _IDLE + _UNLINKED,
+        "the OpenMP runtime registers itself so that it notices a second copy of it",
+    ),
+)
+DEFAULT_SUPPRESSIONS: tuple[Suppression, ...] = tuple(
+    Suppression(reason, rule, name, source="default") for name, rules, reason in _BY_DESIGN for rule in rules
+)
 
 
 class Suppressions:
-    """Suppressions in their order, of which the first that matches a finding sets it aside."""
+    """An ordered list of suppressions; the first that matches a finding suppresses it."""
 
     def __init__(self, suppressions: Sequence[Suppression], today: date) -> None:
         self._all = tuple(suppressions)
@@ -117,9 +122,9 @@ class Suppressions:
     def apply(
         self, findings: Iterable[Finding]
     ) -> tuple[tuple[Finding, ...], tuple[Suppressed, ...], tuple[SuppressionUse, ...]]:
-        """The findings that stay, those that are set aside, and how often each suppression was used."""
+        """The findings that stay, those that are suppressed, and how often each suppression was used."""
         kept: list[Finding] = []
-        aside: list[Suppressed] = []
+        suppressed: list[Suppressed] = []
         uses: Counter[int] = Counter()
         for finding in findings:
             position = self._first(finding)
@@ -127,8 +132,8 @@ class Suppressions:
                 kept.append(finding)
             else:
                 uses[position] += 1
-                aside.append(Suppressed(finding, self._all[position].reason, self._all[position].source))
-        return tuple(kept), tuple(aside), tuple(self._use(one, uses[i]) for i, one in enumerate(self._all))
+                suppressed.append(Suppressed(finding, self._all[position].reason, self._all[position].source))
+        return tuple(kept), tuple(suppressed), tuple(self._use(one, uses[i]) for i, one in enumerate(self._all))
 
     def _first(self, finding: Finding) -> int | None:
         about = self._by_rule[finding.rule]
@@ -144,7 +149,7 @@ class Suppressions:
 
 
 def _names(finding: Finding) -> tuple[str, ...]:
-    """What a user may mean by the name of the segment."""
+    """What a suppression may call the segment."""
     names = (finding.name, finding.name.rpartition("/")[2], finding.label)
     return names if "/" in finding.name or finding.label else (finding.name,)
 
@@ -155,11 +160,11 @@ def suppress_known(
     """The findings beyond those that `known` allows, as a number for each fingerprint, and the others."""
     left = Counter(known)
     kept: list[Finding] = []
-    aside: list[Suppressed] = []
+    suppressed: list[Suppressed] = []
     for finding in findings:
         if left[finding.fingerprint] > 0:
             left[finding.fingerprint] -= 1
-            aside.append(Suppressed(finding, "known since the baseline was written", source))
+            suppressed.append(Suppressed(finding, "known since the baseline was written", source))
         else:
             kept.append(finding)
-    return tuple(kept), tuple(aside)
+    return tuple(kept), tuple(suppressed)

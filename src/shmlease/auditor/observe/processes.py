@@ -63,10 +63,24 @@ class _Held:
     born_ns: int | None = None
     mapped_at: tuple[int, ...] = ()
 
+    def hold_of(self, pid: int) -> Hold:
+        return Hold(
+            pid=pid,
+            how=", ".join(self.how),
+            source=self.source,
+            path=self.path,
+            unlinked=self.unlinked,
+            size_bytes=self.size_bytes,
+            resident_bytes=self.resident_bytes,
+            is_exact=self.is_exact,
+            born_ns=self.born_ns,
+            mapped_at=self.mapped_at,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """The devices asked for, and how they show: the text in maps, and where they are mounted in our mount namespace."""
+    """The devices asked for, as they appear in maps, and where they are mounted in our mount namespace."""
 
     devices: Collection[int]
     numbers: tuple[bytes, ...]
@@ -101,11 +115,7 @@ def _scan_process(scan: ProcessScan, proc: str, pid: int, wanted: _Wanted) -> No
     command = (command_line(proc, pid) if held else "") or facts.command
     scan.processes[pid] = ProcessFacts(pid, facts.start_ticks, facts.parent, owner, command, namespace)
     for key, one in held.items():
-        hold = Hold(
-            pid, ", ".join(one.how), one.source, one.path, one.unlinked, one.size_bytes, one.resident_bytes,
-            one.is_exact, one.born_ns, one.mapped_at,
-        )  # fmt: skip
-        scan.holds.setdefault(key, []).append(hold)
+        scan.holds.setdefault(key, []).append(one.hold_of(pid))
 
 
 def _holdings(scan: ProcessScan, proc: str, facts: ProcessStat, wanted: _Wanted, *, is_at_home: bool) -> dict[Key, _Held]:
@@ -175,9 +185,15 @@ def _read_descriptors(task: str, held: dict[Key, _Held], wanted: _Wanted, thread
             known.how.append(how)
             continue
         held[status.st_dev, status.st_ino] = _Held(
-            [how], f"{task}/fd", path.removesuffix(_DELETED) if unlinked else path, unlinked,
-            status.st_size, status.st_blocks * 512, True, born_ns,
-        )  # fmt: skip
+            how=[how],
+            source=f"{task}/fd",
+            path=path.removesuffix(_DELETED) if unlinked else path,
+            unlinked=unlinked,
+            size_bytes=status.st_size,
+            resident_bytes=status.st_blocks * 512,
+            is_exact=True,
+            born_ns=born_ns,
+        )
 
 
 def _target(link: str) -> str:

@@ -125,9 +125,8 @@ def parse_mounts(text: str) -> Iterator[Mount]:
         fields, origin = mounted.split(" "), source.split(" ")
         major, _, minor = fields[2].partition(":")
         options = frozenset((*fields[5].split(","), *origin[-1].split(",")))
-        yield Mount(
-            os.makedev(int(major), int(minor)), _unescape(fields[3]), _unescape(fields[4]), origin[0], options
-        )  # fmt: skip
+        device = os.makedev(int(major), int(minor))
+        yield Mount(device, _unescape(fields[3]), _unescape(fields[4]), origin[0], options)
 
 
 def parse_descriptor_info(text: str) -> DescriptorInfo:

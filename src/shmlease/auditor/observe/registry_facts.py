@@ -1,7 +1,7 @@
 """Registries as an outsider sees them: who holds the lock, and what the ledger says. Nothing is written or waited for.
 
-Anybody may make such a directory and put into it what he likes: see `shmlease.system.safe_open`. What is wrong with one is
-told of it, and the others are read.
+Anybody may create such a directory and put anything into it: see `shmlease.system.safe_open`. What is wrong with one is
+reported, and the others are read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["read_registries"]
 
 # A segment being created has no file yet, and one being retired none any more.
 _WITHOUT_FILE: Final = frozenset({SegmentState.CREATING, SegmentState.RETIRING})
-# How much of the ledgers of other users is read in one look, all of them together.
+# How much of the ledgers of other users is read in one pass, all of them together.
 _FOREIGN_BYTES: Final = 32 * 1024 * 1024
 
 
@@ -59,7 +59,7 @@ def read_registries(listing: Listing) -> tuple[list[RegistryFacts], list[Gap]]:
 
 
 class _LedgerReader:
-    """Reads ledgers, and of other users' no more than a look can bear."""
+    """Reads ledgers, and those of other users up to a limit in all."""
 
     def __init__(self) -> None:
         self._foreign_bytes = _FOREIGN_BYTES
@@ -92,8 +92,16 @@ def _read_registry(
     snapshot, unreadable = reader.read(directory, status.uid)
     absent = _absent(path, directory, listing, snapshot) if snapshot else frozenset()
     return RegistryFacts(
-        id, path, listing.root, status.identity, status.uid, lock, snapshot, unreadable or problem, absent
-    )  # fmt: skip
+        id=id,
+        path=path,
+        root=listing.root,
+        directory=status.identity,
+        uid=status.uid,
+        lock=lock,
+        snapshot=snapshot,
+        problem=unreadable or problem,
+        absent=absent,
+    )
 
 
 def _lock_state(directory: int, owner: int) -> tuple[LockState, str]:
@@ -113,14 +121,11 @@ def _absent(path: str, directory: int, listing: Listing, snapshot: Snapshot) -> 
     prefix = f"{path.removeprefix(listing.root.path + '/')}/s"
     names = {name for file in listing.files.values() for name in (file.name, *file.aliases) if name.startswith(prefix)}
     expected = (row.number for row in snapshot.segments.values() if row.state not in _WITHOUT_FILE)
-    return frozenset(
-        number
-        for number in expected
-        if f"{prefix}{number}" not in names and not _is_there(f"s{number}", directory)
-    )  # fmt: skip
+    unlisted = (number for number in expected if f"{prefix}{number}" not in names)
+    return frozenset(number for number in unlisted if not _exists(f"s{number}", directory))
 
 
-def _is_there(name: str, directory: int) -> bool:
+def _exists(name: str, directory: int) -> bool:
     try:
         os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:

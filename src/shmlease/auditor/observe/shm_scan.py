@@ -101,8 +101,15 @@ def _read_directory(descriptor: int, prefix: str, listing: Listing) -> list[str]
             known = files.get(key) if status.links > 1 else None
             if known is None:
                 files[key] = File(
-                    key, status.born_ns, root, name, status.size_bytes, status.resident_bytes, status.uid, status.used_ns
-                )  # fmt: skip
+                    key=key,
+                    born_ns=status.born_ns,
+                    root=root,
+                    name=name,
+                    size_bytes=status.size_bytes,
+                    resident_bytes=status.resident_bytes,
+                    uid=status.uid,
+                    used_ns=status.used_ns,
+                )
             else:
                 files[key] = msgspec.structs.replace(known, aliases=(*known.aliases, name))
         elif stat.S_ISDIR(status.mode):

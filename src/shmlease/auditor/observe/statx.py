@@ -85,9 +85,16 @@ def statx(path: str | bytes, *, directory: int | None = None, flags: int = AT_SY
     born_ns = b * 1_000_000_000 + b_ns if mask & _STATX_BTIME else None
     used_s, used_ns = max((a, a_ns), (b, b_ns), (c, c_ns), (m, m_ns))
     return FileStatus(
-        os.makedev(major, minor), inode, born_ns, mode, links, uid, size, blocks * _BLOCK_BYTES,
-        used_s * 1_000_000_000 + used_ns,
-    )  # fmt: skip
+        device=os.makedev(major, minor),
+        inode=inode,
+        born_ns=born_ns,
+        mode=mode,
+        links=links,
+        uid=uid,
+        size_bytes=size,
+        resident_bytes=blocks * _BLOCK_BYTES,
+        used_ns=used_s * 1_000_000_000 + used_ns,
+    )
 
 
 def _stat(path: str | bytes, directory: int | None, flags: int) -> FileStatus:
@@ -96,8 +103,14 @@ def _stat(path: str | bytes, directory: int | None, flags: int) -> FileStatus:
         found = os.fstat(directory)
     else:
         found = os.stat(path, dir_fd=directory, follow_symlinks=not flags & AT_SYMLINK_NOFOLLOW)
-    used_ns = max(found.st_atime_ns, found.st_ctime_ns, found.st_mtime_ns)
     return FileStatus(
-        found.st_dev, found.st_ino, None, found.st_mode, found.st_nlink, found.st_uid, found.st_size,
-        found.st_blocks * _BLOCK_BYTES, used_ns,
-    )  # fmt: skip
+        device=found.st_dev,
+        inode=found.st_ino,
+        born_ns=None,
+        mode=found.st_mode,
+        links=found.st_nlink,
+        uid=found.st_uid,
+        size_bytes=found.st_size,
+        resident_bytes=found.st_blocks * _BLOCK_BYTES,
+        used_ns=max(found.st_atime_ns, found.st_ctime_ns, found.st_mtime_ns),
+    )

@@ -95,9 +95,7 @@ def _tracker_reaped(evidence: RunEvidence) -> Iterator[Finding]:
             yield _reaped_finding(evidence, change.path, made, confidence, fact)
 
 
-def _reaped_finding(
-    evidence: RunEvidence, path: str, made: Record | None, confidence: Confidence, fact: Fact
-) -> Finding:  # fmt: skip
+def _reaped_finding(evidence: RunEvidence, path: str, made: Record | None, confidence: Confidence, fact: Fact) -> Finding:
     name = path.removeprefix(f"{_SHM}/")
     size_bytes = made.size_bytes if made else 0
     size = f" ({format_bytes(size_bytes)})" if size_bytes else ""
@@ -176,9 +174,7 @@ def _gaps(evidence: RunEvidence) -> Iterator[Gap]:
     if not evidence.is_recorded:
         why = "the recorder was switched off (--no-hook)"
         yield Gap("where in the code segments were made", why, blinding=False, source="audit hook")
-        yield Gap(
-            "what a resource tracker removed before the command ended", why, source="audit hook"
-        )  # fmt: skip
+        yield Gap("what a resource tracker removed before the command ended", why, source="audit hook")
     for process in evidence.outcome.survivors:
         told = replace(process, command=shorten(process.command, _COMMAND_LENGTH, placeholder="..."))
         waited_s = (evidence.outcome.settled_ns - evidence.outcome.ended_ns) / 1e9

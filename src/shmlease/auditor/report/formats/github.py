@@ -76,7 +76,7 @@ def annotation(finding: Finding) -> str:
         properties = {"file": place.file, "line": str(place.line), **properties}
     written = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
     facts = "".join(f"\n{fact.text} [{fact.source}]" for fact in finding.evidence)
-    message = _data(f"{finding.message}{facts}\nTo mend it: {finding.remedy}")
+    message = _data(f"{finding.message}{facts}\nTo fix it: {finding.remedy}")
     return f"::{_COMMANDS[finding.severity]} {written}::{message}"
 
 
@@ -86,17 +86,16 @@ def summary(report: Report) -> str:
     verdict = "No leaks" if count == 0 else f"{count} {'leak' if count == 1 else 'leaks'}"
     lines = [f"### shmlease audit: {verdict}", ""]
     if report.findings:
-        lines += ["| rule | finding | memory | made at | confidence |", "|---|---|---:|---|---|"]
+        lines += ["| rule | finding | memory | created at | confidence |", "|---|---|---:|---|---|"]
         for finding in report.findings:
             place = finding.creator.place if finding.creator and finding.creator.place else ""
-            cells = (
-                f"{finding.rule} {finding.definition.name}", finding.message, format_bytes(finding.resident_bytes),
-                str(place), finding.confidence.value,
-            )  # fmt: skip
-            lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+            rule = f"{finding.rule} {finding.definition.name}"
+            memory = format_bytes(finding.resident_bytes)
+            cells = map(_cell, (rule, finding.message, memory, str(place), finding.confidence.value))
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     if report.suppressed:
-        lines += [f"{len(report.suppressed)} findings were set aside.", ""]
+        lines += [f"{len(report.suppressed)} findings were suppressed.", ""]
     lines += [f"- not seen: {_cell(f'{gap.what}: {gap.why}')}" for gap in report.coverage.gaps]
     return "\n".join(lines) + "\n"
 

@@ -22,11 +22,10 @@ def render(report: Report, style: Style) -> str:  # noqa: ARG001 - the form's si
         by_rule[finding.rule].append(finding)
     failed = sum(any(finding.is_leak for finding in findings) for findings in by_rule.values())
     seconds = f"{report.environment.elapsed_ns / 1e9:.3f}"
-    suites = ElementTree.Element("testsuites", tests=str(len(by_rule)), failures=str(failed), errors="0", time=seconds)
-    suite = ElementTree.SubElement(
-        suites, "testsuite", name="shmlease audit", tests=str(len(by_rule)), failures=str(failed), errors="0",
-        skipped="0", time=seconds, hostname=report.environment.host,
-    )  # fmt: skip
+    totals = {"tests": str(len(by_rule)), "failures": str(failed), "errors": "0", "time": seconds}
+    suites = ElementTree.Element("testsuites", totals)
+    about = {"name": "shmlease audit", "skipped": "0", "hostname": report.environment.host}
+    suite = ElementTree.SubElement(suites, "testsuite", {**about, **totals})
     properties = ElementTree.SubElement(suite, "properties")
     for name, count in report.coverage.looked_at.items():
         ElementTree.SubElement(properties, "property", name=f"shmlease.{name.replace(' ', '_')}", value=str(count))
@@ -50,18 +49,18 @@ def _add_case(suite: ElementTree.Element, rule: str, findings: list[Finding]) ->
             case.set("line", str(first.line))
         message = leaks[0].message if len(leaks) == 1 else f"{leaks[0].message}, and {len(leaks) - 1} more"
         failure = ElementTree.SubElement(case, "failure", type=rule, message=_xml(message))
-        failure.text = _xml("\n\n".join(_told(finding) for finding in leaks))
+        failure.text = _xml("\n\n".join(_text(finding) for finding in leaks))
     notes = [finding for finding in findings if not finding.is_leak]
     if notes:
-        ElementTree.SubElement(case, "system-out").text = _xml("\n\n".join(_told(finding) for finding in notes))
+        ElementTree.SubElement(case, "system-out").text = _xml("\n\n".join(_text(finding) for finding in notes))
 
 
-def _told(finding: Finding) -> str:
+def _text(finding: Finding) -> str:
     lines = [finding.message]
     if finding.creator is not None and finding.creator.place is not None:
-        lines.append(f"  made at {finding.creator.place}")
+        lines.append(f"  created at {finding.creator.place}")
     lines += [f"  {fact.text} [{fact.source}]" for fact in finding.evidence]
-    return "\n".join((*lines, f"  to mend it: {finding.remedy}"))
+    return "\n".join((*lines, f"  to fix it: {finding.remedy}"))
 
 
 def _xml(text: str) -> str:

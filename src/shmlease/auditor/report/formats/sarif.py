@@ -1,7 +1,7 @@
 """The report as SARIF 2.1.0, for code scanning.
 
 Fingerprints are those of the findings. A finding without a known place in code is located at its file in shared memory. What
-could not be seen is a notification of the invocation; what was set aside is a suppressed result with its justification.
+could not be seen is a notification of the invocation; what was suppressed is a suppressed result with its justification.
 
 Source: OASIS SARIF 2.1.0, sections 3.20 (invocation), 3.27 (result), 3.35 (suppression), 3.49 (reportingDescriptor).
 """
@@ -55,7 +55,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "id": rule.id,
         "name": "".join(word.capitalize() for word in rule.name.split("-")),
         "shortDescription": {"text": rule.description},
-        "help": {"text": f"To mend it, {rule.remedy}."},
+        "help": {"text": f"To fix it, {rule.remedy}."},
         "defaultConfiguration": {"level": rule.severity.value},
     }
 
@@ -67,7 +67,7 @@ def _result(finding: Finding) -> dict[str, Any]:
         "ruleId": finding.rule,
         "ruleIndex": _RULE_INDEX[finding.rule],
         "level": finding.severity.value,
-        "message": {"text": f"{finding.message}\n{facts}\n\nTo mend it, {finding.remedy}."},
+        "message": {"text": f"{finding.message}\n{facts}\n\nTo fix it, {finding.remedy}."},
         "partialFingerprints": {"shmlease/v1": finding.fingerprint},
         "locations": [{**_location(finding, place), "logicalLocations": [_segment(finding)]}],
         "properties": {
@@ -78,7 +78,7 @@ def _result(finding: Finding) -> dict[str, Any]:
     }
     if finding.creator is not None and finding.creator.stack:
         frames = [{"location": _in_code(frame)} for frame in reversed(finding.creator.stack)]
-        result["stacks"] = [{"message": {"text": "where the segment was made"}, "frames": frames}]
+        result["stacks"] = [{"message": {"text": "where the segment was created"}, "frames": frames}]
     return result
 
 
