@@ -242,8 +242,9 @@ def test_reports_are_written_in_the_form_of_their_name(tmp_path: Path) -> None:
 
 
 def test_report_that_cannot_be_written_is_refused_before_the_command_runs(tmp_path: Path) -> None:
-    for path, why in (("no/such/x.html", "there is no directory no/such"), ("taken.html", "it is a directory")):
-        (tmp_path / "taken.html").mkdir(exist_ok=True)
+    (tmp_path / "taken.html").mkdir()
+    whys = {"no/such/x.html": "there is no directory no/such", "taken.html": "it is a directory; give the name of a file"}
+    for path, why in whys.items():
         finished = run_command(tmp_path, "touch", "ran", options=("-o", path))
         assert (finished.code, finished.stderr) == (2, f"shmlease: cannot write {path}: {why}\n")
     refused = run_command(tmp_path, "touch", "ran", options=("--write-baseline", "no/such/known.json"))
@@ -302,7 +303,7 @@ def test_bad_configuration_is_refused_before_the_command_runs(tmp_path: Path) ->
 
 def test_what_a_baseline_knows_does_not_fail_the_run(tmp_path: Path) -> None:
     first = run_program(tmp_path, LEAK + "raise SystemExit(3)", *PRIVATE, "--write-baseline", "known.json")
-    assert (first.code, first.stderr) == (3, "1 leak is known from now on: known.json\n")
+    assert (first.code, first.stderr) == (3, "recorded 1 leak in known.json\n")
     assert run_program(tmp_path, LEAK, *PRIVATE, "--baseline", "known.json").code == 0
 
 

@@ -1,17 +1,20 @@
-"""A baseline: the findings that were there when a project began to audit, so that only new ones fail it."""
+"""A baseline: the leaks that a project had when it began to audit, so that only new ones fail the audit."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Final
 
 import msgspec
 
 from shmlease.auditor.judge.findings import Report
+from shmlease.auditor.judge.suppression import suppress_known
 from shmlease.errors import LeaseError
 from shmlease.output_file import write_output
 
-__all__ = ["read_baseline", "write_baseline"]
+__all__ = ["Baseline", "read_baseline", "write_baseline"]
 
 _FORMAT: Final = 1
 
@@ -28,38 +31,53 @@ class _Baseline(msgspec.Struct, frozen=True):
     findings: list[_Known]
 
 
-def read_baseline(path: str) -> dict[str, int]:
-    """How many findings of each fingerprint are known.
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """How many findings of each fingerprint are known, and the file that says so."""
+
+    path: str = ""
+    known: Mapping[str, int] = field(default_factory=dict)
+
+    def apply(self, report: Report) -> Report:
+        """`report` with the known findings suppressed."""
+        kept, suppressed = suppress_known(report.findings, self.known, self.path)
+        return replace(report, findings=kept, suppressed=(*report.suppressed, *suppressed))
+
+
+def read_baseline(path: str | None) -> Baseline:
+    """The baseline in the file `path`; without one, nothing is known.
 
     Raises
     ------
     LeaseError
-        The file is not there, or is no baseline.
+        The file cannot be read, or is not a baseline.
     """
+    if path is None:
+        return Baseline()
     try:
         with open(path, "rb") as file:
             baseline = msgspec.json.decode(file.read(), type=_Baseline)
     except OSError as error:
         raise LeaseError(
-            f"cannot read the baseline {path}: {error.strerror}; `shmlease audit --write-baseline {path}` makes one",
+            f"cannot read the baseline {path}: {error.strerror}; `shmlease audit --write-baseline {path}` creates one",
             path=path,
         ) from error
     except msgspec.DecodeError as error:
-        raise LeaseError(f"{path} is no baseline: {error}; write it anew with --write-baseline", path=path) from error
+        raise LeaseError(f"{path} is not a baseline: {error}; write it again with --write-baseline", path=path) from error
     if baseline.format != _FORMAT:
         raise LeaseError(
-            f"{path} is a baseline of format {baseline.format}, this version reads format {_FORMAT}", path=path
+            f"{path} is a baseline of format {baseline.format}; this version reads format {_FORMAT}", path=path
         )
     known: Counter[str] = Counter()
     for one in baseline.findings:
         known[one.fingerprint] += one.count
-    return dict(known)
+    return Baseline(path, known)
 
 
 def write_baseline(path: str, report: Report) -> int:
-    """Write the leaks of `report` as known; how many there are.
+    """Record the leaks of `report` in the file `path`, and return how many there are.
 
-    The file is sorted and holds nothing random, so that it changes only when the leaks do. It is replaced as a whole.
+    The file is sorted and contains nothing random, so it changes only when the leaks do. It is replaced as a whole.
 
     Raises
     ------

@@ -1,10 +1,10 @@
-"""What a project says about its audits: `[tool.shmlease.audit]` in pyproject.toml, or `[audit]` in shmlease.toml."""
+"""The settings of a project's audits: `[tool.shmlease.audit]` in pyproject.toml, or `[audit]` in shmlease.toml."""
 
 from __future__ import annotations
 
 import os
 from datetime import date
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -28,22 +28,22 @@ class _Suppress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """The settings of an audit; each can be given on the command line as well, which wins.
+    """The settings of an audit; those given on the command line take precedence.
 
     Parameters
     ----------
     strict : bool
-        Whether blindness fails the audit (exit code 125).
+        Whether an audit that could not see everything fails (exit code 125).
     rules, ignore : list of str
         Rules to run, or not to run.
     paths : list of str or None
         The directories to audit instead of all shared memory.
-    overdue_after : str or None
-        How long a lease may be held.
+    overdue_after : float, str or None
+        How long a lease may be held: seconds, or text such as ``"1h"``.
     baseline : str or None
-        A file of known findings, relative to the configuration file.
+        A file of known leaks, relative to the configuration file.
     default_suppressions : bool
-        Whether to set aside what other programs keep in /dev/shm by design.
+        Whether to suppress what other programs keep in /dev/shm by design.
     suppress : list
         Tables of `reason` (required), `rule`, `name`, `creator` (globs) and `expires` (a date).
     """
@@ -52,11 +52,26 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
     rules: list[str] | None = None
     ignore: list[str] = []
     paths: list[str] | None = None
-    overdue_after: str | None = None
+    overdue_after: float | str | None = None
     baseline: str | None = None
     default_suppressions: bool = True
     suppress: list[_Suppress] = []
     source: str = ""
+
+    def overridden(self, **given: Any) -> Self:
+        """These settings, except those that are `given` and neither None nor empty."""
+        return msgspec.structs.replace(self, **{name: value for name, value in given.items() if value not in (None, [])})
+
+    @property
+    def audit_arguments(self) -> dict[str, Any]:
+        """The settings as keyword arguments of `shmlease.audit`, except `paths`."""
+        return {
+            "rules": self.rules,
+            "ignore": self.ignore,
+            "suppressions": self.suppressions,
+            "default_suppressions": self.default_suppressions,
+            "overdue_after": self.overdue_after,
+        }
 
     @property
     def suppressions(self) -> tuple[Suppression, ...]:
@@ -67,14 +82,14 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
 
 
 def load_configuration(path: str | None = None, *, beneath: str = ".") -> Configuration:
-    """The configuration in `path`, or in the nearest file that has one in `beneath` or a directory above it.
+    """The configuration in `path`, or in the nearest file that has one, in `beneath` or a directory above it.
 
-    In one directory, shmlease.toml comes before pyproject.toml. Without any, the defaults.
+    Within a directory, shmlease.toml comes before pyproject.toml. If there is none, the defaults.
 
     Raises
     ------
     LeaseError
-        The file cannot be read, is no TOML, or says something that is not understood.
+        The file cannot be read, is not TOML, or has a setting that is unknown or invalid.
     """
     if path is not None:
         table = _table(path, _FILES.get(os.path.basename(path), ("audit",)))
@@ -106,12 +121,12 @@ def _table(path: str, keys: tuple[str, ...]) -> dict[str, Any] | None:
     for key in keys:
         table = table.get(key) if isinstance(table, dict) else None
     if table is not None and not isinstance(table, dict):
-        raise LeaseError(f"{path}: [{'.'.join(keys)}] is to be a table, and is {table!r}", path=path)
+        raise LeaseError(f"{path}: [{'.'.join(keys)}] must be a table, not {table!r}", path=path)
     return table
 
 
 def _configuration(table: dict[str, Any], path: str) -> Configuration:
-    # TOML has its users write both overdue-after and overdue_after
+    # TOML files spell it either way: overdue-after, overdue_after
     spelled = {key.replace("_", "-"): value for key, value in table.items()}
     try:
         configuration = msgspec.convert({**spelled, "source": path}, Configuration)

@@ -80,7 +80,7 @@ def test_options_are_also_understood_with_underscores(tmp_path: Path) -> None:
         ("[[audit.suppress]]\nname = 'x'\nreason = ' '\n", "has no reason; say why it is not a leak"),
         ("[[audit.suppress]]\nreason = 'x'\nuntil = 2030-01-01\n", "unknown field `until`"),
         ("[[audit.suppress]]\nreason = 'x'\nexpires = 'soon'\n", "Invalid RFC3339|Expected `date`"),
-        ("audit = 3\n", "is to be a table, and is 3"),
+        ("audit = 3\n", "must be a table, not 3"),
         ("[audit\n", "is not valid TOML"),
     ],
 )

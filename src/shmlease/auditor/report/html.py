@@ -14,7 +14,7 @@ from typing import Final
 from shmlease.auditor.judge.findings import Confidence, Report, SuppressionUse
 from shmlease.auditor.judge.rules import RULES, Rule, Severity
 from shmlease.auditor.report.drawing import drawing_of
-from shmlease.auditor.report.formats.style import Style
+from shmlease.auditor.report.formats import Style
 from shmlease.auditor.report.lanes import timeline_of
 from shmlease.pages.rendering import Headline, count, render_page
 from shmlease.units import format_bytes, format_duration
@@ -26,7 +26,7 @@ _BLIND: Final = "LH016"
 _MAX_FINDINGS: Final = 1000
 
 
-def render(report: Report, style: Style | None = None) -> str:  # noqa: ARG001 - the form's signature
+def render(report: Report, style: Style | None = None) -> str:  # noqa: ARG001 - the format's signature
     """`report` as one HTML page."""
     drawing = drawing_of(timeline_of(report))
     environment = report.environment

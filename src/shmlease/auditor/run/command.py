@@ -61,7 +61,7 @@ def run(
     isolate: bool | None = None,
     hook: bool = True,
     settle_s: float = SETTLE_S,
-    settings: Mapping[str, Any] | None = None,
+    audit_arguments: Mapping[str, Any] | None = None,
 ) -> Run:
     """Run `command`, wait for all that descends from it, and audit what it left in shared memory.
 
@@ -79,7 +79,7 @@ def run(
         Whether to record, in Python programs, where in the code segments are made.
     settle_s : float
         How long to wait for descendants once the command itself has ended.
-    settings : mapping, optional
+    audit_arguments : mapping, optional
         Keyword arguments of `shmlease.audit`.
 
     Raises
@@ -109,7 +109,7 @@ def run(
         evidence = run_report.RunEvidence(
             outcome, scope, watch, records.RecordLog(path).read(), is_isolated, is_recorded=hook
         )
-        report = run_report.report_on(evidence, settings or {})
+        report = run_report.report_on(evidence, audit_arguments or {})
     return Run(report, outcome.exit_code, is_isolated, why_shared)
 
 

@@ -43,11 +43,11 @@ def empty_scope(name: str, began_ns: int) -> Scope:
     return Scope(name, began_ns, {})
 
 
-def report_on(evidence: RunEvidence, settings: Mapping[str, Any]) -> Report:
-    """The report on `evidence`; `settings` are keyword arguments of `shmlease.audit`."""
+def report_on(evidence: RunEvidence, audit_arguments: Mapping[str, Any]) -> Report:
+    """The report on `evidence`; `audit_arguments` are keyword arguments of `shmlease.audit`."""
     creations = evidence.records.creations(os.stat(_SHM).st_dev)
     reaped = tuple(_tracker_reaped(evidence))
-    report = audit(scope=evidence.scope, creators=creations, foreign=False, also=reaped, **settings)
+    report = audit(scope=evidence.scope, creators=creations, foreign=False, also=reaped, **audit_arguments)
     if not evidence.is_isolated:
         report = _only_the_familys(report, creations, evidence)
     coverage = replace(report.coverage, gaps=(*report.coverage.gaps, *_gaps(evidence)))

@@ -228,7 +228,7 @@ def test_github_summary_has_a_row_for_each_finding() -> None:
     text = summary(REPORT)
     assert text.startswith("### shmlease audit: 2 leaks\n")
     assert "| LH001 orphan | frames (8 KiB) has no holder | 8 KiB | app/job.py:12 in main | proved |" in text
-    assert "1 findings were set aside" in text
+    assert "1 finding was suppressed" in text
     assert "- not seen: a directory: closed" in text
     assert summary(Report()).startswith("### shmlease audit: No leaks\n")
 

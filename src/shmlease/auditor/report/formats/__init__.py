@@ -1,15 +1,15 @@
-"""The forms a report can take: one module for each, imported when it is asked for.
+"""The formats of a report: one module for each, imported when it is needed.
 
-A module of a form has one function, ``render(report, style) -> str``.
+A module of a format has one function, ``render(report, style) -> str``.
 """
 
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from typing import Final
 
 from shmlease.auditor.judge.findings import Report
-from shmlease.auditor.report.formats.style import Style
 from shmlease.errors import LeaseError
 
 __all__ = ["FORMATS", "Style", "render"]
@@ -24,6 +24,15 @@ FORMATS: Final[dict[str, str]] = {
     "html": "shmlease.auditor.report.html",
     "trace": "shmlease.auditor.report.trace",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a report for people looks; `verbose` shows all evidence, unused suppressions and gaps in which no leak can hide."""
+
+    colour: bool = False
+    width_columns: int = 100
+    verbose: bool = False
 
 
 def render(report: Report, format: str, style: Style | None = None) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 
 from shmlease.auditor.judge.findings import Finding, Report
 from shmlease.auditor.judge.rules import Severity
-from shmlease.auditor.report.formats.style import Style
+from shmlease.auditor.report.formats import Style
 from shmlease.output_file import append_output
 from shmlease.units import format_bytes
 
@@ -22,7 +22,7 @@ _ANNOTATIONS: Final = 10
 _COMMANDS: Final = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
 
 
-def render(report: Report, style: Style) -> str:  # noqa: ARG001 - the form's signature
+def render(report: Report, style: Style) -> str:  # noqa: ARG001 - the format's signature
     """The workflow commands that annotate the run with the findings of `report`."""
     lines = [annotation(finding) for finding in report.findings[:_ANNOTATIONS]]
     rest = len(report.findings) - _ANNOTATIONS
@@ -95,7 +95,8 @@ def summary(report: Report) -> str:
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     if report.suppressed:
-        lines += [f"{len(report.suppressed)} findings were suppressed.", ""]
+        count = len(report.suppressed)
+        lines += [f"{count} {'finding was' if count == 1 else 'findings were'} suppressed.", ""]
     lines += [f"- not seen: {_cell(f'{gap.what}: {gap.why}')}" for gap in report.coverage.gaps]
     return "\n".join(lines) + "\n"
 

@@ -12,7 +12,7 @@ import click
 from shmlease.auditor.judge.findings import Confidence, Finding, Report
 from shmlease.auditor.judge.printable import printable
 from shmlease.auditor.judge.rules import Severity
-from shmlease.auditor.report.formats.style import Style
+from shmlease.auditor.report.formats import Style
 from shmlease.units import format_bytes, format_duration
 
 __all__ = ["render"]
