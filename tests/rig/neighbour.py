@@ -140,11 +140,11 @@ def ledger_of_lies(path: str) -> None:
         me,
         replace(me, command=ESCAPE),
         replace(me, pid=1, start_ticks=1),
-        replace(me, pid=-1, start_ticks=-1, pid_namespace=0, uid=-1),
-        replace(me, pid=FAR, start_ticks=FAR, pid_namespace=FAR, uid=FAR, boot_id=ESCAPE),
+        replace(me, pid=2**31 - 1, start_ticks=FAR, uid=2**32 - 1),
+        replace(me, pid=2**31 - 1, start_ticks=FAR, pid_namespace=FAR, boot_id=ESCAPE),
         replace(me, pid=0, boot_id="x" * 65536),
     ]
-    numbers = (0, 1, 2, 3, -5, FAR)
+    numbers = (0, 1, 2, 3, FAR - 1, FAR)
     times = itertools.cycle((0, 1, FAR, -FAR, time.monotonic_ns()))
     states = itertools.cycle(SegmentState)
     rows = [
@@ -152,10 +152,10 @@ def ledger_of_lies(path: str) -> None:
         *(ClientRow(number, one, b"", ClientState.CONNECTED, -FAR) for number, one in enumerate(who)),
         *(
             SegmentRow(
-                number, FAR, size, next(states), ESCAPE, -FAR, b"\xff" * 99, 77, next(times), next(times), ESCAPE, -7,
+                number, FAR, size, next(states), ESCAPE, FAR, b"\xff" * 99, 77, next(times), next(times), ESCAPE, -7,
                 next(times), exposed=True, alias="../../etc/passwd",
             )
-            for number, size in zip(numbers, (0, 1, 4096, HUGE_BYTES, -1, FAR), strict=True)
+            for number, size in zip(numbers, (0, 1, 4096, HUGE_BYTES, 0, FAR), strict=True)
         ),
         *(
             LeaseRow((client << NUMBER_BITS) + count, segment, mode, state, next(times), -1, ESCAPE, next(times))
@@ -168,6 +168,13 @@ def ledger_of_lies(path: str) -> None:
     ]  # fmt: skip
     Ledger(f"{path}/ledger", rows).close()
     os.chmod(f"{path}/ledger", 0o644)
+
+
+def ledger_of_impossible_rows(path: str) -> None:
+    """Numbers that no process and no segment has."""
+    os.mkdir(path, 0o755)
+    identity = replace(own_identity(), pid=FAR)
+    Ledger(f"{path}/ledger", [ClientRow(1, identity, b"", ClientState.CONNECTED, 0)]).close()
 
 
 def ledger_as_long_as_it_may_be(path: str) -> None:
@@ -183,6 +190,12 @@ INSIDE: dict[str, Plant] = {
     "allunderalease": _every_entry(file_under_a_lease),
     **{
         plant.__name__.replace("_", ""): plant
-        for plant in (deep_directories, ledger_of_lies, lies_of_one_that_runs, ledger_as_long_as_it_may_be)
+        for plant in (
+            deep_directories,
+            ledger_of_lies,
+            ledger_of_impossible_rows,
+            lies_of_one_that_runs,
+            ledger_as_long_as_it_may_be,
+        )
     },
 }

@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import operator
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -90,6 +90,12 @@ class EventKind(enum.StrEnum):
 UNSEEN_NAMESPACE: Final = -1
 
 
+# A ledger may be another user's, who may have written into it what he likes; what no process has is no row.
+_Pid = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+_Uid = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+_Natural = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class Identity(msgspec.Struct, frozen=True, array_like=True):
     """Which process this is, so that a reused pid is not mistaken for it.
 
@@ -99,11 +105,11 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     time 0, and `UNSEEN_NAMESPACE`.
     """
 
-    pid: int
-    start_ticks: int
+    pid: _Pid
+    start_ticks: _Natural
     boot_id: str
     pid_namespace: int
-    uid: int
+    uid: _Uid
     command: str
     time_namespace: int = 0
 
@@ -172,12 +178,12 @@ class AppliedRow(msgspec.Struct, frozen=True, array_like=True, tag="A"):
 class SegmentRow(msgspec.Struct, frozen=True, array_like=True, tag="S"):
     """One segment: its file is `s<number>` in the registry's directory."""
 
-    number: int
+    number: _Natural
     generation: int  # counts the uses of a recycled file
-    size_bytes: int  # of the file, whole pages
+    size_bytes: _Natural  # of the file, whole pages
     state: SegmentState
     name: str | None = None
-    nbytes: int = 0  # of the array
+    nbytes: _Natural = 0  # of the array
     layout: bytes = b""  # dtype, shape and order, as shmlease.client.layout writes them; opaque here
     creator: int = 0
     created_ns: int = 0

@@ -7,9 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from shmlease.core.model import (
     AppliedRow,
+    ClientRow,
+    ClientState,
     EventKind,
     EventRow,
     Gone,
@@ -19,6 +22,8 @@ from shmlease.core.model import (
     LeaseState,
     RegistryRow,
 )
+from shmlease.errors import ProtocolError
+from shmlease.system import ledger as module
 from shmlease.system.ledger import RESERVE_BYTES, Ledger, MemoryLedger, read_ledger
 
 WHO = Identity(1, 2, "boot", 3, 4, "x")
@@ -149,4 +154,47 @@ def test_ledger_in_memory_has_the_live_rows() -> None:
     assert ledger.has_room()
     assert not ledger.wants_compaction()
     ledger.compact([])
+    ledger.close()
+
+
+@pytest.mark.parametrize("field", ["pid", "start_ticks", "uid"])
+@pytest.mark.parametrize("value", [-1, 2**40 * 2**23])
+def test_process_that_cannot_be_is_no_row(path: str, field: str, value: int) -> None:
+    """Another user writes into his ledger what he likes; os.kill and the like would raise OverflowError for it."""
+    identity = replace(WHO, **{field: value})
+    Ledger(path, [ClientRow(1, identity, b"", ClientState.CONNECTED, 0)]).close()
+    if field == "start_ticks" and value > 0:
+        assert read_ledger(path).clients[1].identity == identity
+    else:
+        with pytest.raises(ProtocolError, match="Expected `int`"):
+            read_ledger(path)
+
+
+def test_ledger_is_written_anew_in_the_directory_that_it_was_begun_in(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    ledger = Ledger(str(tmp_path / "own" / "ledger"), [REGISTRY])
+    (tmp_path / "own").rename(tmp_path / "moved")
+    (tmp_path / "own").mkdir()
+    ledger.compact([REGISTRY, lease(1)])
+    ledger.close()
+    assert os.listdir(tmp_path / "own") == []
+    assert set(read_ledger(str(tmp_path / "moved" / "ledger")).leases) == {lease(1).id}
+
+
+def test_what_a_killed_predecessor_was_writing_is_in_nobodys_way(path: str) -> None:
+    os.symlink("/etc/passwd", f"{path}.new")
+    Ledger(path, [REGISTRY]).close()
+    assert read_ledger(path).registry == REGISTRY
+    assert not os.path.lexists(f"{path}.new")
+
+
+def test_log_does_not_grow_beyond_what_is_read(path: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEDGER_LIMIT_BYTES", 4 * RESERVE_BYTES)
+    number = 0
+    while ledger.has_room():
+        number += 1
+        ledger.commit([lease(number)])
+        assert number < 10_000, "there is always room"
+    assert os.stat(path).st_size <= 4 * RESERVE_BYTES
+    assert len(read_ledger(path, limit_bytes=4 * RESERVE_BYTES).leases) == number
     ledger.close()

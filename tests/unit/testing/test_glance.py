@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import shmlease
+from rig.neighbour import deep_directories
 from shmlease.testing.glance import Glance, Glancer
 
 
@@ -111,3 +113,17 @@ def test_segments_of_a_registry_are_not_files_to_look_at() -> None:
         before = glancer.look()
         with registry.share(np.arange(10)):
             assert not [path for path, _ in glancer.look().files - before.files if registry.id in path]
+
+
+def test_directories_without_end_are_glanced_at_to_a_depth(shm: Path) -> None:
+    deep_directories(str(shm / "d"))
+    (shm / "d" / "file").touch()
+    assert f"{shm}/d/file" in {path for path, _ in Glancer(str(shm)).look().files}
+    subprocess.run(["rm", "-r", shm / "d"], check=True)  # shutil.rmtree goes no deeper than Python's stack
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path), os.mkdir])
+def test_registry_whose_ledger_is_none_is_glanced_over(shm: Path, make: Callable[[str], None]) -> None:
+    (shm / "shmlease-abad1dea").mkdir()
+    make(f"{shm}/shmlease-abad1dea/ledger")
+    assert Glancer(str(shm)).look().leases == frozenset()

@@ -3,11 +3,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shmlease.auditor.judge.evidence import LockState, RegistryFacts, Root
+from shmlease.auditor.observe import registry_facts as module
 from shmlease.auditor.observe.registry_facts import read_registries
 from shmlease.auditor.observe.shm_scan import list_root
 from shmlease.core.model import RegistryRow, SegmentRow, SegmentState
@@ -105,3 +107,78 @@ def test_registry_of_another_user_is_a_gap(shm: Path, directory: RegistryDirecto
     )
     told = subprocess.run([sys.executable, "-c", program, str(shm)], capture_output=True, text=True, check=True).stdout
     assert told.strip() == "the lease table of registry abc it belongs to uid 0"
+
+
+# --- what a neighbour may have made ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entry", ["ledger", "lock"])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (os.mkfifo, "is a FIFO, not a regular file"),
+        (lambda path: os.symlink("/etc/passwd", path), "is a symbolic link, not a regular file"),
+        (os.mkdir, "is a directory, not a regular file"),
+    ],
+)
+def test_what_is_no_file_is_told_and_the_next_registry_is_read(
+    root: Root, shm: Path, directory: RegistryDirectory, entry: str, make: Callable[[str], None], words: str
+) -> None:
+    make(f"{directory.path}/{entry}")
+    sound = RegistryDirectory("sound", str(shm))
+    sound.create()
+    write_ledger(sound)
+    registries, gaps = read_registries(list_root(root))
+    assert gaps == []
+    by_id = {registry.id: registry for registry in registries}
+    assert f"{directory.path}/{entry} {words}" in by_id["abc"].problem
+    assert by_id["abc"].snapshot is None
+    assert (by_id["abc"].lock is LockState.UNKNOWN) == (entry == "lock")
+    assert by_id["sound"].snapshot is not None
+
+
+def test_file_of_somebody_else_in_a_registry_is_not_read(root: Root, directory: RegistryDirectory) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("NOT TESTED: only root can give a file away")
+    write_ledger(directory)
+    os.chown(directory.ledger_path, 65534, 65534)
+    assert f"belongs to uid 65534; this process runs as uid {os.geteuid()}" in facts(root).problem
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can give a file away")
+def test_ledgers_of_others_are_read_as_far_as_one_look_can_bear(
+    root: Root, shm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FOREIGN_BYTES", 200_000)  # each has 64 KiB and some rows
+    for id in ("a", "b", "c", "d"):
+        theirs = RegistryDirectory(id, str(shm))
+        theirs.create()
+        write_ledger(theirs)
+        os.chown(theirs.ledger_path, 65534, 65534)
+        os.chown(theirs.path, 65534, 65534)
+    registries, _ = read_registries(list_root(root))
+    assert sorted(registry.snapshot is not None for registry in registries) == [False, True, True, True]
+    (unread,) = (registry.problem for registry in registries if registry.snapshot is None)
+    assert "is read" in unread
+
+
+def test_directory_that_was_swapped_since_it_was_listed_is_not_entered(root: Root, directory: RegistryDirectory) -> None:
+    write_ledger(directory)
+    listing = list_root(root)
+    os.rename(directory.path, f"{directory.path}x")
+    os.symlink(f"{directory.path}x", directory.path)
+    assert read_registries(listing)[0] == []
+    os.unlink(directory.path)
+    os.mkdir(directory.path)
+    assert read_registries(listing) == ([], [])
+
+
+def test_directory_on_the_way_that_was_swapped_is_not_entered(root: Root, shm: Path) -> None:
+    (shm / "inner").mkdir()
+    RegistryDirectory("abc", str(shm / "inner")).create()
+    listing = list_root(root)
+    (shm / "inner").rename(shm / "moved")
+    (shm / "inner").symlink_to("moved")
+    registries, (gap,) = read_registries(listing)
+    assert registries == []
+    assert "is a symbolic link" in gap.why

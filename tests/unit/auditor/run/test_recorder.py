@@ -208,3 +208,19 @@ def test_stack_of_files_opened_in_a_loop_is_not_written_for_each(tmp_path: Path)
     )
     assert [one.kind for one in records.records] == ["open"] * 20
     assert (tmp_path / "records").read_bytes().count(b"stack\x1f") <= 2  # the interpreter counts a specialized call anew
+
+
+def test_program_does_not_wait_for_a_reader_of_its_records(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "records")
+    program = (
+        f"import sys\nsys.path.insert(0, {INJECT!r})\n"
+        "import shmlease_recorder\nshmlease_recorder.start()\n"
+        "from multiprocessing.shared_memory import SharedMemory\n"
+        "made = SharedMemory(create=True, size=4096)\n"
+        "made.close(); made.unlink(); print('done')\n"
+    )
+    environment = {**os.environ, "SHMLEASE_RECORDS": str(tmp_path / "records"), "PYTHONPATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stdout == "done\n", done.stderr

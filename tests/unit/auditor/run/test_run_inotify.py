@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from rig.neighbour import deep_directories
 from shmlease.auditor.run import inotify
 from shmlease.auditor.run.inotify import Watch
 
@@ -90,3 +92,12 @@ def test_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
     with Watch(str(tmp_path / "file")) as watch:
         watch.drain()
         assert watch.changes == []
+
+
+def test_directories_without_end_are_watched_to_a_depth_and_that_is_told(tmp_path: Path) -> None:
+    with Watch(str(tmp_path)) as watch:
+        deep_directories(str(tmp_path / "d"))
+        (tmp_path / "file").touch()
+        assert ("file", "+") in changes(watch, tmp_path)
+    assert "deep" in watch.lost
+    subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # shutil.rmtree goes no deeper than Python's stack

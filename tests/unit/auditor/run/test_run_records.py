@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -142,3 +144,47 @@ def test_makings_are_the_first_records_of_each_inode(tmp_path: Path) -> None:
 
 def test_mark_of_an_unlinked_file_is_no_part_of_its_name(tmp_path: Path) -> None:
     assert read(tmp_path, made(1, 55, "pym-1 (deleted)")).records[0].path == "/dev/shm/pym-1"
+
+
+def link(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def huge(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 40)
+
+
+@pytest.mark.parametrize(
+    ("replace", "words"),
+    [(os.mkfifo, "is a FIFO"), (link, "is a symbolic link"), (Path.mkdir, "is a directory"), (huge, "more than 256 MiB")],
+)
+def test_program_that_puts_something_else_in_the_place_of_its_records_stops_nobody(
+    tmp_path: Path, replace: Callable[[Path], None], words: str
+) -> None:
+    path = tmp_path / "records"
+    path.write_text(made(100, 55, "psm_1"))
+    log = RecordLog(str(path))
+    assert len(log.read().records) == 1
+    path.unlink()
+    replace(path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    records = log.read()
+    assert len(records.records) == 1, "what was read before is kept"
+    assert words in records.lost
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
+
+
+def test_line_longer_than_any_recorders_is_passed_over(tmp_path: Path) -> None:
+    records = read(tmp_path, "x" * 3_000_000 + "\n", made(100, 55, "psm_1"))
+    assert [record.inode for record in records.records] == [55]
+    assert records.lost == ""
+
+
+def test_line_that_is_being_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    path, whole = tmp_path / "records", made(100, 55, "psm_1")
+    log = RecordLog(str(path))
+    path.write_text(whole[:10])
+    assert log.read().records == ()
+    path.write_text(whole)
+    assert [record.inode for record in log.read().records] == [55]
