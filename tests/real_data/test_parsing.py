@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shmlease.text.formats import layout
+from shmlease.text.formats import format_named
 from shmlease.text.inference import infer
 
 _EPIDIVERSE = {  # rows, sum of positions, methylated, unmethylated, percentages
@@ -72,7 +72,7 @@ _TABLES = {  # file: rows, columns, as inferred
 
 @pytest.mark.parametrize("sample", _EPIDIVERSE)
 def test_methylation_bedgraph(real_data, read, sample):
-    found = read(real_data / f"methylation/epidiverse_cpg/{sample}_CpG.bedGraph", layout("bedgraph-methylation"))
+    found = read(real_data / f"methylation/epidiverse_cpg/{sample}_CpG.bedGraph", format_named("bedgraph-methylation"))
     rows = found.rows
     sums = (rows["pos"].sum(), rows["c"].sum(), rows["t"].sum(), rows["pct"].sum(dtype="f8"))
     assert (len(rows), *sums) == _EPIDIVERSE[sample]
@@ -82,7 +82,7 @@ def test_methylation_bedgraph(real_data, read, sample):
 
 @pytest.mark.parametrize("sample", _METHYLKIT)
 def test_methylkit(real_data, read, sample):
-    rows = read(real_data / f"methylation/methylkit/{sample}.myCpG.txt", layout("methylkit")).rows
+    rows = read(real_data / f"methylation/methylkit/{sample}.myCpG.txt", format_named("methylkit")).rows
     count, positions, coverage, percentages = _METHYLKIT[sample]
     assert (len(rows), rows["pos"].sum(), rows["coverage"].sum()) == (count, positions, coverage)
     assert rows["freq_c"].sum(dtype="f8") == pytest.approx(percentages, abs=0.005)
@@ -90,7 +90,7 @@ def test_methylkit(real_data, read, sample):
 
 def test_bismark_coverage_names_the_length_its_contigs_need(real_data, read):
     path = real_data / "methylation/bsseq/test_data.fastq_bismark.bismark.cov.gz"
-    found = read(path, layout("bismark-cov"))
+    found = read(path, format_named("bismark-cov"))
     assert len(found.rows) == 2013 - 23
     assert {bad.text for bad in found.bad} == {"gi|215104|gb|J02459.1|LAMCG"}
     assert {bad.reason for bad in found.bad} == {"27 bytes do not fit S16; S27 would hold them"}
@@ -100,7 +100,7 @@ def test_bismark_coverage_names_the_length_its_contigs_need(real_data, read):
 
 def test_bismark_coverage_is_whole_when_fitted(real_data, read):
     path = real_data / "methylation/bsseq/test_data.fastq_bismark.bismark.cov.gz"
-    rows = read(path, layout("bismark-cov"), fit=True).rows
+    rows = read(path, format_named("bismark-cov"), fit=True).rows
     assert rows.dtype["chr"] == "S27"
     sums = (rows["pos"].sum(), rows["c"].sum(), rows["t"].sum(), rows["pct"].sum(dtype="f8"))
     assert (len(rows), *sums) == (2013, 159913408530, 1334, 686, 132900)
@@ -109,7 +109,7 @@ def test_bismark_coverage_is_whole_when_fitted(real_data, read):
 
 @pytest.mark.parametrize("cell", _ALLC)
 def test_allc_in_blocked_gzip(real_data, read, cell):
-    rows = read(real_data / f"methylation/allcools/{cell}.allc.tsv.gz", layout("allc")).rows
+    rows = read(real_data / f"methylation/allcools/{cell}.allc.tsv.gz", format_named("allc")).rows
     assert (len(rows), rows["pos"].sum(), rows["mc"].sum(), rows["cov"].sum()) == _ALLC[cell]
     if cell == "Cell02":
         assert b"chrUn_GL456239" in rows["chr"]
@@ -117,7 +117,7 @@ def test_allc_in_blocked_gzip(real_data, read, cell):
 
 def test_gembs(real_data, read):
     name = "methylation/encode/sample_ENCSR750CPN_cpg_gembs_10e5.bed.gz"
-    rows = read(real_data / name, layout("gembs")).rows
+    rows = read(real_data / name, format_named("gembs")).rows
     assert (len(rows), rows["pos0"].sum()) == (99999, 226411557473)
     assert (rows["pos1"] == rows["pos0"] + 1).all()
     assert rows["flags"][0] == b"GQ=11;MQ=22"
@@ -126,7 +126,7 @@ def test_gembs(real_data, read):
 @pytest.mark.parametrize("station", _STATIONS)
 def test_station_series(real_data, read, station):
     path = real_data / f"climate/metoffice/{station}data.txt"
-    found = read(path, layout("metoffice"))
+    found = read(path, format_named("metoffice"))
     closed = found.notes["lines that begin with 'Site closed'"]
     absent = int(station == "lowestoft")  # one row ends before its sunshine
     lines, missing = _STATIONS[station]
@@ -142,7 +142,7 @@ def test_station_series(real_data, read, station):
 
 
 def test_the_remark_of_lowestoft_is_kept(real_data, read):
-    found = read(real_data / "climate/metoffice/lowestoftdata.txt", layout("metoffice"))
+    found = read(real_data / "climate/metoffice/lowestoftdata.txt", format_named("metoffice"))
     (moved,) = found.rows[found.rows["remark"] != b""]
     assert moved.tolist() == (2007, 9, 18.5, pytest.approx(11.2), 0.0, pytest.approx(34.1), 152.0, b"to Monckton Ave")
     assert found.notes["'Change' after a number"] == 1
@@ -152,7 +152,7 @@ def test_the_remark_of_lowestoft_is_kept(real_data, read):
 
 def test_a_typical_year_with_its_missing_values(real_data, read):
     path = real_data / "climate/tmy3/703165TY.csv"
-    found = read(path, layout("tmy3"))
+    found = read(path, format_named("tmy3"))
     assert (len(found.rows), found.bad) == (8760, [])
     lines = path.read_text().split("\n")[2:-1]
     assert found.rows["ghi"].sum(dtype="f8") == sum(float(line.split(",")[4]) for line in lines)
@@ -162,7 +162,7 @@ def test_minus_9900_and_question_marks_are_counted_as_missing(real_data, read):
     path = real_data / "climate/tmy3/703165TY.csv"
     cells = [line.split(",") for line in path.read_text().split("\n")[2:-1]]
     numeric = [column for column in range(2, 68) if not any(row[column].isalpha() for row in cells)]
-    schema = layout("tmy3").with_dtype(",".join(f"c{column}:f8" for column in numeric), numeric)
+    schema = format_named("tmy3").with_dtype(",".join(f"c{column}:f8" for column in numeric), numeric)
     found = read(path, schema)
     assert found.bad == []
     marks = sum(row[column] in ("-9900", "?") for row in cells for column in numeric)
@@ -173,7 +173,7 @@ def test_minus_9900_and_question_marks_are_counted_as_missing(real_data, read):
 def test_surveys_by_year(real_data, read, year):
     path = real_data / f"tables/surveys_by_year/surveys{year}.csv"
     dtype = "index:i4,record:i4,month:i1,day:i1,year:i2,site:i1,species:S2,sex:S1,hindfoot:f4,weight:f4"
-    found = read(path, layout("csv").with_dtype(dtype))
+    found = read(path, format_named("csv").with_dtype(dtype))
     lines = path.read_text().splitlines()[1:]
     assert (len(found.rows), found.bad, set(found.rows["year"])) == (len(lines), [], {year})
     assert found.rows["weight"].sum(dtype="f8") == sum(float(line.split(",")[-1]) for line in lines)
@@ -207,14 +207,14 @@ def test_quotes_byte_order_marks_and_letters_beyond_ascii(real_data, read):
 
 def test_a_gauge_in_rdb(real_data, read):
     dtype = "agency:S4,site:S8,time:S16,zone:S3,discharge:f4,code:S1"
-    found = read(real_data / "tables/misc/bouldercreek_09_2013.txt", layout("rdb").with_dtype(dtype))
+    found = read(real_data / "tables/misc/bouldercreek_09_2013.txt", format_named("rdb").with_dtype(dtype))
     assert (len(found.rows), found.bad) == (2875, [])
     assert found.rows[0].tolist() == (b"USGS", b"06730200", b"2013-09-01 00:00", b"MDT", 57.0, b"A")
 
 
 def test_images_of_digits_as_one_field(real_data, read):
     path = real_data / "ml/digits.csv.gz"
-    schema = replace(layout("csv").with_dtype("pixel:64f8,label:i4"), header=False)
+    schema = replace(format_named("csv").with_dtype("pixel:64f8,label:i4"), header=False)
     rows = read(path, schema).rows
     expected = np.loadtxt(path, delimiter=",", ndmin=2)
     assert rows["pixel"].tobytes() == np.ascontiguousarray(expected[:, :-1]).tobytes()
@@ -222,7 +222,7 @@ def test_images_of_digits_as_one_field(real_data, read):
 
 
 def test_a_table_whose_first_line_counts_its_rows(real_data, read):
-    schema = replace(layout("csv").with_dtype("features:30f8,malignant:u1"), header=False, skip_lines=1)
+    schema = replace(format_named("csv").with_dtype("features:30f8,malignant:u1"), header=False, skip_lines=1)
     rows = read(real_data / "ml/breast_cancer.csv", schema).rows
     expected = np.loadtxt(real_data / "ml/breast_cancer.csv", delimiter=",", skiprows=1)
     assert rows["features"].tobytes() == np.ascontiguousarray(expected[:, :-1]).tobytes()

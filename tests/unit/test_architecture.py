@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import subprocess
 import sys
@@ -29,6 +30,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lazy": set(),
     "pages": VOCABULARY | {"pages"},
     "output_file": VOCABULARY,
+    "compiled": set(),
+    "text": VOCABULARY | {"compiled"},
+    "hdf5": VOCABULARY | {"compiled", "lazy", "output_file"},
     "core": CORE,
     "system": SYSTEM,
     "registry": SYSTEM,
@@ -117,6 +121,70 @@ def test_module_opens_with_one_sentence_that_says_what_it_is_for(path: Path) -> 
     assert docstring, "no docstring"
     opening = docstring.split("\n\n")[0]
     assert opening.endswith((".", ":")), opening
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Each module of shmlease, and those that it imports, wherever in it, but not for type checkers only.
+
+    A package stands for its ``__init__``.
+    """
+    graph = {name_of(path): set[str]() for path in MODULES}
+    for path in MODULES:
+        own = name_of(path)
+        for node in ast.walk(_WithoutTypeChecking().visit(copy.deepcopy(tree_of(path)))):
+            if isinstance(node, ast.Import):
+                graph[own].update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                # either a module of that package, or what its __init__ names
+                inner = (f"{node.module}.{alias.name}" for alias in node.names)
+                graph[own].update(name if name in graph else node.module for name in inner)
+    return {own: (imported & graph.keys()) - {own} for own, imported in graph.items()}
+
+
+class _WithoutTypeChecking(ast.NodeTransformer):
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        is_for_types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        return node.orelse if is_for_types else self.generic_visit(node)
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules of which each imports every other, perhaps through others (Tarjan's components)."""
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    path: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        order[module] = lowest[module] = len(order)
+        path.append(module)
+        for imported in sorted(graph[module]):
+            if imported not in order:
+                visit(imported)
+                lowest[module] = min(lowest[module], lowest[imported])
+            elif imported in path:
+                lowest[module] = min(lowest[module], order[imported])
+        if lowest[module] == order[module]:
+            group = path[path.index(module) :]
+            del path[path.index(module) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for module in sorted(graph):
+        if module not in order:
+            visit(module)
+    return found
+
+
+def test_no_modules_import_each_other() -> None:
+    assert cycles(import_graph()) == []
+
+
+def test_a_cycle_of_imports_would_be_found() -> None:
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
 
 
 def loaded_by(statement: str) -> set[str]:

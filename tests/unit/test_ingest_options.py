@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from shmlease.cli import ingest
-from shmlease.text.formats import LAYOUTS
+from shmlease.text.formats import FORMATS
 
 
 def test_the_layouts_in_the_help_are_those_there_are() -> None:
-    assert tuple(LAYOUTS) == ingest.LAYOUTS
+    assert tuple(FORMATS) == ingest.FORMATS

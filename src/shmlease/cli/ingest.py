@@ -14,7 +14,7 @@ __all__ = ["command"]
 
 DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " ", "blanks": None}
 # As in shmlease.text.formats, which imports numpy.
-LAYOUTS = (
+FORMATS = (
     "bismark-cov",
     "bedgraph-methylation",
     "methylkit",
@@ -28,80 +28,78 @@ LAYOUTS = (
     "tsv",
     "blanks",
 )
+COMPRESSIONS = click.Choice(["gzip", "none", "lzf", "zstd", "blosc2"])
+ON_ERROR = click.Choice(["fail", "skip", "quarantine"])
+PARSERS = click.Choice(["auto", "native", "numpy"])
+
+
+def _reading_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Those options of a schema that were given, as `Schema` takes them."""
+    options = {name: value for name, value in given.items() if value not in (None, ())}
+    if "delimiter" in options:
+        options["delimiter"] = DELIMITERS.get(options["delimiter"], options["delimiter"])
+    return options
 
 
 @click.command("ingest")
 @click.argument("files", metavar="FILES...", nargs=-1, required=True)
 @click.option("-o", "--output", metavar="OUT.h5", help="The HDF5 file to make.")
-@click.option("--layout", metavar="NAME", help=f"How the files are written: {', '.join(LAYOUTS)}.")
+@click.option("--layout", metavar="NAME", help=f"How the files are written: {', '.join(FORMATS)}.")
 @click.option(
-    "--dtype", metavar="FIELDS", help='The fields, such as "chr:S10,pos:i4,pct:f4"; name:type=fill for missing ones.'
+    "--dtype", metavar="FIELDS", help='The fields, such as "chr:S10,pos:i4,pct:f4"; name:type=fill for missing values.'
 )
 @click.option("--columns", metavar="LIST", help="The column of each field, from 0, or its name in the header: 0,1,3.")
-@click.option(
-    "--infer", "inferred", is_flag=True, help="Look at the first file, and print the schema that it seems to have."
-)
+@click.option("--infer", "inferred", is_flag=True, help="Print the schema that the first file seems to have.")
 @click.option("--delimiter", metavar="CHARACTER", help=f"Between cells: a character, or {', '.join(DELIMITERS)}.")
 @click.option("--header/--no-header", default=None, help="Whether the first line names the columns.")
-@click.option("--skip-lines", type=click.IntRange(0), metavar="N", help="Lines before the table that are not data.")
+@click.option("--skip-lines", type=click.IntRange(0), metavar="N", help="Lines before the table to skip.")
 @click.option("--comment", "comments", multiple=True, metavar="TEXT", help="Skip lines that begin so; may be repeated.")
 @click.option("--quote", metavar="CHARACTER", help="Around cells that hold delimiters or line ends.")
 @click.option("--missing", multiple=True, metavar="TEXT", help="A cell that means a missing value; may be repeated.")
-@click.option("--encoding", metavar="NAME", help="Of the files; utf-8, latin-1 and their like.")
+@click.option("--encoding", metavar="NAME", help="Of the files: utf-8, latin-1 and their like.")
 @click.option("--into", metavar="NAME", help="All files into one dataset, in the order given; by default one for each.")
 @click.option(
-    "--compression", type=click.Choice(["gzip", "none", "lzf", "zstd", "blosc2"]), default="gzip", show_default=True,
+    "--compression",
+    type=COMPRESSIONS,
+    default="gzip",
+    show_default=True,
     help="zstd and blosc2 need the package hdf5plugin.",
-)  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), metavar="N", help="Worker processes; by default one for each processor.")
-@click.option("--capacity", metavar="SIZE", help="The most shared memory to use; by default 32MiB a worker and 64MiB.")
+)
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Worker processes; by default one per processor.")
+@click.option("--capacity", metavar="SIZE", help="The most shared memory to use; by default 32MiB per worker plus 64MiB.")
 @click.option(
-    "--on-error", type=click.Choice(["fail", "skip", "quarantine"]), default="fail", show_default=True,
-    help="For lines that are no rows: fail at the first, leave them out, or keep them in the file, under rejected/.",
-)  # fmt: skip
+    "--on-error",
+    type=ON_ERROR,
+    default="fail",
+    show_default=True,
+    help="For malformed lines: fail at the first, skip and count them, or keep them in the file under rejected/.",
+)
 @click.option(
-    "--parser", type=click.Choice(["auto", "native", "numpy"]), default="auto", show_default=True,
-    help="What reads the lines: C where it was compiled, or numpy. Both give the same.",
-)  # fmt: skip
+    "--parser",
+    type=PARSERS,
+    default="auto",
+    show_default=True,
+    help="What reads the lines: compiled C where it is available, or numpy. Both give the same rows.",
+)
 @click.option("--fit-strings", is_flag=True, help="Read all files first, and make string fields as long as they need.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.h5, if it is there, when the new file is complete.")
-@click.option("--resume", is_flag=True, help="Go on with what an interrupted run has left, if it has.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--resume", is_flag=True, help="Continue what an interrupted run has left, if it has left anything.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 @click.option("--json", "is_json", is_flag=True, help="Write the summary as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, and no summary unless it is JSON.")
-def command(
-    files: tuple[str, ...],
-    output: str | None,
-    layout: str | None,
-    dtype: str | None,
-    columns: str | None,
-    inferred: bool,
-    into: str | None,
-    compression: str,
-    workers: int | None,
-    capacity: str | None,
-    on_error: Any,
-    parser: Any,
-    fit_strings: bool,
-    overwrite: bool,
-    resume: bool,
-    dry_run: bool,
-    is_json: bool,
-    quiet: bool,
-    **reading: Any,
-) -> None:
+def command(files: tuple[str, ...], output: str | None, dry_run: bool, **options: Any) -> None:
     """Load text tables into one HDF5 file: parsed and compressed by worker processes, through leased shared memory.
 
-    Files may be packed (gzip, BGZF, bzip2, xz, zstd). Each becomes a dataset named after it, its rows in their order and
-    its values those that numpy.loadtxt gives. OUT.h5 appears when it is complete; a file there is replaced only with
-    --overwrite. The run ends with a check that it has
-    left nothing in shared memory.
+    Files may be compressed (gzip, BGZF, bzip2, xz, zstd), which is detected from their content. Each becomes a dataset named
+    after it, with its rows in their order and the values that numpy.loadtxt gives. OUT.h5 appears when it is complete; a file
+    there is replaced only with --overwrite. The run ends with a check that it has left nothing in shared memory.
 
-    Exit codes: 0 all lines became rows; 1 the file is complete, and some lines did not; 2 failed, and there is no file; 130
-    interrupted.
+    Exit codes: 0 every line became a row; 1 the file is complete, and some lines were malformed; 2 failed, and there is no
+    new file; 130 interrupted.
     """
-    is_run = output is not None and not dry_run
-    if is_run:
+    names = ("delimiter", "header", "skip_lines", "comments", "quote", "missing", "encoding")
+    reading = _reading_options({name: options.pop(name) for name in names})
+    if output is not None and not dry_run:
         # Whatever is imported from here on the workers' template imports beside it. Nothing here multiplies matrices.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         template_start.begin()
@@ -111,10 +109,6 @@ def command(
     gc.freeze()
     gc.enable()
     try:
-        run(
-            files, output, layout=layout, dtype=dtype, columns=columns, inferred=inferred, dry_run=dry_run, is_json=is_json,
-            quiet=quiet, reading=reading, into=into, compression=compression, workers=workers, capacity=capacity,
-            on_error=on_error, parser=parser, fit_strings=fit_strings, overwrite=overwrite, resume=resume,
-        )  # fmt: skip
+        run(files, output, dry_run=dry_run, reading=reading, **options)
     finally:
         template_start.drop()

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from shmlease.ingestion.plan import Job
+from shmlease.ingestion.plan import IngestPlan
 from shmlease.ingestion.report import IngestReport
 from shmlease.units import format_bytes, format_duration
 
@@ -61,7 +61,7 @@ def as_text(report: IngestReport) -> str:
     return "\n".join([*lines, "; ".join(extra)])
 
 
-def plan_as_json(job: Job, output: str | None) -> str:
+def plan_as_json(job: IngestPlan, output: str | None) -> str:
     """What would be done."""
     files = [
         {"path": table.path, "dataset": name, "size_bytes": mark.size_bytes, "compression": table.compression}
@@ -71,7 +71,7 @@ def plan_as_json(job: Job, output: str | None) -> str:
     return msgspec.json.encode(content).decode()
 
 
-def plan_as_text(job: Job, output: str | None) -> str:
+def plan_as_text(job: IngestPlan, output: str | None) -> str:
     """For people."""
     table = [("dataset", "size", "packed", "file")]
     for each, mark, name in zip(job.tables, job.marks, job.datasets, strict=True):
@@ -82,7 +82,7 @@ def plan_as_text(job: Job, output: str | None) -> str:
     return "\n".join([*_aligned(table, right={1}), "", *_aligned(fields, right={2}), "", total])
 
 
-def _fields(job: Job) -> Iterable[tuple[str, str, str]]:
+def _fields(job: IngestPlan) -> Iterable[tuple[str, str, str]]:
     for each, place in job.schema.places():
         yield each.name, each.type, str(place) if each.width == 1 else f"{place}-{place + each.width - 1}"
 

@@ -11,11 +11,10 @@ from typing import Any, NoReturn
 
 import click
 
-from shmlease.cli.ingest import DELIMITERS
 from shmlease.cli.ingest_output import as_json, as_text, plan_as_json, plan_as_text
 from shmlease.errors import LeaseError
 from shmlease.ingestion.ingest import ingest
-from shmlease.ingestion.plan import check_place, plan_job, schema_of
+from shmlease.ingestion.plan import check_output_path, plan_ingest, schema_of
 from shmlease.ingestion.report import Progress
 from shmlease.text.inference import infer
 from shmlease.text.schema import Schema
@@ -42,19 +41,18 @@ def run(
     **how: Any,
 ) -> None:
     """Infer, plan, or ingest; ends the process with the exit code of the command after an ingest."""
-    options = _reading(reading)
     if output is not None:
-        check_place(output, files, overwrite=overwrite)
+        check_output_path(output, files, overwrite=overwrite)
     schema: str | Schema | None = layout
     if inferred:
-        schema = _inferred(files[0], layout, dtype, options, quiet=quiet and output is not None)
-        options = {}
+        schema = _inferred(files[0], layout, dtype, reading, quiet=quiet and output is not None)
+        reading = {}
     elif output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output': the HDF5 file to make.")
     chosen = None if columns is None else [int(each) if each.isdigit() else each for each in columns.split(",")]
     if dry_run:
-        job = plan_job(files, schema_of(schema, dtype, chosen, options), into)
-        click.echo(plan_as_json(job, output) if is_json else plan_as_text(job, output))
+        plan = plan_ingest(files, schema_of(schema, dtype, chosen, reading), into)
+        click.echo(plan_as_json(plan, output) if is_json else plan_as_text(plan, output))
         return
     if output is None:
         return
@@ -72,7 +70,7 @@ def run(
                 progress=progress,
                 into=into,
                 **how,
-                **options,
+                **reading,
             ),
         )
     if is_json:
@@ -105,15 +103,6 @@ def _to_resume(output: str) -> str:
 
 def _terminate(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - a signal handler's signature
     sys.exit(_TERMINATED)
-
-
-def _reading(given: dict[str, Any]) -> dict[str, Any]:
-    """The options of a schema that were given."""
-    options = {name: value for name, value in given.items() if value not in (None, ())}
-    if "delimiter" in options:
-        name = options["delimiter"]
-        options["delimiter"] = DELIMITERS.get(name, name)
-    return options
 
 
 def _inferred(path: str, layout: str | None, dtype: str | None, options: dict[str, Any], *, quiet: bool) -> Schema:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shmlease.hdf5.provenance import Source, digest_file
     from shmlease.hdf5.recovery import Completed
     from shmlease.hdf5.sink import HDF5Sink
-    from shmlease.hdf5.staging import output_place
+    from shmlease.hdf5.staging import output_path
     from shmlease.hdf5.verification import DatasetCheck, Mismatch, VerifyReport, verify
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
     "VerifyReport",
     "digest_file",
     "encode_chunk",
-    "output_place",
+    "output_path",
     "verify",
 ]
 
@@ -43,7 +43,7 @@ _HOMES: Final = {
     "provenance": ("Source", "digest_file"),
     "recovery": ("Completed",),
     "sink": ("HDF5Sink",),
-    "staging": ("output_place",),
+    "staging": ("output_path",),
     "verification": ("DatasetCheck", "Mismatch", "VerifyReport", "verify"),
 }
 

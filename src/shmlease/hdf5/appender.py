@@ -10,9 +10,9 @@ import numpy as np
 
 from shmlease.hdf5 import write_ahead_log
 from shmlease.hdf5.chunk_encoding import ChunkEncoder
-from shmlease.hdf5.dataset import Progress
-from shmlease.hdf5.encoder_pool import EncodePool
-from shmlease.hdf5.remainder import Rest
+from shmlease.hdf5.dataset import DatasetState
+from shmlease.hdf5.encoder_pool import EncoderPool
+from shmlease.hdf5.remainder import Remainder
 from shmlease.hdf5.session import Session
 
 __all__ = ["Appender"]
@@ -25,105 +25,105 @@ class Appender:
 
     def __init__(self, session: Session, encoders: int | None) -> None:
         self._session = session
-        self._pool = EncodePool(encoders)
+        self._pool = EncoderPool(encoders)
         self._encoders: dict[str, ChunkEncoder] = {}
-        self._rests: dict[str, Rest] = {}
+        self._remainders: dict[str, Remainder] = {}
         self._moved: set[str] = set()  # datasets that took rows since the last checkpoint
-        for progress in session.datasets.values():
-            if progress.declared.rows is None and not progress.declared.encoded:
-                self._refill(progress)
+        for state in session.datasets.values():
+            if state.declared.rows is None and not state.declared.encoded:
+                self._refill(state)
 
-    def append(self, progress: Progress, rows: Array) -> None:
+    def append(self, state: DatasetState, rows: Array) -> None:
         """Take rows; they are free again when this returns."""
-        codec, rest, first = progress.codec, self._rest(progress), progress.cursor
-        progress.cursor += len(rows)
-        self._moved.add(progress.name)
+        codec, remainder, first = state.codec, self._remainder(state), state.cursor
+        state.cursor += len(rows)
+        self._moved.add(state.name)
         if not codec.row_bytes:
             return
-        start = rest.take(rows) if rest.rows else 0
-        if rest.is_full:
-            self._encode(progress, first + start - codec.chunk_rows, rest.release())
+        start = remainder.take(rows) if remainder.rows else 0
+        if remainder.is_full:
+            self._encode(state, first + start - codec.chunk_rows, remainder.release())
         stop = start + (len(rows) - start) // codec.chunk_rows * codec.chunk_rows
         for place in range(start, stop, codec.chunk_rows):
-            self._encode(progress, first + place, [rows[place : place + codec.chunk_rows]])
+            self._encode(state, first + place, [rows[place : place + codec.chunk_rows]])
         if stop > start:
             self._pool.drain()  # until here the encoders read the caller's memory
-        rest.take(rows[stop:])
+        remainder.take(rows[stop:])
 
-    def write(self, progress: Progress, values: Array) -> None:
+    def write(self, state: DatasetState, values: Array) -> None:
         """Take the whole of a dataset whose number of rows was known."""
-        step = progress.codec.chunk_rows
+        step = state.codec.chunk_rows
         for place in range(0, len(values), step):
-            self._encode(progress, place, [values[place : place + step]])
+            self._encode(state, place, [values[place : place + step]])
         self._pool.drain()
-        progress.cursor = len(values)
+        state.cursor = len(values)
 
-    def mark(self, progress: Progress, rows: Iterable[int]) -> None:
+    def mark(self, state: DatasetState, rows: Iterable[int]) -> None:
         """Note the rows where sources meet, so that each gets a checksum of its own."""
-        rest = self._rests.get(progress.name)
-        if rest is not None:
+        remainder = self._remainders.get(state.name)
+        if remainder is not None:
             for row in rows:
-                rest.mark(row - (progress.cursor - rest.rows))
+                remainder.mark(row - (state.cursor - remainder.rows))
 
     def settle(self) -> dict[str, int]:
         """Store or journal all rows taken; returns the rows of the datasets that took some since the last time."""
         self._pool.drain()
         moved = {name: self._session.datasets[name].cursor for name in sorted(self._moved)}
         for name, cursor in moved.items():
-            rest = self._rests.get(name)  # none once the dataset is finished
-            if rest is not None and rest.journaled < rest.rows:
-                start = cursor - rest.rows + rest.journaled
+            remainder = self._remainders.get(name)  # none once the dataset is finished
+            if remainder is not None and remainder.logged < remainder.rows:
+                start = cursor - remainder.rows + remainder.logged
                 start_byte = start * self._session.datasets[name].codec.row_bytes
-                self._session.log(write_ahead_log.Rest(name, start_byte, rest.unjournaled()))
+                self._session.log(write_ahead_log.Remainder(name, start_byte, remainder.unlogged()))
         self._moved.clear()
         return moved
 
-    def finish(self, progress: Progress) -> None:
+    def finish(self, state: DatasetState) -> None:
         """Store the rows that fill no chunk; none follow."""
         self._pool.drain()
-        rest = self._rests.pop(progress.name, None)
-        left = rest.rows if rest is not None else 0
-        shape = progress.codec.grid.chunk_shape
-        if left and not progress.first_missing:
+        remainder = self._remainders.pop(state.name, None)
+        left = remainder.rows if remainder is not None else 0
+        shape = state.codec.grid.chunk_shape
+        if left and not state.first_missing:
             shape = (left, *shape[1:])  # all rows there are: the chunk need not be larger
-        self._session.finish(progress, shape)
-        if rest is not None and left:
-            self._encode(progress, progress.cursor - left, rest.release())
+        self._session.finish(state, shape)
+        if remainder is not None and left:
+            self._encode(state, state.cursor - left, remainder.release())
             self._pool.drain()
 
     def close(self) -> None:
         """Drop what is not stored, and end the threads."""
         self._pool.close()
 
-    def _encode(self, progress: Progress, first_row: int, pieces: list[Array]) -> None:
-        grid = progress.codec.grid
-        encoder = self._encoders.get(progress.name)
-        if encoder is None or encoder.codec is not progress.codec:
-            encoder = self._encoders[progress.name] = ChunkEncoder(progress.codec)
+    def _encode(self, state: DatasetState, first_row: int, pieces: list[Array]) -> None:
+        grid = state.codec.grid
+        encoder = self._encoders.get(state.name)
+        if encoder is None or encoder.codec is not state.codec:
+            encoder = self._encoders[state.name] = ChunkEncoder(state.codec)
         index = first_row // grid.chunk_rows * grid.chunks_per_row_block
         # only rows larger than a chunk make several, and those come one at a time
         chunks = [pieces] if grid.chunks_per_row_block == 1 else ([part] for part in grid.cut(pieces[0]))
         for place, chunk in enumerate(chunks, start=index):
-            self._pool.encode(encoder, chunk, partial(self._session.put_chunk, progress, place))
+            self._pool.encode(encoder, chunk, partial(self._session.put_chunk, state, place))
 
-    def _rest(self, progress: Progress) -> Rest:
-        rest = self._rests.get(progress.name)
-        if rest is None:
-            codec = progress.codec
-            rest = self._rests[progress.name] = Rest(codec.dtype, codec.grid.trailing, codec.chunk_rows)
-        return rest
+    def _remainder(self, state: DatasetState) -> Remainder:
+        remainder = self._remainders.get(state.name)
+        if remainder is None:
+            codec = state.codec
+            remainder = self._remainders[state.name] = Remainder(codec.dtype, codec.grid.trailing, codec.chunk_rows)
+        return remainder
 
-    def _refill(self, progress: Progress) -> None:
+    def _refill(self, state: DatasetState) -> None:
         """Gather again the rows of the chunk that an interrupted run was filling."""
-        codec, rest = progress.codec, self._rest(progress)
-        start = progress.cursor - progress.cursor % codec.chunk_rows
-        if not codec.row_bytes or start == progress.cursor:
+        codec, remainder = state.codec, self._remainder(state)
+        start = state.cursor - state.cursor % codec.chunk_rows
+        if not codec.row_bytes or start == state.cursor:
             return
-        if progress.rows_stored >= progress.cursor:
-            rest.take(self._session.read_rows(progress, start, progress.cursor))
+        if state.rows_stored >= state.cursor:
+            remainder.take(self._session.read_rows(state, start, state.cursor))
         else:
-            journaled = self._session.recovery.rest(progress.name)
-            rest.take(np.frombuffer(journaled, codec.dtype).reshape(-1, *codec.grid.trailing))
-            rest.journaled = rest.rows
-        for source in progress.sources:
-            rest.mark(source.stop - start)
+            logged = self._session.recovery.remainder(state.name)
+            remainder.take(np.frombuffer(logged, codec.dtype).reshape(-1, *codec.grid.trailing))
+            remainder.logged = remainder.rows
+        for source in state.sources:
+            remainder.mark(source.stop - start)

@@ -9,7 +9,7 @@ import numpy as np
 
 from shmlease.errors import SinkError
 from shmlease.hdf5 import write_ahead_log
-from shmlease.hdf5.dataset import Progress
+from shmlease.hdf5.dataset import DatasetState
 from shmlease.hdf5.layout import Grid, describe_dtype, require_storable
 
 __all__ = ["Catalog"]
@@ -22,14 +22,14 @@ class Catalog:
 
     Attributes
     ----------
-    datasets : dict of str to Progress
+    datasets : dict of str to DatasetState
     """
 
-    def __init__(self, datasets: dict[str, Progress], log: Callable[[write_ahead_log.Record], None]) -> None:
+    def __init__(self, datasets: dict[str, DatasetState], log: Callable[[write_ahead_log.Record], None]) -> None:
         self.datasets = datasets
         self._log = log
 
-    def existing(self, name: str) -> Progress:
+    def existing(self, name: str) -> DatasetState:
         """The dataset of that name.
 
         Raises
@@ -53,7 +53,7 @@ class Catalog:
         encoded: bool,
         compression: str,
         chunk_bytes: int,
-    ) -> Progress:
+    ) -> DatasetState:
         """The dataset of that name, begun unless it is under way.
 
         Raises
@@ -71,7 +71,7 @@ class Catalog:
             described = describe_dtype(dtype)
             declared = write_ahead_log.Dataset(name, described, trailing, grid.chunk_shape, compression, rows, encoded)
             self._log(declared)
-            known = self.datasets[name] = Progress(declared)
+            known = self.datasets[name] = DatasetState(declared)
             return known
         for what, was, now in (
             ("dtype is", known.codec.dtype, dtype),

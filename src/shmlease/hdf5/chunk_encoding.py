@@ -20,7 +20,7 @@ from shmlease.hdf5 import deflate
 from shmlease.hdf5.checksum import crc32
 from shmlease.hdf5.filters import COMPRESSIONS, filter_through_hdf5
 from shmlease.hdf5.layout import Grid, is_all_float, padding_bytes
-from shmlease.hdf5.shuffle import to_planes
+from shmlease.hdf5.shuffle import shuffle
 
 __all__ = ["ChunkEncoder", "Codec", "EncodedChunk", "encode_chunk", "plain_bytes"]
 
@@ -198,7 +198,7 @@ class ChunkEncoder:
         for recipe in candidates:
             if recipe.shuffle and shuffled is None:
                 shuffled = _scratch.take("shuffled", self.codec.bound_bytes)
-                to_planes(parts, self.codec.dtype.itemsize, shuffled)
+                shuffle(parts, self.codec.dtype.itemsize, shuffled)
             elif not recipe.shuffle and plain is None:
                 plain = self._plain(parts)
             data = shuffled if recipe.shuffle else plain

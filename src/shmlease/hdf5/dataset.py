@@ -15,12 +15,12 @@ from shmlease.hdf5.chunk_encoding import Codec
 from shmlease.hdf5.layout import Grid, parse_dtype
 from shmlease.hdf5.provenance import Source, format_checksum
 
-__all__ = ["Progress"]
+__all__ = ["DatasetState"]
 
 Pieces = tuple[tuple[int, int], ...]
 
 
-class Progress:
+class DatasetState:
     """One dataset under way, from its declaration on.
 
     Attributes

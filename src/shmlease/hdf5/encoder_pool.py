@@ -16,13 +16,13 @@ import numpy as np
 
 from shmlease.hdf5.chunk_encoding import Bytes, ChunkEncoder, EncodedChunk
 
-__all__ = ["EncodePool"]
+__all__ = ["EncoderPool"]
 
 _MOST_THREADS = 8  # 8 encode some 6 GB/s, more than one file takes
 Store = Callable[[EncodedChunk, memoryview], None]
 
 
-class EncodePool:
+class EncoderPool:
     """Encodes in `threads` threads, of which the caller's is one.
 
     The caller encodes, too, whenever the others have enough to do. It would have to wait otherwise, and to be woken up for

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from shmlease.errors import SinkError
 from shmlease.hdf5.checksum import crc32
 
-__all__ = ["SIGNATURE", "SealedFile"]
+__all__ = ["SIGNATURE", "FileObject"]
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _WITHHELD = b"shmlease"  # stands in for the signature, and is as long
@@ -53,8 +53,8 @@ class _Overlay:
         return content[offset - first * _PAGE :][:size_bytes]
 
 
-class SealedFile:
-    """A file for ``h5py.File(SealedFile(fd), "w")``; it owns `fd`.
+class FileObject:
+    """A file for ``h5py.File(FileObject(fd), "w")``; it owns `fd`.
 
     Attributes
     ----------

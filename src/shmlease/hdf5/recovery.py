@@ -14,7 +14,7 @@ from typing import Any, assert_never
 
 from shmlease.hdf5 import write_ahead_log
 from shmlease.hdf5.checksum import crc32
-from shmlease.hdf5.dataset import Progress
+from shmlease.hdf5.dataset import DatasetState
 from shmlease.hdf5.json_values import decode_value
 from shmlease.hdf5.provenance import Source
 
@@ -52,16 +52,16 @@ class Recovery:
 
     Attributes
     ----------
-    datasets : dict of str to Progress
+    datasets : dict of str to DatasetState
     attributes : dict
         Of the file.
     """
 
     def __init__(self) -> None:
-        self.datasets: dict[str, Progress] = {}
+        self.datasets: dict[str, DatasetState] = {}
         self.attributes: dict[str, Any] = {}
         self._checkpoints: list[write_ahead_log.Checkpoint] = []
-        self._rests: dict[str, list[write_ahead_log.Rest]] = {}
+        self._remainders: dict[str, list[write_ahead_log.Remainder]] = {}
 
     def fold(self, record: write_ahead_log.Record) -> None:
         """Take in one record; chunks and small arrays are in the file by then."""
@@ -69,13 +69,13 @@ class Recovery:
             case write_ahead_log.Start() | write_ahead_log.Closing():
                 pass
             case write_ahead_log.Dataset():
-                self.datasets[record.name] = Progress(record)
+                self.datasets[record.name] = DatasetState(record)
             case write_ahead_log.SmallArray():
                 self.datasets[record.name] = small_array_progress(record)
             case write_ahead_log.Chunk():
                 pass  # `Store.put_chunk` has noted it
-            case write_ahead_log.Rest():
-                self._take_rest(record)
+            case write_ahead_log.Remainder():
+                self._take_remainder(record)
             case write_ahead_log.Checkpoint():
                 self._checkpoints.append(record)
             case write_ahead_log.SourceRange():
@@ -109,14 +109,16 @@ class Recovery:
         rows = dict.fromkeys(self.datasets, 0)
         for earlier in self._checkpoints:
             rows.update(earlier.rows)
-        for name, progress in self.datasets.items():
-            if progress.declared.rows is not None:
-                rows[name] = progress.declared.rows if progress.finished else 0
-            progress.cursor = rows[name]
-            progress.sources = [source for source in progress.sources if source.stop <= progress.cursor]
-            progress.finished = progress.finished and progress.rows_stored == progress.cursor
-            stop_byte = progress.cursor * progress.codec.row_bytes
-            self._rests[name] = [rest for rest in self._rests.get(name, ()) if _end(rest) <= stop_byte]
+        for name, state in self.datasets.items():
+            if state.declared.rows is not None:
+                rows[name] = state.declared.rows if state.finished else 0
+            state.cursor = rows[name]
+            state.sources = [source for source in state.sources if source.stop <= state.cursor]
+            state.finished = state.finished and state.rows_stored == state.cursor
+            stop_byte = state.cursor * state.codec.row_bytes
+            self._remainders[name] = [
+                remainder for remainder in self._remainders.get(name, ()) if _end(remainder) <= stop_byte
+            ]
         return Completed(
             rows=MappingProxyType(rows),
             position=self._checkpoints[-1].position if self._checkpoints else None,
@@ -124,42 +126,42 @@ class Recovery:
             finished=frozenset(name for name, state in self.datasets.items() if state.finished),
         )
 
-    def rest(self, name: str) -> bytes:
+    def remainder(self, name: str) -> bytes:
         """The rows that the journal keeps of the chunk that `name` was filling."""
-        return b"".join(rest.data for rest in self._rests.get(name, ()))
+        return b"".join(remainder.data for remainder in self._remainders.get(name, ()))
 
-    def _take_rest(self, record: write_ahead_log.Rest) -> None:
-        rests = self._rests.setdefault(record.name, [])
-        if rests and _end(rests[-1]) != record.start_byte:
-            rests.clear()  # of an earlier chunk, which is stored
-        rests.append(record)
+    def _take_remainder(self, record: write_ahead_log.Remainder) -> None:
+        remainders = self._remainders.setdefault(record.name, [])
+        if remainders and _end(remainders[-1]) != record.start_byte:
+            remainders.clear()  # of an earlier chunk, which is stored
+        remainders.append(record)
 
     def _holds(self, name: str, rows: int) -> bool:
-        progress = self.datasets.get(name)
-        if progress is None:
+        state = self.datasets.get(name)
+        if state is None:
             return False
-        if progress.rows_stored >= rows:
+        if state.rows_stored >= rows:
             return True
-        rests = self._rests.get(name, [])
-        return any(_end(rest) == rows * progress.codec.row_bytes for rest in rests) and (
-            rests[0].start_byte <= progress.checksum.size_bytes
+        remainders = self._remainders.get(name, [])
+        return any(_end(remainder) == rows * state.codec.row_bytes for remainder in remainders) and (
+            remainders[0].start_byte <= state.checksum.size_bytes
         )
 
 
-def _end(rest: write_ahead_log.Rest) -> int:
-    return rest.start_byte + len(rest.data)
+def _end(remainder: write_ahead_log.Remainder) -> int:
+    return remainder.start_byte + len(remainder.data)
 
 
-def small_array_progress(record: write_ahead_log.SmallArray) -> Progress:
+def small_array_progress(record: write_ahead_log.SmallArray) -> DatasetState:
     """The state of a dataset that is written whole, without chunks."""
     rows = record.shape[0] if record.shape else 1
-    progress = Progress(
+    state = DatasetState(
         write_ahead_log.Dataset(record.name, record.dtype, tuple(record.shape[1:]), (), "none", rows, encoded=False)
     )
-    progress.checksum.extend([(len(record.data), crc32(record.data))])
-    progress.cursor, progress.finished = rows, True
-    progress.attributes.update((key, decode_value(value)) for key, value in record.attributes.items())
-    return progress
+    state.checksum.extend([(len(record.data), crc32(record.data))])
+    state.cursor, state.finished = rows, True
+    state.attributes.update((key, decode_value(value)) for key, value in record.attributes.items())
+    return state
 
 
 def source_of(record: write_ahead_log.SourceRange) -> Source:

@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Rest"]
+__all__ = ["Remainder"]
 
 Array = np.ndarray[Any, Any]
 
 
-class Rest:
+class Remainder:
     """Rows gathered until they fill a chunk; takes memory for what it holds, up to one chunk.
 
     Attributes
     ----------
     rows : int
         Held at present.
-    journaled : int
+    logged : int
         Of these, rows that the journal has.
     """
 
@@ -27,7 +27,7 @@ class Rest:
         self._chunk_rows = chunk_rows
         self._marks: set[int] = set()
         self.rows = 0
-        self.journaled = 0
+        self.logged = 0
 
     def take(self, rows: Array) -> int:
         """Copy rows in, as many as the chunk still has room for, and return their number."""
@@ -52,15 +52,15 @@ class Rest:
         if 0 < rows <= self.rows:
             self._marks.add(rows)
 
-    def unjournaled(self) -> bytes:
+    def unlogged(self) -> bytes:
         """The rows that the journal does not have yet; it has them from now on."""
-        data = self._buffer[self.journaled : self.rows].tobytes()
-        self.journaled = self.rows
+        data = self._buffer[self.logged : self.rows].tobytes()
+        self.logged = self.rows
         return data
 
     def release(self) -> list[Array]:
         """All rows held, cut at the marks; the memory is the caller's from now on."""
         held, self._buffer = self._buffer[: self.rows], np.empty_like(self._buffer[:0])
         cuts = sorted({*self._marks, self.rows})
-        self._marks, self.rows, self.journaled = set(), 0, 0
+        self._marks, self.rows, self.logged = set(), 0, 0
         return [held[start:stop] for start, stop in zip([0, *cuts], cuts, strict=False)]

@@ -21,11 +21,11 @@ from shmlease.errors import LeaseWarning, SinkError
 from shmlease.hdf5 import provenance, write_ahead_log
 from shmlease.hdf5.catalog import Catalog
 from shmlease.hdf5.chunk_encoding import EncodedChunk
-from shmlease.hdf5.dataset import Progress
-from shmlease.hdf5.file_object import SealedFile
+from shmlease.hdf5.dataset import DatasetState
+from shmlease.hdf5.file_object import FileObject
 from shmlease.hdf5.layout import describe_dtype
 from shmlease.hdf5.recovery import Recovery, small_array_progress
-from shmlease.hdf5.staging import Partial, explained
+from shmlease.hdf5.staging import StagingDirectory, explained
 from shmlease.hdf5.store import Store
 
 __all__ = ["Session"]
@@ -49,19 +49,19 @@ class Session:
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool, resume: bool, keep_partial: bool) -> None:
         self._is_open = False
         self._keep_partial = keep_partial
-        self._partial = Partial(path, overwrite=overwrite)
-        self._file = SealedFile(self._partial.data_fd)
-        self._log = write_ahead_log.Journal(self._partial.journal_fd)
-        self.output = self._partial.output
+        self._staging = StagingDirectory(path, overwrite=overwrite)
+        self._file = FileObject(self._staging.data_fd)
+        self._log = write_ahead_log.WriteAheadLog(self._staging.log_fd)
+        self.output = self._staging.output
         try:
             with explained("begin the file", self.output):
                 if not resume:
-                    self._partial.clear()
+                    self._staging.clear()
                 self._store = Store(self._file, self._log, label=str(self.output))
                 self._recover()
         except BaseException:
-            if self._partial.is_empty():
-                self._partial.remove()
+            if self._staging.is_empty():
+                self._staging.remove()
             self._release()
             raise
         self._is_open = True
@@ -86,7 +86,7 @@ class Session:
             raise
 
     @property
-    def datasets(self) -> dict[str, Progress]:
+    def datasets(self) -> dict[str, DatasetState]:
         """The datasets of the file by name."""
         return self.catalog.datasets
 
@@ -114,10 +114,10 @@ class Session:
         """Append to the journal."""
         self._store.log(record)
 
-    def finish(self, progress: Progress, chunk_shape: tuple[int, ...]) -> None:
+    def finish(self, state: DatasetState, chunk_shape: tuple[int, ...]) -> None:
         """Note that a dataset takes no more rows, and the chunks it gets if it has none yet."""
-        self.log(write_ahead_log.Finish(progress.name, chunk_shape))
-        progress.finish(chunk_shape)
+        self.log(write_ahead_log.Finish(state.name, chunk_shape))
+        state.finish(chunk_shape)
 
     def put_small(self, record: write_ahead_log.SmallArray) -> None:
         """Store a whole small array."""
@@ -125,16 +125,16 @@ class Session:
         self._store.put_small(record)
         self.datasets[record.name] = small_array_progress(record)
 
-    def put_chunk(self, progress: Progress, index: int, chunk: EncodedChunk, payload: memoryview) -> None:
+    def put_chunk(self, state: DatasetState, index: int, chunk: EncodedChunk, payload: memoryview) -> None:
         """Store a chunk, or compare it with the one that is stored."""
-        if progress.is_stored(index):
-            progress.require_same(index, chunk.pieces)
+        if state.is_stored(index):
+            state.require_same(index, chunk.pieces)
         else:
-            self._store.put_chunk(progress, index, chunk, payload)
+            self._store.put_chunk(state, index, chunk, payload)
 
-    def read_rows(self, progress: Progress, start: int, stop: int) -> np.ndarray[Any, Any]:
+    def read_rows(self, state: DatasetState, start: int, stop: int) -> np.ndarray[Any, Any]:
         """Rows that are stored."""
-        return self._store.read_rows(progress, start, stop)
+        return self._store.read_rows(state, start, stop)
 
     def complete(self) -> None:
         """Store the attributes, and give the file its name."""
@@ -145,16 +145,16 @@ class Session:
                 provenance.DATASETS: msgspec.json.encode(sorted(self.datasets)).decode(),
             }
         }
-        for name, progress in self.datasets.items():
-            attributes[name] = progress.attributes | _provenance(progress)
+        for name, state in self.datasets.items():
+            attributes[name] = state.attributes | _provenance(state)
         self._store.finish(attributes, self.datasets.values())
-        self._partial.require_place()
+        self._staging.require_place()
         try:
             self._file.seal()
         except OSError as error:
             self._file.fail(error)
             self._store.require_sound()
-        self._partial.publish()
+        self._staging.publish()
         self._is_open = False
         self._release()
 
@@ -166,7 +166,7 @@ class Session:
             self._file.fail(SinkError(f"{self.output}: the sink was aborted"))
             self._store.close()
             if not keep:
-                self._partial.remove()
+                self._staging.remove()
         finally:
             self._release()
 
@@ -191,13 +191,13 @@ class Session:
         self._log.close()
 
 
-def _provenance(progress: Progress) -> dict[str, Any]:
-    sources = progress.sources_checked()
+def _provenance(state: DatasetState) -> dict[str, Any]:
+    sources = state.sources_checked()
     return {
         provenance.VERSION: __version__,
-        provenance.ROWS: progress.rows_stored if progress.declared.rows is None else progress.declared.rows,
-        provenance.DTYPE: describe_dtype(progress.codec.dtype),
-        provenance.CHECKSUM: provenance.format_checksum(progress.checksum.value),
+        provenance.ROWS: state.rows_stored if state.declared.rows is None else state.declared.rows,
+        provenance.DTYPE: describe_dtype(state.codec.dtype),
+        provenance.CHECKSUM: provenance.format_checksum(state.checksum.value),
         **({provenance.SOURCES: provenance.encode_sources(sources)} if sources else {}),
     }
 

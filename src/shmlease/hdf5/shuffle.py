@@ -11,7 +11,7 @@ import numpy as np
 
 from shmlease.compiled import load_compiled
 
-__all__ = ["to_planes"]
+__all__ = ["shuffle"]
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -29,7 +29,7 @@ def _library() -> ctypes.CDLL | None:
     return library
 
 
-def to_planes(parts: list[Bytes], itemsize: int, out: Bytes) -> None:
+def shuffle(parts: list[Bytes], itemsize: int, out: Bytes) -> None:
     """Fill `out` with the planes of the elements in `parts`, one after another, and zeros for those that `out` has room for."""
     library = _library() if itemsize >= _PAYS_FROM else None
     planes = out.reshape(itemsize, -1)

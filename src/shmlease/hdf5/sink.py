@@ -17,7 +17,7 @@ from shmlease.hdf5.attributes import Attributes, encode_attribute
 from shmlease.hdf5.checksum import crc32
 from shmlease.hdf5.chunk_encoding import Codec, EncodedChunk, plain_bytes
 from shmlease.hdf5.chunking import ChunkPlan
-from shmlease.hdf5.dataset import Progress
+from shmlease.hdf5.dataset import DatasetState
 from shmlease.hdf5.filters import compression_named
 from shmlease.hdf5.layout import describe_dtype, require_storable
 from shmlease.hdf5.provenance import Source, digest_file
@@ -140,9 +140,9 @@ class HDF5Sink:
         array = _array(name, rows)
         if array.ndim == 0:
             raise SinkError(f"dataset {name!r}: a scalar has no rows to append; give an array of one axis or more")
-        progress = self._begin(name, array.dtype, array.shape[1:])
-        _require_growing(progress)
-        self._rows.append(progress, array)
+        state = self._begin(name, array.dtype, array.shape[1:])
+        _require_growing(state)
+        self._rows.append(state, array)
         self._appended_bytes += array.nbytes
 
     def write(self, name: str, array: HoldsArray | Array, attributes: Mapping[str, Any] | None = None) -> None:
@@ -178,10 +178,10 @@ class HDF5Sink:
             _require_equal(known, values)
             self.attributes(name).update(attributes or {})
         else:
-            progress = self._begin(name, values.dtype, values.shape[1:], rows=len(values))
+            state = self._begin(name, values.dtype, values.shape[1:], rows=len(values))
             self.attributes(name).update(attributes or {})  # before its end, so that no kill parts them
-            self._rows.write(progress, values)
-            self._session.finish(progress, progress.codec.grid.chunk_shape)
+            self._rows.write(state, values)
+            self._session.finish(state, state.codec.grid.chunk_shape)
 
     def attributes(self, name: str | None = None) -> Attributes:
         """The attributes of a dataset, or of the file; they are stored when the sink is closed."""
@@ -217,20 +217,20 @@ class HDF5Sink:
         **details
             Whatever else is to be kept; JSON must have a form for it.
         """
-        progress = self._existing(name)
-        if rows is None and progress.declared.encoded:
+        state = self._existing(name)
+        if rows is None and state.declared.encoded:
             raise SinkError(f"dataset {name!r}: its chunks come encoded, so say which rows came from the source")
-        start, stop = rows or (progress.sources[-1].stop if progress.sources else 0, progress.cursor)
-        if not 0 <= start <= stop or (stop > progress.cursor and not progress.declared.encoded):
-            raise SinkError(f"dataset {name!r}: rows {start} to {stop} are no range of its {progress.cursor} rows")
+        start, stop = rows or (state.sources[-1].stop if state.sources else 0, state.cursor)
+        if not 0 <= start <= stop or (stop > state.cursor and not state.declared.encoded):
+            raise SinkError(f"dataset {name!r}: rows {start} to {stop} are no range of its {state.cursor} rows")
         if path is not None and size_bytes is None and digest is None and os.path.isfile(path):
             size_bytes, digest = digest_file(path)
         source = Source(start, stop, None if path is None else os.fspath(path), size_bytes, digest, details=details)
-        self._rows.mark(progress, (start, stop))
+        self._rows.mark(state, (start, stop))
         self._session.log(
             write_ahead_log.SourceRange(name, start, stop, source.path, source.size_bytes, source.digest, source.details)
         )
-        progress.sources.append(source)
+        state.sources.append(source)
         if rows is None:
             self._checkpoint_now_and_then()
         return source
@@ -259,10 +259,10 @@ class HDF5Sink:
         rows : int, optional
             How many rows it must have, where its chunks come encoded.
         """
-        progress = self._existing(name)
-        _require_growing(progress)
-        self._rows.finish(progress)
-        progress.require_whole(rows if progress.declared.encoded else progress.cursor)
+        state = self._existing(name)
+        _require_growing(state)
+        self._rows.finish(state)
+        state.require_whole(rows if state.declared.encoded else state.cursor)
         self._checkpoint_now_and_then()
 
     def declare(self, name: str, dtype: np.dtype[Any], trailing: Sequence[int] = ()) -> Codec:
@@ -281,8 +281,8 @@ class HDF5Sink:
 
     def plan(self, name: str) -> ChunkPlan[Any]:
         """A plan of the chunks that a declared dataset still needs, from row ``completed().rows`` on."""
-        progress = self._existing(name)
-        return ChunkPlan(progress.codec.chunk_rows, start_row=progress.cursor, is_stored=progress.is_stored)
+        state = self._existing(name)
+        return ChunkPlan(state.codec.chunk_rows, start_row=state.cursor, is_stored=state.is_stored)
 
     def append_encoded(self, name: str, index: int, chunk: EncodedChunk, payload: Any) -> None:
         """Store an encoded chunk of a declared dataset; chunks may come in any order.
@@ -298,15 +298,15 @@ class HDF5Sink:
         payload : buffer
             What the chunk was encoded into; it may be reused as soon as this returns.
         """
-        progress = self._existing(name)
-        _require_growing(progress)
+        state = self._existing(name)
+        _require_growing(state)
         view = memoryview(payload).cast("B")[: chunk.size_bytes]
-        if not progress.declared.encoded:
+        if not state.declared.encoded:
             raise SinkError(f"dataset {name!r}: it is appended to; declare a dataset to store encoded chunks")
-        progress.require_place(index, chunk.data_bytes)
+        state.require_place(index, chunk.data_bytes)
         if crc32(view) != chunk.payload_crc32:
             raise SinkError(f"dataset {name!r}: chunk {index} is not what was encoded; its buffer was reused too early")
-        self._session.put_chunk(progress, index, chunk, view)
+        self._session.put_chunk(state, index, chunk, view)
 
     def close(self) -> None:
         """Complete the file and give it its name; when that fails, nothing is put there.
@@ -322,8 +322,8 @@ class HDF5Sink:
             self._session.require_open()
             self._rows.settle()
             self._session.log(write_ahead_log.Closing())
-            for name, progress in self._session.datasets.items():
-                if not progress.finished:
+            for name, state in self._session.datasets.items():
+                if not state.finished:
                     self.finish(name)
             self._session.complete()
         except BaseException as error:
@@ -373,7 +373,7 @@ class HDF5Sink:
         *,
         rows: int | None = None,
         encoded: bool = False,
-    ) -> Progress:
+    ) -> DatasetState:
         self._session.require_open()
         return self._session.catalog.begin(
             name,
@@ -389,7 +389,7 @@ class HDF5Sink:
         if self._appended_bytes >= _CHECKPOINT_EVERY_BYTES:
             self.checkpoint(self._position)
 
-    def _existing(self, name: str) -> Progress:
+    def _existing(self, name: str) -> DatasetState:
         self._session.require_open()
         return self._session.catalog.existing(name)
 
@@ -401,14 +401,14 @@ def _array(name: str, rows: HoldsArray | Array) -> Array:
     return array
 
 
-def _require_growing(progress: Progress) -> None:
-    if progress.finished:
-        raise SinkError(f"dataset {progress.name!r} is finished and takes no more rows", dataset=progress.name)
-    if progress.declared.rows is not None:
-        raise SinkError(f"dataset {progress.name!r} was not written whole; write it again", dataset=progress.name)
+def _require_growing(state: DatasetState) -> None:
+    if state.finished:
+        raise SinkError(f"dataset {state.name!r} is finished and takes no more rows", dataset=state.name)
+    if state.declared.rows is not None:
+        raise SinkError(f"dataset {state.name!r} was not written whole; write it again", dataset=state.name)
 
 
-def _require_equal(known: Progress, values: Array) -> None:
+def _require_equal(known: DatasetState, values: Array) -> None:
     """Raise unless `values` are what a finished dataset holds."""
     rows = values.shape[0] if values.ndim else 1
     same_kind = (known.codec.dtype, known.declared.rows, known.declared.trailing) == (

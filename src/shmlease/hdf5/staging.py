@@ -19,7 +19,7 @@ from shmlease.errors import SinkError
 from shmlease.output_file import move_into_place, require_trusted, resolve_regular
 from shmlease.units import format_bytes
 
-__all__ = ["Partial", "explained", "output_place"]
+__all__ = ["StagingDirectory", "explained", "output_path"]
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def explained(action: str, path: Path) -> Iterator[None]:
         raise SinkError(f"{path}: cannot {action}: {error.strerror or error}", path=str(path), errno=error.errno) from error
 
 
-def output_place(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+def output_path(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     """Where an HDF5 file named `path` goes: its symbolic links are followed.
 
     Raises
@@ -55,27 +55,27 @@ def output_place(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     return Path(place).absolute()
 
 
-class Partial:
+class StagingDirectory:
     """The partial file of one output, locked; open from construction on.
 
     Attributes
     ----------
     output : Path
         Where the file goes in the end; a symbolic link was followed.
-    data_fd, journal_fd : int
+    data_fd, log_fd : int
         The caller owns them.
     """
 
     def __init__(self, output: str | os.PathLike[str], *, overwrite: bool) -> None:
         self._overwrite = overwrite
-        self.output = output_place(output, overwrite=overwrite)
+        self.output = output_path(output, overwrite=overwrite)
         self.directory = self.output.with_name(self.output.name + ".partial")
         with explained("write there", self.output):
-            self.journal_fd = self._lock()
+            self.log_fd = self._lock()
             try:
                 self.data_fd = os.open(self._data, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             except OSError:
-                os.close(self.journal_fd)
+                os.close(self.log_fd)
                 raise
 
     @property
@@ -112,7 +112,7 @@ class Partial:
 
     def is_empty(self) -> bool:
         """Whether there is nothing of an interrupted run."""
-        return os.fstat(self.journal_fd).st_size == 0
+        return os.fstat(self.log_fd).st_size == 0
 
     def clear(self) -> None:
         """Drop what an interrupted run left."""
@@ -120,7 +120,7 @@ class Partial:
             size_bytes = os.fstat(self.data_fd).st_size
             _log.warning("%s: dropped %s of an interrupted run", self.output, format_bytes(size_bytes))
         with explained("drop the partial file", self.output):
-            os.ftruncate(self.journal_fd, 0)
+            os.ftruncate(self.log_fd, 0)
             os.ftruncate(self.data_fd, 0)
 
     def require_place(self) -> None:
@@ -131,7 +131,7 @@ class Partial:
         SinkError
             It has.
         """
-        output_place(self.output, overwrite=self._overwrite)
+        output_path(self.output, overwrite=self._overwrite)
 
     def publish(self) -> None:
         """Give the data its name, durably, and take the directory away."""

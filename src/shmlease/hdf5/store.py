@@ -17,8 +17,8 @@ from shmlease.errors import SinkError
 from shmlease.hdf5 import write_ahead_log
 from shmlease.hdf5.checksum import crc32
 from shmlease.hdf5.chunk_encoding import EncodedChunk
-from shmlease.hdf5.dataset import Progress
-from shmlease.hdf5.file_object import SealedFile
+from shmlease.hdf5.dataset import DatasetState
+from shmlease.hdf5.file_object import FileObject
 from shmlease.hdf5.filters import COMPRESSIONS, LIBVER
 from shmlease.hdf5.layout import parse_dtype
 from shmlease.hdf5.recovery import Recovery
@@ -29,9 +29,9 @@ _FORMAT = 1  # of the journal
 
 
 class Store:
-    """An HDF5 file under way, on a `SealedFile`, with its journal."""
+    """An HDF5 file under way, on a `FileObject`, with its journal."""
 
-    def __init__(self, file: SealedFile, log: write_ahead_log.Journal, *, label: str) -> None:
+    def __init__(self, file: FileObject, log: write_ahead_log.WriteAheadLog, *, label: str) -> None:
         import h5py  # noqa: PLC0415 - importing shmlease must not import h5py
 
         file.hold()
@@ -87,30 +87,30 @@ class Store:
             if len(payload) != record.size_bytes or crc32(payload) != record.payload_crc32:
                 return False
             chunk = EncodedChunk(record.size_bytes, record.filter_mask, record.payload_crc32, record.pieces)
-            progress = recovery.datasets[record.name]
-            self.put_chunk(progress, record.index, chunk, memoryview(payload), present_at=record.offset)
+            state = recovery.datasets[record.name]
+            self.put_chunk(state, record.index, chunk, memoryview(payload), present_at=record.offset)
         return True
 
     def put_chunk(
-        self, progress: Progress, index: int, chunk: EncodedChunk, payload: memoryview, present_at: int | None = None
+        self, state: DatasetState, index: int, chunk: EncodedChunk, payload: memoryview, present_at: int | None = None
     ) -> None:
         """Store one encoded chunk; with `present_at` it lies in the file already and is only made known to HDF5."""
-        dataset = self._dataset(progress)
-        origin = progress.codec.grid.origin(index)
-        if progress.declared.rows is None:
-            rows = origin[0] + max(1, chunk.data_bytes // progress.codec.row_bytes)
-            if rows > self._extents.get(progress.name, 0):
-                dataset.id.set_extent((rows, *progress.declared.trailing))
-                self._extents[progress.name] = rows  # asking HDF5 for it takes 50 us
+        dataset = self._dataset(state)
+        origin = state.codec.grid.origin(index)
+        if state.declared.rows is None:
+            rows = origin[0] + max(1, chunk.data_bytes // state.codec.row_bytes)
+            if rows > self._extents.get(state.name, 0):
+                dataset.id.set_extent((rows, *state.declared.trailing))
+                self._extents[state.name] = rows  # asking HDF5 for it takes 50 us
         self._file.await_payload(chunk.size_bytes, chunk.payload_crc32, present_at)
         dataset.id.write_direct_chunk(origin, payload, chunk.filter_mask)
         self.require_sound()
         offset = self._file.payload_offset()
-        progress.stored(index, chunk.pieces)
+        state.stored(index, chunk.pieces)
         if present_at is None:
             self.log(
                 write_ahead_log.Chunk(
-                    progress.name,
+                    state.name,
                     index,
                     offset,
                     chunk.size_bytes,
@@ -128,20 +128,20 @@ class Store:
         self._datasets[record.name] = self._h5.create_dataset(record.name, data=array)
         self.require_sound()
 
-    def read_rows(self, progress: Progress, start: int, stop: int) -> np.ndarray[Any, Any]:
+    def read_rows(self, state: DatasetState, start: int, stop: int) -> np.ndarray[Any, Any]:
         """Rows [start, stop), which are stored."""
         # HDF5 (2.0.0 at least) forgets the filter mask of the chunk it wrote last, and reads it wrong, until the dataset
         # was closed
-        del self._datasets[progress.name]
-        dataset = self._datasets[progress.name] = self._h5[progress.name]
+        del self._datasets[state.name]
+        dataset = self._datasets[state.name] = self._h5[state.name]
         rows: np.ndarray[Any, Any] = dataset[start:stop]
         self.require_sound()
         return rows
 
-    def finish(self, attributes: Mapping[str | None, Mapping[str, Any]], datasets: Iterable[Progress]) -> None:
+    def finish(self, attributes: Mapping[str | None, Mapping[str, Any]], datasets: Iterable[DatasetState]) -> None:
         """Create the datasets that got no chunk, set all attributes (of the file under None), and close HDF5's file."""
-        for progress in datasets:
-            self._dataset(progress)
+        for state in datasets:
+            self._dataset(state)
         for name, values in attributes.items():
             target = self._h5 if name is None else self._datasets[name]
             for key, value in values.items():
@@ -182,19 +182,19 @@ class Store:
             errno=getattr(failure, "errno", None),
         ) from failure
 
-    def _dataset(self, progress: Progress) -> Any:
-        dataset = self._datasets.get(progress.name)
+    def _dataset(self, state: DatasetState) -> Any:
+        dataset = self._datasets.get(state.name)
         if dataset is None:
-            dataset = self._datasets[progress.name] = self._h5.create_dataset(progress.name, **_creation(progress))
+            dataset = self._datasets[state.name] = self._h5.create_dataset(state.name, **_creation(state))
             self.require_sound()
         return dataset
 
 
-def _creation(progress: Progress) -> dict[str, Any]:
+def _creation(state: DatasetState) -> dict[str, Any]:
     """Keywords for h5py's ``create_dataset``."""
-    codec, rows, trailing = progress.codec, progress.declared.rows, progress.declared.trailing
+    codec, rows, trailing = state.codec, state.declared.rows, state.declared.trailing
     if codec.row_bytes == 0:  # HDF5 has no chunks without elements
-        return {"dtype": codec.dtype, "shape": (progress.cursor, *trailing)}
+        return {"dtype": codec.dtype, "shape": (state.cursor, *trailing)}
     return {
         "dtype": codec.dtype,
         "shape": (0 if rows is None else rows, *trailing),

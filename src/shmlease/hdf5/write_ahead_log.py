@@ -25,13 +25,13 @@ __all__ = [
     "Closing",
     "Dataset",
     "Finish",
-    "Journal",
     "Record",
-    "Rest",
+    "Remainder",
     "Resume",
     "SmallArray",
     "SourceRange",
     "Start",
+    "WriteAheadLog",
 ]
 
 
@@ -81,7 +81,7 @@ class Chunk(_Record, frozen=True):
     pieces: tuple[tuple[int, int], ...]
 
 
-class Rest(_Record, frozen=True):
+class Remainder(_Record, frozen=True):
     """Rows that do not fill a chunk yet, from `start_byte` of the dataset on."""
 
     name: str
@@ -133,11 +133,11 @@ class Closing(_Record, frozen=True):
     """From here on the file is completed. A run resumed later does it again."""
 
 
-Record = Start | Dataset | SmallArray | Chunk | Rest | Checkpoint | SourceRange | Attribute | Finish | Resume | Closing
+Record = Start | Dataset | SmallArray | Chunk | Remainder | Checkpoint | SourceRange | Attribute | Finish | Resume | Closing
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 
 
-class Journal:
+class WriteAheadLog:
     """Appends records to an open file, and reads them again; it owns `fd`."""
 
     def __init__(self, fd: int) -> None:

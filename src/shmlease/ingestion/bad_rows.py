@@ -18,14 +18,14 @@ from shmlease.ingestion.report import Rejected
 from shmlease.ingestion.tasks import EXAMPLES, OnError
 from shmlease.text.parser import BadRow
 
-__all__ = ["LINES", "Rejects"]
+__all__ = ["LINES", "BadRows"]
 
 LINES = np.dtype(
     [("file", "<i4"), ("line", "<i8"), ("field", "S64"), ("reason", "S256"), ("start", "<i8"), ("stop", "<i8")]
 )
 
 
-class Rejects:
+class BadRows:
     """The lines of one run that are no rows."""
 
     def __init__(self, on_error: OnError, sink: HDF5Sink) -> None:

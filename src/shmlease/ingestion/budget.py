@@ -11,7 +11,7 @@ from shmlease.text.blocks import BLOCK_BYTES
 from shmlease.text.schema import Schema
 from shmlease.units import format_bytes
 
-__all__ = ["Sizing", "default_capacity", "size_for"]
+__all__ = ["Budget", "budget_for", "default_capacity"]
 
 _CHUNK_BYTES = 1 << 20
 # Four chunks a task make the cost of handing a task over (some 0.3 ms) small beside encoding them (3 ms).
@@ -21,7 +21,7 @@ _SMALLEST_BLOCK_BYTES = 4 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class Sizing:
+class Budget:
     """Sizes of one run.
 
     Attributes
@@ -54,7 +54,7 @@ def default_capacity(workers: int, free_bytes: int) -> int:
     return min((32 << 20) * (workers + 2), free_bytes // 2)
 
 
-def size_for(capacity_bytes: int, workers: int, schemas: Iterable[Schema]) -> Sizing:
+def budget_for(capacity_bytes: int, workers: int, schemas: Iterable[Schema]) -> Budget:
     """The sizes for a run.
 
     Raises
@@ -77,7 +77,7 @@ def size_for(capacity_bytes: int, workers: int, schemas: Iterable[Schema]) -> Si
             requested_bytes=needed,
             capacity_bytes=capacity_bytes,
         )
-    return Sizing(block_bytes, int(block_bytes * growth), chunks, encode_bytes, limit_bytes)
+    return Budget(block_bytes, int(block_bytes * growth), chunks, encode_bytes, limit_bytes)
 
 
 def _shortest_line(schema: Schema) -> int:

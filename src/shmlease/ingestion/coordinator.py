@@ -9,11 +9,12 @@ from typing import Any, assert_never
 
 from shmlease.errors import TicketError
 from shmlease.hdf5 import HDF5Sink
-from shmlease.ingestion.budget import Sizing
-from shmlease.ingestion.dataset_job import EncodeWork, Flow, ParseWork, ReadWork
+from shmlease.ingestion.budget import Budget
+from shmlease.ingestion.dataset_job import DatasetJob, EncodeWork, ParseWork, ReadWork
 from shmlease.ingestion.readers import HeldText
+from shmlease.ingestion.report import FileReport
 from shmlease.ingestion.tasks import Encoded, ParsedPiece
-from shmlease.ingestion.worker_pool import Crew, WorkerLostError, do_again
+from shmlease.ingestion.worker_pool import WorkerLostError, WorkerPool, retry
 
 __all__ = ["Coordinator"]
 
@@ -23,13 +24,13 @@ _TICK_S = 0.1
 
 
 class Coordinator:
-    """The run of some flows.
+    """The run of some jobs.
 
     Parameters
     ----------
-    flows : iterator of Flow
+    jobs : iterator of DatasetJob
         What is to be made, in this order; each is asked for when there is room to begin it.
-    job : dict
+    run_key : dict
         Names files and options; kept in every checkpoint.
     on_tick : callable
         Called some ten times a second.
@@ -37,22 +38,22 @@ class Coordinator:
 
     def __init__(
         self,
-        flows: Iterator[Flow],
-        crew: Crew,
+        jobs: Iterator[DatasetJob],
+        pool: WorkerPool,
         sink: HDF5Sink,
-        sizing: Sizing,
+        budget: Budget,
         readers: int,
-        job: dict[str, Any],
+        run_key: dict[str, Any],
         on_tick: Callable[[Coordinator], None],
     ) -> None:
-        self._to_come = flows
-        self._flows: list[Flow] = []  # begun and not finished
-        self.finished: list[Flow] = []
-        self._crew = crew
+        self._to_come = jobs
+        self._jobs: list[DatasetJob] = []  # begun and not finished
+        self.finished: list[DatasetJob] = []
+        self._pool = pool
         self._sink = sink
-        self._sizing = sizing
+        self._budget = budget
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="shmlease-reader")
-        self._job = job
+        self._run_key = run_key
         self._on_tick = on_tick
         self._under_way = 0  # works given out
         self._reserved_bytes = 0  # for them
@@ -64,7 +65,7 @@ class Coordinator:
         next_tick_s = time.monotonic()
         try:
             while self._give_out():
-                for work, outcome in self._crew.wait(_TICK_S):
+                for work, outcome in self._pool.wait(_TICK_S):
                     self._take(work, outcome)
                 if time.monotonic() >= next_tick_s:
                     next_tick_s = time.monotonic() + _TICK_S
@@ -74,29 +75,29 @@ class Coordinator:
 
     def _give_out(self) -> bool:
         """Give out what there is room for; False when all is done."""
-        for flow in self._flows:
-            self._give_out_of(flow)
-        while self._admits(self._sizing.parse_bytes) and (begun := next(self._to_come, None)) is not None:
-            self._flows.append(begun)
+        for job in self._jobs:
+            self._give_out_of(job)
+        while self._admits(self._budget.parse_bytes) and (begun := next(self._to_come, None)) is not None:
+            self._jobs.append(begun)
             self._submit_all(begun.take_end())  # it may be one that an interrupted run had brought to its end
             self._give_out_of(begun)
             if begun.is_finished:
                 self._finish(begun)
-        return bool(self._flows)
+        return bool(self._jobs)
 
-    def _give_out_of(self, flow: Flow) -> None:
-        while flow.has_input and self._admits(self._sizing.parse_bytes):
-            work = flow.next_work()
+    def _give_out_of(self, job: DatasetJob) -> None:
+        while job.has_input and self._admits(self._budget.parse_bytes):
+            work = job.next_work()
             if work is None:
                 break
-            self._begin(work, self._sizing.parse_bytes)
+            self._begin(work, self._budget.parse_bytes)
 
     def _admits(self, size_bytes: int) -> bool:
         """Whether a block may be begun: somebody is free for it, and there is room for it."""
         if not self._under_way:
             return True
-        held = sum(flow.held_bytes for flow in self._flows)
-        return self._crew.is_hungry and held + self._reserved_bytes + size_bytes <= self._sizing.limit_bytes
+        held = sum(job.held_bytes for job in self._jobs)
+        return self._pool.wants_work and held + self._reserved_bytes + size_bytes <= self._budget.limit_bytes
 
     def _begin(self, work: ParseWork | ReadWork | EncodeWork, reserved_bytes: int) -> None:
         work.reserved_bytes = reserved_bytes
@@ -105,14 +106,14 @@ class Coordinator:
         if isinstance(work, ReadWork):
             self._readers.submit(self._read, work)
         else:
-            self._crew.submit(work, first=isinstance(work, EncodeWork))
+            self._pool.submit(work, first=isinstance(work, EncodeWork))
 
     def _read(self, work: ReadWork) -> None:
         try:
-            outcome: Any = work.feed.read()
+            outcome: Any = work.reader.read()
         except BaseException as error:
             outcome = error
-        self._crew.deliver(work, outcome)
+        self._pool.deliver(work, outcome)
 
     def _take(self, work: ParseWork | ReadWork | EncodeWork, outcome: object) -> None:
         try:
@@ -120,35 +121,35 @@ class Coordinator:
         except (WorkerLostError, TicketError) as error:
             if isinstance(work, ReadWork):
                 raise
-            do_again(self._crew, work, error)
+            retry(self._pool, work, error)
 
     def _take_in(self, work: ParseWork | ReadWork | EncodeWork, outcome: object) -> None:
         if isinstance(outcome, BaseException):
             raise outcome
-        flow = work.flow
+        job = work.job
         if isinstance(work, ReadWork):
             self._end(work)
             if outcome is None:
-                flow.take_end_of_file(work)
-                self._submit_all(flow.take_end())
+                job.take_end_of_file(work)
+                self._submit_all(job.take_end())
             else:
                 assert isinstance(outcome, HeldText)
-                self._begin(flow.take_text(work, outcome), work.reserved_bytes - outcome.size_bytes)
+                self._begin(job.take_text(work, outcome), work.reserved_bytes - outcome.size_bytes)
         elif isinstance(work, ParseWork):
             assert isinstance(outcome, ParsedPiece)
-            works = flow.take_parsed(work, outcome)
+            works = job.take_parsed(work, outcome)
             self._end(work)
             self.text_bytes += outcome.text_bytes
             self._rows_bytes += sum(part.rows for part in outcome.parts) * work.source.context.table.schema.dtype.itemsize
             self._submit_all(works)
         elif isinstance(work, EncodeWork):
             assert isinstance(outcome, Encoded)
-            flow.take_encoded(work, outcome)
+            job.take_encoded(work, outcome)
             self._end(work)
         else:
             assert_never(work)
-        if flow.is_finished:
-            self._finish(flow)
+        if job.is_finished:
+            self._finish(job)
         if self._rows_bytes >= _CHECKPOINT_EVERY_BYTES:
             self._checkpoint()
 
@@ -158,41 +159,45 @@ class Coordinator:
 
     def _submit_all(self, works: Iterable[EncodeWork]) -> None:
         for work in works:
-            self._begin(work, self._sizing.encode_bytes)
+            self._begin(work, self._budget.encode_bytes)
 
-    def _finish(self, flow: Flow) -> None:
+    def _finish(self, job: DatasetJob) -> None:
         self._checkpoint()
-        self._flows.remove(flow)
-        self.finished.append(flow)
+        self._jobs.remove(job)
+        self.finished.append(job)
 
     def _checkpoint(self) -> None:
         self._rows_bytes = 0
         self._sink.checkpoint(
-            {**self._job, "open": {flow.name: flow.position() for flow in self._flows}},
-            rows={flow.name: flow.plan.rows for flow in self._flows},
+            {**self._run_key, "open": {job.name: job.position() for job in self._jobs}},
+            rows={job.name: job.chunk_plan.rows for job in self._jobs},
         )
 
     @property
     def rows(self) -> int:
         """Rows settled so far."""
-        return sum(flow.plan.rows for flow in (*self.finished, *self._flows))
+        return sum(job.chunk_plan.rows for job in (*self.finished, *self._jobs))
 
     @property
     def bytes_done(self) -> int:
         """Bytes of files settled so far."""
-        return sum(flow.bytes_done for flow in (*self.finished, *self._flows))
+        return sum(job.bytes_done for job in (*self.finished, *self._jobs))
 
     @property
     def files_done(self) -> int:
         """Files settled so far."""
-        return sum(len(flow.reports) for flow in (*self.finished, *self._flows))
+        return sum(len(job.reports) for job in (*self.finished, *self._jobs))
+
+    def reports(self) -> list[FileReport]:
+        """What became of the files that were settled."""
+        return [report for job in self.finished for report in job.reports]
 
     @property
     def has_stored(self) -> bool:
         """Whether anything has reached the file."""
-        return any(flow.has_stored for flow in (*self.finished, *self._flows))
+        return any(job.has_stored for job in (*self.finished, *self._jobs))
 
     def abandon(self) -> None:
         """Let go of everything."""
-        for flow in self._flows:
-            flow.abandon()
+        for job in self._jobs:
+            job.abandon()

@@ -22,13 +22,13 @@ from shmlease.hdf5 import HDF5Sink
 from shmlease.hdf5.checksum import combine
 from shmlease.hdf5.chunking import ChunkPlan, PlannedChunk
 from shmlease.hdf5.provenance import Source, format_checksum
-from shmlease.ingestion.bad_rows import Rejects
-from shmlease.ingestion.readers import HeldText, Input, RangeFeed, StreamFeed, checksum_of_file, open_feed
+from shmlease.ingestion.bad_rows import BadRows
+from shmlease.ingestion.readers import FilePieces, HeldText, Input, StreamReader, checksum_of_file, open_reader
 from shmlease.ingestion.report import FileReport
 from shmlease.ingestion.tasks import TICKET_TTL_S, Encode, Encoded, Parse, ParsedPiece
 from shmlease.text.blocks import Piece
 
-__all__ = ["EncodeWork", "Flow", "HeldPart", "ParseWork", "ReadWork", "report_of"]
+__all__ = ["DatasetJob", "EncodeWork", "HeldPart", "ParseWork", "ReadWork", "report_of"]
 
 
 @dataclass(eq=False, slots=True)
@@ -42,8 +42,8 @@ class HeldPart:
 class ReadWork:
     """The next block of a file that is read here; done by a thread."""
 
-    flow: Flow
-    feed: StreamFeed
+    job: DatasetJob
+    reader: StreamReader
     source: Input
     reserved_bytes: int = 0
 
@@ -52,7 +52,7 @@ class ReadWork:
 class ParseWork:
     """A piece to parse, in place `number` of its dataset."""
 
-    flow: Flow
+    job: DatasetJob
     source: Input
     number: int
     piece: Piece | None
@@ -71,7 +71,7 @@ class ParseWork:
     def lost(self) -> None:
         """Use up the ticket, if the worker has not."""
         if self._ticket is not None:
-            self.flow.take_back([self._ticket])
+            self.job.reclaim_tickets([self._ticket])
 
     def __str__(self) -> str:
         place = "a block" if self.piece is None else f"the block at byte {self.piece.offset}"
@@ -82,7 +82,7 @@ class ParseWork:
 class EncodeWork:
     """Chunks to encode."""
 
-    flow: Flow
+    job: DatasetJob
     source: Input
     chunks: Sequence[PlannedChunk[HeldPart]]
     reserved_bytes: int = 0
@@ -102,10 +102,10 @@ class EncodeWork:
 
     def lost(self) -> None:
         """Use up the tickets that the worker has not."""
-        self.flow.take_back(self._tickets)
+        self.job.reclaim_tickets(self._tickets)
 
     def __str__(self) -> str:
-        return f"{self.flow.name}: chunks {self.chunks[0].index} to {self.chunks[-1].index}"
+        return f"{self.job.name}: chunks {self.chunks[0].index} to {self.chunks[-1].index}"
 
 
 class _FileState(msgspec.Struct):
@@ -121,7 +121,7 @@ class _FileState(msgspec.Struct):
     notes: dict[str, int] = msgspec.field(default_factory=dict)
 
 
-class Flow:
+class DatasetJob:
     """The making of one dataset.
 
     Parameters
@@ -130,7 +130,7 @@ class Flow:
         The dataset.
     inputs : sequence of Input
         Its files, in order.
-    sink, registry, rejects
+    sink, registry, bad_rows
         Of the run.
     position : mapping, optional
         Where an interrupted run had come to, as `position` gave it.
@@ -142,7 +142,7 @@ class Flow:
         inputs: Sequence[Input],
         sink: HDF5Sink,
         registry: RegistryHandle,
-        rejects: Rejects,
+        bad_rows: BadRows,
         chunks_a_task: int,
         position: Mapping[str, Any] | None = None,
     ) -> None:
@@ -152,17 +152,17 @@ class Flow:
         self._inputs = [replace(each, context=replace(each.context, codec=codec)) for each in inputs]
         self._sink = sink
         self._registry = registry
-        self._rejects = rejects
+        self._bad_rows = bad_rows
         self._chunks_a_task = chunks_a_task
         self._state = msgspec.convert(position or {}, _FileState)
-        rejects.resume(name, self._state.kept_bytes)
+        bad_rows.resume(name, self._state.kept_bytes)
         done = sink.completed()
         self._known_sources = {(s.path, s.start, s.stop) for s in done.sources.get(name, ())}
         self.reports += [report_of(source, name) for source in done.sources.get(name, ())][: self._state.file]
         self.resumed_rows = done.rows.get(name, 0)
-        self.plan: ChunkPlan[HeldPart] = sink.plan(name)
+        self.chunk_plan: ChunkPlan[HeldPart] = sink.plan(name)
         self._opened = self._state.file  # the file whose pieces are being given out
-        self._feed: RangeFeed | StreamFeed | None = None
+        self._reader: FilePieces | StreamReader | None = None
         self._given = self._settled = 0
         self._arrived: dict[int, tuple[ParseWork, list[HeldPart], ParsedPiece]] = {}
         self._stored_early: set[int] = set()
@@ -188,42 +188,42 @@ class Flow:
     def next_work(self) -> ParseWork | ReadWork | None:
         """The next piece to parse or block to read; None while there is none."""
         while self.has_input:
-            feed = self._open_feed()
-            if feed.is_at_end:
-                self._feed = None
+            reader = self._open_reader()
+            if reader.is_at_end:
+                self._reader = None
                 self._opened += 1
-            elif isinstance(feed, RangeFeed):
-                piece = feed.next()
-                is_last = feed.is_at_end and self._opened == len(self._inputs) - 1
+            elif isinstance(reader, FilePieces):
+                piece = reader.next()
+                is_last = reader.is_at_end and self._opened == len(self._inputs) - 1
                 return self._parse_work(self.source, piece, None, is_last=is_last)
-            elif feed.is_reading:
+            elif reader.is_reading:
                 return None
             else:
-                feed.is_reading = True
-                return ReadWork(self, feed, self.source)
+                reader.is_reading = True
+                return ReadWork(self, reader, self.source)
         return None
 
     def take_text(self, work: ReadWork, text: HeldText) -> ParseWork:
         """Take a block that was read."""
-        work.feed.is_reading = False
+        work.reader.is_reading = False
         self._held.add(text)
-        work.feed.unclaimed = None
+        work.reader.unclaimed = None
         return self._parse_work(work.source, None, text, is_last=False)
 
     def take_end_of_file(self, work: ReadWork) -> None:
         """Take note that there was no further block to read."""
-        work.feed.is_reading = False
-        work.feed.is_at_end = True
-        self._file_crc32s[work.source.index] = work.feed.file_crc32
+        work.reader.is_reading = False
+        work.reader.is_at_end = True
+        self._file_crc32s[work.source.index] = work.reader.file_crc32
 
-    def _open_feed(self) -> RangeFeed | StreamFeed:
-        if self._feed is None:
+    def _open_reader(self) -> FilePieces | StreamReader:
+        if self._reader is None:
             resumed = self._state if self._opened == self._state.file else _FileState()
-            self._feed = open_feed(self.source, resumed.text_bytes, self._registry)
-        return self._feed
+            self._reader = open_reader(self.source, resumed.text_bytes, self._registry)
+        return self._reader
 
     def _parse_work(self, source: Input, piece: Piece | None, text: HeldText | None, *, is_last: bool) -> ParseWork:
-        start_row = self.plan.rows if self._given == self._settled else None
+        start_row = self.chunk_plan.rows if self._given == self._settled else None
         work = ParseWork(self, source, self._given, piece, text, start_row, is_last)
         self._given += 1
         return work
@@ -267,7 +267,7 @@ class Flow:
         state, table = self._state, work.source.context.table
         lines_before = table.data_line - 1 + state.lines
         bad = [each.below(lines_before) for each in parsed.bad]
-        self._rejects.take(self.name, place, work.source.path, bad)
+        self._bad_rows.take(self.name, place, work.source.path, bad)
         state.lines += parsed.lines
         state.crc32 = combine(state.crc32, parsed.crc32, parsed.text_bytes)
         state.text_bytes += parsed.text_bytes
@@ -275,7 +275,7 @@ class Flow:
         state.notes = dict(Counter(state.notes) + parsed.notes)
         chunks: list[PlannedChunk[HeldPart]] = []
         for part, held in zip(parsed.parts, parts, strict=True):
-            chunks += self.plan.add(held, part.rows)
+            chunks += self.chunk_plan.add(held, part.rows)
         return self._encode_works(chunks, work.source)
 
     def take_end(self) -> list[EncodeWork]:
@@ -284,13 +284,13 @@ class Flow:
         if not self._rest_planned and self._settled == self._given and not self._has_more():
             self._rest_planned = True
             self._close_files(before=len(self._inputs))
-            works = self._encode_works(self.plan.finish(), self._inputs[-1])
+            works = self._encode_works(self.chunk_plan.finish(), self._inputs[-1])
         self._release_unused()
         return works
 
     def _has_more(self) -> bool:
-        while self.has_input and self._open_feed().is_at_end:
-            self._feed = None
+        while self.has_input and self._open_reader().is_at_end:
+            self._reader = None
             self._opened += 1
         return self.has_input
 
@@ -299,7 +299,7 @@ class Flow:
         for chunk in chunks:
             if chunk.index in self._stored_early:
                 self._stored_early.discard(chunk.index)
-                self.plan.done(chunk)
+                self.chunk_plan.done(chunk)
             else:
                 left.append(chunk)
         self._chunks_open += len(left)
@@ -310,7 +310,7 @@ class Flow:
         """Store chunks."""
         self._store(encoded)
         for chunk in work.chunks:
-            self.plan.done(chunk)
+            self.chunk_plan.done(chunk)
         self._chunks_open -= len(work.chunks)
         self._release_unused()
 
@@ -321,11 +321,11 @@ class Flow:
                 self._sink.append_encoded(self.name, index, chunk, lease.array[place : place + chunk.size_bytes])
 
     def _release_unused(self) -> None:
-        for part in self.plan.take_unused():
+        for part in self.chunk_plan.take_unused():
             self._let_go(part)
         if self._rest_planned and not self._chunks_open and not self.is_finished:
-            self._rejects.finish(self.name, [each.path for each in self._inputs])
-            self._sink.finish(self.name, rows=self.plan.rows)
+            self._bad_rows.finish(self.name, [each.path for each in self._inputs])
+            self._sink.finish(self.name, rows=self.chunk_plan.rows)
             self.is_finished = True
 
     def _let_go(self, held: HeldPart | HeldText) -> None:
@@ -340,7 +340,7 @@ class Flow:
         while self._state.file < before:
             state, source = self._state, self._inputs[self._state.file]
             source.require_unchanged()
-            rows = state.start_row, self.plan.rows
+            rows = state.start_row, self.chunk_plan.rows
             if (source.path, *rows) not in self._known_sources:
                 self._sink.source(
                     self.name,
@@ -356,7 +356,7 @@ class Flow:
             self.reports.append(
                 FileReport(source.path, self.name, rows[0], rows[1] - rows[0], state.rejected, size_bytes, state.notes)
             )
-            self._state = _FileState(file=state.file + 1, start_row=self.plan.rows)
+            self._state = _FileState(file=state.file + 1, start_row=self.chunk_plan.rows)
 
     def _crc32(self, source: Input, state: _FileState) -> int:
         """Of the file as it lies on the disk."""
@@ -390,11 +390,11 @@ class Flow:
 
     def position(self) -> dict[str, Any]:
         """Where the dataset has come to, for a checkpoint of `plan.rows` rows."""
-        self._state.kept_bytes = self._rejects.kept_bytes(self.name)
+        self._state.kept_bytes = self._bad_rows.kept_bytes(self.name)
         position: dict[str, Any] = msgspec.to_builtins(self._state)
         return position
 
-    def take_back(self, tickets: Sequence[Ticket]) -> None:
+    def reclaim_tickets(self, tickets: Sequence[Ticket]) -> None:
         """Use up tickets that a dead worker was given, so that nothing waits for it."""
         for ticket in tickets:
             with contextlib.suppress(TicketError):  # it had redeemed it
@@ -402,8 +402,8 @@ class Flow:
 
     def abandon(self) -> None:
         """Let go of everything; no block is being read any more."""
-        if isinstance(self._feed, StreamFeed) and self._feed.unclaimed is not None:
-            self._held.add(self._feed.unclaimed)
+        if isinstance(self._reader, StreamReader) and self._reader.unclaimed is not None:
+            self._held.add(self._reader.unclaimed)
         for held in list(self._held):
             self._let_go(held)
 

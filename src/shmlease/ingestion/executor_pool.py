@@ -13,7 +13,7 @@ from shmlease.ingestion.tasks import Result, Task
 from shmlease.ingestion.worker import Worker
 from shmlease.ingestion.worker_pool import Work
 
-__all__ = ["ExecutorCrew"]
+__all__ = ["ExecutorWorkerPool"]
 
 
 class _Own(threading.local):
@@ -32,7 +32,7 @@ def _run(registry_id: str, task: Task) -> Result:
     return _own.worker.run(task)
 
 
-class ExecutorCrew:
+class ExecutorWorkerPool:
     """Has work done by `executor`, of which `count` pieces are kept busy at once. The executor stays its owner's."""
 
     def __init__(self, executor: Executor, count: int, registry_id: str) -> None:
@@ -44,7 +44,7 @@ class ExecutorCrew:
         self.replaced = 0
 
     @property
-    def is_hungry(self) -> bool:
+    def wants_work(self) -> bool:
         """Whether more work would keep it busier."""
         return len(self._pending) < self._most
 

@@ -6,26 +6,24 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from shmlease.client.handle import RegistryHandle
 from shmlease.errors import IngestError
 from shmlease.hdf5 import Completed, HDF5Sink
-from shmlease.ingestion.bad_rows import Rejects
-from shmlease.ingestion.budget import size_for
+from shmlease.ingestion.bad_rows import BadRows
+from shmlease.ingestion.budget import Budget, budget_for
 from shmlease.ingestion.coordinator import Coordinator
-from shmlease.ingestion.dataset_job import Flow, report_of
-from shmlease.ingestion.plan import Job, check_place, plan_job, schema_of
-from shmlease.ingestion.report import DatasetReport, IngestReport, Progress
-from shmlease.ingestion.resources import Workshop
+from shmlease.ingestion.dataset_job import DatasetJob, report_of
+from shmlease.ingestion.plan import IngestPlan, check_output_path, plan_ingest, schema_of
+from shmlease.ingestion.report import FileReport, IngestReport, Progress, Rejected
+from shmlease.ingestion.resources import RunResources
 from shmlease.ingestion.string_length_pass import measure
-from shmlease.ingestion.tasks import Context, OnError
-from shmlease.text.blocks import BLOCK_BYTES
+from shmlease.ingestion.tasks import OnError
 from shmlease.text.parser_choice import Parser, choose_parser
 from shmlease.text.schema import Schema
 from shmlease.text.sources import PathLike
-from shmlease.text.string_lengths import fit_strings as with_lengths
 
 __all__ = ["ingest"]
 
@@ -112,85 +110,88 @@ def ingest(
         The capacity is too small for the rows, or /dev/shm is full.
     """
     began_s = time.monotonic()
-    workers = workers or len(os.sched_getaffinity(0))
     if on_error not in get_args(OnError):
         raise ValueError(f"on_error={on_error!r}; it is one of {', '.join(get_args(OnError))}")
     chosen = choose_parser(parser)
     names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
-    check_place(out, names, overwrite=overwrite)
-    job = plan_job(names, schema_of(layout, dtype, columns, reading), into)
-    with Workshop(workers, capacity, executor, registry, compressed=compression != "none") as shop:
-        watch = _Watch(job, shop, began_s, progress)
+    check_output_path(out, names, overwrite=overwrite)
+    plan = plan_ingest(names, schema_of(layout, dtype, columns, reading), into, on_error, chosen)
+    workers = workers or len(os.sched_getaffinity(0))
+    with RunResources(workers, capacity, executor, registry, compressed=compression != "none") as resources:
+        watch = _Watch(plan, resources, began_s, progress)
         if fit_strings:
-            job = _fitted(job, shop, watch)
-        job.require_fitted()
-        made = _make(job, out, shop, compression, on_error, overwrite, resume, chosen, watch)
-    return replace(
-        made,
+            plan = plan.with_string_lengths(measure(plan.tables, resources.pool, watch))
+        plan.require_fitted()
+        budget = budget_for(resources.capacity_bytes, workers, [table.schema for table in plan.tables])
+        sink = HDF5Sink(out, compression=compression, encoders=1, overwrite=overwrite, resume=resume, keep_partial=True)
+        stored = _store(plan, budget, sink, resources, watch)
+    return IngestReport(
+        path=os.fspath(out),
+        datasets=plan.dataset_reports(stored.files),
+        files=stored.files,
+        rejected=stored.rejected,
         size_bytes=os.stat(out).st_size,
         elapsed_s=time.monotonic() - began_s,
-        shared_peak_bytes=shop.peak_bytes,
-        leaks=shop.leaks,
+        parser=chosen,
+        workers=resources.workers,
+        workers_replaced=resources.pool.replaced,
+        shared_peak_bytes=resources.peak_bytes,
+        capacity_bytes=resources.capacity_bytes,
+        resumed_rows=stored.resumed_rows,
+        leaks=resources.leaks,
     )
 
 
 class _Watch:
     """Tells the caller how far a run is."""
 
-    def __init__(self, job: Job, shop: Workshop, began_s: float, tell: Callable[[Progress], None] | None) -> None:
-        self._job, self._shop, self._began_s, self._tell = job, shop, began_s, tell
+    def __init__(
+        self, plan: IngestPlan, resources: RunResources, began_s: float, progress: Callable[[Progress], None] | None
+    ) -> None:
+        self._plan, self._resources, self._began_s, self._progress = plan, resources, began_s, progress
 
     def __call__(self, run: Coordinator | None = None) -> None:
-        if self._tell is None:
+        if self._progress is None:
             return
-        self._tell(
+        self._progress(
             Progress(
                 files_done=run.files_done if run else 0,
-                files=len(self._job.tables),
+                files=len(self._plan.tables),
                 rows=run.rows if run else 0,
                 bytes_done=run.bytes_done if run else 0,
-                bytes_total=self._job.size_bytes,
+                bytes_total=self._plan.size_bytes,
                 text_bytes=run.text_bytes if run else 0,
-                shared_bytes=self._shop.registry.statistics().used_bytes,
+                shared_bytes=self._resources.registry.statistics().used_bytes,
                 elapsed_s=time.monotonic() - self._began_s,
             )
         )
 
 
-def _fitted(job: Job, shop: Workshop, watch: _Watch) -> Job:
-    """The job with strings just long enough for all files."""
-    contexts = [Context(-1 - index, table, None, BLOCK_BYTES, 0, "fail") for index, table in enumerate(job.tables)]
-    return job.with_types(with_lengths(job.schema, measure(contexts, shop.crew, watch)))
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What is in the file: of each input, and of the lines that were skipped."""
+
+    files: tuple[FileReport, ...]
+    rejected: tuple[Rejected, ...]
+    resumed_rows: int
 
 
-def _make(
-    job: Job,
-    out: PathLike,
-    shop: Workshop,
-    compression: str,
-    on_error: OnError,
-    overwrite: bool,
-    resume: bool,
-    parser: Parser,
-    watch: _Watch,
-) -> IngestReport:
-    schemas = [table.schema for table in job.tables]
-    sizing = size_for(shop.capacity_bytes, shop.workers, schemas)
-    sink = HDF5Sink(out, compression=compression, encoders=1, overwrite=overwrite, resume=resume, keep_partial=True)
-    coordinator = None
+def _store(plan: IngestPlan, budget: Budget, sink: HDF5Sink, resources: RunResources, watch: _Watch) -> _Stored:
+    """Parse the files of `plan` into `sink`, and close it; after an error, keep what may be resumed."""
     before = sink.completed()
+    coordinator = None
     try:
-        digest = job.digest()
-        opened = _opened(before, digest, out)
+        digest = plan.digest()
+        opened = _opened(before, digest, sink.path)
         if before.position is None:
             sink.checkpoint({"job": digest, "open": {}})
-        rejects = Rejects(on_error, sink)
-        flows = (
-            Flow(name, inputs, sink, shop.registry, rejects, sizing.chunks_a_task, opened.get(name))
-            for name, inputs in job.inputs(sizing, on_error, parser)
+        bad_rows = BadRows(plan.on_error, sink)
+        jobs = (
+            DatasetJob(name, inputs, sink, resources.registry, bad_rows, budget.chunks_a_task, opened.get(name))
+            for name, inputs in plan.inputs(budget)
             if name not in before.finished
         )
-        coordinator = Coordinator(flows, shop.crew, sink, sizing, shop.workers, {"job": digest}, watch)
+        coordinator = Coordinator(jobs, resources.pool, sink, budget, resources.workers, {"job": digest}, watch)
         coordinator.run()
         watch(coordinator)
         sink.close()
@@ -200,27 +201,12 @@ def _make(
         # a partial file in which nothing is stored is of no use to anybody; one that could not be resumed may be, elsewhere
         sink.abort(keep_partial=bool(before.rows) or (coordinator is not None and coordinator.has_stored))
         raise
-    reports = {report.path: report for flow in coordinator.finished for report in flow.reports}
-    earlier = [
-        report_of(source, name) for name in before.finished for source in before.sources.get(name, ()) if source.path
-    ]
-    reports |= {report.path: report for report in earlier}
-    files = tuple(reports[table.path] for table in job.tables)
-    rows = {name: sum(each.rows for each in files if each.dataset == name) for name in dict.fromkeys(job.datasets)}
-    return IngestReport(
-        path=os.fspath(out),
-        datasets=tuple(DatasetReport(name, str(job.dtype), count, job.dtype.itemsize) for name, count in rows.items()),
-        files=files,
-        rejected=tuple(rejects.examples),
-        size_bytes=0,
-        elapsed_s=0.0,
-        parser=parser,
-        workers=shop.workers,
-        workers_replaced=shop.crew.replaced,
-        shared_peak_bytes=0,
-        capacity_bytes=shop.capacity_bytes,
-        resumed_rows=sum(before.rows.get(name, 0) for name in rows),
-        leaks=(),
+    earlier = [report_of(source, name) for name in before.finished for source in before.sources[name] if source.path]
+    reports = {report.path: report for report in [*coordinator.reports(), *earlier]}
+    return _Stored(
+        files=tuple(reports[table.path] for table in plan.tables),
+        rejected=tuple(bad_rows.examples),
+        resumed_rows=sum(before.rows.get(name, 0) for name in set(plan.datasets)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -13,22 +13,24 @@ import msgspec
 import numpy as np
 
 from shmlease.errors import DTypeError, IngestError
-from shmlease.hdf5 import output_place
-from shmlease.ingestion.budget import Sizing
+from shmlease.hdf5 import output_path
+from shmlease.ingestion.budget import Budget
 from shmlease.ingestion.dataset_names import dataset_names
 from shmlease.ingestion.readers import FileMark, Input
+from shmlease.ingestion.report import DatasetReport, FileReport
 from shmlease.ingestion.tasks import Context, OnError
-from shmlease.text.formats import layout as layout_named
+from shmlease.text.formats import format_named
 from shmlease.text.header import Table, open_table
 from shmlease.text.parser_choice import Parser
 from shmlease.text.schema import Field, Schema
 from shmlease.text.sources import PathLike
+from shmlease.text.string_lengths import fit_strings
 
-__all__ = ["Job", "check_place", "plan_job", "schema_of"]
+__all__ = ["IngestPlan", "check_output_path", "plan_ingest", "schema_of"]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class IngestPlan:
     """Files, and the dataset each goes to.
 
     Attributes
@@ -39,19 +41,22 @@ class Job:
         Their state.
     datasets : tuple of str
         Where each goes; the files of one dataset are neighbours.
+    on_error : {"fail", "skip", "quarantine"}
+        What becomes of malformed lines.
+    parser : {"native", "numpy"}
+        Which reads the lines.
     """
 
     tables: tuple[Table, ...]
     marks: tuple[FileMark, ...]
     datasets: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{len(self.tables)} files into {len(set(self.datasets))} datasets"
+    on_error: OnError
+    parser: Parser
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the rows."""
-        return self.tables[0].schema.dtype
+        return self.schema.dtype
 
     @property
     def size_bytes(self) -> int:
@@ -79,35 +84,36 @@ class Job:
                     field=each.name,
                 )
 
-    def inputs(self, sizing: Sizing, on_error: OnError, parser: Parser) -> Iterator[tuple[str, list[Input]]]:
+    def inputs(self, budget: Budget) -> Iterator[tuple[str, list[Input]]]:
         """The datasets, each with its files."""
         numbered = enumerate(zip(self.tables, self.marks, self.datasets, strict=True))
         for name, group in itertools.groupby(numbered, key=lambda each: each[1][2]):
             inputs = []
             for index, (table, mark, _) in group:
-                lease_rows = sizing.lease_rows(table.schema)
-                context = Context(index, table, None, sizing.block_bytes, lease_rows, on_error, parser)
+                lease_rows = budget.lease_rows(table.schema)
+                context = Context(index, table, None, budget.block_bytes, lease_rows, self.on_error, self.parser)
                 inputs.append(Input(index, context, mark))
             yield name, inputs
 
-    def with_types(self, schema: Schema) -> Job:
-        """The same job with the types of other fields of the same names."""
-        fitted = tuple(
-            replace(table, schema=replace(table.schema, fields=_with_types(table.schema, schema))) for table in self.tables
-        )
+    def with_string_lengths(self, lengths: Mapping[str, int]) -> IngestPlan:
+        """The same plan with string fields just long enough; `lengths` in bytes, by field."""
+        fitted = tuple(replace(table, schema=fit_strings(table.schema, lengths)) for table in self.tables)
         return replace(self, tables=fitted)
 
+    def dataset_reports(self, files: Sequence[FileReport]) -> tuple[DatasetReport, ...]:
+        """What the datasets hold, from what became of the files."""
+        rows = dict.fromkeys(self.datasets, 0)
+        for each in files:
+            rows[each.dataset] += each.rows
+        return tuple(DatasetReport(name, str(self.dtype), count, self.dtype.itemsize) for name, count in rows.items())
+
     def digest(self) -> str:
-        """A name for the job, the same for the same files in the same state and the same schema."""
+        """A name for the plan, the same for the same files in the same state and the same schema."""
         content = msgspec.to_builtins([self.tables, self.marks, self.datasets])
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=16).hexdigest()
 
 
-def _with_types(schema: Schema, other: Schema) -> tuple[Field, ...]:
-    return tuple(replace(each, type=typed.type) for each, typed in zip(schema.fields, other.fields, strict=True))
-
-
-def check_place(out: PathLike, paths: Sequence[str], *, overwrite: bool) -> None:
+def check_output_path(out: PathLike, paths: Sequence[str], *, overwrite: bool) -> None:
     """Refuse an output that is one of the files to read, or that could not be put there, before anything is done.
 
     Raises
@@ -122,7 +128,7 @@ def check_place(out: PathLike, paths: Sequence[str], *, overwrite: bool) -> None
             raise IngestError(
                 f"{os.fspath(out)}: is one of the files to read; choose another name for the output", path=path
             )
-    output_place(out, overwrite=overwrite)
+    output_path(out, overwrite=overwrite)
 
 
 def _is_same_file(path: PathLike, other: PathLike) -> bool:
@@ -132,7 +138,13 @@ def _is_same_file(path: PathLike, other: PathLike) -> bool:
         return False
 
 
-def plan_job(paths: PathLike | Sequence[PathLike], schema: Schema, into: str | None = None) -> Job:
+def plan_ingest(
+    paths: PathLike | Sequence[PathLike],
+    schema: Schema,
+    into: str | None = None,
+    on_error: OnError = "fail",
+    parser: Parser = "numpy",
+) -> IngestPlan:
     """Look at the beginning of every file.
 
     Raises
@@ -154,7 +166,7 @@ def plan_job(paths: PathLike | Sequence[PathLike], schema: Schema, into: str | N
         tables.append(open_table(name, schema))
         marks.append(FileMark.of(name))
     datasets = [into] * len(names) if into else dataset_names(names)
-    return Job(tuple(tables), tuple(marks), tuple(datasets))
+    return IngestPlan(tuple(tables), tuple(marks), tuple(datasets), on_error, parser)
 
 
 def schema_of(
@@ -172,7 +184,7 @@ def schema_of(
     """
     if layout is None and dtype is None:
         raise IngestError("how are the files to be read? name a layout, give a dtype, or infer a schema")
-    schema = layout if isinstance(layout, Schema) else Schema() if layout is None else layout_named(layout)
+    schema = layout if isinstance(layout, Schema) else Schema() if layout is None else format_named(layout)
     unknown = set(options) - {each.name for each in fields(Schema)} | {"fields"} & set(options)
     if unknown:
         raise TypeError(f"ingest() got an unexpected keyword argument {min(unknown)!r}")

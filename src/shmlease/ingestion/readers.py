@@ -20,7 +20,7 @@ from shmlease.hdf5.checksum import crc32
 from shmlease.ingestion.tasks import Context
 from shmlease.text.blocks import Block, Piece, cut_table, read_piece
 
-__all__ = ["FileMark", "HeldText", "Input", "RangeFeed", "StreamFeed", "checksum_of_file", "open_feed"]
+__all__ = ["FileMark", "FilePieces", "HeldText", "Input", "StreamReader", "checksum_of_file", "open_reader"]
 
 _LEASE_TIMEOUT_S = 60.0
 _READ_BYTES = 1 << 20
@@ -77,7 +77,7 @@ class HeldText:
     size_bytes: int
 
 
-class RangeFeed:
+class FilePieces:
     """The pieces of a plain file."""
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
@@ -96,7 +96,7 @@ class RangeFeed:
         return piece
 
 
-class StreamFeed:
+class StreamReader:
     """The blocks of a file that is read from its start, those before `start_byte` of its text passed over.
 
     Attributes
@@ -137,14 +137,14 @@ class StreamFeed:
         return self.unclaimed
 
 
-def open_feed(source: Input, text_bytes_done: int, registry: RegistryHandle) -> RangeFeed | StreamFeed:
-    """The feed of a file, of which an interrupted run had settled the first bytes of text: whole lines."""
+def open_reader(source: Input, text_bytes_done: int, registry: RegistryHandle) -> FilePieces | StreamReader:
+    """The reader of a file, of which an interrupted run had settled the first bytes of text: whole lines."""
     context = source.context
     table = replace(context.table, data_offset=context.table.data_offset + text_bytes_done)
     pieces = cut_table(table, context.block_bytes)
     if pieces[0].stop is None:
-        return StreamFeed(source, table.data_offset, registry)
-    return RangeFeed(pieces)
+        return StreamReader(source, table.data_offset, registry)
+    return FilePieces(pieces)
 
 
 def checksum_of_file(path: str, stop: int | None = None) -> int:

@@ -13,20 +13,20 @@ from shmlease.client.handle import RegistryHandle
 from shmlease.client.registry import Registry
 from shmlease.errors import LeaseWarning
 from shmlease.ingestion.budget import default_capacity
-from shmlease.ingestion.executor_pool import ExecutorCrew
+from shmlease.ingestion.executor_pool import ExecutorWorkerPool
 from shmlease.ingestion.leak_check import RecordingHandle, holdings, leftovers
-from shmlease.ingestion.worker_pool import Crew, ProcessCrew
+from shmlease.ingestion.worker_pool import ProcessWorkerPool, WorkerPool
 from shmlease.system.directory import RegistryDirectory
 from shmlease.units import parse_bytes
 
-__all__ = ["Workshop"]
+__all__ = ["RunResources"]
 
 # Segments of rows and of chunks that are kept to be used again, for each worker: enough that it seldom takes fresh memory,
 # which costs a fifth of the processor time where chunks are as large as their rows.
 _WARM_BYTES, _WARM_BYTES_UNCOMPRESSED = 2 << 20, 8 << 20
 
 
-class Workshop:
+class RunResources:
     """A registry and workers, for the length of a ``with`` block.
 
     Attributes
@@ -34,7 +34,7 @@ class Workshop:
     capacity_bytes : int
         Of shared memory.
     registry : RegistryHandle
-    crew : Crew
+    pool : WorkerPool
         Both from the beginning of the block on.
     leaks : tuple of str
         What is left in shared memory; known after the block.
@@ -43,7 +43,7 @@ class Workshop:
     """
 
     registry: RegistryHandle
-    crew: Crew
+    pool: WorkerPool
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Workshop:
             self.capacity_bytes = default_capacity(workers, free_bytes)
 
     def __enter__(self) -> Self:
-        own = ProcessCrew() if self._executor is None else None  # from here on it imports, beside what follows
+        own = ProcessWorkerPool() if self._executor is None else None  # from here on it imports, beside what follows
         try:
             if self._given is None:
                 warm_bytes = min(self._warm_bytes, self.capacity_bytes // 2)
@@ -80,7 +80,7 @@ class Workshop:
                 self.capacity_bytes = min(self.capacity_bytes, self._given.statistics().capacity_bytes)
             if own is not None:
                 own.start(self.workers, self.registry.id)
-                self.crew = own
+                self.pool = own
         except BaseException:
             if own is not None:
                 own.close(orderly=False)
@@ -88,17 +88,17 @@ class Workshop:
                 self._own.close()
             raise
         if self._executor is not None:
-            self.crew = ExecutorCrew(self._executor, self.workers, self.registry.id)
+            self.pool = ExecutorWorkerPool(self._executor, self.workers, self.registry.id)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            self.crew.close(orderly=error is None)
+            self.pool.close(orderly=error is None)
             if error is None:
                 self.peak_bytes = self.registry.statistics().peaks.get("bytes", 0)
-                self.leaks = holdings(self.registry, workers_lost=self.crew.replaced > 0)
+                self.leaks = holdings(self.registry, workers_lost=self.pool.replaced > 0)
         finally:
             if self._own is not None:
                 with warnings.catch_warnings():

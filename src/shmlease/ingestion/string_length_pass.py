@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shmlease.ingestion.tasks import Context, Measure, Measured
-from shmlease.ingestion.worker_pool import Crew, WorkerLostError, do_again
-from shmlease.text.blocks import Piece, cut_table
+from shmlease.ingestion.worker_pool import WorkerLostError, WorkerPool, retry
+from shmlease.text.blocks import BLOCK_BYTES, Piece, cut_table
+from shmlease.text.header import Table
 
 __all__ = ["measure"]
 
@@ -15,7 +16,7 @@ __all__ = ["measure"]
 @dataclass(eq=False, slots=True)
 class _MeasureWork:
     context: Context
-    piece: Piece | None
+    piece: Piece
     attempts: int = 0
 
     def task(self) -> Measure:
@@ -28,30 +29,28 @@ class _MeasureWork:
         return f"{self.context.table.path}: measuring its strings"
 
 
-def measure(contexts: Sequence[Context], crew: Crew, on_tick: Callable[[], None]) -> dict[str, int]:
-    """The longest cell of each string field over all files, in bytes.
+def measure(tables: Sequence[Table], pool: WorkerPool, on_tick: Callable[[], None]) -> dict[str, int]:
+    """The longest cell of each string field over all tables, in bytes.
 
     Raises
     ------
     IngestError
         A file cannot be read.
     """
-    works = (
-        _MeasureWork(context, piece if piece.stop is not None else None)
-        for context in contexts
-        for piece in cut_table(context.table, context.block_bytes)
-    )
+    # ids below 0: the tasks that follow have contexts of their own
+    contexts = (Context(-1 - index, table, None, BLOCK_BYTES, 0, "fail") for index, table in enumerate(tables))
+    works = (_MeasureWork(context, piece) for context in contexts for piece in cut_table(context.table, BLOCK_BYTES))
     longest: dict[str, int] = {}
     under_way = 0
     while True:
-        while crew.is_hungry and (work := next(works, None)) is not None:
-            crew.submit(work)
+        while pool.wants_work and (work := next(works, None)) is not None:
+            pool.submit(work)
             under_way += 1
         if not under_way:
             return longest
-        for work, outcome in crew.wait(0.1):
+        for work, outcome in pool.wait(0.1):
             if isinstance(outcome, WorkerLostError):
-                do_again(crew, work, outcome)
+                retry(pool, work, outcome)
                 continue
             under_way -= 1
             if isinstance(outcome, BaseException):

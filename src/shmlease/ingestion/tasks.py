@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, assert_never
 
 from shmlease.client.ticket import Ticket
 from shmlease.hdf5.chunk_encoding import Codec, EncodedChunk
@@ -31,6 +31,7 @@ __all__ = [
     "Part",
     "Result",
     "Task",
+    "tickets_of",
 ]
 
 OnError: TypeAlias = Literal["fail", "skip", "quarantine"]
@@ -98,11 +99,6 @@ class Parse:
     start_row: int | None
     is_last: bool
 
-    @property
-    def tickets(self) -> tuple[Ticket, ...]:
-        """What it takes tickets for."""
-        return () if self.text is None else (self.text,)
-
 
 @dataclass(frozen=True, slots=True)
 class Encode:
@@ -120,23 +116,13 @@ class Encode:
     chunks: tuple[tuple[int, tuple[tuple[int, int, int], ...]], ...]
     parts: tuple[Ticket, ...]
 
-    @property
-    def tickets(self) -> tuple[Ticket, ...]:
-        """What it takes tickets for."""
-        return self.parts
-
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Find the longest cell of each string field in a piece, or in the whole file."""
+    """Find the longest cell of each string field in a piece."""
 
     context: Context
-    piece: Piece | None
-
-    @property
-    def tickets(self) -> tuple[Ticket, ...]:
-        """What it takes tickets for."""
-        return ()
+    piece: Piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +149,6 @@ class Encoded:
 
     ticket: Ticket
     chunks: tuple[tuple[int, int, EncodedChunk], ...]
-
-    @property
-    def tickets(self) -> tuple[Ticket, ...]:
-        """What it brings tickets for."""
-        return (self.ticket,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +181,6 @@ class ParsedPiece:
     bad_count: int = 0
     notes: Counter[str] = field(default_factory=Counter)
 
-    @property
-    def tickets(self) -> tuple[Ticket, ...]:
-        """What it brings tickets for."""
-        parts = tuple(part.ticket for part in self.parts if part.ticket is not None)
-        return parts if self.encoded is None else (*parts, self.encoded.ticket)
-
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -213,11 +188,24 @@ class Measured:
 
     lengths: dict[str, int]
 
-    @property
-    def tickets(self) -> tuple[Ticket, ...]:
-        """What it brings tickets for."""
-        return ()
-
 
 Task = Parse | Encode | Measure
 Result = ParsedPiece | Encoded | Measured
+
+
+def tickets_of(value: Task | Result) -> tuple[Ticket, ...]:
+    """The tickets that a task or a result carries."""
+    match value:
+        case Parse():
+            return () if value.text is None else (value.text,)
+        case Encode():
+            return value.parts
+        case Encoded():
+            return (value.ticket,)
+        case ParsedPiece():
+            parts = tuple(part.ticket for part in value.parts if part.ticket is not None)
+            return parts if value.encoded is None else (*parts, value.encoded.ticket)
+        case Measure() | Measured():
+            return ()
+        case _:
+            assert_never(value)

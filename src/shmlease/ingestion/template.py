@@ -20,10 +20,10 @@ from shmlease.client.handle import RegistryHandle
 from shmlease.client.links import link_to
 from shmlease.client.registry import connect
 from shmlease.errors import LeaseError, TicketError
-from shmlease.ingestion.tasks import TASKS_A_WORKER, Result, Task
+from shmlease.ingestion.tasks import TASKS_A_WORKER, Result, Task, tickets_of
 from shmlease.ingestion.template_start import LEAVE
 from shmlease.ingestion.worker import Worker
-from shmlease.ingestion.worker_channel import Channel
+from shmlease.ingestion.worker_channel import WorkerChannel
 from shmlease.text.native_parser import library
 
 __all__ = ["main"]
@@ -53,13 +53,13 @@ def _serve(registry_id: str, connection: socket.socket) -> NoReturn:
     try:
         # an error's traceback holds views of a lease's array; the lease ends when it is dropped
         registry = connect(registry_id, on_lingering="ignore")
-        channel, worker = Channel(connection), Worker(registry)
+        channel, worker = WorkerChannel(connection), Worker(registry)
         sent: deque[Result | LeaseError] = deque(maxlen=TASKS_A_WORKER)
         with contextlib.suppress(OSError):  # the coordinator is gone
             while (task := channel.receive()) is not None:
                 sent.append(_outcome(worker, task))
                 channel.send(sent[-1])
-        _take_back(registry, [*sent, *iter(channel.take, None)])
+        _reclaim_tickets(registry, [*sent, *iter(channel.take, None)])
         link_to(registry_id).close()
         code = 0
     except BaseException:
@@ -79,9 +79,9 @@ def _outcome(worker: Worker, task: Task) -> Result | LeaseError:
         return LeaseError(f"a worker failed: {type(error).__name__}: {error}")
 
 
-def _take_back(registry: RegistryHandle, values: Sequence[Task | Result | LeaseError]) -> None:
+def _reclaim_tickets(registry: RegistryHandle, values: Sequence[Task | Result | LeaseError]) -> None:
     """Use up what nobody else will: tickets that the coordinator had no time to redeem, or for tasks that were not begun."""
     for value in values:
-        for ticket in () if isinstance(value, LeaseError) else value.tickets:
+        for ticket in () if isinstance(value, LeaseError) else tickets_of(value):
             with contextlib.suppress(TicketError):
                 registry.redeem(ticket).release()

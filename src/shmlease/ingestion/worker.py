@@ -32,7 +32,7 @@ from shmlease.ingestion.tasks import (
     Task,
 )
 from shmlease.text.blocks import read_piece
-from shmlease.text.parser import BadRow, string_lengths
+from shmlease.text.parser import BadRow
 from shmlease.text.parser_choice import PARSERS
 from shmlease.text.schema import Schema
 from shmlease.text.string_lengths import measure_strings
@@ -187,12 +187,7 @@ class Worker:
 
     def _measure(self, task: Measure) -> Measured:
         table = task.context.table
-        if task.piece is None:
-            return Measured(measure_strings(table))
-        lengths: Counter[str] = Counter()
-        for block in read_piece(table, task.piece, task.context.block_bytes, self._buffer):
-            lengths |= Counter(string_lengths(block.data, table.schema))
-        return Measured(dict(lengths))
+        return Measured(measure_strings(table, [task.piece], task.context.block_bytes, self._buffer))
 
 
 class _LeasedRows:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from shmlease.ingestion.tasks import Context
 
-__all__ = ["Channel"]
+__all__ = ["WorkerChannel"]
 
 _LENGTH: Final = struct.Struct("<Q")
 _RECEIVE_BYTES: Final = 1 << 18
@@ -56,7 +56,7 @@ def _remember(known: dict[int, Context], context: Context) -> None:
         del known[next(iter(known))]
 
 
-class Channel:
+class WorkerChannel:
     """One end. A worker sends and receives; a coordinator, which must not wait, puts and flushes, fills and takes."""
 
     def __init__(self, connection: socket.socket) -> None:

@@ -18,9 +18,9 @@ from typing import Any, Final, Protocol
 from shmlease.errors import LeaseError, TicketError
 from shmlease.ingestion.tasks import TASKS_A_WORKER, Task
 from shmlease.ingestion.template_start import Template, take
-from shmlease.ingestion.worker_channel import Channel
+from shmlease.ingestion.worker_channel import WorkerChannel
 
-__all__ = ["Crew", "ProcessCrew", "Work", "WorkerLostError", "do_again"]
+__all__ = ["ProcessWorkerPool", "Work", "WorkerLostError", "WorkerPool", "retry"]
 
 # A task that kills whoever takes it (a crash in a library, memory) is given up.
 _ATTEMPTS: Final = 3
@@ -49,7 +49,7 @@ class Work(Protocol):
         ...
 
 
-def do_again(crew: Crew, work: Work, why: WorkerLostError | TicketError) -> None:
+def retry(pool: WorkerPool, work: Work, why: WorkerLostError | TicketError) -> None:
     """Have `work` done anew, whose worker died, or whose tickets ran out while this process or its worker was stopped.
 
     Raises
@@ -61,14 +61,14 @@ def do_again(crew: Crew, work: Work, why: WorkerLostError | TicketError) -> None
     work.attempts += 1
     if work.attempts == _ATTEMPTS:
         raise LeaseError(f"{work}: given up after {work.attempts} attempts: {why}") from why
-    crew.submit(work, first=True)
+    pool.submit(work, first=True)
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Whoever does the work."""
 
     @property
-    def is_hungry(self) -> bool:
+    def wants_work(self) -> bool:
         """Whether more work would keep it busier."""
         ...
 
@@ -98,11 +98,11 @@ class _Process:
     """One worker as the coordinator sees it."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self.channel = Channel(connection)
+        self.channel = WorkerChannel(connection)
         self.pending: deque[Work] = deque()
 
 
-class ProcessCrew:
+class ProcessWorkerPool:
     """Worker processes of our own. Made, it has begun to import what they need; `start` starts them."""
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class ProcessCrew:
         self._dismiss()
 
     @property
-    def is_hungry(self) -> bool:
+    def wants_work(self) -> bool:
         """Whether a worker has nothing, or nothing to go on with."""
         room = len(self._processes) * TASKS_A_WORKER - sum(len(process.pending) for process in self._processes)
         return room > len(self._waiting)

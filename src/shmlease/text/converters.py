@@ -18,9 +18,9 @@ import numpy.typing as npt
 from shmlease.errors import DTypeError
 from shmlease.text.digits import read_numbers
 from shmlease.text.schema import Field, Schema
-from shmlease.text.text_buffer import Bools, Ints, Text
+from shmlease.text.text_buffer import Bools, Ints, TextBuffer
 
-__all__ = ["CellFault", "Column", "is_number"]
+__all__ = ["CellError", "Converter", "is_number"]
 
 _INTEGER = re.compile(rb"\s*[+-]?\d+\s*")
 _NUMBER = rb"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -29,7 +29,7 @@ _NONE = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
-class CellFault:
+class CellError:
     """A cell that is no value of its field: the row of the stretch, the cell, and why."""
 
     row: int
@@ -42,7 +42,7 @@ def is_number(mark: str) -> bool:
     return re.fullmatch(_NUMBER, mark.encode()) is not None
 
 
-class Column:
+class Converter:
     """How the cells of one field become values.
 
     Raises
@@ -73,7 +73,9 @@ class Column:
             if isinstance(self._fill, _Reason):
                 raise DTypeError(f"field {field.name!r}: its stand-in for missing values: {self._fill}", field=field.name)
 
-    def read(self, text: Text, starts: Ints, ends: Ints, target: npt.NDArray[Any], notes: Counter[str]) -> list[CellFault]:
+    def read(
+        self, text: TextBuffer, starts: Ints, ends: Ints, target: npt.NDArray[Any], notes: Counter[str]
+    ) -> list[CellError]:
         """Write the values of the cells into `target`, which may be strided; give the cells that have no value."""
         match self.dtype.kind:
             case "S":
@@ -86,7 +88,7 @@ class Column:
                 odd = self._read_floats(text, starts, ends, target)
             case _:
                 odd = np.arange(len(target))
-        faults: list[CellFault] = []
+        faults: list[CellError] = []
         if self._missing_numbers or (self._missing_words and len(odd)):
             missing = self._find(self._missing_numbers, text, starts, ends) if self._missing_numbers else _NONE
             missing = np.union1d(missing, odd[self._find(self._missing_words, text, starts[odd], ends[odd])])
@@ -95,12 +97,12 @@ class Column:
                 target[missing] = self._fill
                 notes["missing values"] += len(missing) if self.dtype.kind not in "SU" else 0
             else:
-                faults += [CellFault(int(row), text.cell(starts[row], ends[row]), self._no_fill()) for row in missing]
+                faults += [CellError(int(row), text.cell(starts[row], ends[row]), self._no_fill()) for row in missing]
         if len(odd):
             faults += self._settle(text, starts, ends, target, odd, notes)
         return faults
 
-    def _read_bytes(self, text: Text, starts: Ints, ends: Ints, target: npt.NDArray[Any]) -> Ints:
+    def _read_bytes(self, text: TextBuffer, starts: Ints, ends: Ints, target: npt.NDArray[Any]) -> Ints:
         lengths = ends - starts
         longest = int(lengths.max(initial=0))
         size = target.dtype.itemsize
@@ -121,7 +123,7 @@ class Column:
                         offset += width  # noqa: PLW2901 - the rest of this word follows
         return np.flatnonzero(lengths > size) if longest > size else _NONE
 
-    def _read_letters(self, text: Text, starts: Ints, ends: Ints, target: npt.NDArray[Any]) -> Ints:
+    def _read_letters(self, text: TextBuffer, starts: Ints, ends: Ints, target: npt.NDArray[Any]) -> Ints:
         narrow = np.zeros(len(target), f"S{self.dtype.itemsize // 4}")
         odd = self._read_bytes(text, starts, ends, narrow)
         if not text.is_ascii:
@@ -131,7 +133,7 @@ class Column:
         target[...] = narrow
         return odd
 
-    def _read_integers(self, text: Text, starts: Ints, ends: Ints, target: npt.NDArray[Any]) -> Ints:
+    def _read_integers(self, text: TextBuffer, starts: Ints, ends: Ints, target: npt.NDArray[Any]) -> Ints:
         numbers = read_numbers(text, starts, ends, decimal=False)
         values, odd = numbers.values, numbers.odd
         if self.dtype.kind != "b":
@@ -151,7 +153,7 @@ class Column:
         target[...] = values
         return odd
 
-    def _read_floats(self, text: Text, starts: Ints, ends: Ints, target: npt.NDArray[Any]) -> Ints:
+    def _read_floats(self, text: TextBuffer, starts: Ints, ends: Ints, target: npt.NDArray[Any]) -> Ints:
         numbers = read_numbers(text, starts, ends, decimal=True)
         if len(numbers.minus):
             numbers.values[numbers.minus] *= -1
@@ -159,7 +161,7 @@ class Column:
             target[...] = numbers.values
         return numbers.odd
 
-    def _find(self, marks: list[bytes], text: Text, starts: Ints, ends: Ints) -> Ints:
+    def _find(self, marks: list[bytes], text: TextBuffer, starts: Ints, ends: Ints) -> Ints:
         """Which of the cells are one of the marks."""
         found = np.zeros(len(starts), np.bool_)
         lengths = ends - starts
@@ -173,8 +175,8 @@ class Column:
         return np.flatnonzero(found)
 
     def _settle(
-        self, text: Text, starts: Ints, ends: Ints, target: npt.NDArray[Any], odd: Ints, notes: Counter[str]
-    ) -> Iterator[CellFault]:
+        self, text: TextBuffer, starts: Ints, ends: Ints, target: npt.NDArray[Any], odd: Ints, notes: Counter[str]
+    ) -> Iterator[CellError]:
         cells = [text.cell(start, end) for start, end in zip(starts[odd].tolist(), ends[odd].tolist(), strict=True)]
         if self._marked_number is not None:
             for index, cell in enumerate(cells):
@@ -191,7 +193,7 @@ class Column:
         for row, cell in zip(odd.tolist(), cells, strict=True):
             value = self._value(cell)
             if isinstance(value, _Reason):
-                yield CellFault(row, cell, str(value))
+                yield CellError(row, cell, str(value))
             else:
                 target[row] = value
 
@@ -231,7 +233,7 @@ class Column:
         return f"a missing value, and {self.dtype} has none; give one ({self.field}=-1), or read the field as a float"
 
 
-def _only_value(text: Text, starts: Ints, lengths: Ints, longest: int) -> bytes | None:
+def _only_value(text: TextBuffer, starts: Ints, lengths: Ints, longest: int) -> bytes | None:
     """The value that all cells have, as chromosomes and dates do in sorted tables, or None; it costs half of reading them."""
     if not 0 < longest <= _WORTH_COMPARING or lengths.min() < longest:
         return None

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shmlease.text.text_buffer import Bools, Ints, Text
+from shmlease.text.text_buffer import Bools, Ints, TextBuffer
 
 __all__ = ["Numbers", "read_numbers"]
 
@@ -50,7 +50,7 @@ class Numbers:
     odd: Ints
 
 
-def read_numbers(text: Text, starts: Ints, ends: Ints, *, decimal: bool) -> Numbers:
+def read_numbers(text: TextBuffer, starts: Ints, ends: Ints, *, decimal: bool) -> Numbers:
     """The numbers in the cells from `starts` to before `ends`; with `decimal`, as float64, with point and exponent."""
     whole, scale, bad = _read_places(text, ends, ends - starts, decimal=decimal)
     values = _scaled(whole, scale) if decimal else whole
@@ -95,7 +95,7 @@ def _scaled(whole: npt.NDArray[Any], scale: npt.NDArray[np.int8] | None) -> npt.
 
 
 def _read_places(
-    text: Text, ends: Ints, lengths: Ints, *, decimal: bool
+    text: TextBuffer, ends: Ints, lengths: Ints, *, decimal: bool
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int8] | None, Bools | None]:
     """The digits of each cell as a number, the power of ten to scale it with, and where there is none.
 
@@ -139,7 +139,7 @@ def _read_places(
     return total, scale, _any(wrong)
 
 
-def _without_exponent(text: Text, starts: Ints, ends: Ints) -> tuple[Ints, npt.NDArray[np.int8] | None]:
+def _without_exponent(text: TextBuffer, starts: Ints, ends: Ints) -> tuple[Ints, npt.NDArray[np.int8] | None]:
     """Where the cells end without ``e`` and an exponent of one or two digits and perhaps a sign, and the exponents."""
     found: npt.NDArray[np.int8] | None = None
     for size in (1, 2, 3):
@@ -163,7 +163,7 @@ def _without_exponent(text: Text, starts: Ints, ends: Ints) -> tuple[Ints, npt.N
     return ends, found
 
 
-def _without_sign(text: Text, starts: Ints, ends: Ints) -> tuple[Ints, Ints, Bools]:
+def _without_sign(text: TextBuffer, starts: Ints, ends: Ints) -> tuple[Ints, Ints, Bools]:
     """The cells without the blanks around them and their sign, and where that is a minus."""
     for _ in range(_LONGEST):
         blank = (text.byte(starts) == ord(" ")) & (starts < ends)

@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from shmlease.text.converters import Column
+from shmlease.text.converters import Converter
 from shmlease.text.schema import Schema
-from shmlease.text.text_buffer import Bytes, Ints, Text
-from shmlease.text.tokenizer import Cells, LineFault, last_line_end, split
+from shmlease.text.text_buffer import Bytes, Ints, TextBuffer
+from shmlease.text.tokenizer import Cells, LineError, last_line_end, split
 
 __all__ = ["BadRow", "BytesLike", "ParsedBlock", "max_rows", "parse_block", "string_lengths"]
 
@@ -29,7 +29,7 @@ _STRETCH = 512 * 1024
 _SHOWN = 80  # bytes of a cell or line in a report
 
 
-_Faults: TypeAlias = dict[int, tuple[LineFault, str | None, bytes | None]]
+_Faults: TypeAlias = dict[int, tuple[LineError, str | None, bytes | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def parse_block(
     if rows.dtype != schema.dtype or rows.ndim != 1:
         raise ValueError(f"out is {rows.ndim}-dimensional {rows.dtype}; the schema makes one dimension of {schema.dtype}")
     columns = [
-        (Column(each, schema), place + index, rows[each.name] if each.width == 1 else rows[each.name][:, index])
+        (Converter(each, schema), place + index, rows[each.name] if each.width == 1 else rows[each.name][:, index])
         for each, place in schema.places()
         for index in range(each.width)
     ]
@@ -157,7 +157,7 @@ def parse_block(
             for cell_fault in column.read(text, *cells.column(place), target[filled:stop], notes):
                 wrong.setdefault(cell_fault.row, (cell_fault.reason, column.field.name, cell_fault.cell))
         for row, (reason, name, cell) in wrong.items():
-            where = LineFault(int(cells.row_starts[row]), int(cells.row_ends[row]), reason)
+            where = LineError(int(cells.row_starts[row]), int(cells.row_ends[row]), reason)
             faults[where.start] = (where, name, cell)
         good = np.delete(np.arange(len(cells)), list(wrong)) if wrong else slice(None)
         if wrong:
@@ -197,10 +197,10 @@ def string_lengths(data: BytesLike, schema: Schema) -> dict[str, int]:
     return longest
 
 
-def _stretches(content: Bytes, schema: Schema) -> Iterator[tuple[int, Text, Cells]]:
+def _stretches(content: Bytes, schema: Schema) -> Iterator[tuple[int, TextBuffer, Cells]]:
     """The block in stretches of whole lines: where each begins, its text (good until the next), and its cells."""
     width = schema.row_width
-    text = Text(min(_STRETCH, len(content)) + 1)
+    text = TextBuffer(min(_STRETCH, len(content)) + 1)
     at, room = 0, _STRETCH
     while at < len(content):
         window = content[at : at + room]
@@ -211,13 +211,13 @@ def _stretches(content: Bytes, schema: Schema) -> Iterator[tuple[int, Text, Cell
                 room *= 2
                 continue
         if size + 1 > text.capacity:
-            text = Text(2 * size)
+            text = TextBuffer(2 * size)
         text.fill(window[:size], schema.newline)
         yield at, text, split(text, schema, width)
         at, room = at + size, _STRETCH
 
 
-def _undecodable(text: Text, cells: Cells, encoding: str) -> dict[int, tuple[str, str | None, bytes | None]]:
+def _undecodable(text: TextBuffer, cells: Cells, encoding: str) -> dict[int, tuple[str, str | None, bytes | None]]:
     """The rows that hold bytes which are none of the encoding, by number, and why."""
     if text.is_ascii:
         return {}

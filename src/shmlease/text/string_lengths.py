@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from shmlease.text.blocks import BLOCK_BYTES, cut_table, read_piece
+from shmlease.text.blocks import BLOCK_BYTES, Piece, cut_table, read_piece
 from shmlease.text.header import Table
 from shmlease.text.parser import string_lengths
 from shmlease.text.schema import Schema
@@ -13,11 +13,16 @@ from shmlease.text.schema import Schema
 __all__ = ["fit_strings", "measure_strings"]
 
 
-def measure_strings(table: Table, block_bytes: int = BLOCK_BYTES) -> dict[str, int]:
-    """The longest cell of each string field of a table, in bytes; 0 where all are empty. Reads the whole file."""
+def measure_strings(
+    table: Table,
+    pieces: Sequence[Piece] | None = None,
+    block_bytes: int = BLOCK_BYTES,
+    buffer: bytearray | None = None,
+) -> dict[str, int]:
+    """The longest cell of each string field in bytes, 0 where all are empty: of some pieces, by default of the whole file."""
     longest: dict[str, int] = {}
-    buffer = bytearray()
-    for piece in cut_table(table, block_bytes):
+    buffer = bytearray() if buffer is None else buffer
+    for piece in cut_table(table, block_bytes) if pieces is None else pieces:
         for block in read_piece(table, piece, block_bytes, buffer):
             for name, length in string_lengths(block.data, table.schema).items():
                 longest[name] = max(length, longest.get(name, 0))

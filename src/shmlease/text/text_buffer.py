@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Bools", "Bytes", "Ints", "Text", "Words"]
+__all__ = ["Bools", "Bytes", "Ints", "TextBuffer", "Words"]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Words: TypeAlias = npt.NDArray[np.uint64]
@@ -29,7 +29,7 @@ _THREE = np.uint64(3)
 _WORD_BITS = np.uint64(64)
 
 
-class Text:
+class TextBuffer:
     """Bytes of a table, with room for `capacity` of them; positions count from the first byte of the text."""
 
     __slots__ = ("_buffer", "_masks", "_positions", "_words", "is_ascii", "size_bytes")

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shmlease.text.schema import Schema
-from shmlease.text.text_buffer import Bools, Bytes, Ints, Text
+from shmlease.text.text_buffer import Bools, Bytes, Ints, TextBuffer
 
-__all__ = ["Cells", "LineFault", "last_line_end", "split"]
+__all__ = ["Cells", "LineError", "last_line_end", "split"]
 
 _TAB, _NEWLINE, _RETURN, _SPACE = b"\t\n\r "
 
 
 @dataclass(frozen=True, slots=True)
-class LineFault:
+class LineError:
     """A line that is no row: where it begins and ends in the text, and why."""
 
     start: int
@@ -36,7 +36,7 @@ class Cells:
     ----------
     row_starts, row_ends : ndarray of int
         Where each row begins and ends in the text.
-    faults : list of LineFault
+    faults : list of LineError
         Lines that are no row.
     notes : Counter
         What was passed over, by kind.
@@ -46,7 +46,7 @@ class Cells:
     row_ends: Ints
     _ends: Ints
     _starts: Ints | None = None
-    faults: list[LineFault] = field(default_factory=list)
+    faults: list[LineError] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ def last_line_end(data: Bytes, newline: int, quote: str) -> int:
     return int(ends[-1]) + 1 if len(ends) else 0
 
 
-def split(text: Text, schema: Schema, width: int) -> Cells:
+def split(text: TextBuffer, schema: Schema, width: int) -> Cells:
     """The rows of `text`, each of `width` cells; the text ends with a line end, and all line ends are LF or CR LF."""
     content = text.content
     if schema.delimiter is None:
@@ -94,7 +94,7 @@ def split(text: Text, schema: Schema, width: int) -> Cells:
     return _split_ragged(text, content, schema, width)
 
 
-def _regular_ends(text: Text, content: Bytes, delimiter: int, width: int) -> Ints | None:
+def _regular_ends(text: TextBuffer, content: Bytes, delimiter: int, width: int) -> Ints | None:
     """Where the cells end, a row of the result for each column; None unless every line has `width` cells."""
     is_newline, is_separator = text.masks
     ends = text.positions(width)
@@ -118,7 +118,7 @@ def _regular_ends(text: Text, content: Bytes, delimiter: int, width: int) -> Int
     return ends[:, :rows]
 
 
-def _split_ragged(text: Text, content: Bytes, schema: Schema, width: int) -> Cells:
+def _split_ragged(text: TextBuffer, content: Bytes, schema: Schema, width: int) -> Cells:
     newline = content == _NEWLINE
     ends = np.flatnonzero((content == ord(schema.delimiter or "")) | newline)
     if schema.quote:
@@ -138,11 +138,11 @@ def _split_ragged(text: Text, content: Bytes, schema: Schema, width: int) -> Cel
     cells = _take_rows(text, schema, width, (starts, ends), (first, counts), (line_starts, line_ends), broken)
     covered = int(line_ends[-1]) + 1 if len(line_ends) else 0
     if covered < len(content):
-        cells.faults.append(LineFault(covered, len(content), f"a {schema.quote} is opened and not closed"))
+        cells.faults.append(LineError(covered, len(content), f"a {schema.quote} is opened and not closed"))
     return cells
 
 
-def _split_at_blanks(text: Text, content: Bytes, schema: Schema, width: int) -> Cells:
+def _split_at_blanks(text: TextBuffer, content: Bytes, schema: Schema, width: int) -> Cells:
     newline = content == _NEWLINE
     blank = newline | (content == _SPACE) | (content == _TAB) | (content == _RETURN)
     edges = np.flatnonzero(np.concatenate(([not blank[0]], blank[1:] != blank[:-1])))
@@ -157,7 +157,7 @@ def _split_at_blanks(text: Text, content: Bytes, schema: Schema, width: int) -> 
 
 
 def _take_rows(
-    text: Text,
+    text: TextBuffer,
     schema: Schema,
     width: int,
     cells: tuple[Ints, Ints],
@@ -183,7 +183,7 @@ def _take_rows(
     wrong = ((counts < width) & (schema.short == "error")) | ((counts > width) & (schema.extra == "error"))
     reasons = {int(line): f"{counts[line]} cells where {width} are expected" for line in np.flatnonzero(wrong & is_row)}
     reasons |= {int(line): _UNCLEAR.format(schema.quote) for line in broken if is_row[line]}
-    faults = [LineFault(int(line_starts[line]), int(line_ends[line]), why) for line, why in sorted(reasons.items())]
+    faults = [LineError(int(line_starts[line]), int(line_ends[line]), why) for line, why in sorted(reasons.items())]
     is_row[list(reasons)] = False
     first, counts, line_starts, line_ends = first[is_row], counts[is_row], line_starts[is_row], line_ends[is_row]
     passed = "ignored" if schema.extra == "ignore" else "joined to the last"
@@ -202,7 +202,7 @@ def _take_rows(
 _UNCLEAR = "a {} inside a cell that is not quoted as a whole; double it, or switch quoting off"
 
 
-def _may_be_comment(text: Text, line_starts: Ints, schema: Schema) -> Bools:
+def _may_be_comment(text: TextBuffer, line_starts: Ints, schema: Schema) -> Bools:
     first = text.byte(line_starts)
     found = np.zeros(len(line_starts), np.bool_)
     for letter in {prefix.encode(schema.encoding)[0] for prefix in schema.comments if prefix}:

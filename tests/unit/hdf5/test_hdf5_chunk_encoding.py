@@ -16,7 +16,7 @@ from shmlease.hdf5 import deflate
 from shmlease.hdf5.chunk_encoding import ChunkEncoder, Codec, EncodedChunk, encode_chunk
 from shmlease.hdf5.filters import COMPRESSIONS, compression_named
 from shmlease.hdf5.layout import Grid
-from shmlease.hdf5.shuffle import to_planes
+from shmlease.hdf5.shuffle import shuffle
 
 Calls = Callable[..., np.ndarray]
 
@@ -193,7 +193,7 @@ def test_planes_are_those_of_numpy(itemsize: int, counts: tuple[int, ...]) -> No
     parts = [random.integers(0, 256, count * itemsize, np.uint8) for count in counts]
     room = sum(counts) + 7
     out = np.full(room * itemsize, 0xAA, np.uint8)
-    to_planes(parts, itemsize, out)
+    shuffle(parts, itemsize, out)
     expected = np.zeros((room, itemsize), np.uint8)
     expected[: sum(counts)] = np.concatenate(parts).reshape(-1, itemsize)
     assert out.tobytes() == expected.T.tobytes()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shmlease.hdf5.chunk_encoding import ChunkEncoder, Codec, EncodedChunk
-from shmlease.hdf5.encoder_pool import EncodePool
+from shmlease.hdf5.encoder_pool import EncoderPool
 from shmlease.hdf5.layout import Grid
 
 ROWS = np.arange(640)
@@ -34,7 +34,7 @@ class Held(ChunkEncoder):
 def test_chunks_are_stored_in_the_order_in_which_they_were_given(threads: int) -> None:
     encoder, stored = Held(), []
     encoder.gate.set()
-    pool = EncodePool(threads)
+    pool = EncoderPool(threads)
     for start in range(0, len(ROWS), 8):
         pool.encode(encoder, [ROWS[start : start + 8]], lambda chunk, _, start=start: stored.append((start, chunk)))
     pool.drain()
@@ -46,14 +46,14 @@ def test_chunks_are_stored_in_the_order_in_which_they_were_given(threads: int) -
 def test_one_thread_is_that_of_the_caller() -> None:
     encoder = Held()
     encoder.gate.set()
-    pool = EncodePool(1)
+    pool = EncoderPool(1)
     pool.encode(encoder, [ROWS[:8]], lambda *_: None)
     assert encoder.threads == {threading.current_thread().name}
 
 
 def test_a_slow_chunk_holds_up_the_others_but_not_their_number() -> None:
     encoder, stored = Held(), []
-    pool = EncodePool(2)
+    pool = EncoderPool(2)
     given = 0
     for start in range(0, 8 * 8, 8):  # as many as may wait
         pool.encode(encoder, [ROWS[start : start + 8]], lambda *_: stored.append(1))
@@ -74,7 +74,7 @@ def test_an_error_of_an_encoder_reaches_the_caller_and_drops_the_rest() -> None:
         def encode(self, pieces: Sequence[np.ndarray] | np.ndarray, out: np.ndarray) -> EncodedChunk:
             raise MemoryError
 
-    pool, encoder = EncodePool(2), Failing()
+    pool, encoder = EncoderPool(2), Failing()
 
     def encode_one() -> None:
         pool.encode(encoder, [ROWS[:8]], lambda *_: None)

@@ -13,7 +13,7 @@ import pytest
 
 from shmlease.errors import SinkError
 from shmlease.hdf5.checksum import crc32
-from shmlease.hdf5.file_object import SIGNATURE, SealedFile
+from shmlease.hdf5.file_object import SIGNATURE, FileObject
 
 
 @pytest.fixture
@@ -22,13 +22,13 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def file(path: Path) -> Iterator[SealedFile]:
-    sealed = SealedFile(os.open(path, os.O_RDWR | os.O_CREAT))
+def file(path: Path) -> Iterator[FileObject]:
+    sealed = FileObject(os.open(path, os.O_RDWR | os.O_CREAT))
     yield sealed
     sealed.close()
 
 
-class FullDisk(SealedFile):
+class FullDisk(FileObject):
     """A file on a disk that is full from some byte on."""
 
     def __init__(self, fd: int, room_bytes: int) -> None:
@@ -41,13 +41,13 @@ class FullDisk(SealedFile):
         super()._write_disk(view, offset)
 
 
-def fill(file: SealedFile) -> None:
+def fill(file: FileObject) -> None:
     with h5py.File(file, "w") as h5:
         h5["numbers"] = np.arange(10_000)
         h5["numbers"].attrs["unit"] = "m"
 
 
-def test_a_sealed_file_is_the_hdf5_file_that_was_written(file: SealedFile, path: Path) -> None:
+def test_a_sealed_file_is_the_hdf5_file_that_was_written(file: FileObject, path: Path) -> None:
     fill(file)
     file.seal()
     with h5py.File(path) as h5:
@@ -55,27 +55,27 @@ def test_a_sealed_file_is_the_hdf5_file_that_was_written(file: SealedFile, path:
         assert h5["numbers"].attrs["unit"] == "m"
 
 
-def test_a_whole_file_that_is_not_sealed_does_not_open(file: SealedFile, path: Path) -> None:
+def test_a_whole_file_that_is_not_sealed_does_not_open(file: FileObject, path: Path) -> None:
     fill(file)
     with pytest.raises(OSError, match="file signature not found"):
         h5py.File(path)
     assert not h5py.is_hdf5(path)
 
 
-def test_resuming_a_sealed_file_unseals_it(file: SealedFile, path: Path) -> None:
+def test_resuming_a_sealed_file_unseals_it(file: FileObject, path: Path) -> None:
     fill(file)
     file.seal()
     file.hold()
     assert not h5py.is_hdf5(path)
 
 
-def test_hdf5_sees_the_signature_that_the_disk_lacks(file: SealedFile) -> None:
+def test_hdf5_sees_the_signature_that_the_disk_lacks(file: FileObject) -> None:
     fill(file)
     with h5py.File(file, "r") as h5:
         assert h5["numbers"][17] == 17
 
 
-def test_what_is_held_reaches_the_disk_when_it_is_applied(file: SealedFile, path: Path) -> None:
+def test_what_is_held_reaches_the_disk_when_it_is_applied(file: FileObject, path: Path) -> None:
     file.hold()
     fill(file)
     assert path.stat().st_size <= len(SIGNATURE)
@@ -97,7 +97,7 @@ def test_hdf5_closes_in_peace_when_the_disk_is_full(path: Path, room_bytes: int)
     file.close()
 
 
-def test_an_interrupt_in_a_write_is_kept_for_the_caller(file: SealedFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_in_a_write_is_kept_for_the_caller(file: FileObject, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
 
@@ -106,7 +106,7 @@ def test_an_interrupt_in_a_write_is_kept_for_the_caller(file: SealedFile, monkey
     assert isinstance(file.failure, KeyboardInterrupt)
 
 
-def test_a_closed_file_takes_writes_in_memory(file: SealedFile, path: Path) -> None:
+def test_a_closed_file_takes_writes_in_memory(file: FileObject, path: Path) -> None:
     h5 = h5py.File(file, "w")
     h5["numbers"] = np.arange(10_000)
     size = path.stat().st_size
@@ -115,7 +115,7 @@ def test_a_closed_file_takes_writes_in_memory(file: SealedFile, path: Path) -> N
     assert path.stat().st_size == size
 
 
-def test_it_tells_where_a_payload_went(file: SealedFile, path: Path) -> None:
+def test_it_tells_where_a_payload_went(file: FileObject, path: Path) -> None:
     payload = os.urandom(5000)
     with h5py.File(file, "w") as h5:
         dataset = h5.create_dataset("numbers", (5000,), "u1", chunks=(5000,))
@@ -125,7 +125,7 @@ def test_it_tells_where_a_payload_went(file: SealedFile, path: Path) -> None:
     assert path.read_bytes()[offset:][:5000] == payload
 
 
-def test_a_payload_that_hdf5_did_not_write_is_an_error(file: SealedFile) -> None:
+def test_a_payload_that_hdf5_did_not_write_is_an_error(file: FileObject) -> None:
     file.await_payload(5, 5)
     with pytest.raises(SinkError, match="not supported"):
         file.payload_offset()
@@ -136,7 +136,7 @@ def test_a_payload_that_is_present_must_be_where_hdf5_puts_it(path: Path, displa
     payload = os.urandom(5000)
     present_at: int | None = None
     for _ in range(2):
-        file = SealedFile(os.open(path, os.O_RDWR | os.O_CREAT))
+        file = FileObject(os.open(path, os.O_RDWR | os.O_CREAT))
         with h5py.File(file, "w") as h5:
             dataset = h5.create_dataset("numbers", (5000,), "u1", chunks=(5000,))
             file.await_payload(len(payload), crc32(payload), present_at)
@@ -148,5 +148,5 @@ def test_a_payload_that_is_present_must_be_where_hdf5_puts_it(path: Path, displa
     assert failure is None or "the interrupted run" in str(failure)
 
 
-def test_the_descriptor_is_closed_on_exec(file: SealedFile) -> None:
+def test_the_descriptor_is_closed_on_exec(file: FileObject) -> None:
     assert not os.get_inheritable(file._fd)

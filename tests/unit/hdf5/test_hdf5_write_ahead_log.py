@@ -8,14 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from shmlease.hdf5.write_ahead_log import Attribute, Checkpoint, Chunk, Closing, Dataset, Journal, Record, Rest, Start
+from shmlease.hdf5.write_ahead_log import (
+    Attribute,
+    Checkpoint,
+    Chunk,
+    Closing,
+    Dataset,
+    Record,
+    Remainder,
+    Start,
+    WriteAheadLog,
+)
 
 RECORDS: list[Record] = [
     Start(1, "0.1.0", "2.0.0"),
     Dataset("calls", "'<i8'", (2,), (10, 2), "gzip", None, encoded=True),
     Attribute(None, "title", {"text": "Höhe\n"}),
     Chunk("calls", 0, 4096, 77, 1, 2**32 - 1, ((100, 5), (60, 6))),
-    Rest("calls", 160, bytes(range(256))),
+    Remainder("calls", 160, bytes(range(256))),
     Checkpoint({"calls": 20}, {"file": "a.cov", "offset": 2**40}),
     Closing(),
 ]
@@ -27,22 +37,22 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def journal(path: Path) -> Iterator[Journal]:
-    log = Journal(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND))
+def journal(path: Path) -> Iterator[WriteAheadLog]:
+    log = WriteAheadLog(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND))
     for record in RECORDS:
         log.append(record)
     yield log
     log.close()
 
 
-def test_what_was_appended_is_read_with_the_place_where_each_line_ends(journal: Journal, path: Path) -> None:
+def test_what_was_appended_is_read_with_the_place_where_each_line_ends(journal: WriteAheadLog, path: Path) -> None:
     read = list(journal.read())
     assert [record for record, _ in read] == RECORDS
     lines = path.read_bytes().splitlines(keepends=True)
     assert [end for _, end in read] == [len(b"".join(lines[: count + 1])) for count in range(len(lines))]
 
 
-def test_reading_ends_at_a_line_that_a_kill_tore(journal: Journal, path: Path) -> None:
+def test_reading_ends_at_a_line_that_a_kill_tore(journal: WriteAheadLog, path: Path) -> None:
     ends = [0, *(end for _, end in journal.read())]
     for size in range(ends[-1]):
         journal.truncate(size)
@@ -53,12 +63,12 @@ def test_reading_ends_at_a_line_that_a_kill_tore(journal: Journal, path: Path) -
             journal.append(record)
 
 
-def test_reading_ends_at_a_line_with_a_changed_digit(journal: Journal, path: Path) -> None:
+def test_reading_ends_at_a_line_with_a_changed_digit(journal: WriteAheadLog, path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"offset":4096', b'"offset":4097'))
     assert [record for record, _ in journal.read()] == RECORDS[:3]
 
 
-def test_reading_ends_at_a_record_of_a_later_version(journal: Journal, path: Path) -> None:
+def test_reading_ends_at_a_record_of_a_later_version(journal: WriteAheadLog, path: Path) -> None:
     from shmlease.hdf5.checksum import crc32
 
     text = b'{"is":"unheard of"}'
@@ -68,7 +78,7 @@ def test_reading_ends_at_a_record_of_a_later_version(journal: Journal, path: Pat
     assert [record for record, _ in journal.read()] == RECORDS
 
 
-def test_appending_goes_on_where_the_journal_was_cut(journal: Journal) -> None:
+def test_appending_goes_on_where_the_journal_was_cut(journal: WriteAheadLog) -> None:
     read = list(journal.read())
     journal.truncate(read[2][1])
     journal.append(Closing())

@@ -1,4 +1,4 @@
-"""Tables of methylation calls, a registry, and a crew that works in this process."""
+"""Tables of methylation calls, a registry, and a pool that works in this process."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ShuffledCrew:
         self.most_waiting = 0
 
     @property
-    def is_hungry(self) -> bool:
+    def wants_work(self) -> bool:
         return len(self._waiting) < self._most
 
     def submit(self, work: Work, *, first: bool = False) -> None:
@@ -82,6 +82,6 @@ class ShuffledCrew:
 
 
 @pytest.fixture
-def crew(registry: shmlease.Registry) -> Callable[..., ShuffledCrew]:
-    """A crew that works in an order by a seed."""
+def pool(registry: shmlease.Registry) -> Callable[..., ShuffledCrew]:
+    """A pool that works in an order by a seed."""
     return lambda seed, most=4: ShuffledCrew(registry, seed, most)

@@ -11,28 +11,25 @@ import pytest
 
 from shmlease.errors import IngestError, LeaseError
 from shmlease.hdf5 import HDF5Sink
-from shmlease.ingestion.bad_rows import Rejects
-from shmlease.ingestion.budget import Sizing, size_for
+from shmlease.ingestion.bad_rows import BadRows
+from shmlease.ingestion.budget import Budget, budget_for
 from shmlease.ingestion.coordinator import Coordinator
-from shmlease.ingestion.dataset_job import Flow
-from shmlease.ingestion.plan import Job, plan_job
+from shmlease.ingestion.dataset_job import DatasetJob
+from shmlease.ingestion.plan import IngestPlan, plan_ingest
 from shmlease.text.schema import Schema
 
 DTYPE = "chr:S8,pos:i4,pct:f4"
 ROWS = np.dtype([("chr", "S8"), ("pos", "<i4"), ("pct", "<f4")])
-SIZING = Sizing(block_bytes=8192, parse_bytes=40_000, chunks_a_task=2, encode_bytes=2 << 20, limit_bytes=8 << 20)
+BUDGET = Budget(block_bytes=8192, parse_bytes=40_000, chunks_a_task=2, encode_bytes=2 << 20, limit_bytes=8 << 20)
 
 
-def run(
-    job: Job, out: Path, crew, registry, sizing: Sizing = SIZING, on_tick=lambda _: None, on_error="fail"
-) -> Coordinator:
+def run(plan: IngestPlan, out: Path, pool, registry, budget: Budget = BUDGET, on_tick=lambda _: None) -> Coordinator:
     sink = HDF5Sink(out, encoders=1)
-    rejects = Rejects(on_error, sink)
-    flows = (
-        Flow(name, inputs, sink, registry, rejects, sizing.chunks_a_task)
-        for name, inputs in job.inputs(sizing, on_error, "numpy")
+    bad_rows = BadRows(plan.on_error, sink)
+    jobs = (
+        DatasetJob(name, inputs, sink, registry, bad_rows, budget.chunks_a_task) for name, inputs in plan.inputs(budget)
     )
-    coordinator = Coordinator(flows, crew, sink, sizing, 2, {"job": "test"}, on_tick)
+    coordinator = Coordinator(jobs, pool, sink, budget, 2, {"job": "test"}, on_tick)
     try:
         coordinator.run()
     except BaseException:
@@ -48,59 +45,59 @@ def expected(*paths: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_rows_keep_their_order_whatever_order_they_are_parsed_in(seed: int, table, crew, registry, tmp_path) -> None:
+def test_rows_keep_their_order_whatever_order_they_are_parsed_in(seed: int, table, pool, registry, tmp_path) -> None:
     paths = [table(3000, "a.tsv", 1), table(7, "b.tsv", 2), table(5000, "c.tsv", 3)]
-    coordinator = run(plan_job(paths, Schema().with_dtype(DTYPE), "all"), tmp_path / "out.h5", crew(seed), registry)
+    coordinator = run(plan_ingest(paths, Schema().with_dtype(DTYPE), "all"), tmp_path / "out.h5", pool(seed), registry)
     with h5py.File(tmp_path / "out.h5") as file:
         assert file["all"][...].tobytes() == expected(*paths).tobytes()
-    (flow,) = coordinator.finished
-    assert [(each.start_row, each.rows) for each in flow.reports] == [(0, 3000), (3000, 7), (3007, 5000)]
+    (job,) = coordinator.finished
+    assert [(each.start_row, each.rows) for each in job.reports] == [(0, 3000), (3000, 7), (3007, 5000)]
     assert coordinator.files_done == 3
     assert coordinator.bytes_done == sum(path.stat().st_size for path in paths)
 
 
-def test_every_chunk_is_whole_whichever_worker_made_it(table, crew, registry, tmp_path) -> None:
+def test_every_chunk_is_whole_whichever_worker_made_it(table, pool, registry, tmp_path) -> None:
     path = table(300_000)
-    sizing = size_for(16 << 20, 2, [Schema().with_dtype(DTYPE)])
-    run(plan_job(path, Schema().with_dtype(DTYPE)), tmp_path / "out.h5", crew(5), registry, sizing)
+    budget = budget_for(16 << 20, 2, [Schema().with_dtype(DTYPE)])
+    run(plan_ingest(path, Schema().with_dtype(DTYPE)), tmp_path / "out.h5", pool(5), registry, budget)
     with h5py.File(tmp_path / "out.h5") as file:
         assert file["calls"].id.get_num_chunks() == -(-300_000 // file["calls"].chunks[0])
         assert file["calls"][...].tobytes() == expected(path).tobytes()
 
 
 @pytest.mark.parametrize("most", [1, 4, 100])
-def test_no_block_is_begun_beyond_the_limit(most: int, table, crew, registry, tmp_path) -> None:
+def test_no_block_is_begun_beyond_the_limit(most: int, table, pool, registry, tmp_path) -> None:
     path = table(40_000)
-    sizing = Sizing(block_bytes=8192, parse_bytes=40_000, chunks_a_task=2, encode_bytes=2 << 20, limit_bytes=200_000)
-    workers = crew(6, most)
-    run(plan_job(path, Schema().with_dtype(DTYPE)), tmp_path / "out.h5", workers, registry, sizing)
-    assert workers.most_waiting <= max(sizing.limit_bytes // sizing.parse_bytes, 1) + 1  # and what frees memory
+    budget = Budget(block_bytes=8192, parse_bytes=40_000, chunks_a_task=2, encode_bytes=2 << 20, limit_bytes=200_000)
+    workers = pool(6, most)
+    run(plan_ingest(path, Schema().with_dtype(DTYPE)), tmp_path / "out.h5", workers, registry, budget)
+    assert workers.most_waiting <= max(budget.limit_bytes // budget.parse_bytes, 1) + 1  # and what frees memory
     assert registry.statistics().leases.get("write", 0) == 0
     with h5py.File(tmp_path / "out.h5") as file:
         assert file["calls"][...].tobytes() == expected(path).tobytes()
 
 
-def test_a_line_that_is_no_row_ends_the_run_and_nothing_stays_leased(table, crew, registry, tmp_path) -> None:
+def test_a_line_that_is_no_row_ends_the_run_and_nothing_stays_leased(table, pool, registry, tmp_path) -> None:
     path = table(3000)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:2000], "chr1\tx\t1\n", *lines[2000:], "y\ty\ty\n"]))
     with pytest.raises(IngestError) as refused:
-        run(plan_job(path, Schema().with_dtype(DTYPE)), tmp_path / "out.h5", crew(7, 50), registry)
+        run(plan_ingest(path, Schema().with_dtype(DTYPE)), tmp_path / "out.h5", pool(7, 50), registry)
     assert (refused.value.line, refused.value.field, refused.value.text) == (2001, "pos", "x")
     refused.value.__traceback__ = refused.value.__context__ = None
     assert registry.statistics().tickets <= 50  # of blocks that were parsed and not taken in; they expire
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_lines_are_skipped_or_kept_with_their_numbers_in_the_file(seed: int, table, crew, registry, tmp_path) -> None:
+def test_lines_are_skipped_or_kept_with_their_numbers_in_the_file(seed: int, table, pool, registry, tmp_path) -> None:
     path = table(3000)
     lines = path.read_text().splitlines(keepends=True)
     wrong = [5, 1500, 1501, 2990]
     for number in wrong:
         lines[number - 1] = f"bad{number}\n"
     path.write_text("".join(lines))
-    job = plan_job(path, Schema().with_dtype(DTYPE))
-    coordinator = run(job, tmp_path / "out.h5", crew(seed), registry, on_error="quarantine")
+    plan = plan_ingest(path, Schema().with_dtype(DTYPE), on_error="quarantine")
+    coordinator = run(plan, tmp_path / "out.h5", pool(seed), registry)
     assert coordinator.finished[0].reports[0].rejected == 4
     with h5py.File(tmp_path / "out.h5") as file:
         assert len(file["calls"]) == 2996
@@ -108,25 +105,25 @@ def test_lines_are_skipped_or_kept_with_their_numbers_in_the_file(seed: int, tab
         assert file["rejected/calls/text"][...].tobytes() == b"".join(b"bad%d\n" % number for number in wrong)
 
 
-def test_work_that_fails_again_and_again_is_given_up(table, crew, registry, tmp_path) -> None:
+def test_work_that_fails_again_and_again_is_given_up(table, pool, registry, tmp_path) -> None:
     from shmlease.ingestion.worker_pool import WorkerLostError
 
-    class Dying(type(crew(0))):
+    class Dying(type(pool(0))):
         def wait(self, timeout_s: float) -> list:
             work = self._waiting.pop(0)
             return [(work, WorkerLostError("its worker died"))]
 
     with pytest.raises(LeaseError, match="block at byte 0: given up after 3 attempts: its worker died"):
-        run(plan_job(table(10), Schema().with_dtype(DTYPE)), tmp_path / "out.h5", Dying(registry, 0), registry)
+        run(plan_ingest(table(10), Schema().with_dtype(DTYPE)), tmp_path / "out.h5", Dying(registry, 0), registry)
 
 
-def test_progress_is_told_while_it_goes_on(table, crew, registry, tmp_path, monkeypatch) -> None:
+def test_progress_is_told_while_it_goes_on(table, pool, registry, tmp_path, monkeypatch) -> None:
     from shmlease.ingestion import coordinator
 
     monkeypatch.setattr(coordinator, "_TICK_S", 0.0)
     rows: list[int] = []
     tell: Callable[[Coordinator], None] = lambda run: rows.append(run.rows)  # noqa: E731 - a callback
-    run(plan_job(table(3000), Schema().with_dtype(DTYPE)), tmp_path / "out.h5", crew(8), registry, on_tick=tell)
+    run(plan_ingest(table(3000), Schema().with_dtype(DTYPE)), tmp_path / "out.h5", pool(8), registry, on_tick=tell)
     assert rows == sorted(rows)
     assert rows[-1] == 3000
     assert len(set(rows)) > 3

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from shmlease.errors import CapacityError, DTypeError, IngestError
-from shmlease.ingestion.budget import default_capacity, size_for
+from shmlease.ingestion.budget import budget_for, default_capacity
 from shmlease.ingestion.dataset_names import dataset_names
-from shmlease.ingestion.plan import plan_job, schema_of
-from shmlease.ingestion.resources import Workshop
+from shmlease.ingestion.plan import plan_ingest, schema_of
+from shmlease.ingestion.resources import RunResources
 from shmlease.ingestion.tasks import TASKS_A_WORKER
 from shmlease.text.blocks import BLOCK_BYTES
 from shmlease.text.schema import Schema
@@ -36,30 +36,29 @@ def test_datasets_are_named_after_files_and_differ(paths: list[str], names: list
 
 
 def test_files_into_one_dataset_are_neighbours(table) -> None:
-    job = plan_job([table(5, "a.tsv"), table(5, "b.tsv")], CALLS, "all")
-    assert job.datasets == ("all", "all")
-    assert str(job) == "2 files into 1 datasets"
-    ((name, inputs),) = job.inputs(size_for(32 << 20, 2, [CALLS]), "fail", "numpy")
+    plan = plan_ingest([table(5, "a.tsv"), table(5, "b.tsv")], CALLS, "all")
+    assert plan.datasets == ("all", "all")
+    ((name, inputs),) = plan.inputs(budget_for(32 << 20, 2, [CALLS]))
     assert (name, [each.index for each in inputs]) == ("all", [0, 1])
 
 
 def test_a_job_is_another_when_a_file_or_the_schema_is(table) -> None:
     path = table(5)
-    digest = plan_job(path, CALLS).digest()
-    assert plan_job([path], CALLS).digest() == digest
-    assert plan_job(path, CALLS, "all").digest() != digest
-    assert plan_job(path, Schema().with_dtype("chr:S9,pos:i4,pct:f4")).digest() != digest
+    digest = plan_ingest(path, CALLS).digest()
+    assert plan_ingest([path], CALLS).digest() == digest
+    assert plan_ingest(path, CALLS, "all").digest() != digest
+    assert plan_ingest(path, Schema().with_dtype("chr:S9,pos:i4,pct:f4")).digest() != digest
     os.utime(path, ns=(1, 1))
-    assert plan_job(path, CALLS).digest() != digest
+    assert plan_ingest(path, CALLS).digest() != digest
 
 
 def test_no_files_or_one_named_twice_are_refused(table, tmp_path) -> None:
     path = table(5)
     (tmp_path / "link.tsv").symlink_to(path)
     with pytest.raises(IngestError, match="no files are named"):
-        plan_job([], CALLS)
+        plan_ingest([], CALLS)
     with pytest.raises(IngestError, match=re.escape(f"{tmp_path}/link.tsv: named twice, also as {path}")):
-        plan_job([path, tmp_path / "link.tsv"], CALLS)
+        plan_ingest([path, tmp_path / "link.tsv"], CALLS)
 
 
 @pytest.mark.parametrize(
@@ -77,10 +76,10 @@ def test_wishes_that_say_too_little_are_refused(arguments, error: type[Exception
 
 
 def test_a_string_without_a_length_is_refused_until_it_is_fitted(table) -> None:
-    job = plan_job(table(5), Schema().with_dtype("chr:S,pos:i4,pct:f4"))
+    plan = plan_ingest(table(5), Schema().with_dtype("chr:S,pos:i4,pct:f4"))
     with pytest.raises(DTypeError, match="fit-strings"):
-        job.require_fitted()
-    job.with_types(CALLS).require_fitted()
+        plan.require_fitted()
+    plan.with_string_lengths({"chr": 8}).require_fitted()
 
 
 @pytest.mark.parametrize("workers", [1, 2, 16])
@@ -88,20 +87,20 @@ def test_a_string_without_a_length_is_refused_until_it_is_fitted(table) -> None:
 @pytest.mark.parametrize("dtype", [DTYPE, "name:S4000", "a:i1"])
 def test_all_that_is_under_way_fits_the_capacity(workers: int, capacity: int, dtype: str) -> None:
     try:
-        sizing = size_for(capacity, workers, [Schema().with_dtype(dtype)])
+        budget = budget_for(capacity, workers, [Schema().with_dtype(dtype)])
     except CapacityError as error:
         assert error.requested_bytes > capacity / 8  # noqa: PT017 - the figure is what matters, where it is refused
         return
-    assert 4096 <= sizing.block_bytes <= BLOCK_BYTES
-    assert sizing.limit_bytes + workers * sizing.encode_bytes <= capacity
-    assert workers * TASKS_A_WORKER * sizing.parse_bytes <= sizing.limit_bytes
+    assert 4096 <= budget.block_bytes <= BLOCK_BYTES
+    assert budget.limit_bytes + workers * budget.encode_bytes <= capacity
+    assert workers * TASKS_A_WORKER * budget.parse_bytes <= budget.limit_bytes
 
 
 def test_too_little_capacity_is_refused_with_what_is_needed() -> None:
     with pytest.raises(CapacityError, match=r"a capacity of 1 MiB is too small for 8 workers.*give at least") as refused:
-        size_for(1 << 20, 8, [CALLS])
+        budget_for(1 << 20, 8, [CALLS])
     needed = refused.value.requested_bytes + (1 << 20)
-    assert size_for(needed, 8, [CALLS]).block_bytes >= 4096
+    assert budget_for(needed, 8, [CALLS]).block_bytes >= 4096
 
 
 def test_the_default_capacity_leaves_half_of_what_is_free() -> None:
@@ -111,4 +110,4 @@ def test_the_default_capacity_leaves_half_of_what_is_free() -> None:
 
 def test_the_default_capacity_is_no_more_than_half_of_the_memory_that_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=64 << 20))
-    assert Workshop(64, None, None, None).capacity_bytes <= 32 << 20
+    assert RunResources(64, None, None, None).capacity_bytes <= 32 << 20

@@ -9,17 +9,17 @@ import pytest
 
 from shmlease.ingestion import worker_channel
 from shmlease.ingestion.tasks import Context, Parse
-from shmlease.ingestion.worker_channel import Channel
+from shmlease.ingestion.worker_channel import WorkerChannel
 from shmlease.text.blocks import Piece
 from shmlease.text.header import Table
 from shmlease.text.schema import Schema
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[Channel, Channel]]:
+def ends() -> Iterator[tuple[WorkerChannel, WorkerChannel]]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        yield Channel(ours), Channel(theirs)
+        yield WorkerChannel(ours), WorkerChannel(theirs)
 
 
 def context(number: int) -> Context:
@@ -31,7 +31,7 @@ def parse(number: int, offset: int = 0) -> Parse:
     return Parse(context(number), Piece(0, offset, offset + 10), None, None, False)
 
 
-def test_messages_arrive_in_order(ends: tuple[Channel, Channel]) -> None:
+def test_messages_arrive_in_order(ends: tuple[WorkerChannel, WorkerChannel]) -> None:
     here, there = ends
     here.put("first")
     here.put({"second": 2})
@@ -41,7 +41,7 @@ def test_messages_arrive_in_order(ends: tuple[Channel, Channel]) -> None:
     assert [there.receive(), there.receive()] == ["first", {"second": 2}]
 
 
-def test_a_message_larger_than_the_socket_holds_arrives_in_pieces(ends: tuple[Channel, Channel]) -> None:
+def test_a_message_larger_than_the_socket_holds_arrives_in_pieces(ends: tuple[WorkerChannel, WorkerChannel]) -> None:
     here, there = ends
     here.put(bytes(5 << 20))
     received = None
@@ -53,7 +53,7 @@ def test_a_message_larger_than_the_socket_holds_arrives_in_pieces(ends: tuple[Ch
     assert there.take() is None
 
 
-def test_a_context_crosses_once_and_is_the_same_afterwards(ends: tuple[Channel, Channel]) -> None:
+def test_a_context_crosses_once_and_is_the_same_afterwards(ends: tuple[WorkerChannel, WorkerChannel]) -> None:
     here, there = ends
     sizes = []
     for offset in (0, 10, 20):
@@ -66,7 +66,9 @@ def test_a_context_crosses_once_and_is_the_same_afterwards(ends: tuple[Channel, 
     assert first.context is second.context is third.context
 
 
-def test_both_ends_forget_the_same_contexts(ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_ends_forget_the_same_contexts(
+    ends: tuple[WorkerChannel, WorkerChannel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(worker_channel, "_REMEMBERED", 3)
     here, there = ends
     for number in [*range(6), 0, 5, 1, 5, 0]:
@@ -74,7 +76,7 @@ def test_both_ends_forget_the_same_contexts(ends: tuple[Channel, Channel], monke
         assert there.receive().context == context(number)
 
 
-def test_the_end_shows_when_the_other_end_is_gone(ends: tuple[Channel, Channel]) -> None:
+def test_the_end_shows_when_the_other_end_is_gone(ends: tuple[WorkerChannel, WorkerChannel]) -> None:
     here, there = ends
     here.send("last")
     here.socket.close()

@@ -11,7 +11,8 @@ import pytest
 from rig.until import until
 from shmlease.ingestion import template_start
 from shmlease.ingestion.tasks import Context, Measure, Measured
-from shmlease.ingestion.worker_pool import ProcessCrew, WorkerLostError
+from shmlease.ingestion.worker_pool import ProcessWorkerPool, WorkerLostError
+from shmlease.text.blocks import Piece
 from shmlease.text.header import open_table
 from shmlease.text.schema import Schema
 
@@ -26,23 +27,23 @@ class Work:
         self.context = Context(0, table, None, 1 << 16, 0, "fail")
 
     def task(self) -> Measure:
-        return Measure(self.context, None)
+        return Measure(self.context, Piece(0, self.context.table.data_offset, None))
 
     def lost(self) -> None:
         pass
 
 
 @pytest.fixture
-def own_crew(registry):
-    crew = ProcessCrew()
-    yield crew
-    crew.close(orderly=False)
+def own_pool(registry):
+    pool = ProcessWorkerPool()
+    yield pool
+    pool.close(orderly=False)
 
 
-def outcome(crew: ProcessCrew, work: Work) -> object:
-    crew.submit(work)
+def outcome(pool: ProcessWorkerPool, work: Work) -> object:
+    pool.submit(work)
     done: list = []
-    until(lambda: done.extend(crew.wait(0.05)) or done)
+    until(lambda: done.extend(pool.wait(0.05)) or done)
     ((same, result),) = done
     assert same is work
     return result
@@ -60,43 +61,43 @@ def members(session: int) -> list[int]:
     return found
 
 
-def test_the_template_leaves_and_its_workers_work(own_crew: ProcessCrew, registry, table) -> None:
-    own_crew.start(2, registry.id)
-    assert outcome(own_crew, Work(table(50))) == Measured({"chr": 5})
-    session = own_crew._templates[0].process.pid
+def test_the_template_leaves_and_its_workers_work(own_pool: ProcessWorkerPool, registry, table) -> None:
+    own_pool.start(2, registry.id)
+    assert outcome(own_pool, Work(table(50))) == Measured({"chr": 5})
+    session = own_pool._templates[0].process.pid
     until(lambda: len(members(session)) == 2 and session not in members(session))
-    own_crew.close()
+    own_pool.close()
     until(lambda: not members(session))
 
 
-def test_a_killed_worker_is_replaced_though_the_template_has_left(own_crew: ProcessCrew, registry, table) -> None:
-    own_crew.start(1, registry.id)
+def test_a_killed_worker_is_replaced_though_the_template_has_left(own_pool: ProcessWorkerPool, registry, table) -> None:
+    own_pool.start(1, registry.id)
     work = Work(table(50))
-    assert outcome(own_crew, work) == Measured({"chr": 5})
-    session = own_crew._templates[0].process.pid
+    assert outcome(own_pool, work) == Measured({"chr": 5})
+    session = own_pool._templates[0].process.pid
     until(lambda: session not in members(session))
     (worker,) = members(session)
     os.kill(worker, signal.SIGSTOP)
-    own_crew.submit(work)
-    assert own_crew.wait(0) == []
+    own_pool.submit(work)
+    assert own_pool.wait(0) == []
     os.kill(worker, signal.SIGKILL)
-    assert isinstance(outcome(own_crew, work), WorkerLostError)
-    assert own_crew.replaced == 1
-    assert own_crew.wait(10)[0][1] == Measured({"chr": 5})
+    assert isinstance(outcome(own_pool, work), WorkerLostError)
+    assert own_pool.replaced == 1
+    assert own_pool.wait(10)[0][1] == Measured({"chr": 5})
 
 
-def test_a_template_killed_before_it_was_needed_is_replaced(own_crew: ProcessCrew, registry, table) -> None:
-    first = own_crew._templates[0].process.pid
+def test_a_template_killed_before_it_was_needed_is_replaced(own_pool: ProcessWorkerPool, registry, table) -> None:
+    first = own_pool._templates[0].process.pid
     os.kill(first, signal.SIGKILL)
     os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
-    own_crew.start(1, registry.id)
-    assert outcome(own_crew, Work(table(50))) == Measured({"chr": 5})
-    assert len(own_crew._templates) == 2
+    own_pool.start(1, registry.id)
+    assert outcome(own_pool, Work(table(50))) == Measured({"chr": 5})
+    assert len(own_pool._templates) == 2
 
 
-def test_what_a_thread_delivers_wakes_the_wait(own_crew: ProcessCrew) -> None:
-    own_crew.deliver("work", "outcome")
-    assert own_crew.wait(5) == [("work", "outcome")]
+def test_what_a_thread_delivers_wakes_the_wait(own_pool: ProcessWorkerPool) -> None:
+    own_pool.deliver("work", "outcome")
+    assert own_pool.wait(5) == [("work", "outcome")]
 
 
 def test_a_template_can_begin_ahead_and_is_ended_when_nobody_takes_it() -> None:

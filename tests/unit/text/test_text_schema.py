@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shmlease.errors import DTypeError, IngestError
-from shmlease.text.formats import LAYOUTS, layout
+from shmlease.text.formats import FORMATS, format_named
 from shmlease.text.schema import Field, Schema, parse_dtype
 
 
@@ -87,14 +87,14 @@ def test_wrong_options_are_refused_at_once(options, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted(LAYOUTS))
+@pytest.mark.parametrize("name", sorted(FORMATS))
 def test_every_layout_travels_through_json_and_pickle(name):
-    schema = layout(name)
+    schema = format_named(name)
     assert msgspec.json.decode(msgspec.json.encode(schema), type=Schema) == schema
     assert pickle.loads(pickle.dumps(schema)) == schema
-    assert hash(schema) == hash(layout(name))
+    assert hash(schema) == hash(format_named(name))
 
 
 def test_an_unknown_layout_lists_those_there_are():
     with pytest.raises(IngestError, match="no layout is named 'bismarck'; there are bismark-cov, "):
-        layout("bismarck")
+        format_named("bismarck")

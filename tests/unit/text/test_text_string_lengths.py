@@ -17,7 +17,7 @@ def test_the_longest_cell_is_found_in_any_block(write, pack, place):
     lines = [f"{'x' * (9 if n == place else 3)}\t{n}\t\n" for n in range(300)]
     schema = Schema(comments=("#",)).with_dtype("name:S,n:i4,empty:S")
     table = open_table(write(pack("".join(["# a long comment here\n", *lines]).encode())), schema)
-    lengths = measure_strings(table, 500)
+    lengths = measure_strings(table, block_bytes=500)
     assert lengths == {"name": 9, "empty": 0}
     fitted = fit_strings(schema, lengths)
     assert [each.type for each in fitted.fields] == ["S9", "i4", "S1"]
