@@ -1,9 +1,10 @@
 """Reaping: removes what is proved to be nobody's, and says what it left alone and why.
 
-Nothing is removed because of its name. A file goes if nobody had it open in any of several looks over a second, and the
-kernel then grants a lease on it that is still whole when it is unlinked, and it is the very file that was found (device,
-inode, birth). A registry's directory goes if we hold its lock, its process and its clients are dead, and nobody has any of
-its segments open.
+Nothing is removed because of its name, but some files are spared for it: what looks like a file that somebody keeps in
+/dev/shm, and not like a segment, goes only when its path is given. A file goes if nobody had it open in any of several looks
+over a second, and the kernel then grants a lease on it that is still whole when it is unlinked, and it is the very file that
+was found (device, inode, birth). A registry's directory goes if we hold its lock, its process and its clients are dead, and
+nobody has any of its segments open.
 
 What the proof does not cover: a program that has closed a segment, and means to open it by its name later; `older_than`
 spares what was used lately. And a program that puts another file in the place of the one found, in the microseconds between
@@ -20,8 +21,9 @@ from datetime import date
 from typing import Final
 
 from shmlease.auditor.judge.evidence import File, Probe, RegistryFacts
-from shmlease.auditor.judge.findings import Finding
+from shmlease.auditor.judge.findings import FileIdentity, Finding
 from shmlease.auditor.judge.indexed_evidence import IndexedEvidence
+from shmlease.auditor.judge.ordinary import looks_kept
 from shmlease.auditor.judge.printable import encodable
 from shmlease.auditor.judge.reconcile import confirmed, reconcile
 from shmlease.auditor.judge.suppression import DEFAULT_SUPPRESSIONS, Suppression, Suppressions
@@ -88,6 +90,7 @@ class _LeftAlone(Exception):  # noqa: N818 - an outcome, not an error
 def reap(
     *,
     yes: bool = False,
+    files: Sequence[str] = (),
     paths: Sequence[str] | None = None,
     older_than: float | str = 0,
     suppressions: Sequence[Suppression] = (),
@@ -100,6 +103,8 @@ def reap(
     ----------
     yes : bool
         Whether to remove; without it nothing is changed, and the same proofs are made.
+    files : sequence of str
+        The paths of files to remove, if the proofs hold, and nothing else: also such as look like files that somebody keeps.
     paths : sequence of str, optional
         The directories to reap; by default /dev/shm and every mounted hugetlbfs.
     older_than : float or str
@@ -120,6 +125,7 @@ def reap(
         There is no shared memory at the paths.
     """
     waiter = clock or SystemClock()
+    named = [os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)) for path in files]
     observer = Observer(tuple(paths) if paths is not None else None, foreign=False)
     rules = {*_ORPHANS, _DEAD_REGISTRY, *_NOT_OURS}
     indexed = observer.observe()
@@ -134,6 +140,10 @@ def reap(
     declined = [_declined(one.finding, f"set aside: {one.reason} ({one.source})") for one in aside]
     for finding in kept:
         try:
+            if not files:
+                _spare_what_is_kept(indexed, finding)
+            elif not _is_among(named, finding):
+                continue
             _remove(indexed, finding, yes=yes, older_than_ns=int(parse_duration(older_than) * 1e9))
             removed.append(Removed(finding.path, finding.rule, finding.resident_bytes))
         except _LeftAlone as reason:
@@ -141,7 +151,37 @@ def reap(
         except OSError as error:
             declined.append(_declined(finding, reason_of(error)))
     declined.extend(_in_doubt(indexed))
+    if files:
+        declined = [one for one in declined if one.path in map(encodable, named)]
+        told = {one.path for one in removed} | {one.path for one in declined}
+        declined.extend(_not_found(path) for path in named if encodable(path) not in told)
     return Reaping(not yes, tuple(removed), tuple(declined))
+
+
+def _is_among(paths: Sequence[str], finding: Finding) -> bool:
+    """Whether one of `paths` leads to what `finding` is about."""
+    return any(_identity_of(path) == finding.identity for path in paths)
+
+
+def _identity_of(path: str) -> FileIdentity | None:
+    try:
+        return statx(path).identity
+    except OSError:
+        return None
+
+
+def _not_found(path: str) -> Declined:
+    """A path that was given, and is of nothing that the audit found."""
+    exists = os.path.lexists(path)
+    why = "it is in use, or no file in shared memory" if exists else "there is no such file"
+    return Declined(encodable(path), "LH001", 0, why)
+
+
+def _spare_what_is_kept(indexed: IndexedEvidence, finding: Finding) -> None:
+    file = next((file for file in indexed.suspects if file.identity == finding.identity), None)
+    kept = looks_kept(file) if file is not None and finding.rule in _ORPHANS else ""
+    if kept:
+        raise _LeftAlone(f"it looks like a file that somebody keeps there: {kept}; give its path to have it removed")
 
 
 def _declined(finding: Finding, reason: str) -> Declined:

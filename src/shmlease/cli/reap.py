@@ -15,19 +15,25 @@ __all__ = ["command"]
 
 
 @click.command("reap")
+@click.argument("files", nargs=-1)
 @click.option("--yes", is_flag=True, help="Remove; without this, only list what would be removed.")
 @duration_option("--older-than", default="0s", help="Leave alone what was used more recently than this.")
 @click.option("--path", "paths", multiple=True, metavar="DIRECTORY", help="Reap this directory; may be repeated.")
 @CONFIG
 @click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
-def command(yes: bool, older_than: float, paths: tuple[str, ...], config: str | None, as_json: bool) -> None:
+def command(
+    files: tuple[str, ...], yes: bool, older_than: float, paths: tuple[str, ...], config: str | None, as_json: bool
+) -> None:
     """Remove segments and dead registries that are proved to belong to nobody.
 
-    Each is removed only while the kernel confirms that nobody has it open. What a suppression matches is left alone.
+    Each is removed only while the kernel confirms that nobody has it open. What a suppression matches is left alone. So is a
+    file that looks kept by somebody and not like a segment: its name has an ending, it lies in a directory, or others may use
+    it. FILES are removed on the same proof, whatever they look like, and nothing else is.
     """
     configuration = load_configuration(config)
     reaping = reap(
         yes=yes,
+        files=files,
         paths=paths or configuration.paths,
         older_than=older_than,
         suppressions=configuration.suppressions,

@@ -177,8 +177,19 @@ def test_errors_come_first_and_large_ones_before_small(shm: Path) -> None:
 
 
 def test_report_of_a_real_audit_comes_back_from_json(shm: Path) -> None:
-    os.close(os.open(os.fsencode(shm) + b"/\xff\n", os.O_CREAT))
+    os.close(os.open(os.fsencode(shm) + b"/\xff\n", os.O_CREAT, 0o600))
     (shm / "psm_1").write_bytes(b"x")
     report = look(shm)
     assert Report.from_json(report.to_json()) == report
     assert {finding.confidence for finding in report.findings} == {Confidence.PROVED}
+
+
+def test_file_that_somebody_keeps_is_reported_as_one(shm: Path) -> None:
+    (shm / "dataset.h5").write_bytes(b"x")
+    (shm / "psm_1").write_bytes(b"x")
+    kept, segment = sorted(look(shm).findings, key=lambda finding: finding.name)
+    assert kept.confidence is Confidence.LIKELY
+    assert kept.message.endswith("has no holder; it looks like a file that somebody keeps there: its name ends in .h5")
+    assert "leaves it alone unless it is given its path" in kept.remedy
+    assert segment.confidence is Confidence.PROVED
+    assert "keeps" not in segment.message

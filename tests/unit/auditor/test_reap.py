@@ -43,16 +43,16 @@ def test_without_yes_nothing_is_removed_and_the_same_is_told(shm: Path) -> None:
 
 def test_orphans_and_half_created_files_are_removed(shm: Path) -> None:
     (shm / "psm_1").write_bytes(b"x")
-    (shm / "empty").write_bytes(b"")
-    (shm / "inner").mkdir()
-    (shm / "inner" / "deep").write_bytes(b"x")
-    assert removed(reaping(shm)) == {"psm_1", "empty", "deep"}
-    assert left(shm) == {"inner"}
+    (shm / "psm_empty").write_bytes(b"")
+    (shm / "loky-1").mkdir()
+    (shm / "loky-1" / "deep").write_bytes(b"x")
+    assert removed(reaping(shm)) == {"psm_1", "psm_empty", "deep"}
+    assert left(shm) == {"loky-1"}
 
 
 def test_all_names_of_a_file_are_removed(shm: Path) -> None:
-    (shm / "a").write_bytes(b"x")
-    os.link(shm / "a", shm / "b")
+    (shm / "psm_a").write_bytes(b"x")
+    os.link(shm / "psm_a", shm / "psm_b")
     assert len(reaping(shm).removed) == 1
     assert left(shm) == set()
 
@@ -174,3 +174,63 @@ def test_file_that_somebody_begins_to_open_is_left_alone(shm: Path, monkeypatch:
         _unlink(file, yes=True)
     opener.join()
     assert left(shm) == {"psm_1"}
+
+
+# --- files that somebody keeps in shared memory -------------------------------------------------------------------------
+
+
+def make(path: Path, mode: int = 0o600) -> Path:
+    path.write_bytes(b"x" * 100)
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "why"),
+    [
+        ("dataset.h5", 0o600, "its name ends in .h5"),
+        ("backup.tar.gz", 0o600, "its name ends in .gz"),
+        ("notes", 0o644, "others may use it (mode 0644)"),
+        ("notes", 0o660, "others may use it (mode 0660)"),
+        ("work/frame", 0o600, "it lies in a directory"),
+    ],
+)
+def test_file_that_somebody_keeps_is_left_alone_unless_its_path_is_given(shm: Path, name: str, mode: int, why: str) -> None:
+    (shm / "work").mkdir()
+    path = make(shm / name, mode)
+    result = reaping(shm)
+    assert removed(result) == set()
+    words = f"it looks like a file that somebody keeps there: {why}; give its path to have it removed"
+    assert declined(result) == {path.name: words}
+    other = make(shm / "psm_1")
+    assert removed(reaping(shm, files=[str(path)])) == {path.name}
+    assert not path.exists()
+    assert other.exists(), "nothing but what was named"
+
+
+@pytest.mark.parametrize(
+    "name", ["psm_5a5f", "frames", "sem.mp-x", "torch_12_34_5", "nccl-x.y", "joblib_memmapping_folder_1/2.pkl", "v1.25"]
+)
+def test_what_looks_like_a_segment_is_removed(shm: Path, name: str) -> None:
+    (shm / name).parent.mkdir(exist_ok=True)
+    make(shm / name, 0o644 if name not in ("frames", "v1.25") else 0o600)
+    assert removed(reaping(shm, default_suppressions=False)) == {(shm / name).name}
+
+
+def test_file_that_was_named_goes_on_the_same_proof_only(shm: Path) -> None:
+    path = make(shm / "dataset.h5")
+    with open(path, "rb"):
+        result = reaping(shm, files=[str(path)])
+    assert (removed(result), declined(result)) == (set(), {"dataset.h5": "it is in use, or no file in shared memory"})
+    assert removed(reaping(shm, files=[str(path)], yes=False)) == {"dataset.h5"}
+    assert path.exists()
+
+
+def test_path_that_leads_nowhere_or_elsewhere_is_told(shm: Path, tmp_path: Path) -> None:
+    elsewhere = make(tmp_path / "elsewhere")
+    result = reaping(shm, files=[str(shm / "missing"), str(elsewhere)])
+    assert declined(result) == {
+        "missing": "there is no such file",
+        "elsewhere": "it is in use, or no file in shared memory",
+    }
+    assert elsewhere.exists()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from shmlease.auditor.judge.evidence import File, Hold, Probe
 from shmlease.auditor.judge.findings import Confidence, Fact, FileIdentity, Finding
 from shmlease.auditor.judge.indexed_evidence import IndexedEvidence, subject_of_file
+from shmlease.auditor.judge.ordinary import looks_kept
 from shmlease.units import format_bytes
 
 __all__ = ["dark_bytes", "foreign_namespace", "half_created", "orphan", "outlives_its_scope", "unlinked_but_held"]
@@ -50,6 +52,15 @@ def _is_half_created(file: File) -> bool:
 
 
 def _of_file(indexed: IndexedEvidence, rule: str, message: str, file: File, *more: Fact) -> Finding:
+    kept = "" if file.identity in indexed.evidence.creators else looks_kept(file)
+    others: dict[str, Any] = {}
+    if kept:
+        message = f"{message}; it looks like a file that somebody keeps there: {kept}"
+        others = {
+            "confidence": Confidence.LIKELY,
+            "remedy": "remove it if nobody needs it, or set it aside with a suppression; `shmlease reap` leaves it alone unless "
+            "it is given its path",
+        }
     return Finding.of(
         rule,
         message,
@@ -61,6 +72,7 @@ def _of_file(indexed: IndexedEvidence, rule: str, message: str, file: File, *mor
         resident_bytes=file.resident_bytes,
         creator=indexed.creator_of(file),
         evidence=(_PROBE_FACT, indexed.age_fact(file), *more),
+        **others,
     )
 
 

@@ -83,6 +83,7 @@ class File(msgspec.Struct, frozen=True):
     uid: int
     used_ns: int  # the latest of its birth, change, write and access times, since the epoch
     aliases: tuple[str, ...] = ()
+    mode: int = 0o600
 
     @property
     def identity(self) -> FileIdentity:

@@ -109,6 +109,7 @@ def _read_directory(descriptor: int, prefix: str, listing: Listing) -> list[str]
                     resident_bytes=status.resident_bytes,
                     uid=status.uid,
                     used_ns=status.used_ns,
+                    mode=stat.S_IMODE(status.mode),
                 )
             else:
                 files[key] = msgspec.structs.replace(known, aliases=(*known.aliases, name))
