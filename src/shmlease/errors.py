@@ -20,6 +20,7 @@ __all__ = [
     "LingeringViewWarning",
     "PermissionDeniedError",
     "ProtocolError",
+    "RegistryFaultError",
     "RegistryUnavailableError",
     "SegmentExistsError",
     "SegmentNotFoundError",
@@ -84,6 +85,10 @@ class TicketError(LeaseError, ValueError):
 
 class RegistryUnavailableError(LeaseError, ConnectionError):
     """No registry answers: none was started, it was closed, or its successor could not be started in time."""
+
+
+class RegistryFaultError(LeaseError, RuntimeError):
+    """Two processes of the registry have died of this request, through a fault of the registry's own; others are served."""
 
 
 class ProtocolError(LeaseError, ValueError):

@@ -244,6 +244,7 @@ class _Room:
     """What `statvfs` tells."""
 
     def __init__(self, f_bavail: int, f_frsize: int) -> None:
+        self.f_blocks = f_bavail + 1  # it has a size
         self.f_bavail = f_bavail
         self.f_frsize = f_frsize
 

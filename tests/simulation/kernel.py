@@ -22,7 +22,7 @@ from shmlease.core.settings import Settings
 from shmlease.errors import LeaseWarning, RegistryUnavailableError
 from shmlease.registry import loop
 from shmlease.registry import process as registry_process
-from shmlease.system import directory, journal, ledger, mapping, registry_lock, safe_open
+from shmlease.system import directory, journal, ledger, mapping, registry_lock, safe_open, work_log
 from simulation.files import Disk, Files, LockCalls, PunchCalls, ignore
 from simulation.scheduler import FOR_EVER, Killed, Machine, Process, Stopped
 from simulation.sockets import Pidfd, SelectCalls, SocketCalls
@@ -72,6 +72,7 @@ class Kernel:
                     registry_process,
                     registry_lock,
                     safe_open,
+                    work_log,
                 )
             ),
             *((module, "socket", self.sockets) for module in (endpoint, registry_process)),

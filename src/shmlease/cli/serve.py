@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from shmlease.client.registry import WARM_IDLE_S, begin, checked_id, settings_for
 from shmlease.errors import LeaseError, RegistryUnavailableError
+from shmlease.registry.log import ENVIRONMENT, RegistryLog
 from shmlease.registry.process import serve
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.exhaustion import explained
@@ -54,8 +55,9 @@ def command(registry: str | None, capacity: str | None, warm: str | None, warm_i
             err=True,
         )
 
+    log = RegistryLog(directory, os.environ.get(ENVIRONMENT, ""), echo=True)
     try:
-        serve(settings, lock_fd, ready, lambda _: settle_in())
+        serve(settings, lock_fd, ready, lambda _: settle_in(), log)
     except LeaseError:
         raise
     except OSError as error:

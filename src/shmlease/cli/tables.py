@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from shmlease.core.model import ClientState, LeaseMode, RegistryRow, Snapshot, client_of
+from shmlease.core.model import ClientState, EventKind, LeaseMode, RegistryRow, Snapshot, client_of
 from shmlease.errors import ProtocolError
 from shmlease.system.clock import SystemClock
 from shmlease.system.descriptors import Descriptors, descriptors_of
@@ -139,7 +139,13 @@ def _headline(directory: RegistryDirectory, served: bool, snapshot: Snapshot, no
     descriptors = _descriptors(row) if served else None
     if descriptors is not None:
         figures.append(f", {descriptors.in_use} of {descriptors.limit} descriptors in use")
-    return Group(line, figures)
+    faults = [event for event in snapshot.events if event.kind is EventKind.FAULT]
+    if not faults:
+        return Group(line, figures)
+    times = "once" if len(faults) == 1 else f"{len(faults)} times"
+    ago = format_duration((now_ns - faults[-1].at_ns) / 1e9)
+    said = faults[-1].detail.partition("\n")[0]
+    return Group(line, figures, Text(f"  failed {times} through a fault of its own, {ago} ago: {said}", style="red"))
 
 
 def _descriptors(row: RegistryRow) -> Descriptors | None:
@@ -179,7 +185,10 @@ def _segments(snapshot: Snapshot, now_ns: int) -> RenderableType:
 
 def _events(snapshot: Snapshot, now_ns: int) -> RenderableType:
     lines = [
-        Text(f"  {format_duration((now_ns - event.at_ns) / 1e9)} ago: {event.kind} {event.detail}".rstrip(), style="dim")
+        Text(
+            f"  {format_duration((now_ns - event.at_ns) / 1e9)} ago: {event.kind} {event.detail.partition(chr(10))[0]}".rstrip(),
+            style="dim",
+        )
         for event in snapshot.events[-5:]
     ]
     return Group(*lines)

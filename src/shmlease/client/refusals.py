@@ -11,6 +11,7 @@ from shmlease.errors import (
     LeaseError,
     PermissionDeniedError,
     ProtocolError,
+    RegistryFaultError,
     RegistryUnavailableError,
     SegmentExistsError,
     SegmentNotFoundError,
@@ -29,6 +30,7 @@ _ERRORS: Final[dict[RefusalCode, type[LeaseError]]] = {
     RefusalCode.PROTOCOL: ProtocolError,
     RefusalCode.PERMISSION: PermissionDeniedError,
     RefusalCode.RESUME: RegistryUnavailableError,
+    RefusalCode.FAULT: RegistryFaultError,
 }
 
 

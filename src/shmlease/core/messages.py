@@ -263,6 +263,7 @@ class RefusalCode(enum.StrEnum):
     PROTOCOL = "protocol"
     PERMISSION = "permission"
     RESUME = "resume"
+    FAULT = "fault"
 
 
 class Welcome(Struct, frozen=True, array_like=True, tag=64):

@@ -82,6 +82,7 @@ class EventKind(enum.StrEnum):
     SEGMENT_MISSING = "segment file missing"
     RETIRE_FAILED = "unlink failed"
     TAKEOVER = "registry succeeded"
+    FAULT = "registry failed"
     HANDED_OVER = "registry handed over"
     CLOSED_WITH_HOLDERS = "registry closed with leases held"
 

@@ -7,9 +7,10 @@ from itertools import islice
 from typing import Final
 
 from shmlease.core.messages import Attach, Lease, RefusalCode
-from shmlease.core.model import ClientState, LeaseMode, RegistryRow, client_of
+from shmlease.core.model import ClientState, EventKind, LeaseMode, RegistryRow, client_of
 from shmlease.core.queues import Waiter
 from shmlease.core.rows import Rows
+from shmlease.core.work import Unit
 from shmlease.units import format_bytes, format_duration
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "closing_refusal",
     "descriptors_refusal",
     "exists_refusal",
+    "fault_refusal",
     "not_found_refusal",
     "not_held_refusal",
     "reused_id_refusal",
@@ -129,6 +131,22 @@ def descriptors_refusal(rows: Rows, in_use: int, limit: int, reserved: int) -> R
         f"registry {rows.registry.id} takes no more clients: {in_use} of its {limit} descriptors are in use for {present} "
         f"clients, and {reserved} are kept for its own work; end some clients, or start it under a higher `ulimit -n`",
         {"descriptors": in_use, "descriptors_limit": limit, "clients": present},
+    )
+
+
+def fault_refusal(rows: Rows, unit: Unit) -> Refusal:
+    """Two registries have died of it."""
+    faults = [event for event in rows.events.values() if event.kind is EventKind.FAULT]
+    if faults:
+        seen = max(faults, key=lambda event: event.number).detail.partition("\n")[0]
+    else:
+        seen = "they were killed, or ran out of memory, and left no traceback"
+    return Refusal(
+        RefusalCode.FAULT,
+        f"two processes of registry {rows.registry.id} have ended while they worked on {unit}, so it is not tried again: "
+        f"{seen}. `shmlease status` shows what was recorded; please report it",
+        {"unit": str(unit), "seen": seen},
+        recorded=True,
     )
 
 

@@ -68,9 +68,13 @@ class Table:
         What a predecessor left: every client in it counts as detached until it resumes or is proved dead.
     now_ns : int
         The time, CLOCK_MONOTONIC.
+    inherited : str
+        What else is known of how the predecessor ended, for the event log.
     """
 
-    def __init__(self, registry: RegistryRow, snapshot: Snapshot | None = None, now_ns: int = 0) -> None:
+    def __init__(
+        self, registry: RegistryRow, snapshot: Snapshot | None = None, now_ns: int = 0, inherited: str = ""
+    ) -> None:
         self.rows = Rows(registry) if snapshot is None else Rows.of(registry, snapshot)
         self._outbox = Outbox(self.rows)
         self._timers = Timers()
@@ -105,7 +109,7 @@ class Table:
         self._started_ns = now_ns
         self._stopping = False
         if snapshot is not None:
-            self._restore(now_ns)
+            self._restore(now_ns, inherited)
 
     @property
     def effects(self) -> deque[Effect]:
@@ -194,6 +198,18 @@ class Table:
         except Refusal as refusal:
             self._outbox.refuse(client, message.seq, refusal, now_ns)
         self._finish(now_ns)
+
+    def give_up_on(self, client: int, message: m.ClientMessage | m.Notice, refusal: Refusal, now_ns: int) -> None:
+        """Do not apply `message`, which registries die of; what it was granted before, if anything, ends."""
+        if isinstance(message, m.NOTICES):
+            if message.seq <= self.rows.applied.get(client, 0):
+                return
+            self.rows.put(AppliedRow(client, message.seq))
+        elif isinstance(message, m.Lease | m.Attach | m.Inherit | m.Decline):
+            lease = self.rows.leases.get(message.lease)
+            if lease is not None and client_of(lease.id) == client:
+                self._leases.end(lease, now_ns, tainted=True)
+        self._outbox.refuse(client, message.seq, refusal, now_ns)
 
     def would_refuse(self, message: m.ClientMessage) -> bool:
         """Whether `message` asks for what is not there, and does not wait for it."""
@@ -334,9 +350,9 @@ class Table:
         """When `tick` has something to do next; None if nothing is pending."""
         return self._timers.next_ns()
 
-    def tick(self, now_ns: int) -> None:
-        """Do what has come due."""
-        self._timers.run_due(now_ns)
+    def tick(self, now_ns: int, may_run: Callable[[str, int], bool] = lambda *_: True) -> None:
+        """Do what has come due, of each kind and key what `may_run`."""
+        self._timers.run_due(now_ns, may_run)
         self._finish(now_ns)
 
     def wants_to_grant_ahead(self) -> bool:
@@ -396,7 +412,7 @@ class Table:
         self._prefetch.clear()
         return holders
 
-    def _restore(self, now_ns: int) -> None:
+    def _restore(self, now_ns: int, inherited: str) -> None:
         rows = self.rows
         self._clients.restore(now_ns)
         for lease in rows.leases.values():
@@ -406,7 +422,8 @@ class Table:
         for segment in list(rows.segments.values()):
             self._pool.restore(segment, now_ns)
             self._readers.restore(segment)
-        rows.record(now_ns, EventKind.TAKEOVER, detail=f"epoch {rows.registry.epoch}, pid {rows.registry.identity.pid}")
+        detail = f"epoch {rows.registry.epoch}, pid {rows.registry.identity.pid}{inherited}"
+        rows.record(now_ns, EventKind.TAKEOVER, detail=detail)
         self.counters["takeovers"] += 1
 
 

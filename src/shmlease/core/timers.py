@@ -50,15 +50,15 @@ class Timers:
         """The earliest deadline; None if there is none."""
         return self._heap[0][0] if self._heap else None
 
-    def run_due(self, now_ns: int) -> None:
-        """Handle everything that has come due, each kind and key once."""
+    def run_due(self, now_ns: int, may_run: Callable[[str, int], bool] = lambda *_: True) -> None:
+        """Handle everything that has come due, each kind and key once, if it `may_run`."""
         due: list[tuple[str, int]] = []
         while self._heap and self._heap[0][0] <= now_ns:
             _, kind, key = heapq.heappop(self._heap)
             due.append((kind, key))
         for kind, key in dict.fromkeys(due):
             handler = self._handlers[kind]
-            if handler is not None:
+            if handler is not None and may_run(kind, key):
                 handler(key, now_ns)
 
     def _drop_stale(self) -> None:

@@ -120,6 +120,7 @@ class Loop:
                         self._read(connection)
                 elif client is not None:
                     if self._pidfds.get(fd) == client:
+                        self._stop_watching(client)  # it will not die again
                         self.server.died(client)
                 elif fd == self._listener.fileno():
                     self._accept()
@@ -257,6 +258,13 @@ class Loop:
         self._pidfd_of[client] = pidfd
         self._epoll.register(pidfd, select.EPOLLIN)
 
+    def _stop_watching(self, client: int) -> None:
+        pidfd = self._pidfd_of.pop(client, None)
+        if pidfd is not None:
+            self._epoll.unregister(pidfd)
+            del self._pidfds[pidfd]
+            os.close(pidfd)
+
     def _hang_up(self, connection: _Connection) -> None:
         fd = connection.socket.fileno()
         if fd < 0:
@@ -321,11 +329,7 @@ class Loop:
         if connection is not None:
             self._hang_up(connection)
         if self.server.table.is_ended(client):
-            pidfd = self._pidfd_of.pop(client, None)
-            if pidfd is not None:
-                self._epoll.unregister(pidfd)
-                del self._pidfds[pidfd]
-                os.close(pidfd)
+            self._stop_watching(client)
 
     def stop(self) -> None:
         """End `run` after this turn."""

@@ -6,6 +6,7 @@ It is started by `shmlease.system.launch`, in a session of its own, without nump
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
@@ -18,11 +19,14 @@ import msgspec
 
 from shmlease.core.limits import Limits
 from shmlease.core.messages import Notice
-from shmlease.core.model import ClientState, RegistryRow, Snapshot
+from shmlease.core.model import ClientState, EventKind, EventRow, RegistryRow, Snapshot
 from shmlease.core.settings import Settings
 from shmlease.core.table import Table
-from shmlease.errors import PermissionDeniedError, RegistryUnavailableError
+from shmlease.errors import LeaseError, PermissionDeniedError, RegistryFaultError, RegistryUnavailableError
+from shmlease.registry.log import ENVIRONMENT as LOG_ENVIRONMENT
+from shmlease.registry.log import SILENT, RegistryLog, SilentLog
 from shmlease.registry.loop import ACCEPT_WITH, Loop
+from shmlease.registry.quarantine import Quarantine, is_suspect
 from shmlease.registry.server import Server
 from shmlease.system.clock import SystemClock
 from shmlease.system.descriptors import descriptors_of
@@ -34,6 +38,7 @@ from shmlease.system.launch import LOCK_FD, REPORT_FD
 from shmlease.system.ledger import Ledger
 from shmlease.system.safe_open import FILE_MODE
 from shmlease.system.surroundings import settle_in
+from shmlease.system.work_log import WorkLog
 
 __all__ = ["main", "serve"]
 
@@ -82,6 +87,7 @@ def serve(
     lock_fd: int,
     ready: Callable[[], None],
     settle: Callable[[RegistryRow | None], Limits | None] = lambda _: None,
+    log: SilentLog = SILENT,
 ) -> None:
     """Serve the registry `settings.id` until it is closed, stopped by a signal, or no longer needed.
 
@@ -95,6 +101,8 @@ def serve(
         Called when clients can connect.
     settle : callable
         Called with what the predecessor left, or None: makes this process fit to serve, and tells what it may use.
+    log : SilentLog
+        Where it is told what goes on.
 
     Raises
     ------
@@ -102,6 +110,8 @@ def serve(
         The socket or ledger could not be made.
     RegistryUnavailableError
         There is nothing to go on from, or the directory was removed: before the start, or while it served.
+    RegistryFaultError
+        It failed through a fault of its own, which is recorded; everything is left to a successor.
     """
     store = _FileStore(settings.id, settings.root)
     if not store.is_locked_by(lock_fd):
@@ -109,55 +119,19 @@ def serve(
     clock = SystemClock()
     snapshot = _inheritance(store)
     previous = None if snapshot is None else snapshot.registry
-    if previous is None and settings.capacity_bytes == 0:
-        store.remove()
-        raise RegistryUnavailableError(f"registry {settings.id} was killed before it began; what it left is removed now")
-    if previous is not None and previous.closing:
-        store.remove()
-        raise RegistryUnavailableError(f"registry {settings.id} was closed; what it had left is removed now")
-    limits = settle(previous)
-    wanted = None if previous is None or settings.in_foreground else previous.wanted
-    row = RegistryRow(
-        settings.id,
-        own_identity(),
-        settings.capacity_bytes if previous is None else previous.capacity_bytes,
-        settings.warm_limit_bytes if previous is None else previous.warm_limit_bytes,
-        int(settings.warm_idle_s * 1e9) if previous is None else previous.warm_idle_ns,
-        1 if previous is None else previous.epoch + 1,
-        clock.now_ns(),
-        settings.owner if previous is None else previous.owner,
-        name_key=secrets.token_bytes(16) if previous is None else previous.name_key,
-        limits=limits,
-        wanted=wanted or limits,
-        cpus=(previous and previous.cpus) or tuple(os.sched_getaffinity(0)),
-    )
-    table = Table(row, snapshot, clock.now_ns())
-    loop = Loop(_listen(store), clock)
-    loop.stop_on(*_ENDING)
-    loop.end_unless(lambda: store.is_locked_by(lock_fd))
-    ledger = Ledger(store.ledger_path, table.rows.all_rows())
-    server = Server(table, store, ledger, loop, clock)
-    loop.server = server
-    table.rows.take_changes()
-    clients = [c for c in table.rows.clients.values() if c.state is not ClientState.ENDED]
-    server.recover([c.id for c in clients if not loop.watch_client(c.id, c.identity)])
-    if limits is not None:
-        _require_descriptors(row, len(clients))
-    if row.owner is not None:
-        loop.watch_owner(row.owner)
-    ready()
-    loop.run()
+    _require_a_beginning(store, settings, previous)
+    row = _registry_row(settings, previous, settle(previous), clock.now_ns())
+    serving = _Serving(store, row, snapshot, clock, log)
+    serving.loop.end_unless(lambda: store.is_locked_by(lock_fd))
+    serving.run(ready)
     was_there = True
     try:
-        if not server.is_handed_over:
-            if not table.rows.registry.closing:
-                table.close(clock.now_ns())
-            server.settle()
+        if not serving.server.is_handed_over:
+            serving.free_everything()
             was_there = store.is_locked_by(lock_fd)
             _remove(store, lock_fd)  # before the connections: a client that sees its connection end finds nothing left
     finally:
-        loop.close()
-        ledger.close()
+        serving.close()
         os.close(lock_fd)
     if not was_there:
         raise RegistryUnavailableError(
@@ -165,6 +139,110 @@ def serve(
             "mapped already. Find out who removes it (a cleaner of /dev/shm, or systemd-logind with RemoveIPC=yes when the "
             "user has logged out), and start it again"
         )
+
+
+class _Serving:
+    """The parts of a registry process put together, on what its predecessor left."""
+
+    def __init__(
+        self, store: _FileStore, row: RegistryRow, snapshot: Snapshot | None, clock: SystemClock, log: SilentLog
+    ) -> None:
+        self._clock = clock
+        self._log = log
+        self._is_ready = False
+        crash = log.watch_for_crashes()
+        with store.entered() as directory:
+            self._work = work = WorkLog(directory, is_suspect, has_crashed=bool(crash))
+        inherited = f", the last one was at work on {work.last[-1]}" if work.last else ""
+        self._quarantine = Quarantine(work, clock)
+        self._table = Table(row, snapshot, clock.now_ns(), inherited)
+        if crash:
+            self._table.rows.record(clock.now_ns(), EventKind.FAULT, detail=crash)
+        self.loop = Loop(_listen(store), clock)
+        self.loop.stop_on(*_ENDING)
+        self._ledger = Ledger(store.ledger_path, self._table.rows.all_rows())
+        for change in self._table.rows.take_changes():
+            log.changed(change)
+        self.server = Server(self._table, store, self._ledger, self.loop, clock, self._quarantine, log.changed)
+        self.loop.server = self.server
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Catch up with what was left, and serve until stopped; a fault of the registry's own is recorded."""
+        try:
+            self._recover()
+            ready()
+            self._is_ready = True
+            self.loop.run()
+        except Exception as error:
+            if isinstance(error, LeaseError | OSError) and not self._is_ready:
+                raise  # there was no room to start, or the like
+            detail = self._record(error)
+            raise RegistryFaultError(f"registry {self._table.rows.registry.id} failed: {detail}") from error
+
+    def free_everything(self) -> None:
+        """Give all names and memory back."""
+        if not self._table.rows.registry.closing:
+            self._table.close(self._clock.now_ns())
+        self.server.settle()
+
+    def close(self) -> None:
+        """Let go of everything that is open."""
+        self.loop.close()
+        self._ledger.close()
+        self._log.close()
+
+    def _recover(self) -> None:
+        registry = self._table.rows.registry
+        clients = [c for c in self._table.rows.clients.values() if c.state is not ClientState.ENDED]
+        self.server.recover([c.id for c in clients if not self.loop.watch_client(c.id, c.identity)])
+        if registry.limits is not None:
+            _require_descriptors(registry, len(clients))
+        if registry.owner is not None:
+            self.loop.watch_owner(registry.owner)
+
+    def _record(self, error: Exception) -> str:
+        """Keep the traceback of `error` as an event, and nothing of what was being done; its first line."""
+        self._work.failed()
+        detail = self._log.fault(error, self._quarantine.last)
+        event = EventRow(self._table.rows.next_event, self._clock.now_ns(), EventKind.FAULT, detail=detail)
+        with contextlib.suppress(OSError):
+            self._ledger.commit([event])
+        self._log.changed(event)
+        return detail.partition("\n")[0]
+
+
+def _require_a_beginning(store: RegistryDirectory, settings: Settings, previous: RegistryRow | None) -> None:
+    """Remove what cannot be gone on from.
+
+    Raises
+    ------
+    RegistryUnavailableError
+        There is nothing else.
+    """
+    if previous is None and settings.capacity_bytes == 0:
+        store.remove()
+        raise RegistryUnavailableError(f"registry {settings.id} was killed before it began; what it left is removed now")
+    if previous is not None and previous.closing:
+        store.remove()
+        raise RegistryUnavailableError(f"registry {settings.id} was closed; what it had left is removed now")
+
+
+def _registry_row(settings: Settings, previous: RegistryRow | None, limits: Limits | None, now_ns: int) -> RegistryRow:
+    wanted = None if previous is None or settings.in_foreground else previous.wanted
+    return RegistryRow(
+        settings.id,
+        own_identity(),
+        settings.capacity_bytes if previous is None else previous.capacity_bytes,
+        settings.warm_limit_bytes if previous is None else previous.warm_limit_bytes,
+        int(settings.warm_idle_s * 1e9) if previous is None else previous.warm_idle_ns,
+        1 if previous is None else previous.epoch + 1,
+        now_ns,
+        settings.owner if previous is None else previous.owner,
+        name_key=secrets.token_bytes(16) if previous is None else previous.name_key,
+        limits=limits,
+        wanted=wanted or limits,
+        cpus=(previous and previous.cpus) or tuple(os.sched_getaffinity(0)),
+    )
 
 
 def settle_as_successor(previous: RegistryRow | None) -> Limits:
@@ -239,7 +317,9 @@ def main(settings: str) -> None:
         os.close(null)
 
     try:
-        serve(msgspec.json.decode(settings, type=Settings), LOCK_FD, ready, settle_as_successor)
+        decoded = msgspec.json.decode(settings, type=Settings)
+        log = RegistryLog(RegistryDirectory(decoded.id, decoded.root), os.environ.get(LOG_ENVIRONMENT, ""))
+        serve(decoded, LOCK_FD, ready, settle_as_successor, log)
     except Exception as error:
         if report_fd >= 0:
             why = explained(error, "it") if type(error) is OSError else str(error)

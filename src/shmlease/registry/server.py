@@ -29,12 +29,14 @@ from shmlease.core.effects import (
     Stop,
     VoidToken,
 )
-from shmlease.core.model import Change, ClientState, Identity, Row, SegmentState, client_of, number_of
-from shmlease.core.refusals import Refusal, descriptors_refusal
+from shmlease.core.model import Change, ClientState, EventKind, Identity, Row, SegmentState, client_of, number_of
+from shmlease.core.refusals import Refusal, descriptors_refusal, fault_refusal
 from shmlease.core.table import Table
 from shmlease.core.wire import decode_client_packet, encode
+from shmlease.core.work import Unit, detach_unit, effect_unit, end_unit, hello_unit, message_unit, timer_unit
 from shmlease.errors import ProtocolError
 from shmlease.registry.promises import Promises
+from shmlease.registry.quarantine import Quarantine
 from shmlease.system.clock import Clock
 from shmlease.system.descriptors import Descriptors
 from shmlease.system.exhaustion import explained
@@ -105,13 +107,25 @@ class Log(Protocol):
 class Server:
     """Serves one lease table."""
 
-    def __init__(self, table: Table, store: Store, log: Log, transport: Transport, clock: Clock) -> None:
+    def __init__(
+        self,
+        table: Table,
+        store: Store,
+        log: Log,
+        transport: Transport,
+        clock: Clock,
+        quarantine: Quarantine | None = None,
+        on_change: Callable[[Change], None] = lambda _: None,
+    ) -> None:
         self.table = table
         self.is_handed_over = False  # to a successor that is yet to be started: everything is to be left as it is
         self._store = store
         self._log = log
         self._transport = transport
         self._clock = clock
+        self._quarantine = quarantine or Quarantine(None, clock)
+        self._on_change = on_change
+        self._settling = False
         self._promises = Promises(store.unreserved_bytes)
         self._look_again_ns: dict[int, int] = {}  # clients that have rung lately, and when to look at their journals again
         self._heard: defaultdict[int, deque[m.Notice]] = defaultdict(deque)  # read from journals, not applied yet
@@ -142,6 +156,9 @@ class Server:
                 self._read_journal(message.resume)
             else:
                 self._require_descriptors()
+            unit = hello_unit(identity)
+            if not self._may_begin(unit):
+                raise fault_refusal(self.table.rows, unit)
             client = self.table.hello(message, identity, now_ns)
             if not message.resume:
                 self._store.create_journal(client)
@@ -190,12 +207,14 @@ class Server:
 
     def disconnected(self, client: int, reason: str = "") -> None:
         """The connection of `client` ended."""
-        self.table.detached(client, self._clock.now_ns(), reason)
+        if self._may_begin(detach_unit(client)):
+            self.table.detached(client, self._clock.now_ns(), reason)
 
     def died(self, client: int) -> None:
         """The process of `client` is proved dead; what it said before counts."""
         self._read_journal(client)
-        self.table.holder_died(client, self._clock.now_ns())
+        if self._may_begin(end_unit(client)):
+            self.table.holder_died(client, self._clock.now_ns())
 
     def tick(self) -> None:
         """Do what has come due, and read the journals of those who cannot be heard."""
@@ -203,7 +222,7 @@ class Server:
         for client in [client for client, look_ns in self._look_again_ns.items() if look_ns <= now_ns]:
             del self._look_again_ns[client]
             self._read_journal(client)
-        self.table.tick(now_ns)
+        self.table.tick(now_ns, lambda kind, key: self._may_begin(timer_unit(kind, key)))
 
     def next_deadline_ns(self) -> int | None:
         """When `tick` has something to do next; None if nothing is pending."""
@@ -222,7 +241,8 @@ class Server:
                 # it may go on writing without ringing until it finds that its registry has died
                 self._look_again_ns[client.id] = now_ns + m.LOOK_AGAIN_NS
         for client_id in dead:
-            table.holder_died(client_id, now_ns)
+            if self._may_begin(end_unit(client_id)):
+                table.holder_died(client_id, now_ns)
         self.settle()
         present = set()
         rows = table.rows
@@ -242,10 +262,21 @@ class Server:
 
     def settle(self) -> None:
         """Carry out everything that was decided, in the order that a crash at any point survives."""
+        if self._settling:
+            return  # called for what a journal says that is read meanwhile: the call that is at it goes on to that
+        self._settling = True
+        try:
+            self._carry_out()
+        finally:
+            self._settling = False
+        self._quarantine.settled()
+
+    def _carry_out(self) -> None:
         table = self.table
         while True:
             if table.wants_to_grant_ahead():
-                self._hear_all()  # what others have released can be granted ahead in place of something fresh
+                if not self._applying:  # else a journal is being read: to read others now would disturb their order
+                    self._hear_all()  # what others have released can be granted ahead in place of something fresh
                 table.grant_ahead(self._clock.now_ns(), allowed=self._log.has_room())
             told: list[Effect] = []
             while table.effects:
@@ -258,7 +289,7 @@ class Server:
             if changes:
                 self._commit(changes, told)
             if not told and not table.wants_to_grant_ahead():
-                if not self._gone:
+                if not self._gone or self._applying:
                     return
                 self._sweep_tokens()
             replies: defaultdict[int, list[m.RegistryMessage]] = defaultdict(list)
@@ -268,8 +299,24 @@ class Server:
                 else:
                     if isinstance(effect, DropClient | Stop):
                         self._send_all(replies)
-                    _AFTER[type(effect)](self, effect)
+                    self._act(effect)
             self._send_all(replies)
+
+    def _act(self, effect: Effect) -> None:
+        if self._may_begin(effect_unit(effect)):
+            _AFTER[type(effect)](self, effect)
+
+    def _may_begin(self, unit: Unit) -> bool:
+        """Begin a unit of work, unless registries die of it."""
+        if self._quarantine.is_settled_first:
+            self.settle()
+        if not self._quarantine.is_refused(unit):
+            self._quarantine.begin(unit)
+            return True
+        if not unit.is_message:  # else its sender is told, and that is recorded
+            refusal = fault_refusal(self.table.rows, unit)
+            self.table.rows.record(self._clock.now_ns(), EventKind.REQUEST_REFUSED, detail=refusal.message)
+        return False
 
     def _require_descriptors(self) -> None:
         """Refuse a newcomer for whom, beside those who may come back, there are not descriptors enough."""
@@ -283,6 +330,13 @@ class Server:
 
     def _apply(self, client: int, message: m.ClientMessage | m.Notice, now_ns: int) -> None:
         table = self.table
+        unit = message_unit(client, message)
+        may_begin = self._may_begin(unit)
+        if table.is_ended(client):  # what was settled first may have been its end
+            return
+        if not may_begin:
+            table.give_up_on(client, message, fault_refusal(table.rows, unit), now_ns)
+            return
         if isinstance(message, _GROWING) and not self._log.has_room():
             self._log.compact(table.rows.all_rows())
             if not self._log.has_room():
@@ -335,7 +389,7 @@ class Server:
             self._apply(client, notice, self._clock.now_ns())
         self._applying.discard(client)
         if not heard or table.is_ended(client):
-            del self._heard[client]
+            self._heard.pop(client, None)
 
     def _sweep_tokens(self) -> None:
         """See to the tokens of those who have ended between what they did to a file and their notice of it.
@@ -381,6 +435,8 @@ class Server:
                 self._retire(effect)
             self._log.compact(self.table.rows.all_rows())
             self._log.commit(changes)
+        for change in changes:
+            self._on_change(change)
         if self._log.wants_compaction():
             self._log.compact(self.table.rows.all_rows())
 

@@ -9,6 +9,8 @@
 ``s<n>``       segment n
 ``t<ticket>``  the token of a ticket: renaming it to ``t<ticket>.<client>`` redeems the ticket, and only one can
 ``j<client>``  the journal of a client
+``work``       what the registry has in hand: see `shmlease.system.work_log`
+``log``        the registry's log, and ``crash`` what ends it: see `shmlease.registry.log`
 =============  ====================================================================================================
 
 A segment whose OS name somebody asked for has a second link, ``/dev/shm/shmlease-<id>-<n>-<random>``. A resource tracker that

@@ -18,6 +18,7 @@ EXPECTED = {
     RefusalCode.PROTOCOL: errors.ProtocolError,
     RefusalCode.PERMISSION: errors.PermissionDeniedError,
     RefusalCode.RESUME: errors.RegistryUnavailableError,
+    RefusalCode.FAULT: errors.RegistryFaultError,
 }
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 from rig.shell import PAGE, SECRET, S, identity
 from shmlease.core import messages as m
-from shmlease.core.model import NUMBER_BITS, EventKind, Identity, RegistryRow, Row, Snapshot
+from shmlease.core.model import NUMBER_BITS, EventKind, Identity, RegistryRow, Row, Snapshot, key_of
 from shmlease.core.table import Table
 from shmlease.core.wire import decode_registry_packet, encode
+from shmlease.core.work import Unit
+from shmlease.registry.quarantine import Quarantine
 from shmlease.registry.server import Server
 from shmlease.system.descriptors import Descriptors
 from shmlease.system.ledger import MemoryLedger
@@ -106,6 +108,24 @@ class _Transport:
     def stop(self) -> None: ...
 
 
+class _Work:
+    """Remembers what was in hand, as long as its stage is."""
+
+    is_full = False
+
+    def __init__(self, left: _Work | None) -> None:
+        self.in_hand: list[Unit] = []
+        self.suspects: dict[Unit, int] = {} if left is None else dict(left.suspects)
+        for unit in () if left is None else dict.fromkeys(left.in_hand):
+            self.suspects[unit] = self.suspects.get(unit, 0) + 1
+
+    def begin(self, unit: Unit) -> None:
+        self.in_hand.append(unit)
+
+    def clear(self) -> None:
+        self.in_hand.clear()
+
+
 class Stage:
     """A server and the world that it acts on."""
 
@@ -123,7 +143,10 @@ class Stage:
         )
         snapshot = None if left is None else Snapshot.of(left.log.rows)
         self.table = Table(self.row, snapshot, self.clock.now_ns())
-        self.server = Server(self.table, self.store, self.ledger, self.transport, self.clock)
+        self.log.rows.update((key_of(row), row) for row in self.table.rows.all_rows())
+        self.work = _Work(None if left is None else left.work)
+        quarantine = Quarantine(self.work, self.clock)
+        self.server = Server(self.table, self.store, self.ledger, self.transport, self.clock, quarantine)
         self.server.settle()
         self.history.clear()
         self._seq = 100 if left is None else left._seq

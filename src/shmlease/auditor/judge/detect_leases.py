@@ -22,12 +22,14 @@ __all__ = [
     "lingering_view",
     "overdue_lease",
     "premature_unlink",
+    "registry_fault",
     "stale_lease",
 ]
 
 # The registry's timers run once a second, so it may not have noticed a ticket that has expired since.
 _TICKET_GRACE_NS = 2_000_000_000
 _LEASED = frozenset({SegmentState.RESERVED, SegmentState.FILLING, SegmentState.PUBLISHED})
+_FAULTS_SHOWN = 2  # what comes again is the same
 _MAX_ANCESTORS = 64  # a bound: parents are read while processes come and go
 
 
@@ -213,6 +215,27 @@ def expired_ticket(indexed: IndexedEvidence) -> Iterator[Finding]:
                 )
     yield from _logged(indexed, EventKind.TICKET_EXPIRED, "LH012", "a ticket expired before anyone redeemed it")
     yield from _logged(indexed, EventKind.READERS_EXPIRED, "LH012", "readers that were expected did not come in time")
+
+
+def registry_fault(indexed: IndexedEvidence) -> Iterator[Finding]:
+    """LH018: the event log has a fault of the registry's own."""
+    for registry in indexed.evidence.registries:
+        faults = [e for e in (registry.snapshot.events if registry.snapshot else ()) if e.kind is EventKind.FAULT]
+        if faults:
+            times = "once" if len(faults) == 1 else f"{len(faults)} times"
+            yield Finding.of(
+                "LH018",
+                f"registry {registry.id} failed {times}: {faults[-1].detail.partition(chr(10))[0]}",
+                name=f"shmlease-{registry.id}",
+                subject=f"fault:{registry.id}",
+                registry=registry.id,
+                evidence=tuple(
+                    Fact(
+                        f"{indexed.when(indexed.evidence.wall_ns(event.at_ns))}: {event.detail}", f"{registry.path}/ledger"
+                    )
+                    for event in faults[-_FAULTS_SHOWN:]
+                ),
+            )
 
 
 def leases_outlive_scope(indexed: IndexedEvidence) -> Iterator[Finding]:

@@ -38,6 +38,7 @@ DETECTORS: Final[dict[str, tuple[Detector, ...]]] = {
     "LH014": (detect_system.sysv,),
     "LH016": (detect_system.blind,),
     "LH017": (detect_system.orphan_charge,),
+    "LH018": (detect_leases.registry_fault,),
 }
 
 # What the kernel alone decides: a second answer of the lease probe is as good as a second look.

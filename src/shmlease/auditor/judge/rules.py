@@ -154,6 +154,13 @@ _TABLE = (
         _N,
         "remove the segments that were made in that group; the charge stays until their pages are freed",
     ),
+    Rule(
+        "LH018",
+        "registry-fault",
+        "A registry process ended through a fault of its own, and another has gone on in its place.",
+        _N,
+        "report it with the traceback; what two processes died of is refused to whoever asked for it, the rest is served",
+    ),
 )
 
 RULES: dict[str, Rule] = {rule.id: rule for rule in _TABLE}

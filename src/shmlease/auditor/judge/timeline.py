@@ -25,6 +25,7 @@ _KINDS: Final = {
     EventKind.SEGMENT_MISSING: "unlink",
     EventKind.RETIRE_FAILED: "retire",
     EventKind.TAKEOVER: "takeover",
+    EventKind.FAULT: "exit",
     EventKind.HANDED_OVER: "takeover",
     EventKind.CLOSED_WITH_HOLDERS: "exit",
 }
@@ -63,7 +64,8 @@ def _of_registry(indexed: IndexedEvidence, registry: RegistryFacts) -> Iterator[
     for event in snapshot.events:
         name = f"shmlease-{registry.id}/s{event.segment}" if event.segment else ""
         lease_id = f"{registry.id}:{event.lease:x}" if event.lease else ""
-        text = f"{event.kind}: {event.detail}" if event.detail else str(event.kind)
+        said = event.detail.partition("\n")[0]  # below it may be a traceback
+        text = f"{event.kind}: {said}" if said else str(event.kind)
         yield Event(
             wall_ns(event.at_ns), _KINDS.get(event.kind, "note"), name, text, _pid(snapshot, event.client), lease_id
         )

@@ -12,8 +12,9 @@ import numpy as np
 
 from shmlease.client.lease import Lease
 from shmlease.client.registry import Registry
-from shmlease.core.model import EventKind, LeaseState, SegmentRow, SegmentState, Snapshot
+from shmlease.core.model import EventKind, EventRow, LeaseState, SegmentRow, SegmentState, Snapshot
 from shmlease.errors import LeaseWarning
+from shmlease.system.clock import SystemClock
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.identity import identify, own_identity
 from shmlease.system.ledger import Ledger, read_ledger
@@ -103,7 +104,13 @@ def pid_not_reused(ground: Ground) -> None:
     _forge(ground, later_start=False)
 
 
-def _forge(ground: Ground, *, later_start: bool) -> None:
+def failed_registry(ground: Ground) -> None:
+    """A registry in whose event log a process of it has left its traceback."""
+    said = "AssertionError: segment 7 is warm; see the log\nTraceback (most recent call last):\n"
+    _forge(ground, later_start=False, event=EventRow(1, SystemClock().now_ns(), EventKind.FAULT, detail=said))
+
+
+def _forge(ground: Ground, *, later_start: bool, event: EventRow | None = None) -> None:
     """A registry's directory that says this process serves it."""
     model = _snapshot(_registry(ground).id).registry
     assert model is not None
@@ -114,7 +121,8 @@ def _forge(ground: Ground, *, later_start: bool) -> None:
     if later_start:
         identity = msgspec.structs.replace(identity, start_ticks=identity.start_ticks - 1)
     row = msgspec.structs.replace(model, id=directory.id, identity=identity, owner=None)
-    Ledger(directory.ledger_path, [row, SegmentRow(1, 1, SIZE_BYTES, SegmentState.WARM)]).close()
+    rows = [row, SegmentRow(1, 1, SIZE_BYTES, SegmentState.WARM), *((event,) if event else ())]
+    Ledger(directory.ledger_path, rows).close()
     directory.create_segment(1, SIZE_BYTES)
     lock = directory.lock()
     assert lock is not None

@@ -60,4 +60,5 @@ PLANTS: Final = (
     Plant("a process that cannot be looked into", "LH016", system.hidden, None, is_nameless=True),
     Plant("a lease table that cannot be read", "LH016", leases.damaged_table, leases.with_warm_segments),
     Plant("charged to a control group without processes", "LH017", system.charge_left, system.charge_in_use),
+    Plant("registry that has failed", "LH018", leases.failed_registry, leases.pid_not_reused),
 )
