@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check coverage stress kill-sweep bench docs dist clean
+.PHONY: demo test test-interpreters check coverage stress kill-sweep bench docs dist clean
 
 $(VENV)/.installed: pyproject.toml hatch_build.py $(wildcard src/shmlease/*/*.c)
 	$(PYTHON) -m venv --without-pip $(VENV)
@@ -15,6 +15,9 @@ demo: $(VENV)/.installed  ## make methylation files, ingest them, show what came
 
 test: $(VENV)/.installed  ## the whole suite, about five minutes on two cores
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+
+test-interpreters: $(VENV)/.installed  ## unit and conformance tests on every other supported Python that this machine has
+	$(BIN)/python tests/interpreters.py $(PYTEST_ARGS)
 
 check: $(VENV)/.installed  ## lint, format and types
 	$(BIN)/ruff check src tests benchmarks hatch_build.py
