@@ -84,7 +84,7 @@ def test_who_waits_for_room_gets_that_of_the_dead(waiting_world: World) -> None:
     peer = waiting_world.peer()
     until(lambda: peer.statistics().waiting == 1)
     hoarder.kill()
-    waiting.result(3)
+    waiting.result()
 
 
 def test_who_stands_behind_the_dead_moves_up(waiting_world: World) -> None:
@@ -96,7 +96,7 @@ def test_who_stands_behind_the_dead_moves_up(waiting_world: World) -> None:
         small = waiting_world.meanwhile(lambda: peer.lease("small", shape=1, timeout=30).release())
         until(lambda: registry.statistics().waiting == 2)
         large.kill()
-        small.result(3)
+        small.result()
 
 
 def test_everything_of_many_dead_ends(world: World) -> None:

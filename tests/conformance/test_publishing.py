@@ -45,18 +45,18 @@ def test_attach_waits_until_the_array_is_published(waiting_world: World) -> None
         until(lambda: registry.statistics().waiting == 2)
         lease.array[:] = 2
         lease.publish()
-        assert reading.result(10) == 6
+        assert reading.result() == 6
         assert registry.statistics().waiting == 1
         other.array[:] = 3
         other.publish()
-        assert reading_another.result(10) == 9
+        assert reading_another.result() == 9
 
 
 def test_attach_waits_for_a_name_that_is_yet_to_come(waiting_world: World) -> None:
     registry, peer = waiting_world.registry, waiting_world.peer()
     attaching = waiting_world.meanwhile(lambda: peer.attach("a", timeout=30))
     until(lambda: registry.statistics().waiting == 1)
-    with registry.share(np.arange(4), "a"), attaching.result(10) as seen:
+    with registry.share(np.arange(4), "a"), attaching.result() as seen:
         assert seen.array.sum() == 6
 
 
@@ -177,10 +177,12 @@ def test_more_than_the_expected_readers_may_come_while_it_is_there(lasting_world
 
 def test_readers_who_never_come_are_waited_for_as_long_as_was_said(world: World) -> None:
     registry = world.registry
-    for name, ttl in (("short", 0.05), ("long", 60)):
-        with registry.lease(name, shape=3) as lease:
-            lease.publish(readers=2, ttl=ttl)
-    with world.peer().attach("short", timeout=0):
+    with registry.lease("long", shape=3) as lease:
+        lease.publish(readers=2, ttl=60)
+    with registry.lease("short", shape=3) as lease:
+        lease.publish(readers=2, ttl=0.05)
+        reader = world.peer().attach("short", timeout=0)
+    with reader:
         world.pass_time(0.05)
         until(lambda: registry.statistics().counters.get("readers expired") == 1)
         assert live(registry) == 2, "one of them did come, and reads still"

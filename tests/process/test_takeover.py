@@ -201,7 +201,7 @@ def test_timeout_of_a_waiting_call_holds_across_a_takeover(
     registry: shmlease.Registry, site: Site, actor: StartActor
 ) -> None:
     reader = actor()
-    reader.begin("registry.attach('never', timeout=3)")
+    reader.begin("registry.attach('never', timeout=5)")
     until(lambda: registry.statistics().waiting == 1)
     site.kill()
     with pytest.raises(shmlease.SegmentNotFoundError):

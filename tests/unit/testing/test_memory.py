@@ -172,7 +172,7 @@ def test_threads_wait_for_each_other_on_a_clock_that_goes_by_itself() -> None:
         with registry.lease(shape=64 << 10, dtype="u1"):
             totals = [threads.submit(hand_over, number) for number in range(4)]
             until(lambda: registry.statistics().waiting == 4)
-        assert [total.result(30) for total in totals] == [20 * 4000 * number for number in range(4)]
+        assert [total.result() for total in totals] == [20 * 4000 * number for number in range(4)]
 
 
 # --- peers that die --------------------------------------------------------------------------------------------------
