@@ -24,6 +24,7 @@ __all__ = ["find_points", "main", "run_points"]
 _BEYOND = 1.02
 # Most stops of a starter are those of an interpreter that imports.
 _STARTER_STRIDE = 12
+_TELL_EVERY = 500
 _MARK = "SHMLEASE_TEST_RUN"
 _MOST_WORDS = 3000  # an outcome is written into a pipe in one piece: PIPE_BUF is 4096
 
@@ -118,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         point = outcome.point
         killed[f"{point.workload}/{point.victim}"] += outcome.is_killed
         swept += outcome.is_swept
+        if killed.total() % _TELL_EVERY == 0:
+            print(f"{killed.total()} of {len(points)} points, {failed} failures", file=sys.stderr, flush=True)
         if outcome.failures:
             failed += 1
             print(f"FAILED {point}, killed at {outcome.place}:\n" + "\n".join(outcome.failures), flush=True)
