@@ -33,11 +33,16 @@ class Finished:
         return [f"{one.place.file}:{one.place.line}" for one in creators if one is not None and one.place is not None]
 
 
+# For sessions of pytest that a test starts: plugins that take long to import, and that no such session needs.
+FEW_PLUGINS = "-p no:hypothesispytest -p no:anyio -p no:pytest_cov"
+
+
 def environment(**more: str) -> dict[str, str]:
     """This process's, without what would make the run another."""
     dropped = ("GITHUB_", "SHMLEASE_REGISTRY", "SHMLEASE_RECORDS", "SHMLEASE_ISOLATED", "PYTEST_CURRENT_TEST")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-    return {**kept, "COLUMNS": "200", **more}  # wide enough for the paths of tests to stand in one line
+    wide = "200"  # columns: the paths of tests stand in one line
+    return {**kept, "PYTEST_ADDOPTS": FEW_PLUGINS, "COLUMNS": wide, **more}
 
 
 def run_command(

@@ -11,6 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from running import FEW_PLUGINS
 
 import shmlease
 
@@ -53,8 +54,7 @@ def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("GITHUB_", "PYTEST_", "SHMLEASE_RECORDS", "SHMLEASE_ISOLATED", "SHMLEASE_REGISTRY")):
             monkeypatch.delenv(name)
-    # found by its entry point, as for users; those that take longest to import are left out
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio -p no:pytest_cov")
+    monkeypatch.setenv("PYTEST_ADDOPTS", FEW_PLUGINS)
 
 
 def write(pytester: pytest.Pytester, *parts: str) -> None:
