@@ -68,6 +68,7 @@ class _Play:
         self.launcher = processes.Launcher(self.words)
         self.pids: dict[str, int] = {}
         self.runner_to: dict[str, Line] = {}
+        self.killed: set[int] = set()
         self.ended: dict[int, int] = {}  # exit codes by pid, as those of subprocess
 
     def start(self, *, traced: bool = False, holds: bool = False) -> None:
@@ -111,16 +112,20 @@ class _Play:
                 pid, status = os.waitpid(-1, WALL)
             except ChildProcessError:
                 return
-            if not self.tracer.handle(pid, status):
+            if self.tracer.handle(pid, status):
+                self.killed.add(self.tracer.killed)
+            else:
                 self.ended[pid] = os.waitstatus_to_exitcode(status)
 
     def failures(self) -> list[str]:
         """Who did not end as it should."""
-        found = [
-            f"the {role} ended with {self.ended[pid]}"
-            for role, pid in self.pids.items()
-            if pid in self.ended and self.ended[pid] != 0 and pid != self.tracer.killed
-        ]
+        roles = {pid: role for role, pid in self.pids.items()}
+        found = []
+        for pid, code in self.ended.items():
+            # a successor that finds its registry closed says so and ends with 1
+            is_right = code == 0 or pid in self.killed or (code == 1 and pid not in roles)
+            if not is_right:
+                found.append(f"the {roles.get(pid, 'process')} {pid} ended with {code}")
         if found:
             found.append(os.pread(self.words, 1 << 16, 0).decode(errors="replace"))
         return found
@@ -196,6 +201,7 @@ def _lose_registry(play: _Play) -> str:
     id, pid = play.hear_of_registry()
     play.runner_to["witness"].say("go")
     play.runner_to["victim"].must_hear()
+    play.killed.add(pid)
     os.kill(pid, signal.SIGKILL)
     play.wait(lambda: pid in play.ended)
     return id

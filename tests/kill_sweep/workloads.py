@@ -8,11 +8,12 @@ Contents are sealed: an array's last element is the checksum of the others, whic
 
 from __future__ import annotations
 
+import os
 import socket
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 
@@ -150,7 +151,30 @@ def _victim_of_recycling(registry: RegistryHandle, line: Line) -> None:
             registry.trim()
 
 
-def _witness_of_recycling(registry: RegistryHandle, line: Line) -> None:
+# --- a lease that a forked child uses, alive or orphaned ---------------------------------------------------------------
+
+
+def _victim_of_forking(registry: RegistryHandle, line: Line) -> None:
+    del line
+    with registry.share(sealed(6), "inherited") as lease:
+        child = os.fork()
+        if child == 0:
+            _use_inherited(lease)
+        os.waitpid(child, 0)
+        assert is_sealed(lease.array, 6)
+
+
+def _use_inherited(lease: shmlease.Lease) -> NoReturn:
+    code = 3
+    try:
+        code = 0 if is_sealed(lease.array, 6) else 4
+    except shmlease.LeaseError:  # its parent's lease ended before it could take its own
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _wait(registry: RegistryHandle, line: Line) -> None:
     del registry
     line.wait_for_end()
 
@@ -203,7 +227,8 @@ WORKLOADS: Final = {
     for workload in (
         Workload(_victim_of_hand_over, _witness_of_hand_over),
         Workload(_victim_of_ticket, _witness_of_ticket),
-        Workload(_victim_of_recycling, _witness_of_recycling),
+        Workload(_victim_of_recycling, _wait),
+        Workload(_victim_of_forking, _wait),
         Workload(_victim_of_waiting, _witness_of_waiting, capacity=1024 * KIB),
         Workload(_victim_of_closing, _witness_of_closing, victim_owns=True),
     )
