@@ -67,11 +67,11 @@ def test_a_program_that_the_writer_starts_holds_no_descriptor_of_the_file(tmp_pa
 
 
 def encode(task: tuple) -> object:
-    from shmlease.hdf5 import encode_chunk
+    from shmlease.hdf5 import ChunkEncoder
 
     rows, codec = task
     payload = np.empty(codec.bound_bytes, np.uint8)
-    chunk = encode_chunk(rows, codec, payload)
+    chunk = ChunkEncoder(codec).encode(rows, payload)
     return chunk, payload[: chunk.size_bytes].tobytes()
 
 

@@ -29,7 +29,7 @@ def as_json(report: IngestReport) -> str:
 
 
 def as_text(report: IngestReport) -> str:
-    """For people: a line for each file, what was odd, and the figures of the whole."""
+    """For people: a line for each file, what was unusual, and the figures of the whole."""
     table = [("dataset", "rows", "skipped", "size", "file")]
     for each in report.files[:_MOST_FILES]:
         rejected = f"{each.rejected:,}" if each.rejected else ""
@@ -61,29 +61,29 @@ def as_text(report: IngestReport) -> str:
     return "\n".join([*lines, "; ".join(extra)])
 
 
-def plan_as_json(job: IngestPlan, output: str | None) -> str:
+def plan_as_json(plan: IngestPlan, output: str | None) -> str:
     """What would be done."""
     files = [
         {"path": table.path, "dataset": name, "size_bytes": mark.size_bytes, "compression": table.compression}
-        for table, mark, name in zip(job.tables, job.marks, job.datasets, strict=True)
+        for table, mark, name in zip(plan.tables, plan.marks, plan.datasets, strict=True)
     ]
-    content: dict[str, Any] = {"path": output, "files": files, "schema": msgspec.to_builtins(job.schema)}
+    content: dict[str, Any] = {"path": output, "files": files, "schema": msgspec.to_builtins(plan.schema)}
     return msgspec.json.encode(content).decode()
 
 
-def plan_as_text(job: IngestPlan, output: str | None) -> str:
+def plan_as_text(plan: IngestPlan, output: str | None) -> str:
     """For people."""
-    table = [("dataset", "size", "packed", "file")]
-    for each, mark, name in zip(job.tables, job.marks, job.datasets, strict=True):
-        packed = "" if each.compression == "plain" else each.compression
-        table.append((name, format_bytes(mark.size_bytes), packed, each.path))
-    fields = [("field", "type", "column"), *_fields(job)]
-    total = f"{format_bytes(job.size_bytes)} of text files into {output or 'no file'}; nothing was done"
+    table = [("dataset", "size", "compressed", "file")]
+    for each, mark, name in zip(plan.tables, plan.marks, plan.datasets, strict=True):
+        compressed = "" if each.compression == "plain" else each.compression
+        table.append((name, format_bytes(mark.size_bytes), compressed, each.path))
+    fields = [("field", "type", "column"), *_fields(plan)]
+    total = f"{format_bytes(plan.size_bytes)} of text files into {output or 'no file'}; nothing was done"
     return "\n".join([*_aligned(table, right={1}), "", *_aligned(fields, right={2}), "", total])
 
 
-def _fields(job: IngestPlan) -> Iterable[tuple[str, str, str]]:
-    for each, place in job.schema.places():
+def _fields(plan: IngestPlan) -> Iterable[tuple[str, str, str]]:
+    for each, place in plan.schema.places():
         yield each.name, each.type, str(place) if each.width == 1 else f"{place}-{place + each.width - 1}"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from shmlease.lazy import lazily
 
 if TYPE_CHECKING:
-    from shmlease.hdf5.chunk_encoding import ChunkEncoder, Codec, EncodedChunk, encode_chunk
+    from shmlease.hdf5.chunk_encoding import ChunkEncoder, Codec, EncodedChunk
     from shmlease.hdf5.chunking import ChunkPlan, Piece, PlannedChunk
     from shmlease.hdf5.provenance import Source, digest_file
     from shmlease.hdf5.recovery import Completed
@@ -32,13 +32,12 @@ __all__ = [
     "Source",
     "VerifyReport",
     "digest_file",
-    "encode_chunk",
     "output_path",
     "verify",
 ]
 
 _HOMES: Final = {
-    "chunk_encoding": ("ChunkEncoder", "Codec", "EncodedChunk", "encode_chunk"),
+    "chunk_encoding": ("ChunkEncoder", "Codec", "EncodedChunk"),
     "chunking": ("ChunkPlan", "Piece", "PlannedChunk"),
     "provenance": ("Source", "digest_file"),
     "recovery": ("Completed",),

@@ -59,7 +59,7 @@ class Catalog:
         Raises
         ------
         SinkError
-            It is under way and of another kind, or the name cannot be had.
+            It is under way and of another kind, or the name cannot be used.
         DTypeError
             HDF5 has no such dtype.
         """
@@ -93,11 +93,13 @@ class Catalog:
         Raises
         ------
         SinkError
-            It is no path, or taken, or lies within another dataset.
+            It is not a path, or taken, or lies within another dataset.
         """
         parts = name.split("/") if isinstance(name, str) else []
         if not parts or not all(parts) or {".", ".."} & set(parts) or "\0" in name:
-            raise SinkError(f"{name!r} is no path of a dataset; give names joined by '/', such as 'calls' or 'calls/chr1'")
+            raise SinkError(
+                f"{name!r} is not a path of a dataset; give names joined by '/', such as 'calls' or 'calls/chr1'"
+            )
         if name in self.datasets:
             raise SinkError(f"dataset {name!r} exists; choose another name", dataset=name)
         for other in self.datasets:

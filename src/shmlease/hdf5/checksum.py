@@ -92,7 +92,7 @@ class Checksum:
                 self._ends.append(self._ends[-1] + size_bytes)
 
     def between(self, start_byte: int, stop_byte: int) -> int | None:
-        """CRC-32 of bytes [start, stop), or None where either is no boundary of pieces."""
+        """CRC-32 of bytes [start, stop), or None where either is not a boundary of pieces."""
         values = []
         for position in (start_byte, stop_byte):
             place = bisect_left(self._ends, position)

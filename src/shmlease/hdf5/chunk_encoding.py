@@ -22,7 +22,7 @@ from shmlease.hdf5.filters import COMPRESSIONS, filter_through_hdf5
 from shmlease.hdf5.layout import Grid, is_all_float, padding_bytes
 from shmlease.hdf5.shuffle import shuffle
 
-__all__ = ["ChunkEncoder", "Codec", "EncodedChunk", "encode_chunk", "plain_bytes"]
+__all__ = ["ChunkEncoder", "Codec", "EncodedChunk", "plain_bytes"]
 
 Array = np.ndarray[Any, Any]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -93,25 +93,6 @@ class EncodedChunk:
         return sum(size for size, _ in self.pieces)
 
 
-def encode_chunk(pieces: Sequence[Array] | Array, codec: Codec, out: Bytes) -> EncodedChunk:
-    """Encode one chunk into `out`.
-
-    Parameters
-    ----------
-    pieces : array or sequence of arrays
-        The chunk's rows, in order, of the codec's dtype. Fewer than a whole chunk only at the edge of a dataset.
-    codec : Codec
-        From `HDF5Sink.declare`.
-    out : uint8 array
-        Receives the payload; at least `codec.bound_bytes` long, such as a leased segment.
-
-    See Also
-    --------
-    ChunkEncoder : for many chunks of one dataset; it remembers what compressed best.
-    """
-    return ChunkEncoder(codec).encode(pieces, out)
-
-
 def plain_bytes(array: Array) -> Bytes:
     """The bytes of the elements in C order, with zeros in the bytes of no field: `array` itself where it lies so."""
     unused = padding_bytes(array.dtype)
@@ -152,7 +133,15 @@ class ChunkEncoder:
         self._encoded = 0
 
     def encode(self, pieces: Sequence[Array] | Array, out: Bytes) -> EncodedChunk:
-        """Encode one chunk into `out`; see `encode_chunk`."""
+        """Encode one chunk into `out`.
+
+        Parameters
+        ----------
+        pieces : array or sequence of arrays
+            The chunk's rows, in order, of the codec's dtype. Fewer than a whole chunk only at the edge of a dataset.
+        out : uint8 array
+            Receives the payload; at least `codec.bound_bytes` long, such as a leased segment.
+        """
         parts = [self._bytes_of(piece) for piece in ([pieces] if isinstance(pieces, np.ndarray) else pieces)]
         filled = sum(part.size for part in parts)
         bound = self.codec.bound_bytes

@@ -4,7 +4,7 @@ A chunk of HDF5 holds a fixed number of rows, a block of text holds as many as i
 their order, each as soon as its number of rows is known, and answers with the chunks that can be encoded now, each as the
 pieces of parts it is made of. A worker that can reach the parts (they lie in shared memory) encodes a chunk wherever its
 rows come from, so no rows are carried from part to part, and the sink gets whole chunks only. The plan is pure: it moves
-no rows and knows no lease.
+no rows and knows nothing of leases.
 """
 
 from __future__ import annotations

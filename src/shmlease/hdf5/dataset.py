@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from shmlease.errors import SinkError
 from shmlease.hdf5 import write_ahead_log
-from shmlease.hdf5.checksum import Checksum, joined
-from shmlease.hdf5.chunk_encoding import Codec
+from shmlease.hdf5.checksum import Checksum, crc32, joined
+from shmlease.hdf5.chunk_encoding import Codec, plain_bytes
 from shmlease.hdf5.layout import Grid, parse_dtype
 from shmlease.hdf5.provenance import Source, format_checksum
 
@@ -60,11 +62,6 @@ class DatasetState:
         """Index of the first chunk that is not stored."""
         return self._next
 
-    @property
-    def early(self) -> frozenset[int]:
-        """Chunks stored beyond the first one missing."""
-        return frozenset(self._early)
-
     def is_stored(self, index: int) -> bool:
         """Whether chunk `index` is in the file."""
         return index < self._next or index in self._early
@@ -77,7 +74,7 @@ class DatasetState:
             self._next += 1
 
     def require_same(self, index: int, pieces: Pieces) -> None:
-        """Raise unless the chunk stored as `index` holds what `pieces` tell of.
+        """Raise unless the chunk stored as `index` holds what `pieces` describe.
 
         Raises
         ------
@@ -126,6 +123,34 @@ class DatasetState:
                 f"dataset {self.name!r}: chunk {self._short} is not full, and chunk {last} follows it",
                 dataset=self.name,
                 chunk=self._short,
+            )
+
+    def require_growing(self) -> None:
+        """Raise unless the dataset takes rows.
+
+        Raises
+        ------
+        SinkError
+            It is finished, or was to be written whole.
+        """
+        if self.finished:
+            raise SinkError(f"dataset {self.name!r} is finished and takes no more rows", dataset=self.name)
+        if self.declared.rows is not None:
+            raise SinkError(f"dataset {self.name!r} was not written whole; write it again", dataset=self.name)
+
+    def require_equal(self, values: np.ndarray[Any, Any]) -> None:
+        """Raise unless `values` are what the finished dataset holds.
+
+        Raises
+        ------
+        SinkError
+            They are not.
+        """
+        rows = values.shape[0] if values.ndim else 1
+        kind = self.codec.dtype, self.declared.rows, self.declared.trailing
+        if kind != (values.dtype, rows, values.shape[1:]) or self.checksum.value != crc32(plain_bytes(values)):
+            raise SinkError(
+                f"dataset {self.name!r} is there already, with other contents; choose another name", dataset=self.name
             )
 
     def finish(self, chunk_shape: tuple[int, ...]) -> None:

@@ -4,7 +4,7 @@ Rules:
 
 - The eight bytes by which every reader knows an HDF5 file are withheld until `seal`. An unfinished file does not open,
   whatever name it is given.
-- HDF5 is never told of a failed write. It cannot unwind one: it raises again in close and crashes the interpreter at
+- HDF5 never sees a failed write. It cannot unwind one: it raises again in close and crashes the interpreter at
   exit. The first failure is kept in `failure`, what follows goes to memory, HDF5 closes its file in peace, and the
   caller raises.
 - The descriptor is closed on exec, and carries none of HDF5's own locks, which a forked child would keep.
@@ -188,7 +188,7 @@ class FileObject:
             written = os.pwrite(self._fd, view, offset)  # a write is cut at 2 GiB, and by a signal
             view, offset = view[written:], offset + written
         if offset - self._written_back >= _WRITE_BACK_BYTES:
-            # Linux starts to write dirty pages to the disk when told that they are not needed, and keeps them. Done while
+            # Linux starts to write dirty pages to the disk when it is advised that they are not needed, and keeps them. Done while
             # chunks are still encoded, it took 15 % off a run with deflate and 30 % off one without: less is left to fsync
             with contextlib.suppress(OSError):  # a hint; not every file system takes it
                 os.posix_fadvise(self._fd, self._written_back, offset - self._written_back, os.POSIX_FADV_DONTNEED)

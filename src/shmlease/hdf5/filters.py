@@ -1,4 +1,4 @@
-"""The compressions a sink offers: what HDF5 is told about each, and encoding through HDF5 itself.
+"""The compressions a sink offers: the filters that HDF5 is given for each, and encoding through HDF5 itself.
 
 Deflate has an encoder of its own (see `deflate`). The others are encoded by the filter that will decode them: a dataset
 of one chunk in an HDF5 file in memory, read back as it was stored. That needs no second implementation of any format,

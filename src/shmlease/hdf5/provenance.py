@@ -33,6 +33,7 @@ __all__ = [
     "SOURCES",
     "VERSION",
     "Source",
+    "checksum_of_file",
     "decode_sources",
     "digest_file",
     "encode_sources",
@@ -83,14 +84,20 @@ class Source:
 def digest_file(path: str | os.PathLike[str], algorithm: str = "sha256") -> tuple[int, str]:
     """Size in bytes of the file at `path`, and its digest as a `Source` has it; `algorithm` is ``sha256`` or ``crc32``."""
     with open(path, "rb", buffering=0) as file:
-        if algorithm == "sha256":
-            digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-        else:
-            value = 0
-            while data := file.read(_READ_BYTES):
-                value = crc32(data, value)
-            digest = format_checksum(value)
-        return file.tell(), digest
+        if algorithm != "sha256":
+            return os.fstat(file.fileno()).st_size, format_checksum(checksum_of_file(path))
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), f"sha256:{digest}"
+
+
+def checksum_of_file(path: str | os.PathLike[str], stop: int | None = None) -> int:
+    """CRC-32 of the first `stop` bytes of a file, by default of all."""
+    value, left = 0, os.stat(path).st_size if stop is None else stop
+    with open(path, "rb", buffering=0) as file:
+        while left and (data := file.read(min(left, _READ_BYTES))):
+            value = crc32(data, value)
+            left -= len(data)
+    return value
 
 
 def format_checksum(value: int) -> str:

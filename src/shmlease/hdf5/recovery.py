@@ -13,9 +13,9 @@ from types import MappingProxyType
 from typing import Any, assert_never
 
 from shmlease.hdf5 import write_ahead_log
+from shmlease.hdf5.attributes import decode_attribute
 from shmlease.hdf5.checksum import crc32
 from shmlease.hdf5.dataset import DatasetState
-from shmlease.hdf5.json_values import decode_value
 from shmlease.hdf5.provenance import Source
 
 __all__ = ["Completed", "Recovery"]
@@ -23,7 +23,7 @@ __all__ = ["Completed", "Recovery"]
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """What an interrupted run had done, as `HDF5Sink.completed` tells it.
+    """What an interrupted run had done, as `HDF5Sink.completed` returns it.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class Recovery:
                 if record.value is None:
                     target.pop(record.key, None)
                 else:
-                    target[record.key] = decode_value(record.value)
+                    target[record.key] = decode_attribute(record.value)
             case write_ahead_log.Finish():
                 self.datasets[record.name].finish(record.chunk_shape)
             case write_ahead_log.Resume():
@@ -160,10 +160,10 @@ def small_array_progress(record: write_ahead_log.SmallArray) -> DatasetState:
     )
     state.checksum.extend([(len(record.data), crc32(record.data))])
     state.cursor, state.finished = rows, True
-    state.attributes.update((key, decode_value(value)) for key, value in record.attributes.items())
+    state.attributes.update((key, decode_attribute(value)) for key, value in record.attributes.items())
     return state
 
 
 def source_of(record: write_ahead_log.SourceRange) -> Source:
-    """The source that a record tells of."""
+    """The source that a record describes."""
     return Source(record.start, record.stop, record.path, record.size_bytes, record.digest, details=record.details)

@@ -1,4 +1,4 @@
-"""The life of a sink: opened afresh or on what an interrupted run left, then completed or aborted.
+"""The life of a sink: it opens a new file or what an interrupted run left, and ends completed or aborted.
 
 A forked child that inherits a sink gives up file and lock at once: it can neither write into its parent's file nor keep
 another process from it.

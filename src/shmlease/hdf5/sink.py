@@ -1,4 +1,7 @@
-"""The sink: arrays into one HDF5 file, which appears under its name when it is complete, and not before."""
+"""The sink: arrays into one HDF5 file, which appears under its name when it is complete, and not before.
+
+One public class, more than half of whose lines are its documentation, so it stays in one module.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,7 @@ class HDF5Sink:
     Raises
     ------
     SinkError
-        There is a file already, or the file cannot be made there, another sink is making it, or the compression is not to be had.
+        There is a file already, or the file cannot be made there, another sink is making it, or the compression is not available.
     """
 
     def __init__(
@@ -141,7 +144,7 @@ class HDF5Sink:
         if array.ndim == 0:
             raise SinkError(f"dataset {name!r}: a scalar has no rows to append; give an array of one axis or more")
         state = self._begin(name, array.dtype, array.shape[1:])
-        _require_growing(state)
+        state.require_growing()
         self._rows.append(state, array)
         self._appended_bytes += array.nbytes
 
@@ -175,7 +178,7 @@ class HDF5Sink:
                 write_ahead_log.SmallArray(name, describe_dtype(values.dtype), values.shape, data, encoded)
             )
         elif known is not None and known.finished:
-            _require_equal(known, values)
+            known.require_equal(values)
             self.attributes(name).update(attributes or {})
         else:
             state = self._begin(name, values.dtype, values.shape[1:], rows=len(values))
@@ -222,7 +225,7 @@ class HDF5Sink:
             raise SinkError(f"dataset {name!r}: its chunks come encoded, so say which rows came from the source")
         start, stop = rows or (state.sources[-1].stop if state.sources else 0, state.cursor)
         if not 0 <= start <= stop or (stop > state.cursor and not state.declared.encoded):
-            raise SinkError(f"dataset {name!r}: rows {start} to {stop} are no range of its {state.cursor} rows")
+            raise SinkError(f"dataset {name!r}: rows {start} to {stop} are not a range of its {state.cursor} rows")
         if path is not None and size_bytes is None and digest is None and os.path.isfile(path):
             size_bytes, digest = digest_file(path)
         source = Source(start, stop, None if path is None else os.fspath(path), size_bytes, digest, details=details)
@@ -260,7 +263,7 @@ class HDF5Sink:
             How many rows it must have, where its chunks come encoded.
         """
         state = self._existing(name)
-        _require_growing(state)
+        state.require_growing()
         self._rows.finish(state)
         state.require_whole(rows if state.declared.encoded else state.cursor)
         self._checkpoint_now_and_then()
@@ -294,12 +297,12 @@ class HDF5Sink:
         index : int
             Of the chunk: its first row divided by the codec's `chunk_rows`.
         chunk : EncodedChunk
-            From `encode_chunk`. Only the last chunk of a dataset may hold fewer rows than a whole one.
+            From a `ChunkEncoder`. Only the last chunk of a dataset may hold fewer rows than a whole one.
         payload : buffer
             What the chunk was encoded into; it may be reused as soon as this returns.
         """
         state = self._existing(name)
-        _require_growing(state)
+        state.require_growing()
         view = memoryview(payload).cast("B")[: chunk.size_bytes]
         if not state.declared.encoded:
             raise SinkError(f"dataset {name!r}: it is appended to; declare a dataset to store encoded chunks")
@@ -399,24 +402,3 @@ def _array(name: str, rows: HoldsArray | Array) -> Array:
     if np.ma.is_masked(rows):
         raise SinkError(f"dataset {name!r}: the array is masked, and HDF5 has no mask; fill it first", dataset=name)
     return array
-
-
-def _require_growing(state: DatasetState) -> None:
-    if state.finished:
-        raise SinkError(f"dataset {state.name!r} is finished and takes no more rows", dataset=state.name)
-    if state.declared.rows is not None:
-        raise SinkError(f"dataset {state.name!r} was not written whole; write it again", dataset=state.name)
-
-
-def _require_equal(known: DatasetState, values: Array) -> None:
-    """Raise unless `values` are what a finished dataset holds."""
-    rows = values.shape[0] if values.ndim else 1
-    same_kind = (known.codec.dtype, known.declared.rows, known.declared.trailing) == (
-        values.dtype,
-        rows,
-        values.shape[1:],
-    )
-    if not same_kind or known.checksum.value != crc32(plain_bytes(values)):
-        raise SinkError(
-            f"dataset {known.name!r} is there already, with other contents; choose another name", dataset=known.name
-        )

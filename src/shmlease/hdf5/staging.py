@@ -148,7 +148,7 @@ class StagingDirectory:
             try:
                 self.directory.rmdir()
             except OSError as error:
-                if error.errno != errno.ENOTEMPTY:  # another sink moved in, or a file in it is somebody else's
+                if error.errno != errno.ENOTEMPTY:  # another sink moved in, or a file in it is not ours
                     raise
 
 

@@ -45,7 +45,7 @@ class Store:
         self._h5 = h5py.File(file, "w", libver=LIBVER, rdcc_nbytes=0)
 
     def replay(self, recovery: Recovery) -> None:
-        """Do again what the journal tells of, up to the first thing that is not in the file as told.
+        """Repeat what the log records, up to the first record that does not match the file.
 
         Raises
         ------
@@ -79,7 +79,7 @@ class Store:
         )
 
     def _repeat(self, record: write_ahead_log.Record, recovery: Recovery) -> bool:
-        """Bring HDF5 to the state after `record`; False when the file does not hold what it tells of."""
+        """Bring HDF5 to the state after `record`; False when the file does not hold what it describes."""
         if isinstance(record, write_ahead_log.SmallArray):
             self.put_small(record, again=True)
         if isinstance(record, write_ahead_log.Chunk):

@@ -54,7 +54,7 @@ class DatasetCheck:
     checksum : str or None
         Of the elements found; None where they cannot be read.
     recorded : bool
-        Whether the dataset carries a record of shmlease's. One that does not was put there by somebody else, and is not
+        Whether the dataset carries a record of shmlease's. One that does not was written by another program, and is not
         judged.
     sources : tuple of Source
         As recorded.

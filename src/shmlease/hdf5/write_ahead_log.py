@@ -3,8 +3,8 @@
 Rules:
 
 - A line is the CRC-32 of its text, the text as JSON, a newline. A kill can tear the last line; reading stops there.
-- A line is written after what it tells of is in the file. Nothing here is believed without that: chunks are read
-  again and checked against their CRC-32 before a run is resumed.
+- A line is written after the data it describes. It is believed only if they are there: chunks are read again and
+  checked against their CRC-32 before a run is resumed.
 - HDF5's own structures in an unfinished file are never read. They follow from the journal (see `recovery`).
 """
 

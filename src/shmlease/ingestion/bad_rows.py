@@ -1,4 +1,4 @@
-"""What becomes of lines that are no rows: the run fails, or they are counted, or kept in the file beside the rows.
+"""Malformed lines: the run fails at the first, or they are skipped and counted, or kept in the file beside the rows.
 
 Kept lines of dataset ``calls`` are two datasets: ``rejected/calls/lines`` has one row for each line (file, line, field,
 reason, and where its text lies), ``rejected/calls/text`` is the bytes of all of them, each as it stands in its file. The
@@ -26,7 +26,7 @@ LINES = np.dtype(
 
 
 class BadRows:
-    """The lines of one run that are no rows."""
+    """The malformed lines of one run."""
 
     def __init__(self, on_error: OnError, sink: HDF5Sink) -> None:
         self._on_error = on_error

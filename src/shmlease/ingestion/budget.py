@@ -29,7 +29,7 @@ class Budget:
     block_bytes : int
         Text that is parsed at once.
     parse_bytes : int
-        The most that a block, unpacked, and its rows take in shared memory.
+        The most that a block, decompressed, and its rows take in shared memory.
     chunks_a_task : int
         Chunks that are encoded at once, into one lease.
     encode_bytes : int
@@ -63,7 +63,7 @@ def budget_for(capacity_bytes: int, workers: int, schemas: Iterable[Schema]) -> 
         The capacity is too small for even the smallest blocks.
     """
     tasks = workers * TASKS_A_WORKER
-    # rows take this many bytes for each byte of text at most, and the text itself is held where it was unpacked here
+    # rows take this many bytes for each byte of text at most, and the text itself is held where it was decompressed here
     growth = 1 + max((schema.dtype.itemsize / _shortest_line(schema) for schema in schemas), default=1.0)
     chunks = max(min(_CHUNKS_A_TASK, capacity_bytes // 4 // (workers * _CHUNK_BYTES)), 1)
     encode_bytes = chunks * _CHUNK_BYTES

@@ -1,4 +1,4 @@
-"""Drives a run: gives out work while shared memory allows, takes in what was done, until every dataset is finished."""
+"""Drives a run: dispatches work while shared memory allows, and collects results, until every dataset is finished."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any, assert_never
 from shmlease.errors import TicketError
 from shmlease.hdf5 import HDF5Sink
 from shmlease.ingestion.budget import Budget
-from shmlease.ingestion.dataset_job import DatasetJob, EncodeWork, ParseWork, ReadWork
+from shmlease.ingestion.dataset_job import DatasetJob
 from shmlease.ingestion.readers import HeldText
 from shmlease.ingestion.report import FileReport
 from shmlease.ingestion.tasks import Encoded, ParsedPiece
+from shmlease.ingestion.work import EncodeWork, ParseWork, ReadWork
 from shmlease.ingestion.worker_pool import WorkerLostError, WorkerPool, retry
 
 __all__ = ["Coordinator"]
@@ -55,7 +56,7 @@ class Coordinator:
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="shmlease-reader")
         self._run_key = run_key
         self._on_tick = on_tick
-        self._under_way = 0  # works given out
+        self._under_way = 0  # dispatched and not done
         self._reserved_bytes = 0  # for them
         self._rows_bytes = 0  # settled since the last checkpoint
         self.text_bytes = 0
@@ -64,33 +65,33 @@ class Coordinator:
         """Do it all."""
         next_tick_s = time.monotonic()
         try:
-            while self._give_out():
+            while self._dispatch():
                 for work, outcome in self._pool.wait(_TICK_S):
-                    self._take(work, outcome)
+                    self._receive(work, outcome)
                 if time.monotonic() >= next_tick_s:
                     next_tick_s = time.monotonic() + _TICK_S
                     self._on_tick(self)
         finally:
             self._readers.shutdown(cancel_futures=True)
 
-    def _give_out(self) -> bool:
-        """Give out what there is room for; False when all is done."""
+    def _dispatch(self) -> bool:
+        """Dispatch what there is room for; False when all is done."""
         for job in self._jobs:
-            self._give_out_of(job)
+            self._dispatch_from(job)
         while self._admits(self._budget.parse_bytes) and (begun := next(self._to_come, None)) is not None:
             self._jobs.append(begun)
             self._submit_all(begun.take_end())  # it may be one that an interrupted run had brought to its end
-            self._give_out_of(begun)
+            self._dispatch_from(begun)
             if begun.is_finished:
                 self._finish(begun)
         return bool(self._jobs)
 
-    def _give_out_of(self, job: DatasetJob) -> None:
+    def _dispatch_from(self, job: DatasetJob) -> None:
         while job.has_input and self._admits(self._budget.parse_bytes):
             work = job.next_work()
             if work is None:
                 break
-            self._begin(work, self._budget.parse_bytes)
+            self._submit(work, self._budget.parse_bytes)
 
     def _admits(self, size_bytes: int) -> bool:
         """Whether a block may be begun: somebody is free for it, and there is room for it."""
@@ -99,7 +100,7 @@ class Coordinator:
         held = sum(job.held_bytes for job in self._jobs)
         return self._pool.wants_work and held + self._reserved_bytes + size_bytes <= self._budget.limit_bytes
 
-    def _begin(self, work: ParseWork | ReadWork | EncodeWork, reserved_bytes: int) -> None:
+    def _submit(self, work: ParseWork | ReadWork | EncodeWork, reserved_bytes: int) -> None:
         work.reserved_bytes = reserved_bytes
         self._reserved_bytes += reserved_bytes
         self._under_way += 1
@@ -115,15 +116,15 @@ class Coordinator:
             outcome = error
         self._pool.deliver(work, outcome)
 
-    def _take(self, work: ParseWork | ReadWork | EncodeWork, outcome: object) -> None:
+    def _receive(self, work: ParseWork | ReadWork | EncodeWork, outcome: object) -> None:
         try:
-            self._take_in(work, outcome)
+            self._process(work, outcome)
         except (WorkerLostError, TicketError) as error:
             if isinstance(work, ReadWork):
                 raise
             retry(self._pool, work, error)
 
-    def _take_in(self, work: ParseWork | ReadWork | EncodeWork, outcome: object) -> None:
+    def _process(self, work: ParseWork | ReadWork | EncodeWork, outcome: object) -> None:
         if isinstance(outcome, BaseException):
             raise outcome
         job = work.job
@@ -134,7 +135,7 @@ class Coordinator:
                 self._submit_all(job.take_end())
             else:
                 assert isinstance(outcome, HeldText)
-                self._begin(job.take_text(work, outcome), work.reserved_bytes - outcome.size_bytes)
+                self._submit(job.take_text(work, outcome), work.reserved_bytes - outcome.size_bytes)
         elif isinstance(work, ParseWork):
             assert isinstance(outcome, ParsedPiece)
             works = job.take_parsed(work, outcome)
@@ -159,7 +160,7 @@ class Coordinator:
 
     def _submit_all(self, works: Iterable[EncodeWork]) -> None:
         for work in works:
-            self._begin(work, self._budget.encode_bytes)
+            self._submit(work, self._budget.encode_bytes)
 
     def _finish(self, job: DatasetJob) -> None:
         self._checkpoint()
@@ -198,6 +199,6 @@ class Coordinator:
         return any(job.has_stored for job in (*self.finished, *self._jobs))
 
     def abandon(self) -> None:
-        """Let go of everything."""
+        """Release everything."""
         for job in self._jobs:
             job.abandon()

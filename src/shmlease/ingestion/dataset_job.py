@@ -1,6 +1,6 @@
 """One dataset on its way: pieces of files in their order, parsed in any order, become parts, chunks, and rows of the file.
 
-What is said about rows (their number, the lines that are none, where a file begins) is settled strictly in file order, so that
+Rows are counted, malformed lines numbered and the ends of files noted strictly in file order, so that
 a run gives the same result whatever its workers do, and whenever it was interrupted.
 """
 
@@ -9,103 +9,26 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from shmlease.client.handle import RegistryHandle
-from shmlease.client.lease import Lease
 from shmlease.client.ticket import Ticket
 from shmlease.errors import IngestError, TicketError
 from shmlease.hdf5 import HDF5Sink
 from shmlease.hdf5.checksum import combine
 from shmlease.hdf5.chunking import ChunkPlan, PlannedChunk
-from shmlease.hdf5.provenance import Source, format_checksum
+from shmlease.hdf5.provenance import Source, checksum_of_file, format_checksum
 from shmlease.ingestion.bad_rows import BadRows
-from shmlease.ingestion.readers import FilePieces, HeldText, Input, StreamReader, checksum_of_file, open_reader
+from shmlease.ingestion.readers import FilePieces, HeldText, Input, StreamReader, open_reader
 from shmlease.ingestion.report import FileReport
-from shmlease.ingestion.tasks import TICKET_TTL_S, Encode, Encoded, Parse, ParsedPiece
+from shmlease.ingestion.tasks import Encoded, ParsedPiece
+from shmlease.ingestion.work import EncodeWork, HeldPart, ParseWork, ReadWork
 from shmlease.text.blocks import Piece
 
-__all__ = ["DatasetJob", "EncodeWork", "HeldPart", "ParseWork", "ReadWork", "report_of"]
-
-
-@dataclass(eq=False, slots=True)
-class HeldPart:
-    """Rows of a piece in a segment that this process holds; None when no chunk needs them."""
-
-    lease: Lease | None
-
-
-@dataclass(eq=False, slots=True)
-class ReadWork:
-    """The next block of a file that is read here; done by a thread."""
-
-    job: DatasetJob
-    reader: StreamReader
-    source: Input
-    reserved_bytes: int = 0
-
-
-@dataclass(eq=False, slots=True)
-class ParseWork:
-    """A piece to parse, in place `number` of its dataset."""
-
-    job: DatasetJob
-    source: Input
-    number: int
-    piece: Piece | None
-    text: HeldText | None
-    start_row: int | None
-    is_last: bool
-    reserved_bytes: int = 0
-    attempts: int = 0
-    _ticket: Ticket | None = None
-
-    def task(self) -> Parse:
-        """The task, with a ticket of its own for the text."""
-        self._ticket = None if self.text is None else self.text.lease.ticket(ttl=TICKET_TTL_S)
-        return Parse(self.source.context, self.piece, self._ticket, self.start_row, self.is_last)
-
-    def lost(self) -> None:
-        """Use up the ticket, if the worker has not."""
-        if self._ticket is not None:
-            self.job.reclaim_tickets([self._ticket])
-
-    def __str__(self) -> str:
-        place = "a block" if self.piece is None else f"the block at byte {self.piece.offset}"
-        return f"{self.source.path}: {place}"
-
-
-@dataclass(eq=False, slots=True)
-class EncodeWork:
-    """Chunks to encode."""
-
-    job: DatasetJob
-    source: Input
-    chunks: Sequence[PlannedChunk[HeldPart]]
-    reserved_bytes: int = 0
-    attempts: int = 0
-    _tickets: list[Ticket] = field(default_factory=list)
-
-    def task(self) -> Encode:
-        """The task, with tickets of its own for the rows."""
-        numbers: dict[HeldPart, int] = {}
-        chunks = tuple(
-            (chunk.index, tuple((numbers.setdefault(p.part, len(numbers)), p.start, p.stop) for p in chunk.pieces))
-            for chunk in self.chunks
-        )
-        self._tickets = [part.lease.ticket(ttl=TICKET_TTL_S) for part in numbers if part.lease is not None]
-        assert len(self._tickets) == len(numbers), "a chunk needs rows that were let go"
-        return Encode(self.source.context, chunks, tuple(self._tickets))
-
-    def lost(self) -> None:
-        """Use up the tickets that the worker has not."""
-        self.job.reclaim_tickets(self._tickets)
-
-    def __str__(self) -> str:
-        return f"{self.job.name}: chunks {self.chunks[0].index} to {self.chunks[-1].index}"
+__all__ = ["DatasetJob", "report_of"]
 
 
 class _FileState(msgspec.Struct):
@@ -161,9 +84,9 @@ class DatasetJob:
         self.reports += [report_of(source, name) for source in done.sources.get(name, ())][: self._state.file]
         self.resumed_rows = done.rows.get(name, 0)
         self.chunk_plan: ChunkPlan[HeldPart] = sink.plan(name)
-        self._opened = self._state.file  # the file whose pieces are being given out
+        self._opened = self._state.file  # the file whose pieces are being dispatched
         self._reader: FilePieces | StreamReader | None = None
-        self._given = self._settled = 0
+        self._dispatched = self._settled = 0
         self._arrived: dict[int, tuple[ParseWork, list[HeldPart], ParsedPiece]] = {}
         self._stored_early: set[int] = set()
         self._held: set[HeldPart | HeldText] = set()
@@ -173,16 +96,16 @@ class DatasetJob:
         self.has_stored = False
         self.is_finished = False
 
-    # --- giving out ----------------------------------------------------------------------------------------------------
+    # --- dispatching ----------------------------------------------------------------------------------------------------
 
     @property
     def has_input(self) -> bool:
-        """Whether there are pieces left to give out, now or once a block has been read."""
+        """Whether there are pieces left to dispatch, now or once a block has been read."""
         return self._opened < len(self._inputs)
 
     @property
     def source(self) -> Input:
-        """The file whose pieces are given out."""
+        """The file whose pieces are being dispatched."""
         return self._inputs[self._opened]
 
     def next_work(self) -> ParseWork | ReadWork | None:
@@ -223,12 +146,12 @@ class DatasetJob:
         return self._reader
 
     def _parse_work(self, source: Input, piece: Piece | None, text: HeldText | None, *, is_last: bool) -> ParseWork:
-        start_row = self.chunk_plan.rows if self._given == self._settled else None
-        work = ParseWork(self, source, self._given, piece, text, start_row, is_last)
-        self._given += 1
+        start_row = self.chunk_plan.rows if self._dispatched == self._settled else None
+        work = ParseWork(self, source, self._dispatched, piece, text, start_row, is_last)
+        self._dispatched += 1
         return work
 
-    # --- taking in -----------------------------------------------------------------------------------------------------
+    # --- results --------------------------------------------------------------------------------------------------------
 
     def take_parsed(self, work: ParseWork, parsed: ParsedPiece) -> list[EncodeWork]:
         """Take what a piece held; gives the chunks that can be encoded now.
@@ -247,12 +170,12 @@ class DatasetJob:
                 self._store(parsed.encoded)
         except TicketError:
             for held in parts:
-                self._let_go(held)
+                self._release(held)
             raise
         if parsed.encoded is not None:
             self._stored_early.update(index for index, _, _ in parsed.encoded.chunks)
         if work.text is not None:
-            self._let_go(work.text)
+            self._release(work.text)
         self._arrived[work.number] = work, parts, parsed
         works: list[EncodeWork] = []
         while self._settled in self._arrived:
@@ -281,7 +204,7 @@ class DatasetJob:
     def take_end(self) -> list[EncodeWork]:
         """Whatever is complete now: the last chunk when nothing follows, and the dataset when all chunks are stored."""
         works: list[EncodeWork] = []
-        if not self._rest_planned and self._settled == self._given and not self._has_more():
+        if not self._rest_planned and self._settled == self._dispatched and not self._has_more():
             self._rest_planned = True
             self._close_files(before=len(self._inputs))
             works = self._encode_works(self.chunk_plan.finish(), self._inputs[-1])
@@ -322,13 +245,13 @@ class DatasetJob:
 
     def _release_unused(self) -> None:
         for part in self.chunk_plan.take_unused():
-            self._let_go(part)
+            self._release(part)
         if self._rest_planned and not self._chunks_open and not self.is_finished:
             self._bad_rows.finish(self.name, [each.path for each in self._inputs])
             self._sink.finish(self.name, rows=self.chunk_plan.rows)
             self.is_finished = True
 
-    def _let_go(self, held: HeldPart | HeldText) -> None:
+    def _release(self, held: HeldPart | HeldText) -> None:
         self._held.discard(held)
         if held.lease is not None:
             held.lease.release()
@@ -367,7 +290,7 @@ class DatasetJob:
         if table.data_offset + state.text_bytes != source.mark.size_bytes:
             raise IngestError(
                 f"{source.path}: {table.data_offset + state.text_bytes} bytes were read of a file of "
-                f"{source.mark.size_bytes}; it was changed meanwhile, run again once it is at rest",
+                f"{source.mark.size_bytes}; it was changed meanwhile; run again when it no longer changes",
                 path=source.path,
             )
         return combine(checksum_of_file(source.path, table.data_offset), state.crc32, state.text_bytes)
@@ -376,7 +299,7 @@ class DatasetJob:
 
     @property
     def bytes_done(self) -> int:
-        """Of the files as they lie on the disk: those that were settled, and as much of the next as can be told."""
+        """Of the files as they lie on the disk: those that were settled, and as much of the next as is known."""
         done = sum(report.size_bytes for report in self.reports)
         if self._state.file < len(self._inputs):
             table = self._inputs[self._state.file].context.table
@@ -401,15 +324,15 @@ class DatasetJob:
                 self._registry.redeem(ticket).release()
 
     def abandon(self) -> None:
-        """Let go of everything; no block is being read any more."""
+        """Release everything; no block is being read any more."""
         if isinstance(self._reader, StreamReader) and self._reader.unclaimed is not None:
             self._held.add(self._reader.unclaimed)
         for held in list(self._held):
-            self._let_go(held)
+            self._release(held)
 
 
 def report_of(source: Source, dataset: str) -> FileReport:
-    """What the record of a source that was complete before tells of it."""
+    """What became of a file, from the record that an interrupted run kept of it."""
     details = source.details
     return FileReport(
         source.path or "",

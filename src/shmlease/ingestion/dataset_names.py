@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 __all__ = ["dataset_names"]
 
-_PACKED = {".gz", ".bgz", ".bz2", ".xz", ".zst", ".gzip", ".z"}
+_COMPRESSED = {".gz", ".bgz", ".bz2", ".xz", ".zst", ".gzip", ".z"}
 
 
 def dataset_names(paths: Sequence[str]) -> list[str]:
@@ -19,7 +19,7 @@ def dataset_names(paths: Sequence[str]) -> list[str]:
     """
     parts = [os.path.abspath(path).split(os.sep) for path in paths]
     forms = [
-        [_stem(each[-1]), _unpacked(each[-1]), *(".".join((*each[-more:-1], _stem(each[-1]))) for more in (2, 3, 4))]
+        [_stem(each[-1]), _uncompressed(each[-1]), *(".".join((*each[-more:-1], _stem(each[-1]))) for more in (2, 3, 4))]
         for each in parts
     ]
     forms = [[*each, path.strip(os.sep).replace(os.sep, ".")] for each, path in zip(forms, paths, strict=True)]
@@ -45,16 +45,16 @@ def _first_level_apart(forms: list[list[str]], group: list[int], level: int) -> 
     return last
 
 
-def _unpacked(name: str) -> str:
+def _uncompressed(name: str) -> str:
     stem, ending = os.path.splitext(name)
-    return stem if ending.lower() in _PACKED and stem else name
+    return stem if ending.lower() in _COMPRESSED and stem else name
 
 
 def _stem(name: str) -> str:
-    stem, _ = os.path.splitext(_unpacked(name))
+    stem, _ = os.path.splitext(_uncompressed(name))
     return stem
 
 
 def _readable(name: str) -> str:
-    """HDF5 keeps names as UTF-8; bytes of a file name that are none are written out."""
+    """HDF5 keeps names as UTF-8; other bytes of a file name are written as escapes."""
     return name.encode(errors="backslashreplace").decode()

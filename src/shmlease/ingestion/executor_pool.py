@@ -1,4 +1,4 @@
-"""The workers of somebody else: any `concurrent.futures.Executor` whose workers run on this machine."""
+"""The user's own workers: any `concurrent.futures.Executor` whose workers run on this machine."""
 
 from __future__ import annotations
 

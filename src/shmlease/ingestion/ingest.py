@@ -57,7 +57,7 @@ def ingest(
     Parameters
     ----------
     paths : path or sequence of paths
-        Text files, plain or packed (gzip, BGZF, bzip2, xz, zstd).
+        Text files, plain or compressed (gzip, BGZF, bzip2, xz, zstd).
     out : path
         The HDF5 file to make.
     layout : str or Schema, optional
@@ -75,8 +75,8 @@ def ingest(
     capacity : int or str, optional
         The most shared memory to use; by default 32 MiB for each worker and two more, at most half of what is free.
     on_error : {"fail", "skip", "quarantine"}
-        What becomes of lines that are no rows: the run fails at the first, they are left out and counted, or they are kept
-        in the file, under ``rejected/``.
+        What becomes of malformed lines: the run fails at the first, they are skipped and counted, or they are kept in the
+        file, under ``rejected/``.
     fit_strings : bool
         Read all files once for the lengths of their strings first.
     overwrite : bool
@@ -103,7 +103,7 @@ def ingest(
     Raises
     ------
     IngestError
-        A file cannot be read, or has a line that is no row and `on_error` is ``"fail"``. Nothing is put at `out`.
+        A file cannot be read, or has a malformed line and `on_error` is ``"fail"``. Nothing is put at `out`.
     SinkError
         There is a file at `out` already, or the HDF5 file cannot be written.
     CapacityError
@@ -143,7 +143,7 @@ def ingest(
 
 
 class _Watch:
-    """Tells the caller how far a run is."""
+    """Reports to the caller how far a run is."""
 
     def __init__(
         self, plan: IngestPlan, resources: RunResources, began_s: float, progress: Callable[[Progress], None] | None
@@ -223,7 +223,7 @@ def _opened(before: Completed, digest: str, out: PathLike) -> dict[str, Any]:
     if before.position.get("job") != digest:
         raise IngestError(
             f"{os.fspath(out)}: the interrupted run was of other files or options, or a file was changed since; "
-            "give the same again, or run without resuming to start anew",
+            "give the same again, or start again without resuming",
             path=os.fspath(out),
         )
     opened: dict[str, Any] = before.position["open"]

@@ -1,8 +1,8 @@
-"""Where the text of one file comes from: pieces that workers read themselves, or blocks unpacked here into leases.
+"""Where the text of one file comes from: pieces that workers read themselves, or blocks decompressed here into leases.
 
-A plain file is cut into pieces; which of them to read is all a worker is told. A packed file, or one whose quoted cells may
-hold line ends, can only be read from its start: a thread of the coordinator unpacks it, one block ahead (the libraries let go
-of the interpreter's lock meanwhile), so that all workers parse it side by side.
+A plain file is cut into pieces, and a worker is sent only which of them to read. A compressed file, or one whose quoted cells may
+hold line ends, can only be read from its start: a thread of the coordinator decompresses it, one block ahead (the libraries
+release the interpreter's lock), so that all workers parse it side by side.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ import numpy as np
 from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import Lease
 from shmlease.errors import IngestError
-from shmlease.hdf5.checksum import crc32
+from shmlease.hdf5.provenance import checksum_of_file
 from shmlease.ingestion.tasks import Context
 from shmlease.text.blocks import Block, Piece, cut_table, read_piece
 
-__all__ = ["FileMark", "FilePieces", "HeldText", "Input", "StreamReader", "checksum_of_file", "open_reader"]
+__all__ = ["FileMark", "FilePieces", "HeldText", "Input", "StreamReader", "open_reader"]
 
 _LEASE_TIMEOUT_S = 60.0
-_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class FileMark:
-    """What tells one state of a file from another: its size, and when it was changed last."""
+    """The state of a file: its size, and when it was last changed."""
 
     size_bytes: int
     changed_ns: int
@@ -66,7 +65,9 @@ class Input:
         except OSError:
             same = False
         if not same:
-            raise IngestError(f"{self.path}: was changed while it was read; run again once it is at rest", path=self.path)
+            raise IngestError(
+                f"{self.path}: was changed while it was read; run again when it no longer changes", path=self.path
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +107,7 @@ class StreamReader:
     unclaimed : HeldText or None
         A block that was read, until the flow has taken it over.
     file_crc32 : int or None
-        Of the packed file; known at its end.
+        Of the compressed file; known at its end.
     """
 
     def __init__(self, source: Input, start_byte: int, registry: RegistryHandle) -> None:
@@ -121,7 +122,7 @@ class StreamReader:
         self.file_crc32: int | None = None
 
     def read(self) -> HeldText | None:
-        """Read and unpack the next block; None at the end of the file. Takes its time."""
+        """Read and decompress the next block; None at the end of the file. Blocks."""
         block = next(self._blocks, None)
         if block is None:
             self.file_crc32 = checksum_of_file(self._path)  # as it lies on the disk, and is in the system's cache now
@@ -145,13 +146,3 @@ def open_reader(source: Input, text_bytes_done: int, registry: RegistryHandle) -
     if pieces[0].stop is None:
         return StreamReader(source, table.data_offset, registry)
     return FilePieces(pieces)
-
-
-def checksum_of_file(path: str, stop: int | None = None) -> int:
-    """CRC-32 of the first `stop` bytes of a file, by default of all."""
-    value, left = 0, os.stat(path).st_size if stop is None else stop
-    with open(path, "rb", buffering=0) as file:
-        while left and (data := file.read(min(left, _READ_BYTES))):
-            value = crc32(data, value)
-            left -= len(data)
-    return value

@@ -151,7 +151,7 @@ class Progress:
     bytes_done, bytes_total : int
         Of the files as they lie on the disk.
     text_bytes : int
-        Parsed so far, unpacked.
+        Parsed so far, decompressed.
     shared_bytes : int
         Shared memory in use now.
     elapsed_s : float

@@ -62,7 +62,7 @@ class Context:
     lease_rows : int
         Rows that one lease holds at most.
     on_error : {"fail", "skip", "quarantine"}
-        What becomes of lines that are no rows, and so how much is to be told of them.
+        What becomes of malformed lines, and so how much is to be reported of them.
     parser : {"native", "numpy"}
         Which reads the lines.
     """
@@ -85,7 +85,7 @@ class Parse:
     piece : Piece or None
         Lines to read from the file.
     text : Ticket or None
-        Lines that were read and unpacked already.
+        Lines that were read and decompressed already.
     start_row : int or None
         The row of the dataset that the first row of the piece will be, where that is known: whole chunks are then encoded
         at once.

@@ -1,6 +1,6 @@
 """The process that workers are forked from: it imports what they need, once, and then only forks and waits.
 
-It has one thread and no connection to the registry, so that its forks are safe. It ends when it is told to, so that its memory
+It has one thread and no connection to the registry, so that its forks are safe. It ends when it is asked to, so that its memory
 is not kept for nothing, or when its coordinator is gone. A worker ends when its coordinator is gone, after the task in hand.
 """
 
@@ -30,7 +30,7 @@ __all__ = ["main"]
 
 
 def main(control_fd: str) -> NoReturn:
-    """Fork a worker for each registry id and socket that come through `control_fd`, until told to leave."""
+    """Fork a worker for each registry id and socket that come through `control_fd`, until asked to leave."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps the workers
     control = socket.socket(fileno=int(control_fd))
     library()

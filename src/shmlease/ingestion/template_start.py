@@ -31,7 +31,7 @@ _BOOT: Final = (
 class Template:
     """A template and its workers, which are one session; it forks one for each descriptor sent through `control`.
 
-    Told to leave, it ends; its workers go on, and its number stays theirs until `end`.
+    Asked to leave, it ends; its workers go on, and its number stays theirs until `end`.
     """
 
     process: subprocess.Popen[bytes]

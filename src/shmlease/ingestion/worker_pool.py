@@ -32,7 +32,7 @@ class WorkerLostError(LeaseError):
 
 
 class Work(Protocol):
-    """A task in the coordinator's hands. It is made into a task anew for each attempt, since tickets are used up."""
+    """A task in the coordinator's hands. It is made into a new task for each attempt, since tickets are used up."""
 
     attempts: int
 
@@ -50,7 +50,7 @@ class Work(Protocol):
 
 
 def retry(pool: WorkerPool, work: Work, why: WorkerLostError | TicketError) -> None:
-    """Have `work` done anew, whose worker died, or whose tickets ran out while this process or its worker was stopped.
+    """Have `work` done again: its worker died, or its tickets expired while this process or its worker was stopped.
 
     Raises
     ------
@@ -124,7 +124,7 @@ class ProcessWorkerPool:
         """Start `count` workers on a registry."""
         self._registry_id = registry_id.encode()
         self._processes += [self._start() for _ in range(count)]
-        self._dismiss()
+        self._end_template()
 
     @property
     def wants_work(self) -> bool:
@@ -152,7 +152,7 @@ class ProcessWorkerPool:
             The same work has killed several workers.
         """
         done: list[tuple[Any, Any]] = []
-        self._hand_out()
+        self._dispatch()
         for key, _ in self._selector.select(0 if self._delivered else timeout_s):
             if key.fd == self._wake:
                 with contextlib.suppress(BlockingIOError):
@@ -169,7 +169,7 @@ class ProcessWorkerPool:
                 self._selector.modify(process.channel.socket, selectors.EVENT_READ, process)
         while self._delivered:
             done.append(self._delivered.popleft())
-        self._hand_out()
+        self._dispatch()
         return done
 
     def close(self, *, orderly: bool = True) -> None:
@@ -189,7 +189,7 @@ class ProcessWorkerPool:
             self._wake = -1
 
     def _wait_for_workers(self) -> None:
-        """Tell the workers that nothing more comes, and wait until they have closed what they had open, but not for ever."""
+        """Send the workers the end of their input, and wait until they have closed what they had open, but not for ever."""
         deadline = time.monotonic() + _LEAVE_WITHIN_S
         for process in self._processes:
             with contextlib.suppress(OSError):
@@ -200,7 +200,7 @@ class ProcessWorkerPool:
                 while process.channel.socket.recv(1 << 16):
                     pass
 
-    def _hand_out(self) -> None:
+    def _dispatch(self) -> None:
         for depth in range(TASKS_A_WORKER):
             for process in self._processes:
                 if self._waiting and len(process.pending) <= depth:
@@ -223,7 +223,7 @@ class ProcessWorkerPool:
             work.lost()
             self._waiting.appendleft(work)
         self._processes.append(self._start())
-        self._dismiss()
+        self._end_template()
 
     def _start(self) -> _Process:
         """Have the template fork a worker; it is there when it answers, and can be given tasks at once."""
@@ -238,7 +238,7 @@ class ProcessWorkerPool:
         self._selector.register(ours, selectors.EVENT_READ, process)
         return process
 
-    def _dismiss(self) -> None:
+    def _end_template(self) -> None:
         """Let the template go: workers seldom die, and another is up in a tenth of a second."""
         self._templates[-1].leave()
         self._control = None

@@ -1,7 +1,8 @@
 """A table in blocks of whole lines, each with its place in the file.
 
 A plain file is cut into pieces that are read independently of one another, so that several workers share one file: a piece
-owns the lines that begin in it. A packed file, or one whose quoted cells may hold line ends, is one piece, read from its start.
+owns the lines that begin in it. A compressed file, or one whose quoted cells
+may hold line ends, is one piece, read from its start.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Block:
     piece, index : int
         The piece, and the place of the block in it: blocks in this order are the table.
     offset : int
-        First byte of the block in the (unpacked) text.
+        First byte of the block in the (decompressed) text.
     first_line : int or None
         Number of its first line in the file; None in a piece that does not begin the table, see `count_lines`.
     data : memoryview

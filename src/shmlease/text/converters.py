@@ -30,7 +30,7 @@ _NONE = np.empty(0, np.int64)
 
 @dataclass(frozen=True, slots=True)
 class CellError:
-    """A cell that is no value of its field: the row of the stretch, the cell, and why."""
+    """A cell that has no value of its field's type: the row of the stretch, the cell, and why."""
 
     row: int
     cell: bytes
@@ -48,7 +48,7 @@ class Converter:
     Raises
     ------
     DTypeError
-        The field is a string without a length, or its stand-in for missing values is no value of its type.
+        The field is a string without a length, or its value for missing cells does not fit its type.
     """
 
     def __init__(self, field: Field, schema: Schema) -> None:
@@ -71,7 +71,7 @@ class Converter:
         if field.fill is not None:
             self._fill = self._value(field.fill.encode(schema.encoding))
             if isinstance(self._fill, _Reason):
-                raise DTypeError(f"field {field.name!r}: its stand-in for missing values: {self._fill}", field=field.name)
+                raise DTypeError(f"field {field.name!r}: its value for missing cells: {self._fill}", field=field.name)
 
     def read(
         self, text: TextBuffer, starts: Ints, ends: Ints, target: npt.NDArray[Any], notes: Counter[str]
@@ -216,7 +216,7 @@ class Converter:
         if kind in "biu":
             if not _INTEGER.fullmatch(cell):
                 more = ", a decimal number; read it as f8" if re.fullmatch(_NUMBER, cell.strip()) else ""
-                return _Reason(f"{shown!r} is no integer{more}")
+                return _Reason(f"{shown!r} is not an integer{more}")
             info = np.iinfo(self.dtype if kind != "b" else np.int64)
             value = int(cell)
             if kind == "u" and b"-" in cell:
@@ -227,7 +227,7 @@ class Converter:
         try:
             return _loadtxt([cell], self.dtype)[0]
         except ValueError:
-            return _Reason(f"{shown!r} is no {_KINDS[kind]}")
+            return _Reason(f"{shown!r} is not {_KINDS[kind]}")
 
     def _no_fill(self) -> str:
         return f"a missing value, and {self.dtype} has none; give one ({self.field}=-1), or read the field as a float"
@@ -242,7 +242,7 @@ def _only_value(text: TextBuffer, starts: Ints, lengths: Ints, longest: int) -> 
 
 
 _WORTH_COMPARING = 8  # bytes; longer cells are quicker read by words
-_KINDS = {"f": "number", "c": "complex number", "m": "time span", "M": "date"}
+_KINDS = {"f": "a number", "c": "a complex number", "m": "a time span", "M": "a date"}
 
 
 class _Reason(str):

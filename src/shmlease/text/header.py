@@ -15,7 +15,7 @@ from shmlease.text.sources import PathLike, compression_of, open_source
 __all__ = ["Table", "line_end_of", "open_table", "split_line"]
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_LOOK = 1 << 16  # bytes looked at to tell which line ends a file has
+_LOOK = 1 << 16  # bytes looked at to find out which line ends a file has
 _LONGEST_LINE = 1 << 26
 
 
@@ -34,7 +34,7 @@ class Table:
     names : tuple of str
         The names in the header; empty without one.
     data_offset, data_line : int
-        First byte of the data in the (unpacked) text, and the number of that line, from 1.
+        First byte of the data in the (decompressed) text, and the number of that line, from 1.
     size_bytes : int
         Size of the file as it lies on disk.
     """

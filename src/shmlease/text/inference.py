@@ -66,7 +66,7 @@ def infer(path: PathLike, *, fit: bool = True) -> Inference:
     Parameters
     ----------
     path : path
-        A text table, packed or not. A packed one is read to its end, since its middle cannot be reached otherwise.
+        A text table, compressed or not. A compressed one is read to its end: its middle cannot be reached otherwise.
     fit : bool
         Read the whole file once for the lengths of its strings; without, their type is ``S`` and still to be fitted.
 
@@ -231,7 +231,7 @@ def _type(name: str, index: int, cells: Sequence[str]) -> tuple[str, str]:
         return "S", "since no value was seen"
     if words:
         few = len(words) < len(values) / 2
-        return "S", f"since {len(words)} of {len(values)} cells are no number, such as {words[0]!r}" if few else ""
+        return "S", f"since {len(words)} of {len(values)} cells are not numbers, such as {words[0]!r}" if few else ""
     if any(_PADDED.fullmatch(cell) for cell in values):
         return "S", "since some numbers begin with 0, as codes do"
     for mark in _NUMERIC_MARKS.intersection(values):

@@ -137,7 +137,7 @@ def _plan(schema: Schema) -> tuple[npt.NDArray[np.int64], Bytes]:
 def _with_odd_lines(
     content: Bytes, schema: Schema, rows: npt.NDArray[Any], odd: Ints, first_line: int, most_bad: int | None
 ) -> ParsedBlock:
-    """Read the lines that were left out, and close the gaps that those which are no rows leave."""
+    """Read the lines that were left out, and close the gaps that malformed ones leave."""
     numbers, starts, ends = odd.T
     text = np.concatenate([content[start:end] for start, end in odd[:, 1:]])
     places = np.concatenate(([0], np.cumsum(ends - starts)[:-1]))  # where each line stands in `text`

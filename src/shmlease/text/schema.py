@@ -57,7 +57,7 @@ class Field:
             dtype = np.dtype(self.type)
         except (TypeError, ValueError, SyntaxError):
             raise DTypeError(
-                f"field {self.name!r}: {self.type!r} is no numpy type; write one such as i4, f8, S10", field=self.name
+                f"field {self.name!r}: {self.type!r} is not a numpy type; write one such as i4, f8, S10", field=self.name
             ) from None
         if dtype.base.kind not in _KINDS or dtype.ndim > 1:
             raise DTypeError(
@@ -100,7 +100,7 @@ class Schema:
     skip_after_header : int
         Lines between the header and the data (units, column types).
     comments : tuple of str
-        A line that begins with one of these (blanks before it aside) is no data. Text after data is never a comment.
+        A line that begins with one of these (blanks before it aside) is not data. Text after data is never a comment.
     quote : str
         The character around cells that hold delimiters or line ends, doubled to stand for itself; none by default.
     missing : tuple of str
@@ -156,7 +156,7 @@ class Schema:
         try:
             re.compile(self.after_number)
         except re.error as error:
-            raise IngestError(f"after_number {self.after_number!r} is no regular expression: {error}") from None
+            raise IngestError(f"after_number {self.after_number!r} is not a regular expression: {error}") from None
         names = [each.name for each in self.fields]
         for name in names:
             if names.count(name) > 1:
@@ -233,7 +233,7 @@ class Schema:
 def parse_dtype(dtype: str | np.dtype[Any] | Iterable[Field]) -> tuple[Field, ...]:
     """Fields from ``"chr:S10,pos:i4,af:i2=-1"``, a structured dtype, or fields.
 
-    A field is ``name:type``, and ``name:type=fill`` when a missing value has a stand-in.
+    A field is ``name:type``, and ``name:type=fill`` when a missing value is to be filled.
 
     Raises
     ------

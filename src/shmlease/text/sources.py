@@ -1,6 +1,6 @@
-"""Files as streams of text: plain or compressed, told apart by their first bytes and not by their names.
+"""Files as streams of text: plain or compressed, which is detected from their first bytes, not from their names.
 
-Every failure names the file: it is missing, a directory, cut short, or packed by a method whose package is not installed.
+Every failure names the file: it is missing, a directory, cut short, or compressed with a method whose package is not installed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _UNREADABLE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x89HDF": "HDF5",
 
 
 def compression_of(path: PathLike) -> str:
-    """How the file is packed: ``plain``, ``gzip``, ``bzip2``, ``xz`` or ``zstd``.
+    """How the file is compressed: ``plain``, ``gzip``, ``bzip2``, ``xz`` or ``zstd``.
 
     Raises
     ------
@@ -64,18 +64,18 @@ def compression_of(path: PathLike) -> str:
 
 
 def open_source(path: PathLike) -> IO[bytes]:
-    """The text of the file as a stream of bytes, unpacked where it is packed.
+    """The text of the file as a stream of bytes, decompressed where it is compressed.
 
     Several members, frames or streams in one file, BGZF among them, are read as one text. Reading raises `IngestError` where
-    the packed data are damaged or cut short.
+    the compressed data are damaged or cut short.
     """
     name = os.fspath(path)
     kind = compression_of(name)
     stream = _OPENERS[kind](name)
-    return cast(IO[bytes], io.BufferedReader(_Unpacked(name, kind, stream), buffer_size=1 << 18))
+    return cast(IO[bytes], io.BufferedReader(_Decompressed(name, kind, stream), buffer_size=1 << 18))
 
 
-class _Unpacked(io.RawIOBase):
+class _Decompressed(io.RawIOBase):
     """A stream whose failures name the file."""
 
     def __init__(self, name: str, kind: str, stream: IO[bytes]) -> None:
@@ -108,7 +108,7 @@ class _Unpacked(io.RawIOBase):
 
 
 def _package_errors() -> tuple[type[Exception], ...]:
-    """What unpacking raises; a package that was not imported raised nothing."""
+    """What decompressing raises; a package that was not imported raised nothing."""
     imported = [getattr(sys.modules[module], name) for module, name in _PACKAGE_ERRORS if module in sys.modules]
     return (OSError, zlib.error, lzma.LZMAError, *imported)
 
@@ -142,7 +142,7 @@ def _require_end_of_bgzf(name: str) -> None:
         file.seek(-min(len(_BGZF_END), os.fstat(file.fileno()).st_size), os.SEEK_END)
         if file.read() != _BGZF_END:
             raise IngestError(
-                f"{name}: a BGZF file without its end marker, so it is cut short; fetch it again, or unpack it to plain "
+                f"{name}: a BGZF file without its end marker, so it is cut short; fetch it again, or decompress it to plain "
                 "text if all of it is there",
                 path=name,
             )
@@ -166,7 +166,7 @@ def _open_zstd(name: str) -> IO[bytes]:
         except ImportError:
             continue
     raise IngestError(
-        f"{name}: zstd data, and no package to unpack it; pip install 'shmlease[zstd]', or unzstd the file", path=name
+        f"{name}: zstd data, and no package to decompress it; pip install 'shmlease[zstd]', or unzstd the file", path=name
     )
 
 

@@ -21,7 +21,7 @@ _TAB, _NEWLINE, _RETURN, _SPACE = b"\t\n\r "
 
 @dataclass(frozen=True, slots=True)
 class LineError:
-    """A line that is no row: where it begins and ends in the text, and why."""
+    """A malformed line: where it begins and ends in the text, and why."""
 
     start: int
     end: int
@@ -37,7 +37,7 @@ class Cells:
     row_starts, row_ends : ndarray of int
         Where each row begins and ends in the text.
     faults : list of LineError
-        Lines that are no row.
+        Malformed lines.
     notes : Counter
         What was passed over, by kind.
     """

@@ -13,7 +13,7 @@ import pytest
 
 from shmlease.errors import SinkError
 from shmlease.hdf5 import deflate
-from shmlease.hdf5.chunk_encoding import ChunkEncoder, Codec, EncodedChunk, encode_chunk
+from shmlease.hdf5.chunk_encoding import ChunkEncoder, Codec, EncodedChunk
 from shmlease.hdf5.filters import COMPRESSIONS, compression_named
 from shmlease.hdf5.layout import Grid
 from shmlease.hdf5.shuffle import shuffle
@@ -51,7 +51,7 @@ def test_a_chunk_decodes_to_its_rows(compression: str, rows: int, calls: Calls) 
     array = calls(rows)
     codec = codec_for(array, compression)
     out = np.empty(codec.bound_bytes, np.uint8)
-    chunk = encode_chunk(array, codec, out)
+    chunk = ChunkEncoder(codec).encode(array, out)
     decoded = decode(codec, chunk, out)
     assert decoded[:rows].tobytes() == array.tobytes()
     assert not any(decoded[rows:].tobytes()), "the rest of a chunk is zeros"
@@ -64,8 +64,8 @@ def test_rows_may_come_in_pieces_and_each_piece_gets_its_checksum(calls: Calls) 
     codec = codec_for(array)
     whole, pieced = (np.empty(codec.bound_bytes, np.uint8) for _ in range(2))
     cuts = [array[:1], array[1:1500], array[1500:]]
-    first = encode_chunk(array, codec, whole)
-    second = encode_chunk(cuts, codec, pieced)
+    first = ChunkEncoder(codec).encode(array, whole)
+    second = ChunkEncoder(codec).encode(cuts, pieced)
     assert whole[: first.size_bytes].tobytes() == pieced[: second.size_bytes].tobytes()
     assert second.pieces == tuple((cut.nbytes, zlib.crc32(cut.tobytes())) for cut in cuts)
 
@@ -76,7 +76,7 @@ def test_noise_is_stored_as_it_is_and_never_takes_more_than_the_bound(compressio
     noise = np.random.default_rng(0).integers(0, 256, (1 << 16) // 8 * 8, dtype=np.uint8).view("u8")
     codec = codec_for(noise, compression)
     out = np.empty(codec.bound_bytes, np.uint8)
-    chunk = encode_chunk(noise, codec, out)
+    chunk = ChunkEncoder(codec).encode(noise, out)
     assert chunk.size_bytes == codec.bound_bytes
     assert chunk.filter_mask == COMPRESSIONS[compression].skip_all
     assert decode(codec, chunk, out).tobytes() == noise.tobytes()
@@ -89,7 +89,7 @@ def test_floats_that_repeat_are_left_unshuffled_and_integers_are_not() -> None:
     for array, mask in ((floats, 0b01), (np.cumsum(random.integers(0, 9, 1 << 14)).astype("i4"), 0)):
         codec = codec_for(array)
         out = np.empty(codec.bound_bytes, np.uint8)
-        chunk = encode_chunk(array, codec, out)
+        chunk = ChunkEncoder(codec).encode(array, out)
         assert chunk.filter_mask == mask
         assert decode(codec, chunk, out).tobytes() == array.tobytes()
 
@@ -118,8 +118,8 @@ def test_padding_is_stored_as_zeros_whatever_memory_held() -> None:
     clean["flag"], clean["value"] = dirty["flag"], dirty["value"]
     codec = codec_for(clean)
     first, second = (np.empty(codec.bound_bytes, np.uint8) for _ in range(2))
-    assert encode_chunk(dirty, codec, first) == encode_chunk(clean, codec, second)
-    chunk = encode_chunk(dirty, codec, first)
+    assert ChunkEncoder(codec).encode(dirty, first) == ChunkEncoder(codec).encode(clean, second)
+    chunk = ChunkEncoder(codec).encode(dirty, first)
     assert decode(codec, chunk, first)[:100].tobytes() == clean.tobytes()
 
 
@@ -127,11 +127,11 @@ def test_rows_may_lie_in_memory_in_any_way(calls: Calls) -> None:
     grid = np.asfortranarray(np.arange(6000.0).reshape(60, 100))
     codec = codec_for(grid, chunk_bytes=60 * 800)
     out = np.empty(codec.bound_bytes, np.uint8)
-    assert np.array_equal(decode(codec, encode_chunk(grid, codec, out), out), grid)
+    assert np.array_equal(decode(codec, ChunkEncoder(codec).encode(grid, out), out), grid)
     every_other = calls(400)[::2]
     codec = codec_for(every_other)
     out = np.empty(codec.bound_bytes, np.uint8)
-    assert np.array_equal(decode(codec, encode_chunk(every_other, codec, out), out)[:200], every_other)
+    assert np.array_equal(decode(codec, ChunkEncoder(codec).encode(every_other, out), out)[:200], every_other)
 
 
 def test_read_only_rows_and_a_larger_buffer_will_do(calls: Calls) -> None:
@@ -139,7 +139,7 @@ def test_read_only_rows_and_a_larger_buffer_will_do(calls: Calls) -> None:
     array.flags.writeable = False
     codec = codec_for(array)
     out = np.full(codec.bound_bytes + 5, 7, np.uint8)
-    encode_chunk(array, codec, out)
+    ChunkEncoder(codec).encode(array, out)
     assert list(out[-5:]) == [7] * 5
 
 
@@ -148,19 +148,19 @@ def test_what_does_not_fit_is_refused(calls: Calls) -> None:
     codec = codec_for(array)
     out = np.empty(codec.bound_bytes, np.uint8)
     with pytest.raises(SinkError, match="chunks hold 1 to"):
-        encode_chunk(array, codec, out)
+        ChunkEncoder(codec).encode(array, out)
     with pytest.raises(SinkError, match="chunks hold 1 to"):
-        encode_chunk(array[:0], codec, out)
+        ChunkEncoder(codec).encode(array[:0], out)
     with pytest.raises(SinkError, match="it needs"):
-        encode_chunk(array[:10], codec, out[:-1])
+        ChunkEncoder(codec).encode(array[:10], out[:-1])
     with pytest.raises(SinkError, match="a piece of dtype float64"):
-        encode_chunk(np.zeros(3), codec, out)
+        ChunkEncoder(codec).encode(np.zeros(3), out)
 
 
 def test_codec_and_chunk_travel_between_processes(calls: Calls) -> None:
     codec = codec_for(calls(1))
     assert pickle.loads(pickle.dumps(codec)) == codec
-    chunk = encode_chunk(calls(1), codec, np.empty(codec.bound_bytes, np.uint8))
+    chunk = ChunkEncoder(codec).encode(calls(1), np.empty(codec.bound_bytes, np.uint8))
     assert pickle.loads(pickle.dumps(chunk)) == chunk
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from shmlease import __version__
 from shmlease.errors import DTypeError, LeaseWarning, SinkError
-from shmlease.hdf5 import ChunkEncoder, HDF5Sink, encode_chunk
+from shmlease.hdf5 import ChunkEncoder, HDF5Sink
 from shmlease.hdf5.filters import COMPRESSIONS, compression_named
 
 Calls = Callable[..., np.ndarray]
@@ -179,7 +179,7 @@ def test_attributes_of_any_kind_are_stored(out: Path) -> None:
     ("key", "value", "match"),
     [
         ("shmlease_rows", 1, "does not begin with 'shmlease_'"),
-        ("", 1, "no name"),
+        ("", 1, "not a name"),
         ("size", np.zeros(9000), "write it as a dataset"),
         ("object", object(), "has no form in HDF5"),
         ("mixed", ["a", 1], "has no form in HDF5"),
@@ -324,7 +324,7 @@ def test_rows_and_encoded_chunks_do_not_mix(out: Path, calls: Calls) -> None:
         codec = sink.declare("encoded", calls(1).dtype)
         sink.append("calls", calls(1))
         payload = np.empty(codec.bound_bytes, np.uint8)
-        chunk = encode_chunk(calls(1), codec, payload)
+        chunk = ChunkEncoder(codec).encode(calls(1), payload)
         with pytest.raises(SinkError, match="its chunks come encoded, and as rows was given"):
             sink.append("encoded", calls(1))
         with pytest.raises(SinkError, match="say which rows came from the source"):
@@ -349,7 +349,7 @@ def test_rows_of_another_kind_are_refused(out: Path, calls: Calls) -> None:
             sink.append("masked", np.ma.masked_array([1, 2], [True, False]))
         with pytest.raises(SinkError, match="no dataset 'cals'; the datasets are: 'calls', 'pairs'"):
             sink.source("cals")
-        with pytest.raises(SinkError, match="no range of its 3 rows"):
+        with pytest.raises(SinkError, match="not a range of its 3 rows"):
             sink.source("calls", rows=(0, 4))
         sink.finish("calls")
         with pytest.raises(SinkError, match="takes no more rows"):
@@ -362,7 +362,7 @@ def test_rows_of_another_kind_are_refused(out: Path, calls: Calls) -> None:
 
 @pytest.mark.parametrize("name", ["", "/", "a//b", "a/", "../a", "a/./b", "a\0b"])
 def test_a_name_that_is_no_path_is_refused(name: str, out: Path) -> None:
-    with HDF5Sink(out) as sink, pytest.raises(SinkError, match="no path of a dataset"):
+    with HDF5Sink(out) as sink, pytest.raises(SinkError, match="not a path of a dataset"):
         sink.append(name, np.arange(3))
 
 

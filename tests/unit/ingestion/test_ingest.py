@@ -130,7 +130,7 @@ def made(**changes: Any) -> IngestReport:
     files = (FileReport("a.tsv", "a", 0, 90, 12, 2000, {"blank lines": 3}), FileReport("b.tsv", "b", 0, 5, 0, 100))
     report = IngestReport(
         "out.h5", (DatasetReport("a", "i4", 90, 4), DatasetReport("b", "i4", 5, 4)), files,
-        (Rejected("a.tsv", 7, "pos", "x", "'x' is no integer"),), 500, 2.0, "numpy", 2, 0, 1 << 20, 8 << 20, 0, (),
+        (Rejected("a.tsv", 7, "pos", "x", "'x' is not an integer"),), 500, 2.0, "numpy", 2, 0, 1 << 20, 8 << 20, 0, (),
     )  # fmt: skip
     return dataclasses.replace(report, **changes)
 
@@ -146,7 +146,7 @@ def test_the_exit_code_says_skipped_lines_and_leaks_first() -> None:
 
 def test_the_summary_names_what_was_odd() -> None:
     words = as_text(made(workers_replaced=1, resumed_rows=40))
-    assert "skipped: a.tsv:7: pos: 'x' is no integer" in words
+    assert "skipped: a.tsv:7: pos: 'x' is not an integer" in words
     assert "... and 2 more lines were skipped" in words
     assert "note: 3 blank lines" in words
     assert "1 workers died and were replaced" in words

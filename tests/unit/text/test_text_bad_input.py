@@ -25,27 +25,27 @@ def _reasons(parsed):
         ("v:u1", "256", "256 is outside uint8, which goes from 0 to 255"),
         ("v:u4", "-1", "-1 has a sign; uint32 has none"),
         ("v:i8", "9223372036854775808", "9223372036854775808 is outside int64"),
-        ("v:i4", "1.5", "'1.5' is no integer, a decimal number; read it as f8"),
-        ("v:i4", "1e3", "'1e3' is no integer, a decimal number; read it as f8"),
-        ("v:i4", "chrX", "'chrX' is no integer"),
-        ("v:i4", "1 2", "'1 2' is no integer"),
-        ("v:i4", "1_000", "'1_000' is no integer"),
-        ("v:i4", "--1", "'--1' is no integer"),
+        ("v:i4", "1.5", "'1.5' is not an integer, a decimal number; read it as f8"),
+        ("v:i4", "1e3", "'1e3' is not an integer, a decimal number; read it as f8"),
+        ("v:i4", "chrX", "'chrX' is not an integer"),
+        ("v:i4", "1 2", "'1 2' is not an integer"),
+        ("v:i4", "1_000", "'1_000' is not an integer"),
+        ("v:i4", "--1", "'--1' is not an integer"),
         ("v:i4", "", "an empty cell"),
         ("v:f8", "", "an empty cell"),
         ("v:f8", "   ", "an empty cell"),
-        ("v:f8", ".", "'.' is no number"),
-        ("v:f8", "-", "'-' is no number"),
-        ("v:f8", "1.2.3", "'1.2.3' is no number"),
-        ("v:f8", "12345678.1234567.1", "'12345678.1234567.1' is no number"),
-        ("v:f8", "1.2e", "'1.2e' is no number"),
-        ("v:f8", "0x10", "'0x10' is no number"),
-        ("v:f8", "1_0", "'1_0' is no number"),
-        ("v:f8", "12:30", "'12:30' is no number"),
+        ("v:f8", ".", "'.' is not a number"),
+        ("v:f8", "-", "'-' is not a number"),
+        ("v:f8", "1.2.3", "'1.2.3' is not a number"),
+        ("v:f8", "12345678.1234567.1", "'12345678.1234567.1' is not a number"),
+        ("v:f8", "1.2e", "'1.2e' is not a number"),
+        ("v:f8", "0x10", "'0x10' is not a number"),
+        ("v:f8", "1_0", "'1_0' is not a number"),
+        ("v:f8", "12:30", "'12:30' is not a number"),
         ("v:S4", "chr10", "5 bytes do not fit S4; S5 would hold them"),
         ("v:U2", "äöü", "3 characters do not fit U2; U3 would hold them"),
-        ("v:M8[D]", "yesterday", "'yesterday' is no date"),
-        ("v:?", "yes", "'yes' is no integer"),
+        ("v:M8[D]", "yesterday", "'yesterday' is not a date"),
+        ("v:?", "yes", "'yes' is not an integer"),
     ],
 )
 def test_a_cell_that_cannot_be_read_says_why(parse, dtype, cell, reason):
@@ -86,7 +86,7 @@ def test_each_bad_row_is_reported_once_with_its_first_fault(parse):
 
 def test_a_report_names_line_and_field(parse):
     (bad,) = parse("1\t2\nx\t2\n", "a:i4,b:i4").bad
-    assert str(bad) == "line 2, a: 'x' is no integer"
+    assert str(bad) == "line 2, a: 'x' is not an integer"
     assert bad.below(100).line == 102
     assert pickle.loads(pickle.dumps(bad)) == bad
 

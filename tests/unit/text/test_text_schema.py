@@ -38,8 +38,8 @@ def test_a_numpy_dtype_makes_the_same_fields():
     [
         ("chr", "'chr' in 'chr' is not name:type"),
         ("chr:S10,,pos:i4", "'' in 'chr:S10,,pos:i4' is not name:type"),
-        ("chr:S10,pos:i5", "field 'pos': 'i5' is no numpy type"),
-        ("chr:nonsense", "field 'chr': 'nonsense' is no numpy type"),
+        ("chr:S10,pos:i5", "field 'pos': 'i5' is not a numpy type"),
+        ("chr:nonsense", "field 'chr': 'nonsense' is not a numpy type"),
         ("x:O", "field 'x': text cannot be read into 'O'"),
         ("x:V8", "field 'x': text cannot be read into 'V8'"),
         ("x:i4,x:i4", "two fields are named 'x'"),
@@ -64,7 +64,7 @@ def test_columns_are_one_for_each_field():
 
 
 def test_a_stand_in_must_be_a_value_of_its_field(parse):
-    with pytest.raises(DTypeError, match="field 'a': its stand-in for missing values: 300 is outside int8"):
+    with pytest.raises(DTypeError, match="field 'a': its value for missing cells: 300 is outside int8"):
         parse("1\n", "a:i1=300")
 
 
@@ -78,7 +78,7 @@ def test_a_stand_in_must_be_a_value_of_its_field(parse):
         ({"delimiter": ",", "quote": ","}, "cannot be both"),
         ({"encoding": "utf-16"}, "encoding 'utf-16' cannot be read"),
         ({"encoding": "klingon"}, "encoding 'klingon' cannot be read"),
-        ({"after_number": "["}, "is no regular expression"),
+        ({"after_number": "["}, "is not a regular expression"),
     ],
 )
 def test_wrong_options_are_refused_at_once(options, message):

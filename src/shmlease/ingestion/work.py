@@ -1,0 +1,96 @@
+"""Units of work: what a dataset's job gives out, and the coordinator hands to a reader thread or to a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from shmlease.client.lease import Lease
+from shmlease.client.ticket import Ticket
+from shmlease.hdf5.chunking import PlannedChunk
+from shmlease.ingestion.readers import HeldText, Input, StreamReader
+from shmlease.ingestion.tasks import TICKET_TTL_S, Encode, Parse
+from shmlease.text.blocks import Piece
+
+if TYPE_CHECKING:
+    from shmlease.ingestion.dataset_job import DatasetJob
+
+__all__ = ["EncodeWork", "HeldPart", "ParseWork", "ReadWork"]
+
+
+@dataclass(eq=False, slots=True)
+class HeldPart:
+    """Rows of a piece in a segment that this process holds; None when no chunk needs them."""
+
+    lease: Lease | None
+
+
+@dataclass(eq=False, slots=True)
+class ReadWork:
+    """The next block of a file that is read here; done by a thread."""
+
+    job: DatasetJob
+    reader: StreamReader
+    source: Input
+    reserved_bytes: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class ParseWork:
+    """A piece to parse, in place `number` of its dataset."""
+
+    job: DatasetJob
+    source: Input
+    number: int
+    piece: Piece | None
+    text: HeldText | None
+    start_row: int | None
+    is_last: bool
+    reserved_bytes: int = 0
+    attempts: int = 0
+    _ticket: Ticket | None = None
+
+    def task(self) -> Parse:
+        """The task, with a ticket of its own for the text."""
+        self._ticket = None if self.text is None else self.text.lease.ticket(ttl=TICKET_TTL_S)
+        return Parse(self.source.context, self.piece, self._ticket, self.start_row, self.is_last)
+
+    def lost(self) -> None:
+        """Use up the ticket, if the worker has not."""
+        if self._ticket is not None:
+            self.job.reclaim_tickets([self._ticket])
+
+    def __str__(self) -> str:
+        place = "a block" if self.piece is None else f"the block at byte {self.piece.offset}"
+        return f"{self.source.path}: {place}"
+
+
+@dataclass(eq=False, slots=True)
+class EncodeWork:
+    """Chunks to encode."""
+
+    job: DatasetJob
+    source: Input
+    chunks: Sequence[PlannedChunk[HeldPart]]
+    reserved_bytes: int = 0
+    attempts: int = 0
+    _tickets: list[Ticket] = field(default_factory=list)
+
+    def task(self) -> Encode:
+        """The task, with tickets of its own for the rows."""
+        numbers: dict[HeldPart, int] = {}
+        chunks = tuple(
+            (chunk.index, tuple((numbers.setdefault(p.part, len(numbers)), p.start, p.stop) for p in chunk.pieces))
+            for chunk in self.chunks
+        )
+        self._tickets = [part.lease.ticket(ttl=TICKET_TTL_S) for part in numbers if part.lease is not None]
+        assert len(self._tickets) == len(numbers), "a chunk needs rows that were let go"
+        return Encode(self.source.context, chunks, tuple(self._tickets))
+
+    def lost(self) -> None:
+        """Use up the tickets that the worker has not."""
+        self.job.reclaim_tickets(self._tickets)
+
+    def __str__(self) -> str:
+        return f"{self.job.name}: chunks {self.chunks[0].index} to {self.chunks[-1].index}"
