@@ -109,3 +109,25 @@ def test_a_template_can_begin_ahead_and_is_ended_when_nobody_takes_it() -> None:
     template_start.drop()
     first.end()
     assert first.process.returncode == second.process.returncode == -signal.SIGKILL
+
+
+def test_where_children_are_reaped_at_once_the_template_stays_and_keeps_the_number_of_its_session(registry, table) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        pool = ProcessWorkerPool()
+        pool.start(2, registry.id)
+        assert outcome(pool, Work(table(50))) == Measured({"chr": 5})
+        session = pool._templates[0].process.pid
+        assert session in until(lambda: len(members(session)) == 3 and members(session))
+        pool.close(orderly=False)
+        until(lambda: not members(session))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_number_of_a_session_that_may_be_another_s_by_now_is_not_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = template_start.take()
+    os.kill(template.process.pid, signal.SIGKILL)
+    os.waitpid(template.process.pid, 0)  # as a program does that waits for every child
+    monkeypatch.setattr(os, "killpg", lambda *arguments: pytest.fail("somebody else was killed"))
+    template.end()

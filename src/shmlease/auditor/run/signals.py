@@ -25,7 +25,11 @@ PASSED_ON: Final = frozenset(
 _SIGSET_BYTES: Final = 128  # sigset_t of glibc and musl
 _INFO_BYTES: Final = 128  # struct signalfd_siginfo
 _INFO: Final = struct.Struct("=IiiI")  # signal, errno, code, pid
+_SIG_DFL: Final = 0
+_SIG_IGN: Final = 1
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+_libc.signal.restype = ctypes.c_void_p
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +41,15 @@ class Received:
 
 
 class Signals:
-    """Blocks the signals that are passed on, and SIGCHLD, for the duration of a `with`; `mask` is what was blocked before."""
+    """Blocks the signals that are passed on, and SIGCHLD, for the duration of a `with`; `mask` is what was blocked before.
+
+    Where SIGCHLD is ignored, it is not meanwhile: the system would bury the children, and with them their exit codes.
+    """
 
     def __init__(self) -> None:
         self.mask: set[signal.Signals] = set()
         self._fd = -1
+        self._is_ignored = False
 
     def __enter__(self) -> Self:
         blocked = PASSED_ON | {signal.SIGCHLD}
@@ -54,12 +62,17 @@ class Signals:
             number = ctypes.get_errno()
             signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
             raise OSError(number, os.strerror(number), "signalfd")
+        self._is_ignored = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+        if self._is_ignored:
+            _libc.signal(signal.SIGCHLD, _SIG_DFL)  # not Python's, which is for the main thread alone
         return self
 
     def __exit__(self, *_: object) -> None:
         for _received in self.read():  # none is left pending, to strike when they are unblocked
             pass
         os.close(self._fd)
+        if self._is_ignored:
+            _libc.signal(signal.SIGCHLD, _SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
 
     def fileno(self) -> int:
