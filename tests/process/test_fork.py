@@ -112,9 +112,10 @@ def test_lease_that_the_parent_has_released_cannot_be_used_in_the_child(registry
         return int(lease.array.sum())
 
     thread_result: list[Any] = []
+    others = set(_children())
     thread = threading.Thread(target=lambda: thread_result.append(_outcome(lambda: in_child(use_later))))
     thread.start()
-    until(_children)
+    until(lambda: set(_children()) - others)
     lease.release()
     registry.statistics()
     os.write(go_w, b"x")

@@ -32,6 +32,7 @@ from shmlease.core import messages as m
 from shmlease.core.model import NUMBER_BITS
 from shmlease.core.wire import decode_registry_packet, encode
 from shmlease.errors import LeaseError, ProtocolError, RegistryUnavailableError
+from shmlease.system.forks import notice_fork
 
 __all__ = ["Link"]
 
@@ -91,6 +92,7 @@ class Link:
         RegistryUnavailableError
             There is none, or it has ended.
         """
+        notice_fork()
         with self._lock:
             self._make_ready()
             self._poll()  # that it has ended since may not have been noticed
@@ -101,6 +103,7 @@ class Link:
 
     def new_id(self) -> int:
         """An id for something that is made before the registry is told of it."""
+        notice_fork()
         with self._lock:
             self._make_ready()
             self._seq += 1
@@ -123,6 +126,7 @@ class Link:
         LeaseError
             The registry refused, is gone, or does not answer.
         """
+        notice_fork()
         with self._lock:
             self._make_ready()
             self._seq += 1
@@ -145,6 +149,7 @@ class Link:
         urgent : bool
             Somebody may be waiting for it: ring in any case.
         """
+        notice_fork()
         with self._lock:
             seq = self._say(build, urgent=urgent)
         if self._late:
@@ -162,6 +167,7 @@ class Link:
 
         From here on it cannot be revoked: a lock on its file says that it is taken, until the registry has read the claim.
         """
+        notice_fork()
         with self._lock:
             self._make_ready()
             if not self._spares:
@@ -180,6 +186,7 @@ class Link:
 
     def claim(self, build: Callable[[int], m.Claim]) -> None:
         """Say that a spare was taken."""
+        notice_fork()
         with self._lock:
             self._say(build, urgent=len(self._spares) in (0, self._ring_at))
         if self._late:

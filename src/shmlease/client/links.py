@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 from shmlease.client.endpoint import DirectoryEndpoint
 from shmlease.client.link import Link
 from shmlease.errors import RegistryUnavailableError
 from shmlease.system.directory import RegistryDirectory
+from shmlease.system.forks import after_fork_in_child
 
 __all__ = ["connected_link_to", "link_to", "links"]
 
@@ -49,4 +49,4 @@ def _after_fork_in_child() -> None:
         link.after_fork_in_child()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork_in_child(_after_fork_in_child)

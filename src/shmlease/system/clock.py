@@ -6,6 +6,8 @@ import os
 import time
 from typing import Final, Protocol
 
+from shmlease.system.forks import after_fork_in_child
+
 __all__ = ["Clock", "SystemClock"]
 
 _INITIAL_TIME_NAMESPACE: Final = "time:[4026531834]"  # PROC_TIME_INIT_INO of linux/proc_ns.h
@@ -61,4 +63,4 @@ def _after_fork_in_child() -> None:
 
 
 _offset_ns = _offset_of_namespace()
-os.register_at_fork(after_in_child=_after_fork_in_child)
+after_fork_in_child(_after_fork_in_child)

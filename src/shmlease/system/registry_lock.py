@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from shmlease.system.forks import after_fork_in_child
 from shmlease.system.safe_open import open_regular
 
 __all__ = ["file_of", "is_locked", "let_go", "take"]
@@ -91,7 +92,7 @@ def _after_fork_in_child() -> None:
             if file_of(fd) == file:
                 os.close(fd)
     _held.clear()
-    _no_fork.release()
 
 
-os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_after_fork_in_child)
+after_fork_in_child(_after_fork_in_child)
+os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_no_fork.release)
