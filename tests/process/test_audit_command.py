@@ -125,7 +125,7 @@ def test_suppression_of_the_project_is_used_and_told(call: Call, leak: Path) -> 
     )
     finished = call("audit")
     assert finished.returncode == 0
-    assert "set aside: 1, handed over by name" in finished.stdout
+    assert "suppressed: 1, handed over by name" in finished.stdout
 
 
 def test_expired_suppression_does_not_count(call: Call, leak: Path) -> None:

@@ -257,7 +257,7 @@ def test_leak_of_a_spawned_child_names_its_line(pytester: pytest.Pytester) -> No
     (orphan,) = {word.rstrip(",") for word in text.split() if word.startswith("psm_")}
     os.unlink(f"/dev/shm/{orphan}")
     pid = text.partition("child ")[2].partition(" ")[0]
-    assert f"made by pid {pid} " in text
+    assert f"by pid {pid} " in text
     assert "at test_it.py:5 in make in test test_it.py::test_it" in text
 
 
@@ -748,7 +748,7 @@ def test_what_a_library_keeps_for_reuse_is_set_aside_with_the_reason(pytester: p
     result = pytester.runpytest_subprocess("--shmlease-audit", "--shmlease-report=report.json", *options)
     result.assert_outcomes(passed=3, errors=1)
     result.stdout.fnmatch_lines(
-        ["*ERROR at teardown of test_leaks_one_of_its_own *", "shmlease: set aside 1: loky keeps *"]
+        ["*ERROR at teardown of test_leaks_one_of_its_own *", "shmlease: suppressed 1: loky keeps *"]
     )
     (aside,) = [
         one
@@ -793,7 +793,7 @@ def test_report_of_a_clean_session_says_so(pytester: pytest.Pytester) -> None:
     ("option", "words"),
     [
         ("--shmlease-audit=maybe", "'maybe' is not one of fail, warn, off"),
-        ("--shmlease-report=report.pdf", "is to end in"),
+        ("--shmlease-report=report.pdf", "must end in"),
     ],
 )
 def test_bad_option_is_refused(pytester: pytest.Pytester, option: str, words: str) -> None:

@@ -229,7 +229,7 @@ def test_hook_can_be_switched_off(tmp_path: Path) -> None:
     assert run_program(tmp_path, program, "--hook").stdout != "None\n"
 
 
-def test_reports_are_written_in_the_form_of_their_name(tmp_path: Path) -> None:
+def test_reports_are_written_in_the_format_of_their_name(tmp_path: Path) -> None:
     names = ["report.html", "report.sarif", "report.xml", "report.trace.json", "report.txt"]
     options = [word for name in names for word in ("-o", name)]
     finished = run_program(tmp_path, LEAK, *PRIVATE, *options)
@@ -267,7 +267,7 @@ def test_mistyped_rule_is_told_what_may_be_meant(tmp_path: Path) -> None:
 def test_report_of_no_known_form_is_refused_before_the_command_runs(tmp_path: Path) -> None:
     finished = run_command(tmp_path, "touch", "ran", options=("-o", "report.pdf"))
     assert finished.code == 2
-    assert "is to end in" in finished.stderr
+    assert "must end in" in finished.stderr
     assert not (tmp_path / "ran").exists()
 
 

@@ -89,7 +89,7 @@ def test_file_that_is_written_and_never_mapped_names_its_line(tmp_path: Path) ->
 
 
 def test_program_that_is_no_python_is_audited_all_the_same(tmp_path: Path) -> None:
-    finished = run_command(tmp_path, "sh", "-c", "head -c 5000 /dev/zero > /dev/shm/test-run-sh", options=("--isolate",))
+    finished = run_command(tmp_path, "sh", "-c", "head -c 5000 /dev/zero > /dev/shm/psm_run_sh", options=("--isolate",))
     assert (finished.code, finished.rules) == (23, ["LH001"])
     assert finished.report.leaks[0].confidence is Confidence.PROVED
 
@@ -100,7 +100,7 @@ def test_in_a_shared_directory_a_segment_without_known_maker_is_only_likely(tmp_
     os.unlink(f"/dev/shm/{name}")
     (finding,) = [one for one in finished.report.leaks if one.name == name]
     assert finding.confidence is Confidence.LIKELY
-    assert "who made it was not seen" in finished.stderr
+    assert "its creator is unknown" in finished.stderr
 
 
 def test_in_a_shared_directory_what_others_hold_is_not_blamed_on_the_command(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_segment_that_outlives_the_command_in_a_daemon_is_found_with_its_holder(
     finished = run_program(tmp_path, program, "--settle", "200ms")
     assert (finished.code, finished.rules, finished.places) == (23, ["LH009"], ["program.py:6"])
     assert len(finished.report.leaks[0].holders) == 1
-    assert any("yet to leave behind" in gap.what for gap in finished.report.coverage.gaps)
+    assert any("may still leave behind" in gap.what for gap in finished.report.coverage.gaps)
 
 
 def test_what_a_tracker_removes_while_the_command_goes_on_is_found(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_registry_of_a_killed_program_is_waited_for(tmp_path: Path) -> None:
     finished = run_program(tmp_path, program)
     assert finished.code == 128 + 9
     assert finished.report.leaks == ()
-    assert not any("yet to leave behind" in gap.what for gap in finished.report.coverage.gaps)
+    assert not any("may still leave behind" in gap.what for gap in finished.report.coverage.gaps)
 
 
 def test_lease_that_outlives_the_command_is_found(tmp_path: Path) -> None:

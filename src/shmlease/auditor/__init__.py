@@ -1,6 +1,6 @@
-"""The leak auditor: looks at the system, holds it against the lease tables, and reports what leaked and what it missed.
+"""The leak auditor: compares the system with the lease tables, and reports what leaked and what it could not see.
 
-What is named here is imported when first used: `shmlease run` starts its command before it loads what judges it.
+Everything named here is imported when first used: `shmlease run` starts its command before it loads the auditor.
 """
 
 from __future__ import annotations

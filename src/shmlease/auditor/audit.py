@@ -1,8 +1,8 @@
-"""Looks at the system until it is sure: `audit`, and the beginning of a scope.
+"""`audit`: observes the system, judges what it saw, and repeats that until the findings are certain.
 
-A finding is reported if every look has it. The first look is all there is when it finds nothing; otherwise two more follow,
-with pauses that give a program that is just letting go the time to do so. Where all that was found are files that nobody
-holds, looking again is asking the kernel about them again: its answer covers the name, the identity and all holders.
+A finding is reported only if every pass has it. If the first pass finds nothing, it is the only one. Otherwise two more follow,
+with pauses in which a program that is about to close or unlink a segment can do so. If all findings are files that nobody holds,
+another pass only asks the kernel about them again: its answer covers the name, the identity and all holders.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from shmlease.units import parse_duration
 
 __all__ = ["audit", "begin_scope", "rule_ids"]
 
-# The time between two questions about the same file. A process that is about to unlink, or about to map, is done within a
-# scheduling delay: some milliseconds on a machine that is not overloaded, and tens on one that is.
+# Between two passes. A process that is about to unlink or to map a file does so within a scheduling delay: some milliseconds on
+# an idle machine, tens of milliseconds on an overloaded one.
 _PAUSES_S: Final = (0.02, 0.08)
 _SEVERITY_ORDER: Final = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 
@@ -52,10 +52,10 @@ def audit(
     also: Iterable[Finding] = (),
     clock: Clock | None = None,
 ) -> Report:
-    """Report what leaked in shared memory, who made it, and what could not be seen.
+    """Report what leaked in shared memory, who created it, and what could not be seen.
 
-    The result holds for the moment of the last look. Nothing is changed. A file that is in use is never reported as an
-    orphan: the kernel is asked, and only its yes counts.
+    The result holds for the moment of the last pass. Nothing is changed. A file that is in use is never reported as an
+    orphan: only the kernel's word counts.
 
     Parameters
     ----------
@@ -63,23 +63,23 @@ def audit(
         The directories to audit. By default /dev/shm and every mounted hugetlbfs, the /dev/shm of other mount namespaces as
         far as they can be entered, System V segments and the charges of control groups.
     scope : Scope, optional
-        What `begin_scope` returned: only what is new since then is reported.
+        From `begin_scope`: only what is new since then is reported.
     rules, ignore : collection of str
-        Ids or names of the rules to run, or not to run; by default all are run.
+        Ids or names of the rules to run, or not to run; by default all run.
     suppressions : sequence of Suppression
-        Findings to set aside, before the shipped ones.
+        Findings to suppress, before the default suppressions.
     default_suppressions : bool
-        Whether to set aside what other programs keep in /dev/shm by design.
+        Whether to suppress what other programs keep in /dev/shm by design.
     overdue_after : float or str, optional
-        How long a lease may be held (``"1h"``); by default as long as its holder said.
+        How long a lease may be held (``"1h"``); by default, as long as its holder said.
     creators : mapping of FileIdentity to Creator, optional
-        Who made which file, where that was recorded when it happened.
+        Who created which file, where that was recorded.
     foreign : bool
-        Whether to look into other mount namespaces.
+        Whether to audit other mount namespaces as well.
     also : iterable of Finding, optional
-        What was found by other means, to be chosen, set aside and ranked like the rest.
+        Findings from other sources, to be selected, suppressed and ranked like the rest.
     clock : Clock, optional
-        What waits between two looks.
+        Waits between two passes.
 
     Returns
     -------
@@ -89,13 +89,13 @@ def audit(
     Raises
     ------
     LeaseError
-        No such rule.
+        A rule does not exist.
     UnsupportedPlatformError
         There is no shared memory at the paths.
 
     Notes
     -----
-    A named segment that nobody holds is reported even if some process means to open it again later: that cannot be seen from
+    A named segment that nobody holds is reported even if a process intends to open it again later: that cannot be seen from
     outside. Suppress it, or audit with a scope.
     """
     began_ns, started_ns = time.time_ns(), time.monotonic_ns()
@@ -143,14 +143,14 @@ def _look_again(
 
 
 def begin_scope(name: str, *, paths: Iterable[str] | None = None, foreign: bool = True) -> Scope:
-    """Remember what is there now, so that `audit` can tell what is new since.
+    """Record what exists now, so that `audit` can report only what is new.
 
     Parameters
     ----------
     name : str
         What to call it in findings: ``"test_reader"``, ``"python job.py"``.
     paths, foreign
-        As for `audit`, and to be the same there.
+        As for `audit`, which must be given the same.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def rule_ids(texts: Collection[str]) -> frozenset[str]:
     Raises
     ------
     LeaseError
-        There is no such rule.
+        A rule does not exist.
     """
     rules = {text: rule_of(text) for text in texts}
     unknown = sorted(text for text, rule in rules.items() if rule is None)

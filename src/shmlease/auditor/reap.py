@@ -1,14 +1,14 @@
-"""Reaping: removes what is proved to be nobody's, and says what it left alone and why.
+"""Reaping: removes what is proved to belong to nobody, and lists what it left alone with the reason.
 
-Nothing is removed because of its name, but some files are spared for it: what looks like a file that somebody keeps in
-/dev/shm, and not like a segment, goes only when its path is given. A file goes if nobody had it open in any of several looks
-over a second, and the kernel then grants a lease on it that is still whole when it is unlinked, and it is the very file that
-was found (device, inode, birth). A registry's directory goes if we hold its lock, its process and its clients are dead, and
-nobody has any of its segments open.
+Nothing is removed because of its name, but some files are spared because of it: what looks like a file that somebody keeps in
+/dev/shm, rather than a segment, is removed only if its path is given. A file is removed if nobody had it open in any of several
+passes over a second, if the kernel then grants a lease on it that is unbroken when it is unlinked, and if it is still the file that
+was found (device, inode, birth time). A registry's directory is removed if we hold its lock, its process and its clients are dead,
+and nobody has any of its segments open.
 
-What the proof does not cover: a program that has closed a segment, and means to open it by its name later; `older_than`
-spares what was used lately. And a program that puts another file in the place of the one found, in the microseconds between
-the last comparison and the unlink, would lose the new one.
+The proof does not cover a program that has closed a segment and intends to open it by name later; `older_than` spares what was used
+recently. And a program that puts another file in the place of the one found, in the microseconds between the last comparison and
+the unlink, would lose the new one.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from shmlease.units import format_duration, parse_duration
 
 __all__ = ["Declined", "Reaping", "Removed", "reap"]
 
-# Longer than an audit looks: what is removed cannot be looked at again.
+# Longer than an audit takes: what is removed cannot be checked again.
 _PAUSES_S: Final = (0.02, 0.08, 0.3, 0.6)
 
 _ORPHANS: Final = frozenset({"LH001", "LH005"})
 _DEAD_REGISTRY: Final = "LH007"
-# Why the findings of other rules are not for reaping; the rules that are not here concern nothing that could be removed.
+# Why the findings of these rules are not reaped; the rules that are not here concern nothing that could be removed.
 _NOT_OURS: Final = {
-    "LH003": "its holder lives, and frees it when it lets go",
+    "LH003": "its holder is alive, and frees it when it closes it",
     "LH014": "no lease can be held on a System V segment while it is removed; use `ipcrm -m`",
 }
 _VERDICTS: Final = {
     Probe.HELD: "somebody has it open",
     Probe.GONE: "it is gone, or another file has taken its name",
-    Probe.UNKNOWN: "whether it is in use cannot be told",
+    Probe.UNKNOWN: "whether it is in use is unknown",
 }
 
 
@@ -97,22 +97,22 @@ def reap(
     default_suppressions: bool = True,
     clock: Clock | None = None,
 ) -> Reaping:
-    """Remove the orphans and the dead registries that are proved to be nobody's.
+    """Remove the orphans and the dead registries that are proved to belong to nobody.
 
     Parameters
     ----------
     yes : bool
-        Whether to remove; without it nothing is changed, and the same proofs are made.
+        Whether to remove; otherwise nothing is changed, and the same checks are made.
     files : sequence of str
         The paths of files to remove, if the proofs hold, and nothing else: also such as look like files that somebody keeps.
     paths : sequence of str, optional
         The directories to reap; by default /dev/shm and every mounted hugetlbfs.
     older_than : float or str
-        Leave alone what was made, written or opened more recently (``"10min"``).
+        Leave alone what was created, written or opened more recently (``"10min"``).
     suppressions, default_suppressions
-        As for `shmlease.audit`: what is set aside is left alone.
+        As for `shmlease.audit`: what is suppressed is left alone.
     clock : Clock, optional
-        What waits between two looks.
+        Waits between two passes.
 
     Returns
     -------
@@ -135,9 +135,9 @@ def reap(
         indexed = observer.observe()
         findings = confirmed(findings, reconcile(indexed, rules))
     words = (*suppressions, *(DEFAULT_SUPPRESSIONS if default_suppressions else ()))
-    kept, aside, _ = Suppressions(words, date.today()).apply(findings)
+    kept, suppressed, _ = Suppressions(words, date.today()).apply(findings)
     removed: list[Removed] = []
-    declined = [_declined(one.finding, f"set aside: {one.reason} ({one.source})") for one in aside]
+    declined = [_declined(one.finding, f"suppressed: {one.reason} ({one.source})") for one in suppressed]
     for finding in kept:
         try:
             if not files:
@@ -198,7 +198,7 @@ def _in_doubt(indexed: IndexedEvidence) -> Iterator[Declined]:
 
 
 def _remove(indexed: IndexedEvidence, finding: Finding, *, yes: bool, older_than_ns: int) -> None:
-    """Prove once more that `finding` is nobody's, and remove it if `yes`.
+    """Prove once more that `finding` belongs to nobody, and remove it if `yes`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Reference pages made from the code itself: docs/cli.md from the commands, docs/rules.md from the auditor's rules.
+"""Reference pages generated from the code: docs/cli.md from the commands, docs/rules.md from the auditor's rules.
 
 python -m shmlease.cli.reference docs
 """
@@ -23,8 +23,8 @@ def commands() -> str:
     """The command line."""
     parts = [
         "# Command line\n",
-        "Made from the commands by `python -m shmlease.cli.reference docs`; a test compares them. Data goes to stdout, talk and",
-        "progress to stderr; `NO_COLOR` is honoured. `python -m shmlease` is the same as `shmlease`.\n",
+        "Generated from the commands by `python -m shmlease.cli.reference docs`; a test compares them. Data goes to stdout, messages",
+        "and progress to stderr; `NO_COLOR` is honoured. `python -m shmlease` is the same as `shmlease`.\n",
     ]
     parent = click.Context(cli, info_name="shmlease")
     for name in cli.list_commands(parent):
@@ -40,8 +40,8 @@ def rules() -> str:
     """The rules of the auditor."""
     lines = [
         "# Rules of the auditor\n",
-        "Made from `shmlease/auditor/judge/rules.py`. Errors and warnings count as leaks (exit code 23), notes do not.\n",
-        "| id | name | severity | what it means | what to do |",
+        "Generated from `shmlease/auditor/judge/rules.py`. Errors and warnings count as leaks (exit code 23); notes do not.\n",
+        "| id | name | severity | meaning | fix |",
         "|---|---|---|---|---|",
     ]
     lines += [

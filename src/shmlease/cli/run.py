@@ -12,7 +12,7 @@ import click
 from shmlease.auditor.judge.findings import Report
 from shmlease.auditor.report.formats import render
 from shmlease.auditor.report.formats.github import announce
-from shmlease.auditor.report.output import form_of, write_file
+from shmlease.auditor.report.output import format_of, write_file
 from shmlease.auditor.run.command import SETTLE_S, CommandNotStartedError, run
 from shmlease.cli.audit_options import AuditOptions, audit_options, duration_option, style_for
 from shmlease.errors import LeaseError
@@ -55,7 +55,7 @@ def command(
     plus a number that this signal ended it.
     """
     for path in outputs:
-        form_of(path)
+        format_of(path)
     for path in (*outputs, *([options.new_baseline] if options.new_baseline else [])):
         check_output(path)  # before the command runs, which may take hours
     configuration = options.load()

@@ -132,7 +132,7 @@ class LeakWatch:
         name : str
             What to call the scope that ends.
         suppressions : sequence of Suppression
-            Findings to set aside, beside those of the configuration.
+            Findings to suppress, in addition to those of the configuration.
         before_looking : callable
             Lets go of what is no leak, and only waits: by default, what the garbage collector frees.
         always : bool
@@ -232,7 +232,7 @@ class LeakWatch:
 
 
 def _without_strangers(report: Report, of_family: Callable[[Iterable[Finding]], tuple[Finding, ...]]) -> Report:
-    """`report`, where suppressions have set aside, and counted, only what the family answers for."""
+    """`report`, where suppressions have suppressed, and counted, only what the family is responsible for."""
     ours = tuple(one for one in report.suppressed if of_family([one.finding]))
     strangers = Counter((one.reason, one.source) for one in report.suppressed)
     strangers.subtract((one.reason, one.source) for one in ours)

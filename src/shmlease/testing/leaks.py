@@ -60,9 +60,9 @@ def assert_no_leaks(
     rules, ignore : collection of str
         Ids or names of the rules to run, or not to run.
     allow : sequence of Suppression
-        Findings to set aside, each with its reason.
+        Findings to suppress, each with its reason.
     alone : bool, optional
-        Whether nothing else uses /dev/shm meanwhile, so that a segment counts even if it is not known who made it: one made by
+        Whether nothing else uses /dev/shm meanwhile, so that a segment counts even if its creator is unknown: one created by
         C code, for instance. By default only under ``shmlease run``, in a /dev/shm of its own.
 
     Raises

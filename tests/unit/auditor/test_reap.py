@@ -111,8 +111,8 @@ def test_suppressed_file_is_left_alone_with_the_reason(shm: Path) -> None:
     (shm / "sem.lock").write_bytes(b"x")
     result = reaping(shm, suppressions=[Suppression("kept for the next run", name="cache-*", source="shmlease.toml")])
     assert removed(result) == set()
-    assert declined(result)["cache-1"] == "set aside: kept for the next run (shmlease.toml)"
-    assert declined(result)["sem.lock"].startswith("set aside: a named POSIX semaphore keeps its name")
+    assert declined(result)["cache-1"] == "suppressed: kept for the next run (shmlease.toml)"
+    assert declined(result)["sem.lock"].startswith("suppressed: a named POSIX semaphore keeps its name")
 
 
 def test_unlinked_memory_is_its_holders_business(shm: Path) -> None:
@@ -120,7 +120,7 @@ def test_unlinked_memory_is_its_holders_business(shm: Path) -> None:
     path.write_bytes(b"x")
     with open(path, "rb"):
         path.unlink()
-        assert declined(reaping(shm)) == {"gone": "its holder lives, and frees it when it lets go"}
+        assert declined(reaping(shm)) == {"gone": "its holder is alive, and frees it when it closes it"}
 
 
 def test_links_and_directories_are_never_removed(shm: Path) -> None:

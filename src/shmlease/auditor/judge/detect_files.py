@@ -1,4 +1,4 @@
-"""Detectors of leaked files: orphans, half-created, unlinked but held, outlived scopes, foreign ones, and dark memory."""
+"""Detectors for files: orphans, half-created, unlinked but held, outliving their scope, in other namespaces; and dark memory."""
 
 from __future__ import annotations
 
@@ -58,8 +58,7 @@ def _of_file(indexed: IndexedEvidence, rule: str, message: str, file: File, *mor
         message = f"{message}; it looks like a file that somebody keeps there: {kept}"
         others = {
             "confidence": Confidence.LIKELY,
-            "remedy": "remove it if nobody needs it, or set it aside with a suppression; `shmlease reap` leaves it alone unless "
-            "it is given its path",
+            "remedy": "remove it if nobody needs it, or suppress it; `shmlease reap` leaves it alone unless you give its path",
         }
     return Finding.of(
         rule,
@@ -77,7 +76,7 @@ def _of_file(indexed: IndexedEvidence, rule: str, message: str, file: File, *mor
 
 
 def unlinked_but_held(indexed: IndexedEvidence) -> Iterator[Finding]:
-    """LH003: no name leads to it, and somebody keeps its memory; a file without memory is no leak.
+    """LH003: it has no name, and a process keeps its memory; a file without memory is not a leak.
 
     A lease that lost its file is a finding of its own, and more to the point.
     """

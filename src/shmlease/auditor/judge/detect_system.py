@@ -1,4 +1,4 @@
-"""Detectors of what lies outside the files: System V segments, charges of empty control groups, and blindness."""
+"""Detectors for what is not a file: System V segments, charges to empty control groups, and what could not be seen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["blind", "coverage_of", "orphan_charge", "sysv"]
 
 
 def sysv(indexed: IndexedEvidence) -> Iterator[Finding]:
-    """LH014: no attachment is left, and the process that made it is dead; unknown when that cannot be judged."""
+    """LH014: no attachment is left, and the process that created it is dead; unknown where that cannot be judged."""
     for segment in indexed.evidence.sysv:
         if segment.attachments or segment.is_condemned:
             continue
@@ -40,7 +40,7 @@ def sysv(indexed: IndexedEvidence) -> Iterator[Finding]:
 
 
 def _creator_verdict(indexed: IndexedEvidence, segment: SysVSegment) -> tuple[Confidence, str] | None:
-    """How sure it is that the creator is dead, and why; None if it lives."""
+    """How certain it is that the creator is dead, and why; None if it is alive."""
     evidence = indexed.evidence
     if segment.creator_pid == 0:
         return Confidence.UNKNOWN, "its creator is in another pid namespace"
@@ -49,7 +49,7 @@ def _creator_verdict(indexed: IndexedEvidence, segment: SysVSegment) -> tuple[Co
         if evidence.hides_processes and segment.uid != evidence.user_id:
             return Confidence.UNKNOWN, "/proc does not list the processes of other users"
         return Confidence.PROVED, f"its creator, pid {segment.creator_pid}, is dead"
-    # the segment cannot have been changed before it was made, and a process makes nothing before it starts
+    # a segment cannot change before it is created, and a process creates nothing before it starts
     if evidence.started_ns(process) > (segment.changed_s + 1) * 1_000_000_000:
         return Confidence.PROVED, f"pid {segment.creator_pid} is now {process.command}, which started later"
     return None
@@ -124,7 +124,7 @@ def _unread(indexed: IndexedEvidence) -> Iterator[Gap]:
     yield Gap(
         "what processes closed to this user hold",
         f"/proc/PID/maps and fd of {indexed.evidence.unreadable_processes} processes cannot be read; "
-        + ("they may hold unlinked memory" if is_blinding else "they hold no unlinked memory, for none is dark"),
+        + ("they may hold unlinked memory" if is_blinding else "they hold no unlinked memory, because none is dark"),
         is_blinding,
         "/proc/PID",
     )

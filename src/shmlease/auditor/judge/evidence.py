@@ -4,7 +4,7 @@ Evidence is what was read, never what was concluded. What could not be read is a
 (`Probe.UNKNOWN`, `None`), because absence of evidence is not evidence of absence.
 
 Files and holds are msgspec structs because there are tens of thousands of them, and a frozen dataclass costs four times
-as much to make.
+as much to create.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class File(msgspec.Struct, frozen=True):
 
     @property
     def identity(self) -> FileIdentity:
-        """What tells it from every other file, earlier or later."""
+        """What distinguishes it from every other file, earlier or later."""
         return FileIdentity(*self.key, self.born_ns)
 
     @property
@@ -140,7 +140,7 @@ class Usage(msgspec.Struct, frozen=True):
 class RegistryFacts(msgspec.Struct, frozen=True):
     """One registry's directory: who serves it, its lease table, and which segment files are there.
 
-    `absent` are the numbers of segments that the table has and whose file a look after reading it did not find.
+    `absent` are the numbers of segments that the table has and whose file did not exist after it was read.
     """
 
     id: str

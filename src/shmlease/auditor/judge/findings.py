@@ -1,4 +1,4 @@
-"""What an audit says: findings, what was set aside, what could not be seen, and the report that holds them.
+"""The result of an audit: findings, what was suppressed, what could not be seen, and the report that contains them.
 
 Plain frozen values that travel as JSON and come back equal. Reports are compared and stored between runs, so nothing
 in a finding's fingerprint is random: two runs that leak in the same place give the same fingerprint.
@@ -47,7 +47,7 @@ REPORT_FORMAT = 1
 
 
 class Confidence(Enum):
-    """How sure a finding is: proved by the kernel, likely from what was seen, or unknown for want of sight."""
+    """How certain a finding is: proved by the kernel, likely from what was seen, or unknown because too little was seen."""
 
     PROVED = "proved"
     LIKELY = "likely"
@@ -77,7 +77,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process: the pid, what tells it from a later one of the same pid, and what it runs."""
+    """A process: the pid, the start time that distinguishes it from a later one of the same pid, and what it runs."""
 
     pid: int
     start_ticks: int | None = None
@@ -89,7 +89,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Creator:
-    """Who made a segment, as far as is known; `stack` runs from the outermost call to `place`."""
+    """Who created a segment, as far as is known; `stack` runs from the outermost call to `place`."""
 
     pid: int | None = None
     start_ticks: int | None = None
@@ -109,10 +109,10 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One leak, or one thing worth telling: what, how big, whose, how sure, why, and how to mend it.
+    """One leak, or one thing worth knowing: what it is, how big, who created it, how certain it is, the evidence, and the fix.
 
     `name` is the operating system's name (``psm_4f2a``, ``shmlease-ab12/s3``), `label` the one that users gave it, if any.
-    `resident_bytes` is the memory it costs now, `size_bytes` the size it claims. `subject` tells within one boot whether
+    `resident_bytes` is the memory it costs now, `size_bytes` the size it claims. `subject` says within one boot whether
     two findings are about the same thing.
     """
 
@@ -139,7 +139,7 @@ class Finding:
     ) -> Finding:
         """A finding of `rule`, with the severity and remedy of the rule unless `others` say otherwise.
 
-        Names of files may be any bytes; they are legible from here on, so that suppressions can name them.
+        Names of files may be any bytes; they are encodable from here on, so that suppressions can name them.
         """
         definition = RULES[rule]
         others.setdefault("severity", definition.severity)
@@ -158,12 +158,12 @@ class Finding:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Rule and subject: what stays the same from one look at the system to the next."""
+        """Rule and subject, which stay the same from one pass to the next."""
         return self.rule, self.subject
 
     @property
     def is_leak(self) -> bool:
-        """Whether it counts for the exit code: no mere note, and more than a suspicion."""
+        """Whether it counts for the exit code: not a note, and more than a suspicion."""
         return self.severity is not Severity.NOTE and self.confidence is not Confidence.UNKNOWN
 
     @property
@@ -223,7 +223,7 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Suppressed:
-    """A finding that was set aside, and on whose word."""
+    """A finding that was suppressed, and by what."""
 
     finding: Finding
     reason: str
@@ -232,7 +232,7 @@ class Suppressed:
 
 @dataclass(frozen=True, slots=True)
 class SuppressionUse:
-    """A suppression as it was written, how many findings it set aside, and whether its day has passed."""
+    """A suppression as it was written, how many findings it suppressed, and whether it has expired."""
 
     reason: str
     source: str
@@ -263,7 +263,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where and how the audit was made."""
+    """Where and how the audit ran."""
 
     version: str = ""
     host: str = ""
@@ -280,7 +280,7 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The result of one audit; all text in it is legible, whatever the names of the files."""
+    """The result of one audit; all text in it is encodable, whatever the names of the files."""
 
     findings: tuple[Finding, ...] = ()
     coverage: Coverage = field(default_factory=Coverage)
@@ -292,7 +292,7 @@ class Report:
 
     def __post_init__(self) -> None:
         try:
-            msgspec.json.encode(self)  # the quickest way to look at all of it
+            msgspec.json.encode(self)  # the quickest way to check all text in it
         except UnicodeEncodeError:
             for one in fields(self):
                 object.__setattr__(self, one.name, encodable_fields(getattr(self, one.name)))
@@ -308,7 +308,7 @@ class Report:
         return not self.leaks
 
     def exit_code(self, *, strict: bool = False) -> int:
-        """0 clean, 23 something leaked, 125 nothing was found, but something could not be seen and `strict` minds."""
+        """0 clean; 23 something leaked; 125 no leak was found, something could not be seen, and `strict` is set."""
         if self.leaks:
             return EXIT_LEAKS
         return EXIT_BLIND if strict and self.coverage.is_blind else EXIT_CLEAN
@@ -332,7 +332,7 @@ class Report:
         Raises
         ------
         ProtocolError
-            The text is no report, or one of a later format.
+            The text is not a report, or one of a later format.
         """
         try:
             report = msgspec.json.decode(text, type=cls)

@@ -253,7 +253,7 @@ class IndexedEvidence:
         return Process(identity.pid, identity.start_ticks, identity.command)
 
     def creator_of(self, file: File) -> Creator | None:
-        """Who made `file`: as the lease table has it, or as it was recorded when it happened."""
+        """Who created `file`, from the records of a run or from the lease table."""
         if self.evidence.creators:
             recorded = self.evidence.creators.get(file.identity)
             if recorded is not None:
@@ -265,7 +265,7 @@ class IndexedEvidence:
         return self.creator_of_segment(owned[0], segment) if segment else None
 
     def creator_of_segment(self, registry: RegistryFacts, segment: SegmentRow) -> Creator:
-        """Who made a registry's segment."""
+        """Who created a registry's segment."""
         client = registry.snapshot.clients.get(segment.creator) if registry.snapshot else None
         if client is None:
             return Creator(place=place_of(segment.site))

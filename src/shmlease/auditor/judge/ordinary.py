@@ -1,9 +1,9 @@
 """Whether a file in shared memory looks like a file that somebody keeps there, and not like a segment.
 
-The kernel does not tell them apart: shm_open(3) makes a file like any other. What tells is how programs name and protect what
-they make. A segment has a name without directory or ending, and is its owner's alone (as Python's SharedMemory makes it), or a
-name that only a shared-memory library gives. What is kept by hand has an ending, or lies in a directory, or may be read by
-others, as the umask has it. A guess, which is why it never condemns: it only spares.
+The kernel does not distinguish them: shm_open(3) creates a file like any other. The name and the mode do. A segment has a name
+without directory or ending and belongs to its owner alone (as Python's SharedMemory creates it), or a name that only a
+shared-memory library gives. A file kept by hand has an ending, lies in a directory, or may be read by others, as the umask allows.
+This is a guess, so it only ever spares a file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ENDING: Final = re.compile(r"[^.]\.[A-Za-z][A-Za-z0-9]{0,7}\Z")
 
 
 def looks_kept(file: File) -> str:
-    """Why `file` looks like one that somebody keeps, in words; empty if it looks like a segment."""
+    """Why `file` looks like one that somebody keeps; empty if it looks like a segment."""
     if file.root.filesystem == "hugetlbfs":  # which can only be mapped
         return ""
     if _SEGMENT_NAME.match(file.name):

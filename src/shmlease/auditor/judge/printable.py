@@ -1,7 +1,7 @@
-"""Text that came from anybody, made fit to be shown and stored: names of files are bytes, and need be no UTF-8.
+"""Untrusted text, made safe to print and to store: names of files are bytes, and need not be UTF-8.
 
-Python carries such bytes as lone surrogates, which no encoding takes. A report is made of legible text only; whoever acts on a
-file does so by what the system calls it.
+Python represents such bytes as lone surrogates, which no encoding accepts. A report contains encodable text only; code that acts
+on a file uses the name that the system uses.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def encodable(text: str) -> str:
-    r"""`text` with the bytes that are no UTF-8 as ``\xff``, the way a shell takes them in ``$'...'``."""
+    r"""`text` with the bytes that are not UTF-8 as ``\xff``, the way a shell takes them in ``$'...'``."""
     return text if text.isascii() else _SURROGATE.sub(_escaped, text)
 
 
@@ -26,7 +26,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def encodable_fields(value: Any) -> Any:
-    """`value` with all text in it legible: dataclasses, tuples and dicts are gone through."""
+    """`value` with all text in it encodable, also in dataclasses, tuples and dicts."""
     if isinstance(value, str):
         return encodable(value)
     if isinstance(value, tuple):
@@ -40,5 +40,5 @@ def encodable_fields(value: Any) -> Any:
 
 
 def printable(text: str) -> str:
-    """`text` with nothing in it that could steer a terminal or break a line."""
+    """`text` without characters that could control a terminal or break a line."""
     return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in encodable(text))

@@ -1,8 +1,7 @@
-"""From evidence to findings: runs the detectors, and keeps what stays true.
+"""From evidence to findings: runs the detectors, and keeps the findings that stay true.
 
-One look at a system that is running proves little: between two instructions of a program that unmaps and then unlinks,
-nobody holds its segment. So an audit looks several times, and keeps a finding only if every look has it
-(`shmlease.auditor` does the looking, `confirmed` the keeping).
+One pass over a running system proves little: between two instructions of a program that unmaps and then unlinks, nobody holds
+its segment. So an audit makes several passes, and keeps a finding only if every pass has it (`shmlease.auditor.audit`).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ __all__ = ["DETECTORS", "PROBED", "confirmed", "reconcile", "scope_of", "still_f
 
 Detector = Callable[[IndexedEvidence], Iterator[Finding]]
 
-# rule -> what looks for it; LH015 is seen only while a program runs, by `shmlease run`
+# rule -> its detectors; LH015 is detected only while a program runs, by `shmlease run`
 DETECTORS: Final[dict[str, tuple[Detector, ...]]] = {
     "LH001": (detect_files.orphan,),
     "LH002": (detect_leases.held_without_lease,),
@@ -41,7 +40,7 @@ DETECTORS: Final[dict[str, tuple[Detector, ...]]] = {
     "LH018": (detect_leases.registry_fault,),
 }
 
-# What the kernel alone decides: a second answer of the lease probe is as good as a second look.
+# The kernel alone decides these: probing again is as good as another pass.
 PROBED: Final = frozenset({"LH001", "LH005", "LH013"})
 
 
@@ -59,7 +58,7 @@ def reconcile(indexed: IndexedEvidence, rules: Collection[str] | None = None) ->
 
 
 def confirmed(earlier: Iterable[Finding], later: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The findings of the later look that the earlier one had as well."""
+    """The findings of the later pass that the earlier one had as well."""
     keys = {finding.key for finding in earlier}
     return tuple(finding for finding in later if finding.key in keys)
 
@@ -75,7 +74,7 @@ def _is_new(finding: Finding, scope: Scope) -> bool:
 
 
 def scope_of(indexed: IndexedEvidence, name: str) -> Scope:
-    """Everything that is there now, so that a later audit can tell what is new in the scope `name`."""
+    """Everything that exists now, so that a later audit reports only what is new in the scope `name`."""
     evidence = indexed.evidence
     subjects: dict[str, int | None] = {subject_of_file(key): file.born_ns for key, file in evidence.files.items()}
     for key, holds in evidence.holds.items():

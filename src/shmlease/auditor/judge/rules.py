@@ -1,7 +1,7 @@
-"""The rules of the auditor: one literal table, from which the reports, the documentation and the selftest are made.
+"""The rules of the auditor: one literal table, which the reports, the documentation and the selftest use.
 
-An id never changes its meaning and is never given to another rule. The severity says what a finding of the rule does to
-the exit code: errors and warnings are leaks, notes are told and counted for nothing.
+An id never changes its meaning and is never given to another rule. The severity says what a finding does to the exit code:
+errors and warnings are leaks; notes are reported and do not count.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["RULES", "Rule", "Severity", "rule_of", "unknown_rule"]
 
 
 class Severity(Enum):
-    """How much a finding weighs: errors and warnings make the exit code 23, notes do not."""
+    """How much a finding weighs: errors and warnings set the exit code to 23, notes do not."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -39,7 +39,7 @@ _TABLE = (
         "orphan",
         "A named segment that no process anywhere has open or mapped.",
         _E,
-        "unlink it where it was made, in a `finally` or a `with`; `shmlease reap` removes it now",
+        "unlink it where it was created, in a `finally` or a `with`; `shmlease reap` removes it now",
     ),
     Rule(
         "LH002",
@@ -53,7 +53,7 @@ _TABLE = (
         "unlinked-but-held",
         "A segment has lost its name while a process still holds its memory.",
         _W,
-        "close the mapping or descriptor in the process named; the memory returns when its last holder lets go",
+        "close the mapping or descriptor in the process named; the memory returns when its last holder closes it",
     ),
     Rule(
         "LH004",
@@ -75,7 +75,7 @@ _TABLE = (
         "stale-lease",
         "The lease table counts a lease whose holder is dead.",
         _E,
-        "the registry should have ended it at once: see that it is not stopped, and restart it",
+        "the registry should have ended it at once: check that it is not stopped, and restart it",
     ),
     Rule(
         "LH007",
@@ -94,7 +94,7 @@ _TABLE = (
     Rule(
         "LH009",
         "outlives-its-scope",
-        "A segment made within the scope (a command, a test) is still held after it.",
+        "A segment created within the scope (a command, a test) is still held after it.",
         _E,
         "close and unlink it before the scope ends",
     ),
@@ -115,9 +115,9 @@ _TABLE = (
     Rule(
         "LH012",
         "expired-ticket",
-        "A ticket ran out before anyone redeemed it.",
+        "A ticket expired before anyone redeemed it.",
         _W,
-        "redeem the ticket sooner, give it a longer ttl, or do not make it",
+        "redeem the ticket sooner, give it a longer ttl, or do not create it",
     ),
     Rule(
         "LH013",
@@ -152,7 +152,7 @@ _TABLE = (
         "orphan-charge",
         "Shared memory is charged to a control group that has no process left.",
         _N,
-        "remove the segments that were made in that group; the charge stays until their pages are freed",
+        "remove the segments that were created in that group; the charge stays until their pages are freed",
     ),
     Rule(
         "LH018",
@@ -173,7 +173,7 @@ def rule_of(text: str) -> Rule | None:
 
 
 def unknown_rule(text: str) -> str:
-    """What to say of `text`, which names no rule: the rule that may be meant, and all there are."""
+    """The message for `text`, which names no rule: the rule that may be meant, and all rules."""
     import difflib  # noqa: PLC0415 - only for who mistyped
 
     near = difflib.get_close_matches(text.lower(), _BY_NAME, n=1)

@@ -9,7 +9,7 @@ What it does not cover:
 - on a memfd it is granted although the file is open, so it is asked only about files with a name;
 - a kernel with fs.leases-enable = 0, and filesystems without leases, answer EINVAL: unknown, never free.
 
-While a lease is held, an opener waits, and the kernel tells the holder by a signal. The default signal, SIGIO, kills a
+While a lease is held, an opener waits, and the kernel notifies the holder by a signal. The default signal, SIGIO, kills a
 process that does not expect it; SIGURG is ignored by default and tolerated by programs that handle it.
 """
 

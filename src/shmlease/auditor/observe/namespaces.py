@@ -57,7 +57,7 @@ def own_roots(proc: str = "/proc", paths: Iterable[str] | None = None) -> tuple[
 
 
 def root_at(path: str, mounts: Iterable[Mount] = ()) -> Root:
-    """The root at `path`, of which `mounts` tell what kind of filesystem it is.
+    """The root at `path`; `mounts` say what kind of filesystem it is.
 
     Raises
     ------

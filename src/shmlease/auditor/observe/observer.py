@@ -1,6 +1,6 @@
-"""One look at the system: reads everything an audit needs, in the order that makes it mean something.
+"""One pass over the system: reads everything an audit needs, in the order that makes it consistent.
 
-The order matters, for nothing stands still meanwhile. Files before lease tables: a file without a row was not just granted.
+The order matters, because the system changes meanwhile. Files before lease tables: a file without a row was not just granted.
 Tables before processes: a client that is not listed has ended. Holders before probes: the kernel is asked only about files
 that nobody visible holds, because an opener waits while it answers.
 """
@@ -36,7 +36,7 @@ _PAUSES_S: Final = (0.0005, 0.002, 0.008)
 
 @dataclass(frozen=True, slots=True)
 class Observer:
-    """Looks at the system below the roots it is given.
+    """Observes the system below the given roots.
 
     Parameters
     ----------
@@ -45,9 +45,9 @@ class Observer:
     limits : Limits
         What the user allows.
     creators : mapping
-        Who made which file, where that was recorded when it happened.
+        Who created which file, where that was recorded.
     foreign : bool
-        Whether to look into other mount namespaces as well; not done when `paths` are given.
+        Whether to audit other mount namespaces as well; not done if `paths` are given.
     proc, cgroups : str
         Where those filesystems are mounted.
     """

@@ -1,7 +1,7 @@
 """Who holds what: the processes of the system, and the shared-memory files that they map or have open.
 
 Read for each process, and for each thread that has a descriptor table of its own or outlives the leader of its process.
-The processes that could not be read are counted: what they hold is not known.
+Processes that could not be read are counted: what they hold is unknown.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _tasks(proc: str, pid: int, is_zombie: bool) -> Iterator[str]:
 
 
 def _share_descriptors(one: int, other: int) -> bool:
-    """Whether two threads have one descriptor table; no where the kernel will not tell: reading twice does no harm."""
+    """Whether two threads share one descriptor table; assumed not to where the kernel refuses to say: reading twice is harmless."""
     return bool(_libc.syscall(_KCMP, one, other, _KCMP_FILES, 0, 0) == 0)
 
 
@@ -197,7 +197,7 @@ def _read_descriptors(task: str, held: dict[Key, _Held], wanted: _Wanted, thread
 
 
 def _target(link: str) -> str:
-    """Where a descriptor leads; the link itself if that path is longer than the kernel can tell, as in very deep directories."""
+    """Where a descriptor leads; the link itself if the path is too long for the kernel to report (very deep directories)."""
     try:
         return os.readlink(link)
     except OSError as error:
@@ -229,8 +229,8 @@ def _read_maps(task: str, held: dict[Key, _Held], wanted: _Wanted) -> None:
 def _measure(one: _Held, task: str, mapped: list[MapEntry]) -> None:
     """Find out how much memory a file takes that has neither a name nor a descriptor.
 
-    /proc/PID/map_files leads to the file itself, but only for CAP_CHECKPOINT_RESTORE. smaps tells what of it this process
-    has touched, which may be less than there is: pages that others wrote, or that came by write(), are not in its tables.
+    /proc/PID/map_files leads to the file itself, but needs CAP_CHECKPOINT_RESTORE. smaps says what this process has touched of
+    it, which may be less than exists: pages that others wrote, or that came by write(), are not in its tables.
     """
     # the leader of the process may be dead, and /proc has an entry of this kind for each thread, though it lists none
     alive = f"{task.partition('/task/')[0].rpartition('/')[0]}/{task.rpartition('/')[2]}"

@@ -45,7 +45,7 @@ class MapEntry(NamedTuple):
 
 
 class ProcessStat(NamedTuple):
-    """What /proc/PID/stat tells of a process."""
+    """Facts about a process from /proc/PID/stat."""
 
     pid: int
     command: str
@@ -67,7 +67,7 @@ class Mount(NamedTuple):
 
 
 class DescriptorInfo(NamedTuple):
-    """What /proc/PID/fdinfo/N tells of files that are not in the descriptor table itself."""
+    """Files that are not in the descriptor table itself, from /proc/PID/fdinfo/N."""
 
     in_flight: int  # descriptors in messages that the socket has received and nobody has taken
     registered: tuple[str, ...]  # paths of the files registered in an io_uring
@@ -117,7 +117,7 @@ def parse_stat(text: str) -> ProcessStat:
 
 
 def parse_mounts(text: str) -> Iterator[Mount]:
-    """The mounts in `text` (/proc/PID/mountinfo), as they were made: a later one covers an earlier at its point."""
+    """The mounts in `text` (/proc/PID/mountinfo), in order: a later one covers an earlier one at the same point."""
     for line in text.splitlines():
         mounted, separator, source = line.partition(" - ")
         if not separator:

@@ -1,4 +1,4 @@
-"""What lies in a directory of shared memory: its files with their identities, and what the filesystem counts.
+"""The contents of a directory of shared memory: its files with their identities, and what the filesystem counts.
 
 The directory is read, never opened file by file; links are not followed and other mounts inside it are not entered.
 """
@@ -20,7 +20,7 @@ from shmlease.system.safe_open import directory_of, reason_of
 __all__ = ["FilesystemCount", "Listing", "count_filesystem", "list_root", "usage_of"]
 
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Deeper than any program goes; a bound, because others make directories while they are read.
+# Deeper than any program goes; a bound, because others create directories while they are read.
 _DEPTH_LIMIT: Final = 32
 
 # Bytes and inodes in use, None where the mount has no limit and the kernel therefore does not count.

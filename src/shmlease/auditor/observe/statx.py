@@ -1,4 +1,4 @@
-"""statx(2), for the one thing that os.stat does not tell before Python 3.15: when a file was born.
+"""statx(2), for the one fact that os.stat lacks before Python 3.15: when a file was created.
 
 Device, inode and birth time together name a file for good; device and inode alone are reused.
 """
@@ -46,7 +46,7 @@ _buffer = _Buffer()
 
 
 class FileStatus(NamedTuple):
-    """What the audit needs to know of a file; a tuple because it is made ten thousand times a scan."""
+    """What the audit needs to know about a file; a tuple because a scan creates ten thousand."""
 
     device: int
     inode: int
@@ -60,7 +60,7 @@ class FileStatus(NamedTuple):
 
     @property
     def identity(self) -> FileIdentity:
-        """What tells the file from every other."""
+        """What distinguishes the file from every other."""
         return FileIdentity(self.device, self.inode, self.born_ns)
 
 

@@ -86,7 +86,7 @@ def _rules(report: Report) -> list[tuple[Rule, int]]:
 
 
 def _suppressions(report: Report) -> Iterator[SuppressionUse]:
-    """Those of the project and the defaults that were used; and what a baseline, which is no suppression, has suppressed."""
+    """The project's own, the defaults that were used, and what a baseline has suppressed."""
     yield from (use for use in report.suppressions if use.uses or use.source != "default")
     known = {(use.reason, use.source) for use in report.suppressions}
     others = Counter((one.reason, one.source) for one in report.suppressed if (one.reason, one.source) not in known)

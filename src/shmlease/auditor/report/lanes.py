@@ -1,4 +1,4 @@
-"""The events of a report as lanes: one for each segment, with its spans of life, its leases, and what marks them.
+"""The events of a report as lanes: one for each segment, with its lifetimes, its leases and the events in them.
 
 What the timeline of the HTML report and the trace draw; both are drawn from here, so that they cannot disagree. The timeline
 ends where the report does.
@@ -21,7 +21,7 @@ _ENDS_LEASE: Final = frozenset({"release", "exit", "expire"})
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A segment's life under its name, or what is left of it; `is_open` when it had not ended.
+    """The life of a segment under its name; `is_open` if it had not ended.
 
     `outlived_from_ns` is where it outlived its scope, if it did.
     """
@@ -69,7 +69,7 @@ class Lane:
 
     @property
     def begin_ns(self) -> int:
-        """When it is first heard of."""
+        """When it is first known to exist."""
         return self.spans[0].begin_ns if self.spans else self.marks[0].at_ns
 
 
@@ -149,7 +149,7 @@ def _lane(
     events = [event for event in events if event.kind != "end"] or events
     if ends:
         scope = (events[0].at_ns, ends[0])
-    # what a registry has in its table is there still; of other files it is known only if they were found at the end
+    # a segment in a registry's table still exists; other files do if they were found at the end
     is_there = bool(leaks) or (segment.startswith("shmlease-") and events[-1].kind not in _ENDS_LIFE)
     spans = _spans(events, end_ns if is_there else events[-1].at_ns, is_open=is_there)
     if scope is not None:
@@ -178,7 +178,7 @@ def _spans(events: list[Event], end_ns: int, *, is_open: bool) -> list[Span]:
 
 
 def _marks(events: list[Event]) -> list[Mark]:
-    """The marks of a lane; a birth that both the file and a recorder tell of is one, with all that is said of it."""
+    """The marks of a lane; a creation that both the file and the recorder report is one, with what both know."""
     marks: list[Mark] = []
     born: int | None = None
     for event in events:
@@ -201,9 +201,9 @@ def _outlived(span: Span, scope_end_ns: int) -> Span:
 
 
 def _abandoned_at(events: list[Event], leaks: list[Finding], exits: Mapping[int, int]) -> int:
-    """When the last use of a leaking segment is known to have ended: its maker's exit, else the last that is known of it."""
-    makers = [leak.creator.pid for leak in leaks if leak.creator is not None and leak.creator.pid in exits]
-    return exits[makers[0]] if makers and makers[0] is not None else events[-1].at_ns
+    """When a leaking segment was last used, as far as is known: the exit of its creator, or else its last event."""
+    creators = [leak.creator.pid for leak in leaks if leak.creator is not None and leak.creator.pid in exits]
+    return exits[creators[0]] if creators and creators[0] is not None else events[-1].at_ns
 
 
 def _bars(events: list[Event], end_ns: int) -> list[Bar]:

@@ -1,4 +1,4 @@
-"""Reports into files, in the form that the file's name asks for."""
+"""Reports into files; the end of the file's name says in which format."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from shmlease.auditor.report.formats import render
 from shmlease.errors import LeaseError
 from shmlease.output_file import write_output
 
-__all__ = ["form_of", "write_file"]
+__all__ = ["format_of", "write_file"]
 
-# how a file's name ends -> the form that is written to it; of two that fit, the longer comes first
+# the end of a file's name -> the format; of two that match, the longer comes first
 _ENDINGS: Final = {
     ".trace.json": "trace",
     ".html": "html",
@@ -22,26 +22,26 @@ _ENDINGS: Final = {
 }
 
 
-def form_of(path: str) -> str:
-    """The form that the name of the file `path` asks for.
+def format_of(path: str) -> str:
+    """The format that the name of the file `path` asks for.
 
     Raises
     ------
     LeaseError
-        It asks for none that there is.
+        No format has that ending.
     """
-    form = next((form for ending, form in _ENDINGS.items() if path.endswith(ending)), None)
-    if form is None:
-        raise LeaseError(f"{path}: a report's file name is to end in {', '.join(_ENDINGS)}", path=path)
-    return form
+    name = next((name for ending, name in _ENDINGS.items() if path.endswith(ending)), None)
+    if name is None:
+        raise LeaseError(f"{path}: the name of a report must end in {', '.join(_ENDINGS)}", path=path)
+    return name
 
 
 def write_file(report: Report, path: str) -> None:
-    """Write `report` to `path` in the form that its name asks for.
+    """Write `report` to `path` in the format that its name asks for.
 
     Raises
     ------
     LeaseError
-        There is no such form, or the file cannot be written.
+        No format has that ending, or the file cannot be written.
     """
-    write_output(path, render(report, form_of(path)))
+    write_output(path, render(report, format_of(path)))

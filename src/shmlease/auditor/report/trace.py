@@ -1,7 +1,7 @@
 """The timeline of a report as a trace for Perfetto (ui.perfetto.dev) or chrome://tracing.
 
-Each segment is an asynchronous track of nestable events, for lifetimes overlap: its life begins and ends with ``b`` and ``e``,
-leases are nested in it, and what happens to it is an ``n``. The processes are those that made the segments.
+Each segment is an asynchronous track of nestable events, because lifetimes overlap: its life begins and ends with ``b`` and ``e``,
+leases are nested in it, and what happens to it is an ``n``. The processes are those that created the segments.
 
 Source: "Trace Event Format", sections on async events and metadata; times are microseconds.
 """
@@ -18,7 +18,7 @@ from shmlease.auditor.report.lanes import Lane, Timeline, timeline_of
 
 __all__ = ["render"]
 
-# What no process of the report made is shown under this number, which no process has.
+# Segments whose creator is unknown are shown under this pid, which no process has.
 _NOBODY: Final = 0
 _CATEGORY: Final = "segment"
 
@@ -72,21 +72,21 @@ def _scope(timeline: Timeline) -> Iterator[dict[str, Any]]:
 
 def _lane(report: Report, lane: Lane, track: str, zero_ns: int) -> Iterator[dict[str, Any]]:
     name = lane.label or lane.segment
-    maker = next((mark.pid for mark in lane.marks if mark.kind == "create"), None)
+    creator = next((mark.pid for mark in lane.marks if mark.kind == "create"), None)
     found = [report.findings[position] for position in lane.findings]
     arguments = {
         "segment": lane.segment,
         "findings": [f"{finding.rule} {finding.definition.name}: {finding.message}" for finding in found],
     }
     for span in lane.spans:
-        yield _event("b", name, span.begin_ns, zero_ns, maker, arguments, id=track)
+        yield _event("b", name, span.begin_ns, zero_ns, creator, arguments, id=track)
         if span.outlived_from_ns is not None:
-            yield _event("b", "outlived its scope", span.outlived_from_ns, zero_ns, maker, id=track)
-            yield _event("e", "outlived its scope", span.end_ns, zero_ns, maker, id=track)
-        yield _event("e", name, span.end_ns, zero_ns, maker, id=track)
+            yield _event("b", "outlived its scope", span.outlived_from_ns, zero_ns, creator, id=track)
+            yield _event("e", "outlived its scope", span.end_ns, zero_ns, creator, id=track)
+        yield _event("e", name, span.end_ns, zero_ns, creator, id=track)
     for bar in lane.bars:
         kind = "write lease" if bar.kind == "grant" else "read lease"
-        yield _event("b", kind, bar.begin_ns, zero_ns, maker, {"holder": bar.pid, "taken at": bar.text}, id=track)
-        yield _event("e", kind, bar.end_ns, zero_ns, maker, id=track)
+        yield _event("b", kind, bar.begin_ns, zero_ns, creator, {"holder": bar.pid, "taken at": bar.text}, id=track)
+        yield _event("e", kind, bar.end_ns, zero_ns, creator, id=track)
     for mark in lane.marks:
-        yield _event("n", mark.kind, mark.at_ns, zero_ns, maker, {"pid": mark.pid, "text": mark.text}, id=track)
+        yield _event("n", mark.kind, mark.at_ns, zero_ns, creator, {"pid": mark.pid, "text": mark.text}, id=track)

@@ -36,9 +36,9 @@ _EXIT_NOT_EXECUTABLE: Final = 126
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that is over: the report on it, the command's own exit code, and whether it had a /dev/shm of its own.
+    """A finished run: the report, the command's own exit code, and whether it had a /dev/shm of its own.
 
-    `why_shared` says why it had not.
+    `why_shared` says why not.
     """
 
     report: Report
@@ -63,10 +63,10 @@ def run(
     settle_s: float = SETTLE_S,
     audit_arguments: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Run `command`, wait for all that descends from it, and audit what it left in shared memory.
+    """Run `command`, wait for all its descendants, and audit what it left in shared memory.
 
-    This process becomes part of the experiment: it moves into namespaces of its own where `isolate` allows, and reaps children
-    that are not its own. It is meant to do nothing else, as `shmlease run` does.
+    This process changes: it moves into namespaces of its own where `isolate` allows, and reaps children that are not its own. So
+    it should do nothing else, as `shmlease run` does.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def run(
         Whether to give it a /dev/shm of its own. By default where the system allows it, unless it is to use a registry that
         runs outside.
     hook : bool
-        Whether to record, in Python programs, where in the code segments are made.
+        Whether to record where Python code creates segments.
     settle_s : float
         How long to wait for descendants once the command itself has ended.
     audit_arguments : mapping, optional
@@ -121,9 +121,9 @@ def _load_the_auditor() -> tuple[ModuleType, ModuleType]:
 
 
 def recording_environment(environment: Mapping[str, str], path: str) -> dict[str, str]:
-    """`environment` for a program whose Python processes are to record into the file `path`, which is made."""
+    """`environment` for a program whose Python processes record into the file `path`, which is created here."""
     inject = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inject")
-    # made here: the recorder only appends, so that a program that outlives the audit makes nothing anew
+    # created here: the recorder only appends, so that a program that outlives the audit does not create it again
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     before = environment.get("PYTHONPATH")
     search = f"{inject}{os.pathsep}{before}" if before else inject

@@ -1,6 +1,6 @@
-"""What appears in /dev/shm and disappears again while a command runs, also what no look at the end can see.
+"""What appears in and disappears from /dev/shm while a command runs; an audit at its end cannot see that.
 
-Sub-directories are watched too, but not those of registries: their lease tables tell more. The kernel queues the changes with
+Sub-directories are watched too, but not those of registries, whose lease tables say more. The kernel queues the changes with
 no time of their own, so each has the time at which it was read.
 
 Source: inotify(7).
@@ -34,7 +34,7 @@ _DISAPPEARED: Final = _IN_DELETE | _IN_MOVED_FROM
 _MASK: Final = _APPEARED | _DISAPPEARED | _IN_ONLYDIR | _IN_DONT_FOLLOW
 _HEADER: Final = struct.Struct("iIII")  # watch, mask, cookie, length of the name
 _BUFFER_BYTES: Final = 1 << 18
-# What bounds the memory of the watch; a program that makes more is told about what it made last.
+# Bounds the memory of the watch; of a program that causes more changes, the last ones are kept.
 _MAX_CHANGES: Final = 200_000
 # Deeper than any program goes; a neighbour may go as deep as he likes.
 _MOST_LEVELS: Final = 32

@@ -1,4 +1,4 @@
-"""What the recorder wrote in the processes of a run: who made which segment, where in the code, and what a tracker removed.
+"""What the recorder wrote in the processes of a run: who created which segment, where in the code, and what a tracker removed.
 
 The lines come from programs that may be killed in the middle of one, so a line that does not parse is passed over. A file is
 told by device, inode and birth time; the recorder knows the inode, and its clock says which of two files of one inode is meant.
@@ -84,7 +84,7 @@ class Records:
         return (record for record in self.records if record.kind == "reap")
 
     def creator(self, record: Record) -> Creator:
-        """Who made what `record` tells of."""
+        """Who created the segment of `record`."""
         command = self.commands.get(record.pid, "")
         stack = record.stack
         # what called the program, such as a test runner, is of no interest
@@ -92,18 +92,18 @@ class Records:
         return Creator(record.pid, None, command, record.place, stack[outermost::-1], record.test)
 
     def creations_by_path(self) -> dict[str, list[Record]]:
-        """The records that tell of the making of a file, by its path, in order of time."""
-        makings: dict[str, list[Record]] = {}
+        """The records of the creation of files, by path, in order of time."""
+        creations: dict[str, list[Record]] = {}
         known: set[int] = set()
         for record in self.records:
-            # the first record of an inode is its making; the others are of those that map it later
+            # the first record of an inode is its creation; the others are of processes that map it later
             if record.kind != "reap" and (record.inode == 0 or record.inode not in known):
-                makings.setdefault(record.path, []).append(record)
+                creations.setdefault(record.path, []).append(record)
             known.add(record.inode)
-        return makings
+        return creations
 
     def creations(self, device: int) -> Creations:
-        """Who made which file of `device`."""
+        """Who created which file of `device`."""
         return Creations(self, device)
 
 
@@ -138,7 +138,7 @@ class Creations(Mapping[FileIdentity, Creator]):
         return self._records.creator(record)
 
     def record_of(self, identity: FileIdentity) -> Record | None:
-        """What was recorded when that file was made."""
+        """What was recorded when that file was created."""
         if identity.device != self._device:
             return None
         since_ns = (identity.born_ns or 0) - _TICK_NS
@@ -152,7 +152,7 @@ class Creations(Mapping[FileIdentity, Creator]):
 
 
 def _opened(records: Iterable[Record], device: int) -> Iterator[tuple[Record, int]]:
-    """The records of paths that were opened to be made, and the inode that each made, if the file is still there."""
+    """The records of paths that were opened with O_CREAT, and the inode that each created, if the file still exists."""
     latest: dict[str, list[Record]] = {}
     for record in records:
         if record.kind == "open":
@@ -165,9 +165,9 @@ def _opened(records: Iterable[Record], device: int) -> Iterator[tuple[Record, in
         born_ns = status.born_ns
         if status.device != device or born_ns is None:
             continue
-        makers = [r for r in opened if r.at_ns <= born_ns + _TICK_NS and born_ns - r.at_ns < _OPEN_WITHIN_NS]
-        if makers:
-            yield makers[-1], status.inode
+        creators = [r for r in opened if r.at_ns <= born_ns + _TICK_NS and born_ns - r.at_ns < _OPEN_WITHIN_NS]
+        if creators:
+            yield creators[-1], status.inode
 
 
 class RecordLog:

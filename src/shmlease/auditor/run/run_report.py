@@ -1,4 +1,4 @@
-"""The report on a run: what the audit of its scope finds, whose it is, what only a tracker removed, and when it happened."""
+"""The report on a run: what the audit of its scope finds, who is responsible, what only a tracker removed, and when."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COMMAND_LENGTH: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class RunEvidence:
-    """What was seen of a run, beside the system as it is at its end."""
+    """What was recorded of a run, apart from the state of the system at its end."""
 
     outcome: CommandOutcome
     scope: Scope
@@ -49,15 +49,15 @@ def report_on(evidence: RunEvidence, audit_arguments: Mapping[str, Any]) -> Repo
     reaped = tuple(_tracker_reaped(evidence))
     report = audit(scope=evidence.scope, creators=creations, foreign=False, also=reaped, **audit_arguments)
     if not evidence.is_isolated:
-        report = _only_the_familys(report, creations, evidence)
+        report = _attributed_to_command(report, creations, evidence)
     coverage = replace(report.coverage, gaps=(*report.coverage.gaps, *_gaps(evidence)))
     return replace(report, coverage=coverage).adding(events=_events(evidence))
 
 
-def _only_the_familys(report: Report, creations: Creations, evidence: RunEvidence) -> Report:
+def _attributed_to_command(report: Report, creations: Creations, evidence: RunEvidence) -> Report:
     survivors = {process.pid for process in evidence.outcome.survivors}
 
-    def made(finding: Finding) -> bool:
+    def is_creator(finding: Finding) -> bool:
         return finding.rule == _TRACKER_REAPED or (finding.identity is not None and finding.identity in creations)
 
     def is_member(process: Process) -> bool | None:
@@ -65,7 +65,7 @@ def _only_the_familys(report: Report, creations: Creations, evidence: RunEvidenc
             return True
         return False if is_running(process.pid) else None
 
-    return replace(report, findings=attributed(report.findings, made, is_member))
+    return replace(report, findings=attributed(report.findings, is_creator, is_member))
 
 
 # --- what only a resource tracker removed ----------------------------------------------------------------------------
@@ -75,29 +75,31 @@ _TRACKER_REAPED: Final = "LH015"
 
 def _tracker_reaped(evidence: RunEvidence) -> Iterator[Finding]:
     """LH015: the tracker said so itself, or the file went when nobody but trackers was left of the command."""
-    makings = evidence.records.creations_by_path()
-    told: set[str] = set()
+    creations = evidence.records.creations_by_path()
+    reported: set[str] = set()
     for reaping in evidence.records.reaped:
-        told.add(reaping.path)
-        made = _last_before(makings.get(reaping.path, ()), reaping.at_ns)
+        reported.add(reaping.path)
+        creation = _last_before(creations.get(reaping.path, ()), reaping.at_ns)
         fact = Fact(f"the resource tracker (pid {reaping.pid}) unlinked it", "its own record")
-        yield _reaped_finding(evidence, reaping.path, made, Confidence.PROVED, fact)
+        yield _reaped_finding(evidence, reaping.path, creation, Confidence.PROVED, fact)
     if not evidence.outcome.only_trackers_left:
         return
     for change in evidence.watch.changes:
-        if not change.appeared and change.at_ns > evidence.outcome.ended_ns and change.path not in told:
-            made = _last_before(makings.get(change.path, ()), change.at_ns)
+        if not change.appeared and change.at_ns > evidence.outcome.ended_ns and change.path not in reported:
+            creation = _last_before(creations.get(change.path, ()), change.at_ns)
             pids = ", ".join(str(process.pid) for process in evidence.outcome.left)
             fact = Fact(
                 f"it was unlinked when nothing but resource trackers (pid {pids}) was left of the command", "inotify"
             )
             confidence = Confidence.PROVED if evidence.is_isolated else Confidence.LIKELY
-            yield _reaped_finding(evidence, change.path, made, confidence, fact)
+            yield _reaped_finding(evidence, change.path, creation, confidence, fact)
 
 
-def _reaped_finding(evidence: RunEvidence, path: str, made: Record | None, confidence: Confidence, fact: Fact) -> Finding:
+def _reaped_finding(
+    evidence: RunEvidence, path: str, creation: Record | None, confidence: Confidence, fact: Fact
+) -> Finding:
     name = path.removeprefix(f"{_SHM}/")
-    size_bytes = made.size_bytes if made else 0
+    size_bytes = creation.size_bytes if creation else 0
     size = f" ({format_bytes(size_bytes)})" if size_bytes else ""
     return Finding.of(
         _TRACKER_REAPED,
@@ -107,7 +109,7 @@ def _reaped_finding(evidence: RunEvidence, path: str, made: Record | None, confi
         path=path,
         confidence=confidence,
         size_bytes=size_bytes,
-        creator=evidence.records.creator(made) if made else None,
+        creator=evidence.records.creator(creation) if creation else None,
         evidence=(fact,),
     )
 
@@ -131,15 +133,15 @@ def _events(evidence: RunEvidence) -> Iterator[Event]:
 
 
 def _of_records(records: Records) -> Iterator[Event]:
-    makers: dict[tuple[str, int], int] = {}
+    created_ns: dict[tuple[str, int], int] = {}
     for record in records.records:
         if record.kind == "reap":
             yield Event(record.at_ns, "reap", record.path.removeprefix(f"{_SHM}/"), "", record.pid)
             continue
         if _is_of_a_registry(record.path):
-            continue  # its lease table tells more
-        maker = makers.setdefault((record.path, record.inode), record.at_ns)
-        kind = "create" if maker == record.at_ns else "attach"
+            continue  # its lease table says more
+        first_ns = created_ns.setdefault((record.path, record.inode), record.at_ns)
+        kind = "create" if first_ns == record.at_ns else "attach"
         place = record.place
         yield Event(record.at_ns, kind, record.path.removeprefix(f"{_SHM}/"), str(place) if place else "", record.pid)
 
@@ -149,7 +151,7 @@ def _is_of_a_registry(path: str) -> bool:
 
 
 def _of_changes(changes: Iterable[Change], records: Records) -> Iterator[Event]:
-    """What the recorder has not told already: births it did not see, and unlinkings, which have no audit event."""
+    """What the recorder does not know: creations it did not see, and unlinks, which have no audit event."""
     made = {record.path for record in records.records if record.kind != "reap"}
     reaped = {record.path for record in records.reaped}
     for change in changes:
@@ -168,18 +170,18 @@ def _first_of(events: Iterable[Event], count: int) -> Iterator[Event]:
 
 def _gaps(evidence: RunEvidence) -> Iterator[Gap]:
     if evidence.records.lost:
-        yield Gap("where in the code segments were made", evidence.records.lost, blinding=False, source="recorder")
+        yield Gap("where in the code segments were created", evidence.records.lost, blinding=False, source="recorder")
     if evidence.watch.lost:
         yield Gap("every segment that came and went", evidence.watch.lost, blinding=False, source="inotify")
     if not evidence.is_recorded:
         why = "the recorder was switched off (--no-hook)"
-        yield Gap("where in the code segments were made", why, blinding=False, source="audit hook")
+        yield Gap("where in the code segments were created", why, blinding=False, source="audit hook")
         yield Gap("what a resource tracker removed before the command ended", why, source="audit hook")
     for process in evidence.outcome.survivors:
-        told = replace(process, command=shorten(process.command, _COMMAND_LENGTH, placeholder="..."))
+        named = replace(process, command=shorten(process.command, _COMMAND_LENGTH, placeholder="..."))
         waited_s = (evidence.outcome.settled_ns - evidence.outcome.ended_ns) / 1e9
         yield Gap(
-            f"what {told} has yet to leave behind",
+            f"what {named} may still leave behind",
             f"it was still running {waited_s:.1f} s after the command had ended; --settle waits longer",
             source="waitpid",
         )

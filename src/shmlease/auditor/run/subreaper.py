@@ -1,7 +1,7 @@
-"""Runs a command and waits for it and for all that descends from it, also what it orphans or puts into another session.
+"""Runs a command and waits for it and all its descendants, also those that it orphans or puts into another session.
 
-This process makes itself the reaper of its descendants (PR_SET_CHILD_SUBREAPER): whoever loses its parent becomes its child,
-resource trackers and daemons among them. So waiting for children until there are none is waiting for all, without a sleep.
+This process becomes the reaper of its descendants (PR_SET_CHILD_SUBREAPER): a descendant that loses its parent becomes its child,
+resource trackers and daemons included. So waiting until there are no children is waiting for all, without polling.
 
 Source: prctl(2), waitid(2).
 """
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["CommandOutcome", "run_and_wait"]
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
-# What Python ignores and a command expects to find as the system has it.
+# Python ignores these; a command expects the default.
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
-# The kernel's queue of changes holds 16,384; a program makes and removes some hundred segments in this time.
+# The kernel's queue of changes holds 16,384; a program creates and removes some hundred segments in this time.
 _GATHER_MS: Final = 10
 _TRACKER: Final = "resource_tracker import main"  # of multiprocessing, and of loky
 _libc: Final = ctypes.CDLL(None, use_errno=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shmlease.auditor.configuration import load_configuration
-from shmlease.auditor.report.output import form_of
+from shmlease.auditor.report.output import format_of
 from shmlease.integrations.pytest.item_audit import ItemAudit
 from shmlease.integrations.pytest.session_summary import RECORDS, SessionSummary
 from shmlease.output_file import check_output
@@ -39,7 +39,7 @@ def start_audit(config: pytest.Config, *, fails: bool) -> None:
     path = config.getoption("shmlease_report")
     worker_input: dict[str, Any] | None = getattr(config, "workerinput", None)
     if path and worker_input is None:
-        form_of(path)
+        format_of(path)
         check_output(path)
     is_controller = worker_input is None and _has_workers(config)
     record_file = (worker_input or {}).get(RECORDS)

@@ -174,7 +174,7 @@ def _suppression(item: pytest.Item, marker: pytest.Mark) -> Suppression:
     if len(marker.args) > 1 or not given.keys() <= known.keys() or not texts_only or not given.get("reason", "").strip():
         raise pytest.UsageError(
             f"{item.nodeid}: {_MARKER} takes a reason, and perhaps rule and name: "
-            f"@pytest.mark.{_MARKER}('why that is no leak', name='psm_*')"
+            f"@pytest.mark.{_MARKER}('why it is not a leak', name='psm_*')"
         )
     return Suppression(**{**known, **given}, source=f"marker of {item.nodeid}")
 

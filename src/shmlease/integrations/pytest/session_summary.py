@@ -88,7 +88,7 @@ class SessionSummary:
     def _add(self, nodeid: str, report: Report, *, is_late: bool) -> None:
         allowed = self._allowed.get(nodeid)
         if is_late and allowed:  # where it was found, the markers of that test did not apply
-            report = _set_aside(report, allowed)
+            report = _suppress(report, allowed)
         self._totals.add(nodeid, report, is_late=is_late)
 
     # --- when the tests are over --------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ class SessionSummary:
                 f"{doubtful[0].name}; if nothing else uses /dev/shm here, set shmlease_audit_alone"
             )
         for reason, count in totals.kept_by_libraries():
-            terminalreporter.write_line(f"shmlease: set aside {count}: {reason}")
+            terminalreporter.write_line(f"shmlease: suppressed {count}: {reason}")
         if totals.has_leaks:
             terminalreporter.section("shared memory leaks", yellow=not self._fails, red=self._fails)
         for nodeid, report, is_told in totals.leaks():
@@ -157,7 +157,7 @@ class SessionSummary:
             terminalreporter.write_line(f"shmlease: {self._outcome}")
 
 
-def _set_aside(report: Report, allowed: Sequence[Suppression]) -> Report:
+def _suppress(report: Report, allowed: Sequence[Suppression]) -> Report:
     """`report` without what the markers of its test allow."""
     kept, aside, uses = Suppressions(allowed, date.today()).apply(report.findings)
     return replace(

@@ -68,7 +68,7 @@ class Totals:
         return ((one.nodeid, one.report, one.is_told) for one in self._entries if one.report.leaks)
 
     def kept_by_libraries(self) -> list[tuple[str, int]]:
-        """Why something was set aside that a library keeps for reuse, and how many segments it is about."""
+        """Why something that a library keeps for reuse was suppressed, and how many segments it concerns."""
         reasons = {library.reason for library in LIBRARIES}
         counts = Counter(one.reason for entry in self._entries for one in entry.report.suppressed if one.reason in reasons)
         return sorted(counts.items())

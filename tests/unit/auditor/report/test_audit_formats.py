@@ -82,12 +82,12 @@ def test_form_that_does_not_exist_is_told_with_those_that_do() -> None:
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
-def test_text_says_what_who_where_why_and_how_to_mend_it() -> None:
+def test_text_says_what_who_where_why_and_how_to_fix_it() -> None:
     text = render(REPORT, "text")
     assert "LH001 orphan  frames (8 KiB) has no holder\n" in text
-    assert "made by  pid 7 (python job.py) at app/job.py:12 in main in test test_x\n" in text
+    assert "created  by pid 7 (python job.py) at app/job.py:12 in main in test test_x\n" in text
     assert "seen     the kernel granted a write lease  [fcntl F_SETLEASE]\n" in text
-    assert "mend     unlink it where it was made" in text
+    assert "fix      unlink it where it was created" in text
     assert "LH003 unlinked-but-held  warning, proved  x is held\n" in text
 
 
@@ -102,7 +102,7 @@ def test_text_ends_with_a_verdict() -> None:
 
 def test_text_tells_suppressions_used_unused_and_expired_and_what_was_not_seen() -> None:
     text = render(REPORT, "text")
-    assert "set aside: 1, named semaphores persist (default)\n" in text
+    assert "suppressed: 1, named semaphores persist (default)\n" in text
     assert "unused: the suppression of rule orphan, name cache-* (pyproject.toml)\n" in text
     assert "expired on 2020-01-01: the suppression of rule *, name * (pyproject.toml)\n" in text
     assert "not seen: a directory: closed\n" in text

@@ -45,7 +45,7 @@ def test_what_a_living_stranger_made_is_his() -> None:
 def test_what_nobody_is_known_to_have_made_is_likely_the_family_s(creator: Creator | None) -> None:
     (one,) = answered(finding(creator=creator))
     assert one.confidence is Confidence.LIKELY
-    assert "was not seen" in one.evidence[-1].text
+    assert "creator is unknown" in one.evidence[-1].text
     assert one.is_leak
 
 

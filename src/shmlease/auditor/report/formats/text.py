@@ -1,4 +1,4 @@
-"""The report for people at a terminal: the findings, worst first, and in the last lines the verdict."""
+"""The report for people at a terminal: the findings, worst first, and the verdict in the last line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["render"]
 _COLOURS: Final = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 _LABEL_COLUMNS: Final = 9
 _BLIND: Final = "LH016"
-# What the same rule says in the same words is shown this often, and then counted.
+# A rule shows this many findings; more are counted.
 _SHOWN_PER_RULE: Final = 20
 
 
@@ -34,7 +34,7 @@ def _lines(report: Report, style: Style) -> Iterator[str]:
     shown: Counter[str] = Counter()
     for finding in report.findings:
         if finding.rule == _BLIND:
-            continue  # told below, in one line each
+            continue  # shown below, in one line each
         shown[finding.rule] += 1
         if style.verbose or shown[finding.rule] <= _SHOWN_PER_RULE:
             yield from _finding(finding, style)
@@ -42,7 +42,7 @@ def _lines(report: Report, style: Style) -> Iterator[str]:
     for rule, count in shown.items():
         if count > _SHOWN_PER_RULE and not style.verbose:
             yield click.style(f"{rule}: {count - _SHOWN_PER_RULE} more of these; --verbose shows all", dim=True)
-    for line in _set_aside(report, style):
+    for line in _suppressed(report, style):
         yield click.style(line, dim=True)
     for gap in report.coverage.gaps:
         if gap.blinding or style.verbose:
@@ -66,12 +66,12 @@ def _finding(finding: Finding, style: Style) -> Iterator[str]:
 def _details(finding: Finding, style: Style) -> Iterator[tuple[str, str]]:
     creator = finding.creator
     if creator is not None:
-        parts = [f"pid {creator.pid}"] if creator.pid is not None else []
+        parts = [f"by pid {creator.pid}"] if creator.pid is not None else []
         parts += [f"({creator.command})"] if creator.command else []
         parts += [f"at {creator.place}"] if creator.place else []
         parts += [f"in test {creator.test}"] if creator.test else []
         if parts:
-            yield "made by", printable(" ".join(parts))
+            yield "created", printable(" ".join(parts))
     label = "held by"
     for holder in finding.holders if style.verbose else finding.holders[:3]:
         yield label, printable(str(holder))
@@ -81,13 +81,13 @@ def _details(finding: Finding, style: Style) -> Iterator[tuple[str, str]]:
         yield label, printable(f"{fact.text}  [{fact.source}]")
         label = ""
     if finding.remedy:
-        yield "mend", finding.remedy
+        yield "fix", finding.remedy
 
 
-def _set_aside(report: Report, style: Style) -> Iterator[str]:
-    aside = Counter((one.reason, one.source) for one in report.suppressed)
-    for (reason, source), count in aside.most_common():
-        yield f"set aside: {count}, {reason} ({source})"
+def _suppressed(report: Report, style: Style) -> Iterator[str]:
+    suppressed = Counter((one.reason, one.source) for one in report.suppressed)
+    for (reason, source), count in suppressed.most_common():
+        yield f"suppressed: {count}, {reason} ({source})"
         if style.verbose:
             for one in report.suppressed:
                 if (one.reason, one.source) == (reason, source):
