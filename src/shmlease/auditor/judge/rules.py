@@ -157,9 +157,9 @@ _TABLE = (
     Rule(
         "LH018",
         "registry-fault",
-        "A registry process ended through a fault of its own, and another has gone on in its place.",
+        "A registry process ended because of a fault of its own, and a successor took its place.",
         _N,
-        "report it with the traceback; what two processes died of is refused to whoever asked for it, the rest is served",
+        "report it with the traceback; a request that ended two processes is refused, all others are served",
     ),
 )
 
