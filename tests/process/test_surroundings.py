@@ -207,6 +207,42 @@ def test_client_that_cannot_start_a_successor_names_its_limit_and_others_start_o
     assert registry.statistics().epoch >= 2
 
 
+def test_successor_that_may_not_have_a_descriptor_for_each_client_is_left_to_others() -> None:
+    """It would serve some, and could not even hear the client that may have more."""
+    done = run("""
+        import os, resource, signal, shmlease
+        import shmlease.client.link as link
+        from shmlease.system.directory import RegistryDirectory
+        with shmlease.Registry("16MiB") as registry:
+            pid = RegistryDirectory(registry.id).read_ledger().registry.identity.pid
+            ready_r, ready_w = os.pipe()
+            stay_r, stay_w = os.pipe()
+            for _ in range(16):
+                if os.fork() == 0:
+                    os.close(stay_w)
+                    shmlease.connect().statistics()
+                    os.write(ready_w, b"x")
+                    os.read(stay_r, 1)
+                    os._exit(0)
+            for _ in range(16): os.read(ready_r, 1)
+            if os.fork() == 0:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (56, 56))
+                link.RECOVER_WITHIN_S = 1.0
+                os.kill(pid, signal.SIGKILL)
+                try: registry.statistics()
+                except shmlease.RegistryUnavailableError as error: print(error, flush=True)
+                os._exit(0)
+            os.wait()
+            with registry.lease(shape=10): print(registry.statistics().clients, flush=True)
+            os.close(stay_w)
+            for _ in range(16): os.wait()
+    """)
+    error, clients = done.stdout.splitlines()
+    assert "one is missing for each of 17 clients" in error, done.stderr
+    assert "56 (RLIMIT_NOFILE)" in error
+    assert clients == "17"
+
+
 def test_registry_with_processor_time_left_only_for_seconds_is_handed_over_before_it_is_killed(
     registry: shmlease.Registry, site: Site, actor: StartActor
 ) -> None:
