@@ -20,9 +20,8 @@ import numpy as np
 from rich.console import Console
 
 import shmlease
-from shmlease.auditor import render
 from shmlease.auditor.audit import audit
-from shmlease.auditor.report.formats import Style
+from shmlease.auditor.report.formats import Style, render
 from shmlease.cli import tables
 from shmlease.cli.ingest_output import as_text as summary
 from shmlease.hdf5 import verify

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shmlease.auditor import Report
+from shmlease.auditor.judge.findings import Report
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from shmlease.auditor import Report
+from shmlease.auditor.judge.findings import Report
 
 
 @pytest.fixture

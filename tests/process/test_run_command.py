@@ -15,7 +15,7 @@ import pytest
 from running import environment, run_command, run_program
 
 from rig.until import until
-from shmlease.auditor import Report
+from shmlease.auditor.judge.findings import Report
 
 LEAK = "open('/dev/shm/test-run-leak', 'wb').write(bytes(5000))\n"
 PRIVATE = ("--isolate",)

@@ -15,7 +15,7 @@ import pytest
 from running import environment
 
 import shmlease
-from shmlease.auditor import Report
+from shmlease.auditor.judge.findings import Report
 
 NOBODY = 65534
 PACKAGES = [Path(shmlease.__file__).parent.parent, Path(msgspec.__file__).parent.parent]

@@ -17,7 +17,8 @@ from xml.etree import ElementTree
 import pytest
 from running import environment, run_command
 
-from shmlease.auditor import FORMATS, Report
+from shmlease.auditor.judge.findings import Report
+from shmlease.auditor.report.formats import FORMATS
 
 NAME = b"psm\xff\xc3("
 SHOWN = r"psm\xff\xc3("

@@ -7,30 +7,25 @@ another pass only asks the kernel about them again: its answer covers the name, 
 
 from __future__ import annotations
 
-import getpass
-import os
-import platform
-import sys
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date
 from typing import Final
 
-from shmlease import __version__
 from shmlease.auditor.judge.detect_system import coverage_of
 from shmlease.auditor.judge.evidence import Scope
-from shmlease.auditor.judge.findings import Creator, Environment, FileIdentity, Finding, Report
+from shmlease.auditor.judge.findings import Creator, FileIdentity, Finding, Report
 from shmlease.auditor.judge.indexed_evidence import IndexedEvidence, Limits
 from shmlease.auditor.judge.reconcile import PROBED, confirmed, reconcile, scope_of, still_free
-from shmlease.auditor.judge.rules import RULES, Severity, rule_of, unknown_rule
+from shmlease.auditor.judge.rules import RULES, Severity, rule_ids
 from shmlease.auditor.judge.suppression import DEFAULT_SUPPRESSIONS, Suppression, Suppressions
 from shmlease.auditor.judge.timeline import events_of
+from shmlease.auditor.observe.environment import environment_of
 from shmlease.auditor.observe.observer import Observer
-from shmlease.errors import LeaseError
 from shmlease.system.clock import Clock, SystemClock
 from shmlease.units import parse_duration
 
-__all__ = ["audit", "begin_scope", "rule_ids"]
+__all__ = ["audit", "begin_scope"]
 
 # Between two passes. A process that is about to unlink or to map a file does so within a scheduling delay: some milliseconds on
 # an idle machine, tens of milliseconds on an overloaded one.
@@ -98,48 +93,50 @@ def audit(
     A named segment that nobody holds is reported even if a process intends to open it again later: that cannot be seen from
     outside. Suppress it, or audit with a scope.
     """
-    began_ns, started_ns = time.time_ns(), time.monotonic_ns()
-    limits = Limits(int(parse_duration(overdue_after) * 1e9) if overdue_after is not None else None, scope)
-    observer = Observer(tuple(paths) if paths is not None else None, limits, creators or {}, foreign)
-    chosen = rule_ids(rules) if rules is not None else frozenset(RULES)
-    chosen -= rule_ids(ignore)
-    words = Suppressions((*suppressions, *(DEFAULT_SUPPRESSIONS if default_suppressions else ())), date.today())
+    started_ns = time.monotonic_ns()
+    chosen = (frozenset(RULES) if rules is None else rule_ids(rules)) - rule_ids(ignore)
+    overdue_after_ns = None if overdue_after is None else int(parse_duration(overdue_after) * 1e9)
+    observer = Observer(None if paths is None else tuple(paths), Limits(overdue_after_ns, scope), creators or {}, foreign)
+    in_force = Suppressions((*suppressions, *(DEFAULT_SUPPRESSIONS if default_suppressions else ())), date.today())
 
     indexed = observer.observe()
-    seen = reconcile(indexed, chosen)
-    told = tuple(finding for finding in also if finding.rule in chosen)
-    kept, aside, used = words.apply((*seen, *told))
-    indexed, sure = _look_again(observer, indexed, confirmed(seen, kept), chosen, clock or SystemClock())
-    findings = (*sure, *confirmed(told, kept))
-    elapsed_ns = time.monotonic_ns() - started_ns
+    found = reconcile(indexed, chosen)
+    added = tuple(finding for finding in also if finding.rule in chosen)
+    kept, suppressed, uses = in_force.apply((*found, *added))
+    indexed, certain = _confirm(observer, indexed, confirmed(found, kept), chosen, clock or SystemClock())
+    findings = (*certain, *confirmed(added, kept))
     return Report(
         findings=tuple(sorted(findings, key=_rank)),
         coverage=coverage_of(indexed),
-        suppressed=aside,
-        suppressions=used,
-        environment=_environment(indexed, began_ns, elapsed_ns),
+        suppressed=suppressed,
+        suppressions=uses,
+        environment=environment_of(indexed.evidence, time.monotonic_ns() - started_ns),
         events=events_of(indexed, findings),
     )
 
 
-def _look_again(
+def _confirm(
     observer: Observer, indexed: IndexedEvidence, findings: tuple[Finding, ...], rules: Collection[str], clock: Clock
 ) -> tuple[IndexedEvidence, tuple[Finding, ...]]:
     """Keep what every pass finds; the evidence of the last pass, and the findings in it."""
     for pause_s in _PAUSES_S:
-        doubtful = {finding.rule for finding in findings if finding.severity is not Severity.NOTE}
-        if not doubtful:
+        uncertain = {finding.rule for finding in findings if finding.severity is not Severity.NOTE}
+        if not uncertain:
             break
-        since_asked_s = (time.monotonic_ns() - indexed.evidence.asked_monotonic_ns) / 1e9
-        if since_asked_s < pause_s:
-            clock.wait_s(pause_s - since_asked_s)
-        if doubtful <= PROBED:
+        since_probes_s = (time.monotonic_ns() - indexed.evidence.asked_monotonic_ns) / 1e9
+        if since_probes_s < pause_s:
+            clock.wait_s(pause_s - since_probes_s)
+        if uncertain <= PROBED:
             observer.probe_again(indexed)
             findings = still_free(indexed, findings)
         else:
             indexed = observer.observe()
             findings = confirmed(findings, reconcile(indexed, rules))
     return indexed, findings
+
+
+def _rank(finding: Finding) -> tuple[int, str, int, str]:
+    return _SEVERITY_ORDER[finding.severity], finding.rule, -finding.resident_bytes, finding.name
 
 
 def begin_scope(name: str, *, paths: Iterable[str] | None = None, foreign: bool = True) -> Scope:
@@ -158,46 +155,3 @@ def begin_scope(name: str, *, paths: Iterable[str] | None = None, foreign: bool 
         There is no shared memory at the paths.
     """
     return scope_of(Observer(tuple(paths) if paths is not None else None, foreign=foreign).observe(probing=False), name)
-
-
-def rule_ids(texts: Collection[str]) -> frozenset[str]:
-    """The ids of the rules that `texts` name, by id or name.
-
-    Raises
-    ------
-    LeaseError
-        A rule does not exist.
-    """
-    rules = {text: rule_of(text) for text in texts}
-    unknown = sorted(text for text, rule in rules.items() if rule is None)
-    if unknown:
-        raise LeaseError(unknown_rule(unknown[0]), rules=unknown)
-    return frozenset(rule.id for rule in rules.values() if rule is not None)
-
-
-def _rank(finding: Finding) -> tuple[int, str, int, str]:
-    return _SEVERITY_ORDER[finding.severity], finding.rule, -finding.resident_bytes, finding.name
-
-
-def _environment(indexed: IndexedEvidence, began_ns: int, elapsed_ns: int) -> Environment:
-    evidence = indexed.evidence
-    return Environment(
-        version=__version__,
-        host=platform.node(),
-        kernel=platform.release(),
-        boot_id=evidence.boot_id,
-        user=_user_name(),
-        user_id=evidence.user_id,
-        privileged=evidence.user_id == 0,
-        roots=tuple(root.path for root in evidence.roots),
-        began_ns=began_ns,
-        elapsed_ns=elapsed_ns,
-        command=" ".join(sys.argv),
-    )
-
-
-def _user_name() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a uid without a name, as in many containers
-        return f"uid {os.geteuid()}"

@@ -14,8 +14,9 @@ import click
 from shmlease.auditor.baseline import Baseline, read_baseline, write_baseline
 from shmlease.auditor.configuration import Configuration, load_configuration
 from shmlease.auditor.judge.findings import Report
-from shmlease.auditor.judge.rules import rule_of, unknown_rule
+from shmlease.auditor.judge.rules import rule_ids
 from shmlease.auditor.report.formats import Style
+from shmlease.errors import LeaseError
 from shmlease.units import parse_duration
 
 __all__ = ["CONFIG", "AuditOptions", "audit_options", "duration_option", "style_for"]
@@ -29,11 +30,10 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str | N
 
 
 def _rule_ids(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
-    rules = [(text, rule_of(text)) for text in texts]
-    unknown = next((text for text, rule in rules if rule is None), None)
-    if unknown is not None:
-        raise click.BadParameter(unknown_rule(unknown))
-    return tuple(rule.id for _, rule in rules if rule is not None)
+    try:
+        return tuple(sorted(rule_ids(texts)))
+    except LeaseError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def duration_option(

@@ -9,7 +9,7 @@ from collections import Counter
 import click
 import msgspec
 
-from shmlease.auditor.audit import rule_ids
+from shmlease.auditor.judge.rules import rule_ids
 from shmlease.auditor.run.isolation import enter_isolation
 from shmlease.errors import UnsupportedPlatformError
 from shmlease.system.interpreter import module_command

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from waiting import BusyClock
 
-from shmlease.auditor import Report, Suppression, begin_scope
-from shmlease.auditor.audit import audit
-from shmlease.auditor.judge.findings import Confidence, Creator, FileIdentity, Finding, Place
+from shmlease.auditor.audit import audit, begin_scope
+from shmlease.auditor.judge.findings import Confidence, Creator, FileIdentity, Finding, Place, Report
 from shmlease.auditor.judge.rules import Severity
+from shmlease.auditor.judge.suppression import Suppression
 from shmlease.auditor.observe.observer import Observer
 from shmlease.errors import LeaseError, UnsupportedPlatformError
 
@@ -190,6 +190,6 @@ def test_file_that_somebody_keeps_is_reported_as_one(shm: Path) -> None:
     kept, segment = sorted(look(shm).findings, key=lambda finding: finding.name)
     assert kept.confidence is Confidence.LIKELY
     assert kept.message.endswith("has no holder; it looks like a file that somebody keeps there: its name ends in .h5")
-    assert "leaves it alone unless it is given its path" in kept.remedy
+    assert "leaves it alone unless you give its path" in kept.remedy
     assert segment.confidence is Confidence.PROVED
     assert "keeps" not in segment.message

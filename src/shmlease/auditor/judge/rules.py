@@ -6,10 +6,13 @@ errors and warnings are leaks; notes are reported and do not count.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["RULES", "Rule", "Severity", "rule_of", "unknown_rule"]
+from shmlease.errors import LeaseError
+
+__all__ = ["RULES", "Rule", "Severity", "rule_ids", "rule_of", "unknown_rule"]
 
 
 class Severity(Enum):
@@ -170,6 +173,21 @@ _BY_NAME = {rule.name: rule for rule in _TABLE}
 def rule_of(text: str) -> Rule | None:
     """The rule with this id (``"LH001"``, any case) or name (``"orphan"``), or None."""
     return RULES.get(text.upper()) or _BY_NAME.get(text.lower())
+
+
+def rule_ids(texts: Collection[str]) -> frozenset[str]:
+    """The ids of the rules that `texts` name, by id or name.
+
+    Raises
+    ------
+    LeaseError
+        A rule does not exist.
+    """
+    rules = {text: rule_of(text) for text in texts}
+    unknown = sorted(text for text, rule in rules.items() if rule is None)
+    if unknown:
+        raise LeaseError(unknown_rule(unknown[0]), rules=unknown)
+    return frozenset(rule.id for rule in rules.values() if rule is not None)
 
 
 def unknown_rule(text: str) -> str:
