@@ -66,7 +66,7 @@ class Grants:
         if held is not None:  # asked again after a takeover
             self._outbox.send(client, answers.granted(message.seq, held, rows.segments[held.segment]))
             return
-        require_free_name(rows, message.name)
+        require_free_name(rows, message.name, now_ns)
         # the client asks for whole pages; what it asks for is what is counted, so round here as well
         request = replace(message, size_bytes=file_size(message.size_bytes))
         waiter = Waiter(client, request, now_ns, now_ns + message.timeout_ns)
@@ -154,9 +154,13 @@ class Grants:
     def _place(self, waiter: Waiter[m.Lease], now_ns: int) -> bool:
         """Serve the first in line: True if it left the queue, False if room must be made, or come, first."""
         rows, request = self._rows, waiter.request
-        if request.lease in rows.leases or (request.name is not None and request.name in rows.by_name):
+        taken = None
+        if request.name is not None and request.name in rows.by_name:
+            taken = exists_refusal(rows, request.name, now_ns)
+        elif request.lease in rows.leases:
+            taken = reused_id_refusal(request.lease)
+        if taken is not None:
             self._queue.remove(waiter)
-            taken = exists_refusal(rows, request.name) if request.name in rows.by_name else reused_id_refusal(request.lease)
             self._outbox.refuse(waiter.client, request.seq, taken, now_ns)
             return True
         warm = rows.warm.best_fit(request.size_bytes)

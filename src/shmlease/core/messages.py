@@ -350,7 +350,7 @@ class Refused(Struct, frozen=True, array_like=True, tag=71):
     seq: int
     code: RefusalCode
     message: str
-    fields: dict[str, int | str | None] = {}
+    fields: dict[str, int | str | list[int] | None] = {}
 
 
 class Spare(Struct, frozen=True, array_like=True, tag=72):

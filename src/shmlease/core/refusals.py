@@ -7,7 +7,16 @@ from itertools import islice
 from typing import Final
 
 from shmlease.core.messages import Attach, Lease, RefusalCode
-from shmlease.core.model import ClientState, EventKind, LeaseMode, RegistryRow, client_of
+from shmlease.core.model import (
+    ClientState,
+    EventKind,
+    LeaseMode,
+    LeaseRow,
+    LeaseState,
+    RegistryRow,
+    SegmentRow,
+    client_of,
+)
 from shmlease.core.queues import Waiter
 from shmlease.core.rows import Rows
 from shmlease.core.work import Unit
@@ -30,7 +39,10 @@ __all__ = [
 # Comparing takes some 20 us a name, in which the registry does nothing else.
 _NAMES_COMPARED: Final = 200
 
-Facts = dict[str, int | str | None]
+# More would not be read.
+_HOLDERS_NAMED: Final = 3
+
+Facts = dict[str, int | str | list[int] | None]
 
 
 class Refusal(Exception):  # noqa: N818 - not an error of the registry: it is an answer
@@ -92,17 +104,52 @@ def not_found_refusal(rows: Rows, waiter: Waiter[Attach], now_ns: int) -> Refusa
     )
 
 
-def exists_refusal(rows: Rows, name: str) -> Refusal:
+def exists_refusal(rows: Rows, name: str, now_ns: int) -> Refusal:
     """The name is taken."""
     segment = rows.segments[rows.by_name[name]]
-    creator = rows.clients.get(segment.creator)
-    by = f"pid {creator.identity.pid}" if creator is not None else "a client that is gone"
-    at = f" at {segment.site}" if segment.site else ""
+    leases = [rows.leases[lease] for lease in sorted(rows.leases_on.get(segment.number, ()))]
+    pids = [rows.clients[client_of(lease.id)].identity.pid for lease in leases]
+    holders = [_holding(lease, pid) for lease, pid in zip(leases, pids, strict=True)]
+    until_ns = [segment.readers_deadline_ns] if segment.readers_expected else []
+    until_ns += [rows.tickets[ticket].deadline_ns for ticket in rows.tickets_on.get(segment.number, ())]
+    waiting_s = max((deadline_ns - now_ns for deadline_ns in until_ns), default=0) / 1e9
+    if segment.readers_expected:
+        holders.append(_counted(segment.readers_expected, "announced reader", "yet to come"))
+    if tickets := len(rows.tickets_on.get(segment.number, ())):
+        holders.append(_counted(tickets, "ticket", "not redeemed yet"))
+    held = "; ".join(holders[:_HOLDERS_NAMED]) + ("; and others" if len(holders) > _HOLDERS_NAMED else "")
+    if not holders:
+        until = "it is just being made"
+    elif leases:
+        until = f"it is held by {held}, until they let go"
+    else:
+        until = f"it is kept for {held}, for {format_duration(max(waiting_s, 0))} more at most"
     return Refusal(
         RefusalCode.EXISTS,
-        f"segment {name!r} exists already: {segment.state}, leased by {by}{at}; choose another name or release that one",
-        {"name": name, "pid": creator.identity.pid if creator is not None else None, "site": segment.site},
+        f"segment {name!r} exists already ({segment.state}{_made_by(rows, segment)}): {until}; choose another name, or wait for "
+        "its end",
+        {"name": name, "pid": pids[0] if pids else None, "pids": pids, "site": segment.site},
     )
+
+
+def _counted(number: int, what: str, that: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'} {that}"
+
+
+def _holding(lease: LeaseRow, pid: int) -> str:
+    """Who holds a lease, and how."""
+    does = "has it for writing" if lease.mode is LeaseMode.WRITE else "reads it"
+    late = ", through views that outlived the lease" if lease.state is LeaseState.LINGERING else ""
+    return f"pid {pid}, which {does}{f' (lease taken at {lease.site})' if lease.site else ''}{late}"
+
+
+def _made_by(rows: Rows, segment: SegmentRow) -> str:
+    """Who made a segment, and whether that one is still there."""
+    creator = rows.clients.get(segment.creator)
+    if creator is None:
+        return ""
+    ended = ", which has ended" if creator.state is ClientState.ENDED else ""
+    return f", made by pid {creator.identity.pid}{f' at {segment.site}' if segment.site else ''}{ended}"
 
 
 def not_held_refusal(lease: int, why: str) -> Refusal:

@@ -42,7 +42,7 @@ def require_new_id(rows: Rows, client: int, identifier: int) -> None:
         raise reused_id_refusal(identifier)
 
 
-def require_free_name(rows: Rows, name: str | None) -> None:
+def require_free_name(rows: Rows, name: str | None, now_ns: int) -> None:
     """Refuse a name that a segment has."""
     if name is not None and name in rows.by_name:
-        raise exists_refusal(rows, name)
+        raise exists_refusal(rows, name, now_ns)

@@ -234,6 +234,50 @@ def test_name_is_taken_from_the_grant_until_the_segment_ends() -> None:
     assert isinstance(shell.lease(other, name="a"), m.Granted)
 
 
+def test_who_holds_a_name_is_told_and_until_when() -> None:
+    shell = Shell()
+    maker, reader, other = shell.hello(), shell.hello(), shell.hello()
+    pids = [shell.table.rows.clients[client].identity.pid for client in (maker, reader, other)]
+    lease = shell.lease(maker, name="a", site="maker.py:3")
+
+    def told() -> m.Refused:
+        refused = shell.lease(other, name="a")
+        assert refused.code is m.RefusalCode.EXISTS
+        return refused
+
+    assert (
+        f"held by pid {pids[0]}, which has it for writing (lease taken at maker.py:3), until they let go" in told().message
+    )
+    shell.publish(maker, lease.lease, readers=2)
+    assert "2 announced readers yet to come" in told().message
+    shell.die(maker)
+    assert told().fields["pids"] == []
+    message = told().message
+    assert f"made by pid {pids[0]} at maker.py:3, which has ended" in message
+    assert "it is kept for 2 announced readers yet to come, for 1 min more at most" in message
+    attached = shell.attach(reader, "a")
+    assert told().fields == {"name": "a", "pid": pids[1], "pids": [pids[1]], "site": "maker.py:3"}
+    assert f"held by pid {pids[1]}, which reads it" in told().message
+    assert "1 announced reader yet to come" in told().message
+    shell.mint(reader, attached.lease, ttl_s=600)
+    shell.release(reader, attached.lease)
+    assert told().fields["pid"] is None
+    assert "1 ticket not redeemed yet, for 10 min more at most" in told().message
+
+
+def test_many_holders_of_a_name_are_not_all_listed() -> None:
+    shell = Shell()
+    clients = [shell.hello() for _ in range(6)]
+    lease = shell.lease(clients[0], name="a")
+    shell.publish(clients[0], lease.lease)
+    for client in clients[1:]:
+        shell.attach(client, "a")
+    refused = shell.lease(clients[0], name="a")
+    assert len(refused.fields["pids"]) == 6
+    assert refused.message.count("reads it") == 2
+    assert "and others" in refused.message
+
+
 def test_name_taken_while_waiting_in_line_is_refused_when_its_turn_comes() -> None:
     shell = Shell(capacity_pages=10)
     holder, first, second = shell.hello(), shell.hello(), shell.hello()
