@@ -7,7 +7,7 @@ import os
 import click
 from msgspec.structs import replace
 
-from shmlease.client.registry import WARM_IDLE_S, begin, checked_id, settings_for
+from shmlease.client.registry import WARM_IDLE_S, begin, checked_id, settings_for, starting
 from shmlease.errors import LeaseError, RegistryUnavailableError
 from shmlease.registry.log import ENVIRONMENT, RegistryLog
 from shmlease.registry.process import serve
@@ -15,7 +15,6 @@ from shmlease.system.directory import RegistryDirectory
 from shmlease.system.exhaustion import explained
 from shmlease.system.reclaim import sweep
 from shmlease.system.registries import default_registry_id
-from shmlease.system.shm_root import require_shared_memory
 from shmlease.system.surroundings import settle_in
 from shmlease.units import format_bytes
 
@@ -37,14 +36,14 @@ def command(registry: str | None, capacity: str | None, warm: str | None, warm_i
     Any process of this user joins it with shmlease.connect(). If a registry of that id was killed before, its leases are
     taken over, and its limits stay.
     """
-    require_shared_memory()
-    sweep()
-    try:
-        directory = RegistryDirectory(default_registry_id() if registry is None else checked_id(registry))
-        settings = settings_for(directory, capacity, warm, warm_idle)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    lock_fd = begin(directory)
+    with starting():
+        sweep()
+        try:
+            directory = RegistryDirectory(default_registry_id() if registry is None else checked_id(registry))
+            settings = settings_for(directory, capacity, warm, warm_idle)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        lock_fd = begin(directory)
     os.umask(0o077)
     settings = replace(settings, in_foreground=True)
 

@@ -16,6 +16,7 @@ from shmlease.core.model import ClientState
 from shmlease.core.settings import Settings
 from shmlease.errors import CapacityError, LeaseError, ProtocolError, RegistryUnavailableError
 from shmlease.system.clock import Clock, SystemClock
+from shmlease.system.control_group import require_memory
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.exhaustion import explained, require_file_size
 from shmlease.system.identity import is_dead, peer_of, require_same_user
@@ -33,6 +34,8 @@ _PATIENCE_S: Final = 1
 _LIMITS: Final = frozenset({errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS})
 # How long a process with low limits leaves it to others to succeed a registry: they take 50 ms where they use it just then.
 _HESITATE_NS: Final = 500_000_000
+# What control groups have left is asked for segments from this size on: it takes some 50 us, a tenth of reserving this much.
+_NOTED_BYTES: Final = 1 << 20
 _TIMEVAL: Final = struct.Struct("@ll")
 
 
@@ -241,6 +244,8 @@ class DirectoryEndpoint:
         try:
             if reserve:
                 require_file_size(size_bytes)
+                if size_bytes >= _NOTED_BYTES:
+                    require_memory(size_bytes, f"a segment of {format_bytes(size_bytes)}")
             fd = self.directory.open_segment(segment, writable=writable)
             try:
                 if os.fstat(fd).st_size < size_bytes:  # mapped beyond its end, it would be a SIGBUS to read

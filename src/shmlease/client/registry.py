@@ -9,6 +9,7 @@ import secrets
 import time
 import warnings
 import weakref
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Final
 
@@ -20,13 +21,15 @@ from shmlease.core.model import Identity
 from shmlease.core.settings import Settings
 from shmlease.core.sizes import PAGE_BYTES
 from shmlease.errors import (
+    LeaseError,
     LeaseNotHeldWarning,
     LeaseWarning,
     RegistryUnavailableError,
     UnsupportedPlatformError,
 )
 from shmlease.system.directory import RegistryDirectory
-from shmlease.system.identity import own_identity
+from shmlease.system.exhaustion import explained
+from shmlease.system.identity import own_identity, require_proc
 from shmlease.system.launch import launch
 from shmlease.system.names import REGISTRY_ID
 from shmlease.system.reclaim import sweep
@@ -34,7 +37,7 @@ from shmlease.system.registries import default_registry_id
 from shmlease.system.shm_root import require_shared_memory
 from shmlease.units import parse_bytes, parse_duration
 
-__all__ = ["ENVIRONMENT", "WARM_IDLE_S", "Registry", "begin", "checked_id", "connect", "settings_for"]
+__all__ = ["ENVIRONMENT", "WARM_IDLE_S", "Registry", "begin", "checked_id", "connect", "settings_for", "starting"]
 
 ENVIRONMENT: Final = "SHMLEASE_REGISTRY"
 # Warm segments beyond half of the capacity would mostly be evicted for the next request anyway.
@@ -79,18 +82,18 @@ class Registry(RegistryHandle):
         on_lingering: OnLingering = "warn",
     ) -> None:
         checked_on_lingering(on_lingering)  # before there is anything to end
-        require_shared_memory()
-        sweep()
-        directory = RegistryDirectory(secrets.token_hex(4))
-        settings = settings_for(directory, capacity, warm, warm_idle, owner=own_identity())
-        lock_fd = begin(directory)
-        try:
-            launch(settings, lock_fd)
-        except BaseException:
-            directory.remove()
-            raise
-        finally:
-            directory.unlock(lock_fd)
+        with starting():
+            sweep()
+            directory = RegistryDirectory(secrets.token_hex(4))
+            settings = settings_for(directory, capacity, warm, warm_idle, owner=own_identity())
+            lock_fd = begin(directory)
+            try:
+                launch(settings, lock_fd)
+            except BaseException:
+                directory.remove()
+                raise
+            finally:
+                directory.unlock(lock_fd)
         super().__init__(link_to(directory.id), on_lingering)
         self._pid = os.getpid()
         self._closed = False
@@ -173,6 +176,27 @@ def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn") 
         message = f"{error}; {ENVIRONMENT} names it: unset that to join the user's own"
         raise RegistryUnavailableError(message, **error.fields) from None
     return RegistryHandle(link, on_lingering)
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """A block that starts a registry: what stands in its way is told in words.
+
+    Raises
+    ------
+    RegistryUnavailableError, CapacityError
+        There is no shared memory, or no /proc; or what a registry needs cannot be had.
+    """
+    require_shared_memory()
+    try:
+        require_proc()
+        yield
+    except UnsupportedPlatformError as error:
+        raise RegistryUnavailableError(f"a registry cannot be started: {error}") from None
+    except LeaseError:
+        raise
+    except OSError as error:
+        raise RegistryUnavailableError(f"a registry cannot be started: {explained(error)}") from error
 
 
 def begin(directory: RegistryDirectory) -> int:

@@ -21,6 +21,7 @@ from shmlease.ingestion.report import FileReport, IngestReport, Progress, Reject
 from shmlease.ingestion.resources import RunResources
 from shmlease.ingestion.string_length_pass import measure
 from shmlease.ingestion.tasks import OnError
+from shmlease.system.identity import require_proc
 from shmlease.text.parser_choice import Parser, choose_parser
 from shmlease.text.schema import Schema
 from shmlease.text.sources import PathLike
@@ -108,8 +109,11 @@ def ingest(
         There is a file at `out` already, or the HDF5 file cannot be written.
     CapacityError
         The capacity is too small for the rows, or /dev/shm is full.
+    UnsupportedPlatformError
+        There is no /proc.
     """
     began_s = time.monotonic()
+    require_proc()
     if on_error not in get_args(OnError):
         raise ValueError(f"on_error={on_error!r}; it is one of {', '.join(get_args(OnError))}")
     chosen = choose_parser(parser)

@@ -5,11 +5,16 @@ Source: proc(5): since Linux 6.2 the size of /proc/PID/fd is the number of its e
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import resource
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 __all__ = ["Descriptors", "descriptors_of"]
+
+
+_MOST_TRIED: Final = 1 << 16
 
 
 class Descriptors(NamedTuple):
@@ -28,5 +33,20 @@ def descriptors_of(pid: int | None = None) -> Descriptors:
         There is no such process, or it is another user's.
     """
     directory = f"/proc/{'self' if pid is None else pid}/fd"
-    in_use = os.stat(directory).st_size or len(os.listdir(directory))
-    return Descriptors(in_use, resource.prlimit(pid or 0, resource.RLIMIT_NOFILE)[0])
+    limit = resource.prlimit(pid or 0, resource.RLIMIT_NOFILE)[0]
+    try:
+        in_use = os.stat(directory).st_size or len(os.listdir(directory))
+    except FileNotFoundError:
+        if pid is not None:
+            raise
+        in_use = _count_own(limit)  # somebody has unmounted /proc
+    return Descriptors(in_use, limit)
+
+
+def _count_own(limit: int) -> int:
+    in_use = 0
+    for descriptor in range(min(limit, _MOST_TRIED)):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(descriptor, fcntl.F_GETFD)
+            in_use += 1
+    return in_use

@@ -14,7 +14,7 @@ import struct
 from typing import Final
 
 from shmlease.core.model import UNSEEN_NAMESPACE, Identity
-from shmlease.errors import PermissionDeniedError
+from shmlease.errors import PermissionDeniedError, UnsupportedPlatformError
 
 __all__ = [
     "boot_id",
@@ -25,6 +25,7 @@ __all__ = [
     "own_time_namespace",
     "peer_of",
     "pidfd_of_peer",
+    "require_proc",
     "require_same_user",
     "unseen_identity",
     "watch",
@@ -67,6 +68,20 @@ def identify(pid: int) -> Identity:
     return Identity(
         pid, int(fields[19]), boot_id(), own_pid_namespace(), owner.st_uid, command, own_time_namespace()
     )  # fmt: skip
+
+
+def require_proc(proc: str = "/proc") -> None:
+    """Refuse a system without /proc, which tells who is alive.
+
+    Raises
+    ------
+    UnsupportedPlatformError
+        It is not mounted.
+    """
+    if not os.path.exists(f"{proc}/self/stat"):
+        raise UnsupportedPlatformError(
+            f"there is no {proc}, which tells who is alive and holds what; mount it (`mount -t proc proc {proc}`)"
+        )
 
 
 def own_pid_namespace() -> int:

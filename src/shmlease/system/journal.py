@@ -14,7 +14,8 @@ from typing import Final
 
 from shmlease.core.messages import Notice
 from shmlease.core.wire import decode_notice, encode_notice
-from shmlease.errors import ProtocolError
+from shmlease.errors import CapacityError, ProtocolError
+from shmlease.system.exhaustion import explained
 
 __all__ = ["JOURNAL_BYTES", "Journal", "JournalReader"]
 
@@ -38,7 +39,15 @@ class Journal:
         entry = _HEADER.pack(len(payload), zlib.crc32(payload), notice.seq) + payload
         if self._length + len(entry) > JOURNAL_BYTES:
             return False
-        os.pwrite(self._fd, entry, self._length)
+        try:
+            written = os.pwrite(self._fd, entry, self._length)
+        except OSError as error:
+            raise CapacityError(f"what was to be told to the registry cannot be written: {explained(error)}") from error
+        if written != len(entry):  # part of an entry would be taken for the end of what was written
+            raise CapacityError(
+                f"{written} of {len(entry)} bytes for the registry could be written; a file size limit (RLIMIT_FSIZE) does so: "
+                "raise `ulimit -f`"
+            )
         self._length += len(entry)
         return True
 

@@ -108,7 +108,7 @@ def stale_lease(indexed: IndexedEvidence) -> Iterator[Finding]:
 def dead_registry(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH007: nobody holds the lock of a registry's directory, and its process is dead.
 
-    Likely rather than proved while one of its clients lives, because that client may still start a successor.
+    A note while one of its clients lives, or who it was started for: the next call of that one starts a successor.
     """
     for registry in indexed.evidence.registries:
         if indexed.health(registry) is not RegistryHealth.DEAD:
@@ -130,11 +130,13 @@ def dead_registry(indexed: IndexedEvidence) -> Iterator[Finding]:
         segments = sum(number is not None for _, number in files)
         yield Finding.of(
             "LH007",
-            f"registry {registry.id} is dead and has left {segments} segments ({format_bytes(resident_bytes)})",
+            f"registry {registry.id} is dead and has left {segments} segments ({format_bytes(resident_bytes)})"
+            + (f"; {living[0]} lives and will start a successor when it uses them" if living else ""),
             name=f"shmlease-{registry.id}",
             subject=f"registry:{registry.id}",
             path=registry.path,
             confidence=Confidence.LIKELY if living else Confidence.PROVED,
+            severity=Severity.NOTE if living else Severity.ERROR,
             identity=registry.directory,
             size_bytes=sum(file.size_bytes for file, _ in files),
             resident_bytes=resident_bytes,

@@ -58,14 +58,17 @@ def _creator_verdict(indexed: IndexedEvidence, segment: SysVSegment) -> tuple[Co
 def orphan_charge(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH017: a control group without processes is still charged for shared memory."""
     for charge in indexed.evidence.charges:
+        is_sure = charge.is_empty or indexed.evidence.sees_all_processes
+        processes = "no process" if is_sure else "no process that can be seen from this pid namespace"
         yield Finding.of(
             "LH017",
-            f"{format_bytes(charge.shmem_bytes)} of shared memory are charged to {charge.cgroup}, which has no process",
+            f"{format_bytes(charge.shmem_bytes)} of shared memory are charged to {charge.cgroup}, which has {processes}",
             name=charge.cgroup,
             subject=f"cgroup:{charge.cgroup}",
             path=charge.source,
+            confidence=Confidence.PROVED if is_sure else Confidence.UNKNOWN,
             resident_bytes=charge.shmem_bytes,
-            evidence=(Fact(f"shmem {charge.shmem_bytes}, cgroup.procs empty", charge.source),),
+            evidence=(Fact(f"shmem {charge.shmem_bytes}, {processes} in cgroup.procs", charge.source),),
         )
 
 

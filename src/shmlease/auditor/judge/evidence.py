@@ -37,6 +37,9 @@ __all__ = [
 # Device and inode: what maps and descriptors give. The birth time, where known, is in the file's identity.
 Key = tuple[int, int]
 
+# PROC_PID_INIT_INO of linux/proc_ns.h: the namespace in which every process can be seen.
+_INITIAL_PID_NAMESPACE = 4026531836
+
 
 class Probe(enum.Enum):
     """What the kernel said when asked for a lease on a file."""
@@ -183,6 +186,7 @@ class Charge(msgspec.Struct, frozen=True):
     cgroup: str
     shmem_bytes: int
     source: str
+    is_empty: bool = False  # the kernel says so; else only no process of this pid namespace is in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +251,11 @@ class Evidence:
         if process is None:
             return not self.hides_processes or identity.uid == self.user_id
         return identity.time_namespace == self.time_namespace and process.start_ticks != identity.start_ticks
+
+    @property
+    def sees_all_processes(self) -> bool:
+        """Whether there is no process that this pid namespace does not show."""
+        return self.pid_namespace == _INITIAL_PID_NAMESPACE
 
     def started_ns(self, process: ProcessFacts) -> int:
         """When the process started, since the epoch."""

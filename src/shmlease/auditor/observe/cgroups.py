@@ -43,11 +43,19 @@ def _charges(top: str) -> Iterator[Charge]:
         counters = parse_table(_read(source))
         shmem_bytes = counters.get("shmem", 0)
         if shmem_bytes:
-            yield Charge(path[len(top) :] or "/", shmem_bytes, source)
+            yield Charge(path[len(top) :] or "/", shmem_bytes, source, _is_populated(path) is False)
 
 
 def _has_processes(path: str) -> bool:
-    return bool(_read(f"{path}/cgroup.procs").strip())
+    return _is_populated(path) or bool(_read(f"{path}/cgroup.procs").strip())
+
+
+def _is_populated(path: str) -> bool | None:
+    """Whether there is a process in the group or beneath it, in whatever pid namespace; version 1 does not tell."""
+    for line in _read(f"{path}/cgroup.events").splitlines():
+        if line.startswith("populated "):
+            return line != "populated 0"
+    return None
 
 
 def _read(path: str) -> str:

@@ -24,7 +24,7 @@ from shmlease.auditor.observe.registry_facts import read_registries
 from shmlease.auditor.observe.shm_scan import Listing, count_filesystem, list_root, usage_of
 from shmlease.auditor.observe.sysv import list_sysv
 from shmlease.system.clock import SystemClock
-from shmlease.system.identity import boot_id, own_time_namespace
+from shmlease.system.identity import boot_id, own_time_namespace, require_proc
 from shmlease.system.safe_open import reason_of
 
 __all__ = ["Observer"]
@@ -70,8 +70,9 @@ class Observer:
         Raises
         ------
         UnsupportedPlatformError
-            There is no shared memory at the paths.
+            There is no shared memory at the paths, or no /proc.
         """
+        require_proc(self.proc)
         roots, gaps = own_roots(self.proc, self.paths)
         before = [count_filesystem(root) for root in roots]
         listings = [_list(root, gaps) for root in roots]

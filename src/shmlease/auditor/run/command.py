@@ -15,6 +15,7 @@ from shmlease.auditor.run.inotify import Watch
 from shmlease.auditor.run.isolation import enter_isolation
 from shmlease.auditor.run.subreaper import run_and_wait
 from shmlease.errors import LeaseError, UnsupportedPlatformError
+from shmlease.system.identity import require_proc
 from shmlease.system.shm_root import list_root
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def run(
     UnsupportedPlatformError
         `isolate` is true and the system does not allow it.
     """
+    require_proc()
     list_root(_SHM)  # before anything is done: that there is none, and why
     why_shared = _isolate(isolate)
     is_isolated = not why_shared

@@ -162,6 +162,7 @@ def test_registry_whose_lock_is_free_and_whose_process_is_dead_is_dead(system: S
     system.registry(served_by=51, lock=LockState.FREE, segments=[segment(1)], clients=[client(1, 61)])
     (finding,) = system.findings()
     assert (finding.rule, finding.confidence, finding.name) == ("LH007", Confidence.PROVED, "shmlease-abc")
+    assert finding.is_leak
     assert finding.resident_bytes == 4 * PAGE
     assert "1 segments" in finding.message
 
@@ -169,13 +170,15 @@ def test_registry_whose_lock_is_free_and_whose_process_is_dead_is_dead(system: S
 def test_dead_registry_with_a_living_client_may_be_succeeded(system: System) -> None:
     system.registry(served_by=51, lock=LockState.FREE, clients=[client(1, WRITER)])
     (finding,) = system.findings()
-    assert (finding.rule, finding.confidence) == ("LH007", Confidence.LIKELY)
+    assert (finding.rule, finding.confidence, finding.is_leak) == ("LH007", Confidence.LIKELY, False)
+    assert "will start a successor" in finding.message
     assert [holder.pid for holder in finding.holders] == [WRITER]
 
 
 def test_dead_registry_with_a_living_owner_may_be_succeeded(system: System) -> None:
     system.registry(served_by=51, lock=LockState.FREE, owner=WRITER)
-    assert system.findings()[0].confidence is Confidence.LIKELY
+    (finding,) = system.findings()
+    assert (finding.confidence, finding.is_leak) == (Confidence.LIKELY, False)
 
 
 def test_process_that_has_left_a_registry_does_not_succeed_it(system: System) -> None:

@@ -67,9 +67,21 @@ def test_system_v_creator_that_cannot_be_seen_is_unknown(system: System, changes
 
 
 def test_charge_of_an_empty_group_is_a_note(system: System) -> None:
-    system.change(charges=(Charge("/job", PAGE, "/sys/fs/cgroup/memory/job/memory.stat"),))
+    charge = Charge("/job", PAGE, "/sys/fs/cgroup/memory/job/memory.stat")
+    system.change(charges=(charge,), pid_namespace=4026532000)
     (finding,) = system.findings()
     assert (finding.rule, finding.name, finding.is_leak) == ("LH017", "/job", False)
+    assert finding.confidence is Confidence.UNKNOWN, "this pid namespace need not show every process"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"pid_namespace": 4026531836}, {"pid_namespace": 7}], ids=["all are seen", "the kernel says so"]
+)
+def test_group_that_is_empty_for_sure_is_proved_to_be(system: System, changes: dict[str, object]) -> None:
+    charge = Charge("/job", PAGE, "/sys/fs/cgroup/job/memory.stat", is_empty=changes == {"pid_namespace": 7})
+    system.change(charges=(charge,), **changes)
+    (finding,) = system.findings()
+    assert finding.confidence is Confidence.PROVED
 
 
 def test_coverage_counts_what_was_looked_at(system: System) -> None:

@@ -39,5 +39,14 @@ def test_unified_hierarchy_is_read_too(tmp_path: Path) -> None:
     assert [charge.cgroup for charge in list_charges(str(tmp_path))] == ["/slice/job"]
 
 
+def test_kernel_that_tells_whether_a_group_is_empty_is_believed(tmp_path: Path) -> None:
+    """Processes of other pid namespaces are not listed in cgroup.procs."""
+    (tmp_path / "cgroup.controllers").write_text("memory\n")
+    for name, populated in (("left", 0), ("container", 1)):
+        group(tmp_path / name, 4096)
+        (tmp_path / name / "cgroup.events").write_text(f"populated {populated}\nfrozen 0\n")
+    assert [(charge.cgroup, charge.is_empty) for charge in list_charges(str(tmp_path))] == [("/left", True)]
+
+
 def test_system_without_control_groups_has_no_charges(tmp_path: Path) -> None:
     assert list_charges(str(tmp_path)) == ()
