@@ -105,17 +105,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not tracing.is_possible():
         print("this system does not let a process trace another (ptrace): nothing was tried", file=sys.stderr)
         sys.exit(2)
+    # side by side only where each lane has a /dev/shm of its own: what lies in it that was not there before is the point's
+    lanes = options.lanes if private_shm.is_possible() else 1
     begun = time.monotonic()
     plans = [plan for plan in PLANS if options.only in ("", f"{plan.workload}/{plan.victim}")]
     if options.at:
         points = [replace(plan, at=options.at) for plan in plans]
     else:
-        points = find_points(plans, options.lanes)
+        points = find_points(plans, lanes)
         random.Random(options.seed).shuffle(points)
         points = points[: options.points or None]
     killed: Counter[str] = Counter()
     failed = swept = 0
-    for outcome in run_points(points, options.lanes):
+    for outcome in run_points(points, lanes):
         point = outcome.point
         killed[f"{point.workload}/{point.victim}"] += outcome.is_killed
         swept += outcome.is_swept

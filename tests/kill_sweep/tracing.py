@@ -19,7 +19,7 @@ _GET_SYSCALL_INFO: Final = 0x420E
 _INFO: Final = struct.Struct("=B3xIQQQ")  # op, arch, instruction pointer, stack pointer, number of the call (at its entry)
 WALL: Final = 0x40000000  # waitpid: also for processes that were cloned without SIGCHLD
 _O_TRACESYSGOOD, _O_EXITKILL = 0x1, 0x100000
-_O_FOLLOW: Final = 0x2 | 0x4 | 0x8  # fork, vfork, clone
+_O_FOLLOW: Final = 0x2 | 0x4 | 0x8 | 0x10  # fork, vfork, clone, and exec, which would bring a SIGTRAP otherwise
 _SYSCALL_STOP: Final = signal.SIGTRAP | 0x80
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
