@@ -16,6 +16,10 @@ import pytest
 from running import environment
 
 import shmlease
+from rig.actor import Actor
+from rig.until import until
+from shmlease.client.links import link_to
+from shmlease.system import launch
 
 ID = f"served{os.getpid()}"
 
@@ -150,3 +154,59 @@ def test_registry_whose_files_were_removed_one_by_one_removes_the_rest(served: s
         os.unlink(f"/dev/shm/shmlease-{ID}/{name}")
     assert served.wait(60) == 2
     assert not os.path.exists(f"/dev/shm/shmlease-{ID}")
+
+
+def killed(served: subprocess.Popen[str]) -> None:
+    served.kill()
+    served.wait(30)
+
+
+def test_registry_that_is_served_again_goes_on_with_what_its_clients_have(served: subprocess.Popen[str]) -> None:
+    registry = shmlease.connect(ID)
+    with registry.share(np.arange(3), "calls") as lease:
+        killed(served)
+        assert registry.statistics().epoch == 2, "a registry that this process has started"
+        with serving() as again, registry.attach("calls") as reader:
+            (told,) = json.loads(command("status", "--id", ID, "--json").stdout)
+            assert (told["pid"], told["epoch"]) == (again.pid, 3)
+            assert reader.array.sum() == lease.array.sum() == 3
+            assert "is running already" in command("serve", "--id", ID).stderr
+
+
+def test_registry_that_makes_way_leaves_it_to_the_command_though_clients_are_busy(served: subprocess.Popen[str]) -> None:
+    code = (
+        "import shmlease, sys\n"
+        "registry = shmlease.connect(sys.argv[1])\n"
+        "print('here', flush=True)\n"
+        "while True: registry.statistics()\n"
+    )
+    with contextlib.ExitStack() as stack:
+        busy = [
+            stack.enter_context(subprocess.Popen([sys.executable, "-c", code, ID], stdout=subprocess.PIPE, text=True))
+            for _ in range(2)
+        ]
+        for process in busy:
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "here\n"
+        killed(served)
+        assert shmlease.connect(ID).statistics().epoch >= 2
+        with serving() as again:
+            (told,) = json.loads(command("status", "--id", ID, "--json").stdout)
+            assert told["pid"] == again.pid
+
+
+def test_successor_of_a_killed_command_ends_when_nobody_needs_it(
+    served: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon = "import shmlease.core.table; shmlease.core.table.IDLE_NS = 20_000_000; from shmlease.registry"
+    monkeypatch.setattr(launch, "_BOOT", launch._BOOT.replace("from shmlease.registry", soon))
+    with Actor(ID) as actor, shmlease.connect(ID).share(np.arange(3)) as lease:
+        ticket = lease.ticket(ttl=600)
+        killed(served)
+        assert shmlease.connect(ID).statistics().epoch == 2
+        assert actor("registry.statistics().epoch") == 2
+    with shmlease.connect(ID).redeem(ticket) as reader:
+        assert reader.array.sum() == 3
+    link_to(ID).close()  # as when this process ends
+    until(lambda: not os.path.exists(f"/dev/shm/shmlease-{ID}"), what="the end of the registry")

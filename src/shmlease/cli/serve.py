@@ -7,7 +7,8 @@ import os
 import click
 from msgspec.structs import replace
 
-from shmlease.client.registry import WARM_IDLE_S, begin, checked_id, settings_for, starting
+from shmlease.client.handover import begin_or_take_over
+from shmlease.client.registry import WARM_IDLE_S, checked_id, settings_for, starting
 from shmlease.errors import LeaseError, RegistryUnavailableError
 from shmlease.registry.log import ENVIRONMENT, RegistryLog
 from shmlease.registry.process import serve
@@ -34,7 +35,8 @@ def command(registry: str | None, capacity: str | None, warm: str | None, warm_i
     """Run a registry in the foreground, until Ctrl-C or SIGTERM.
 
     Any process of this user joins it with shmlease.connect(). If a registry of that id was killed before, its leases are
-    taken over, and its limits stay.
+    taken over, and its limits stay. Clients of one that was killed go on with a registry that the first of them starts; it makes
+    way when this command is given again, and ends when it has had no client, lease or ticket for a minute.
     """
     with starting():
         sweep()
@@ -43,7 +45,7 @@ def command(registry: str | None, capacity: str | None, warm: str | None, warm_i
             settings = settings_for(directory, capacity, warm, warm_idle)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
-        lock_fd = begin(directory)
+        lock_fd = begin_or_take_over(directory)
     os.umask(0o077)
     settings = replace(settings, in_foreground=True)
 

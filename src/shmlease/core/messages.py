@@ -81,7 +81,8 @@ LayoutBytes = Annotated[bytes, Meta(max_length=32 * 1024)]
 class Hello(Struct, frozen=True, array_like=True, tag=1):
     """First message of a connection; `resume` is the id of an earlier one of the same process, or 0.
 
-    `limits` are those that a registry would have which this process starts, if it can.
+    `limits` are those that a registry would have which this process starts, if it can. `to_serve`: it is no client, but was
+    started to be this registry, and asks the one that clients have started meanwhile to make way.
     """
 
     seq: Seq
@@ -89,6 +90,7 @@ class Hello(Struct, frozen=True, array_like=True, tag=1):
     secret: Annotated[bytes, Meta(min_length=16, max_length=16)]
     resume: ClientId
     limits: Limits | None = None
+    to_serve: bool = False
 
 
 class Lease(Struct, frozen=True, array_like=True, tag=2):

@@ -142,6 +142,7 @@ class RegistryRow(msgspec.Struct, frozen=True, array_like=True, tag="R"):
     limits: Limits | None = None  # what its process may use
     wanted: Limits | None = None  # what the process of the first registry might use
     cpus: tuple[int, ...] = ()  # the processors that the first registry was allowed
+    ends_when_idle: bool = False  # started by a client in place of one that its user had started in the foreground
 
 
 class Mark(enum.IntEnum):

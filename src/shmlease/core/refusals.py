@@ -33,6 +33,7 @@ __all__ = [
     "not_found_refusal",
     "not_held_refusal",
     "reused_id_refusal",
+    "running_refusal",
     "ticket_refusal",
 ]
 
@@ -194,6 +195,16 @@ def fault_refusal(rows: Rows, unit: Unit) -> Refusal:
         f"{seen}. `shmlease status` shows what was recorded; please report it",
         {"unit": str(unit), "seen": seen},
         recorded=True,
+    )
+
+
+def running_refusal(rows: Rows) -> Refusal:
+    """It is served where its user has put it, or for the process that has started it."""
+    registry = rows.registry
+    return Refusal(
+        RefusalCode.PERMISSION,
+        f"registry {registry.id} is running already, pid {registry.identity.pid}; see `shmlease status`",
+        {"registry": registry.id, "pid": registry.identity.pid},
     )
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -54,7 +55,11 @@ from shmlease.core.tickets import Tickets
 from shmlease.core.timers import Timers
 from shmlease.core.transitions import LeaseEvent
 
-__all__ = ["Table"]
+__all__ = ["IDLE_NS", "Table"]
+
+# A registry that nobody has asked for ends when it has had no client, lease or ticket for so long: a program that is started
+# again and again meets it, and it is gone before anybody wonders what it is.
+IDLE_NS: Final = 60_000_000_000
 
 
 class Table:
@@ -107,6 +112,8 @@ class Table:
         }
         self.descriptors_in_use = self.descriptors_limit = 0  # as the shell last counted them
         self._started_ns = now_ns
+        self._idle_since_ns: int | None = None
+        self._timers.handle("idle", None, lambda entries: entries if self._idle_since_ns is not None else set())
         self._stopping = False
         if snapshot is not None:
             self._restore(now_ns, inherited)
@@ -154,6 +161,14 @@ class Table:
         lacked = shortfalls(registry.limits, registry.wanted)
         detail = f"to pid {identity.pid}, for this process had {lacked}"
         self.rows.record(now_ns, EventKind.HANDED_OVER, detail=detail)
+        return True
+
+    def makes_way_for(self, identity: Identity, now_ns: int) -> bool:
+        """Whether the process that its user has started to serve may go on in this one's place; that is then recorded."""
+        registry = self.rows.registry
+        if registry.closing or not registry.ends_when_idle:
+            return False
+        self.rows.record(now_ns, EventKind.HANDED_OVER, detail=f"to pid {identity.pid}, which was started to serve")
         return True
 
     def detached(self, client: int, now_ns: int, reason: str = "") -> None:
@@ -373,6 +388,17 @@ class Table:
         """The end of every command: serve those who wait, and stop if nobody needs the registry any more."""
         self._grants.serve(now_ns)
         if self._clients.owner_has_ended and not self._is_needed():
+            self._stop()
+        elif self.rows.registry.ends_when_idle:
+            self._stop_when_idle(now_ns)
+
+    def _stop_when_idle(self, now_ns: int) -> None:
+        if self._is_needed():
+            self._idle_since_ns = None
+        elif self._idle_since_ns is None:
+            self._idle_since_ns = now_ns
+            self._timers.at(now_ns + IDLE_NS, "idle")
+        elif now_ns >= self._idle_since_ns + IDLE_NS:
             self._stop()
 
     def _is_needed(self) -> bool:

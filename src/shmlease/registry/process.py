@@ -229,6 +229,7 @@ def _require_a_beginning(store: RegistryDirectory, settings: Settings, previous:
 
 def _registry_row(settings: Settings, previous: RegistryRow | None, limits: Limits | None, now_ns: int) -> RegistryRow:
     wanted = None if previous is None or settings.in_foreground else previous.wanted
+    owner = settings.owner if previous is None else previous.owner
     return RegistryRow(
         settings.id,
         own_identity(),
@@ -237,11 +238,12 @@ def _registry_row(settings: Settings, previous: RegistryRow | None, limits: Limi
         int(settings.warm_idle_s * 1e9) if previous is None else previous.warm_idle_ns,
         1 if previous is None else previous.epoch + 1,
         now_ns,
-        settings.owner if previous is None else previous.owner,
+        owner,
         name_key=secrets.token_bytes(16) if previous is None else previous.name_key,
         limits=limits,
         wanted=wanted or limits,
         cpus=(previous and previous.cpus) or tuple(os.sched_getaffinity(0)),
+        ends_when_idle=owner is None and not settings.in_foreground,
     )
 
 

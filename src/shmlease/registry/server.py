@@ -30,7 +30,7 @@ from shmlease.core.effects import (
     VoidToken,
 )
 from shmlease.core.model import Change, ClientState, EventKind, Identity, Row, SegmentState, client_of, number_of
-from shmlease.core.refusals import Refusal, descriptors_refusal, fault_refusal
+from shmlease.core.refusals import Refusal, descriptors_refusal, fault_refusal, running_refusal
 from shmlease.core.table import Table
 from shmlease.core.wire import decode_client_packet, encode
 from shmlease.core.work import Unit, detach_unit, effect_unit, end_unit, hello_unit, message_unit, timer_unit
@@ -146,6 +146,12 @@ class Server:
             if not isinstance(message, m.Hello):
                 raise ProtocolError(f"a connection begins with Hello, not {type(message).__name__}")
             seq = message.seq
+            if message.to_serve:
+                if not self.table.makes_way_for(identity, now_ns):
+                    raise running_refusal(self.table.rows)
+                self.is_handed_over = True
+                self._transport.stop()
+                return b""
             if self.table.hands_over_to(message.limits, identity, now_ns):
                 self.is_handed_over = True
                 self._transport.stop()

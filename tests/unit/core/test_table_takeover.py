@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rig.shell import PAGE, S, Shell
+from msgspec.structs import replace
+
+from rig.shell import PAGE, S, Shell, identity
 from shmlease.core import messages as m
 from shmlease.core.effects import CreateSegment, RetireSegment, RevokeSpare
 from shmlease.core.model import (
@@ -219,3 +221,61 @@ def test_row_that_means_nothing_to_anyone_does_not_keep_a_successor_from_serving
     stray = SegmentRow(9, 1, PAGE, SegmentState.PUBLISHED, "stray")
     table = Table(shell.row, type(snapshot)(registry=shell.row, segments={9: stray}), 5 * S)
     assert table.rows.by_name == {"stray": 9}
+
+
+def shell_that_ends_when_idle() -> Shell:
+    shell = Shell()
+    shell.table.rows.put(replace(shell.table.rows.registry, ends_when_idle=True))
+    shell.table.tick(shell.now)
+    return shell
+
+
+def test_registry_started_by_clients_ends_when_it_has_been_idle_for_a_minute() -> None:
+    shell = shell_that_ends_when_idle()
+    shell.wait(59)
+    assert not shell.stopped
+    shell.wait(1)
+    assert shell.stopped
+
+
+def test_registry_that_is_needed_is_not_idle() -> None:
+    shell = shell_that_ends_when_idle()
+    shell.wait(59)
+    client = shell.hello()
+    shell.wait(600)
+    lease = shell.lease(client)
+    shell.publish(client, lease.lease)
+    shell.mint(client, lease.lease, ttl_s=300)
+    shell.say(client, m.Bye)
+    shell.wait(299)
+    assert not shell.stopped, "a ticket may be redeemed yet"
+    shell.wait(2)
+    assert not shell.stopped
+    shell.wait(59)
+    assert shell.stopped
+
+
+def test_who_comes_in_time_starts_the_minute_anew() -> None:
+    shell = shell_that_ends_when_idle()
+    shell.wait(30)
+    shell.say(shell.hello(), m.Bye)
+    shell.wait(59)
+    assert not shell.stopped
+    shell.wait(1)
+    assert shell.stopped
+
+
+def test_registry_that_its_user_has_started_is_never_idle() -> None:
+    shell = Shell()
+    shell.wait(10_000)
+    assert not shell.stopped
+
+
+def test_registry_makes_way_only_if_clients_have_started_it() -> None:
+    shell = Shell()
+    assert not shell.table.makes_way_for(identity(5), shell.now)
+    shell = shell_that_ends_when_idle()
+    assert shell.table.makes_way_for(identity(5), shell.now)
+    assert [event.kind for event in shell.table.rows.events.values()][-1] is EventKind.HANDED_OVER
+    shell.table.close(shell.now)
+    assert not shell.table.makes_way_for(identity(5), shell.now)
