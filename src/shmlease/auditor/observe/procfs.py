@@ -11,12 +11,13 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
+from shmlease.auditor.judge.evidence import SysVSegment
+
 __all__ = [
     "DescriptorInfo",
     "MapEntry",
     "Mount",
     "ProcessStat",
-    "SysVLine",
     "device_number",
     "parse_descriptor_info",
     "parse_maps",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 _DELETED: Final = " (deleted)"
+_SHM_DEST: Final = 0o1000  # of linux/shm.h: IPC_RMID was called, the last detach removes it
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 # "    0: /dev/shm/x" of io_uring; a slot without a file has no such line, or "<none>"
 _SLOT: Final = re.compile(r"^\s*\d+: (?!<none>)(.+)$", re.MULTILINE)
@@ -71,21 +73,6 @@ class DescriptorInfo(NamedTuple):
 
     in_flight: int  # descriptors in messages that the socket has received and nobody has taken
     registered: tuple[str, ...]  # paths of the files registered in an io_uring
-
-
-class SysVLine(NamedTuple):
-    """One line of /proc/sysvipc/shm."""
-
-    key: int
-    id: int
-    mode: int
-    size_bytes: int
-    creator_pid: int
-    attachments: int
-    uid: int
-    changed_s: int
-    resident_bytes: int
-    swapped_bytes: int
 
 
 def parse_maps(text: str, devices: Collection[int] | None = None) -> Iterator[MapEntry]:
@@ -137,23 +124,22 @@ def parse_descriptor_info(text: str) -> DescriptorInfo:
     return DescriptorInfo(int(in_flight[1]) if in_flight else 0, tuple(_unescape(path) for path in slots))
 
 
-def parse_sysv(text: str) -> Iterator[SysVLine]:
+def parse_sysv(text: str) -> Iterator[SysVSegment]:
     """The segments in `text` (/proc/sysvipc/shm), whose columns have names; older kernels have fewer."""
     header, *lines = text.splitlines()
     columns = header.split()
     for line in lines:
         row = dict(zip(columns, line.split(), strict=False))
-        yield SysVLine(
-            key=int(row["key"]),
+        yield SysVSegment(
             id=int(row["shmid"]),
-            mode=int(row["perms"], 8),
+            key=int(row["key"]),
             size_bytes=int(row["size"]),
+            resident_bytes=int(row.get("rss", row["size"])) + int(row.get("swap", "0")),
             creator_pid=int(row["cpid"]),
             attachments=int(row["nattch"]),
             uid=int(row["uid"]),
             changed_s=int(row["ctime"]),
-            resident_bytes=int(row.get("rss", row["size"])),
-            swapped_bytes=int(row.get("swap", "0")),
+            is_condemned=bool(int(row["perms"], 8) & _SHM_DEST),
         )
 
 

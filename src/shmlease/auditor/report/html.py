@@ -13,7 +13,7 @@ from typing import Final
 
 from shmlease.auditor.judge.findings import Confidence, Report, SuppressionUse
 from shmlease.auditor.judge.rules import RULES, Rule, Severity
-from shmlease.auditor.report.drawing import drawing_of
+from shmlease.auditor.report.axis import axis_of
 from shmlease.auditor.report.formats import Style
 from shmlease.auditor.report.lanes import timeline_of
 from shmlease.pages.rendering import Headline, count, render_page
@@ -24,18 +24,19 @@ __all__ = ["render"]
 _BLIND: Final = "LH016"
 # A page of ten thousand findings opens in no browser; the rest is in the JSON.
 _MAX_FINDINGS: Final = 1000
+_MAX_LANES: Final = 400
 
 
 def render(report: Report, style: Style | None = None) -> str:  # noqa: ARG001 - the format's signature
     """`report` as one HTML page."""
-    drawing = drawing_of(timeline_of(report))
+    timeline = timeline_of(report)
     environment = report.environment
     verdict = "no leaks" if report.is_clean else count(len(report.leaks), "leak")
     return render_page(
         "shmlease.auditor.report",
         "audit",
         tool="audit",
-        title=f"{verdict} – {drawing.scope_name or 'shmlease audit'}",
+        title=f"{verdict} – {timeline.scope_name or 'shmlease audit'}",
         at=datetime.fromtimestamp(environment.began_ns / 1e9, UTC),
         headline=_headline(report),
         footer=(
@@ -48,7 +49,10 @@ def render(report: Report, style: Style | None = None) -> str:  # noqa: ARG001 -
         data=report.to_json(indent=0),
         save_as="shmlease-report.json",
         report=report,
-        drawing=drawing,
+        timeline=timeline,
+        axis=axis_of(timeline),
+        lanes=timeline.visible,
+        max_lanes=_MAX_LANES,
         shown=report.findings[:_MAX_FINDINGS],
         rules=_rules(report),
         suppressions=sorted(_suppressions(report), key=lambda use: -use.uses),

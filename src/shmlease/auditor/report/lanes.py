@@ -72,6 +72,11 @@ class Lane:
         """When it is first known to exist."""
         return self.spans[0].begin_ns if self.spans else self.marks[0].at_ns
 
+    @property
+    def end_ns(self) -> int:
+        """When it is last known to exist."""
+        return max([span.end_ns for span in self.spans] + [mark.at_ns for mark in self.marks])
+
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
@@ -86,6 +91,16 @@ class Timeline:
     marks: tuple[Mark, ...] = ()
     scope: tuple[int, int] | None = None
     scope_name: str = ""
+
+    @property
+    def visible(self) -> tuple[Lane, ...]:
+        """The lanes with findings, and those of which any part lies in the time shown: a registry may have an earlier past."""
+        return tuple(lane for lane in self.lanes if lane.findings or lane.end_ns >= self.begin_ns)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of all marks."""
+        return frozenset(mark.kind for marks in (self.marks, *(lane.marks for lane in self.lanes)) for mark in marks)
 
 
 def timeline_of(report: Report) -> Timeline:

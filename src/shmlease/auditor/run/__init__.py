@@ -1,5 +1,1 @@
 """Runs any command and reports what it left in shared memory: in a /dev/shm of its own, or watched in the shared one."""
-
-from shmlease.auditor.run.command import Run, run
-
-__all__ = ["Run", "run"]

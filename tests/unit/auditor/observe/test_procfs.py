@@ -97,14 +97,15 @@ def test_mounts_have_device_point_and_filesystem() -> None:
 
 def test_sysv_segments_have_attachments_creator_and_mark_of_removal() -> None:
     condemned, plain = parse_sysv(text("sysvipc_shm"))
-    assert (condemned.id, condemned.attachments, condemned.mode & 0o1000) == (14, 1, 0o1000)
-    assert (plain.id, plain.size_bytes, plain.creator_pid, plain.attachments) == (15, 8192, 30576, 0)
+    assert (condemned.id, condemned.attachments, condemned.is_condemned) == (14, 1, True)
+    assert (plain.id, plain.attachments, plain.is_condemned) == (15, 0, False)
+    assert (plain.size_bytes, plain.creator_pid) == (8192, 30576)
 
 
 def test_sysv_without_the_columns_of_newer_kernels_counts_its_size_as_resident() -> None:
     old = "key shmid perms size cpid lpid nattch uid gid cuid cgid atime dtime ctime\n0 1 600 8192 7 0 0 0 0 0 0 0 0 9\n"
     (line,) = parse_sysv(old)
-    assert (line.resident_bytes, line.swapped_bytes) == (8192, 0)
+    assert line.resident_bytes == 8192
 
 
 def test_smaps_tell_what_was_touched_of_each_mapping() -> None:
