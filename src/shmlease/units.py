@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-__all__ = ["format_bytes", "format_duration", "parse_bytes", "parse_duration"]
+__all__ = ["format_bytes", "format_count", "format_duration", "parse_bytes", "parse_duration"]
 
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _BYTE_UNITS = {"": 1, "b": 1}
@@ -77,6 +77,11 @@ def format_bytes(size_bytes: int) -> str:
     power = min(max(size_bytes.bit_length() - 1, 0) // 10, len(_BINARY) - 1)
     value = size_bytes / 1024**power
     return f"{value:.4g} {_BINARY[power]}" if value < 1000 else f"{value:.0f} {_BINARY[power]}"
+
+
+def format_count(number: int, one: str, many: str = "") -> str:
+    """`number` with what is counted: ``"1 leak"``, ``"2,000 leaks"``; `many` where the plural is irregular."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def format_duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmlease.units import format_bytes, format_duration, parse_bytes, parse_duration
+from shmlease.units import format_bytes, format_count, format_duration, parse_bytes, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,12 @@ def test_size_is_printed(size_bytes: int, text: str) -> None:
 )
 def test_duration_is_printed(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_count_is_printed_with_its_plural() -> None:
+    assert format_count(1, "leak") == "1 leak"
+    assert format_count(0, "leak") == "0 leaks"
+    assert format_count(1234, "registry", "registries") == "1,234 registries"
 
 
 @given(st.integers(0, 2**62))

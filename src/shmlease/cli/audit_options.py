@@ -17,7 +17,7 @@ from shmlease.auditor.judge.findings import Report
 from shmlease.auditor.judge.rules import rule_ids
 from shmlease.auditor.report.formats import Style
 from shmlease.errors import LeaseError
-from shmlease.units import parse_duration
+from shmlease.units import format_count, parse_duration
 
 __all__ = ["CONFIG", "AuditOptions", "audit_options", "duration_option", "style_for"]
 
@@ -132,7 +132,7 @@ class AuditOptions:
         if self.new_baseline is None:
             return False
         count = write_baseline(self.new_baseline, report)
-        click.echo(f"recorded {count} {'leak' if count == 1 else 'leaks'} in {self.new_baseline}", err=True)
+        click.echo(f"recorded {format_count(count, 'leak')} in {self.new_baseline}", err=True)
         return True
 
 

@@ -18,9 +18,9 @@ from typing import Any, Final
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from shmlease.pages.charts import Chart
-from shmlease.units import format_bytes, format_duration
+from shmlease.units import format_bytes, format_count, format_duration
 
-__all__ = ["Headline", "count", "render_chart", "render_page"]
+__all__ = ["Headline", "render_chart", "render_page"]
 
 _COMMON: Final = "shmlease.pages"
 
@@ -91,13 +91,8 @@ def _environment(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(bytes=format_bytes, duration=format_duration, count=count)
+    environment.filters.update(bytes=format_bytes, duration=format_duration, count=format_count)
     return environment
-
-
-def count(number: int, one: str, many: str = "") -> str:
-    """`number` and what is counted: ``"1 leak"``, ``"2 leaks"``."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _resource(package: str, name: str) -> str:

@@ -12,7 +12,7 @@ from shmlease.auditor.judge.findings import Confidence, Fact, Finding, Process
 from shmlease.auditor.judge.indexed_evidence import HeldLease, IndexedEvidence, RegistryHealth, subject_of_file
 from shmlease.auditor.judge.rules import RULES, Severity
 from shmlease.core.model import ClientState, EventKind, Identity, LeaseState, SegmentRow, SegmentState
-from shmlease.units import format_bytes, format_duration
+from shmlease.units import format_bytes, format_count, format_duration
 
 __all__ = [
     "dead_registry",
@@ -130,7 +130,7 @@ def dead_registry(indexed: IndexedEvidence) -> Iterator[Finding]:
         segments = sum(number is not None for _, number in files)
         yield Finding.of(
             "LH007",
-            f"registry {registry.id} is dead and has left {segments} segments ({format_bytes(resident_bytes)})"
+            f"registry {registry.id} is dead and has left {format_count(segments, 'segment')} ({format_bytes(resident_bytes)})"
             + (f"; {living[0]} lives and will start a successor when it uses them" if living else ""),
             name=f"shmlease-{registry.id}",
             subject=f"registry:{registry.id}",

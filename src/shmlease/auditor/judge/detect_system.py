@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from shmlease.auditor.judge.evidence import Probe, SysVSegment
 from shmlease.auditor.judge.findings import Confidence, Coverage, Creator, Fact, Finding, Gap
 from shmlease.auditor.judge.indexed_evidence import IndexedEvidence
-from shmlease.units import format_bytes
+from shmlease.units import format_bytes, format_count
 
 __all__ = ["blind", "coverage_of", "orphan_charge", "sysv"]
 
@@ -111,7 +111,7 @@ def _unprobed(indexed: IndexedEvidence) -> Iterator[Gap]:
     unknown = Counter((file.uid, answer[1]) for file, answer in answers if answer and answer[0] is Probe.UNKNOWN)
     for (uid, reason), count in sorted(unknown.items()):
         yield Gap(
-            f"whether {count} files of uid {uid} are in use",
+            f"whether {format_count(count, 'file')} of uid {uid} {'is' if count == 1 else 'are'} in use",
             f"{reason}; the lease probe answers only their owner, or root",
             source="fcntl F_SETLEASE",
         )
@@ -126,7 +126,7 @@ def _unread(indexed: IndexedEvidence) -> Iterator[Gap]:
     is_blinding = any(root.device not in bright for root in roots)
     yield Gap(
         "what processes closed to this user hold",
-        f"/proc/PID/maps and fd of {indexed.evidence.unreadable_processes} processes cannot be read; "
+        f"/proc/PID/maps and fd of {format_count(indexed.evidence.unreadable_processes, 'process', 'processes')} cannot be read; "
         + ("they may hold unlinked memory" if is_blinding else "they hold no unlinked memory, because none is dark"),
         is_blinding,
         "/proc/PID",

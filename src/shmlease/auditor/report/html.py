@@ -16,8 +16,8 @@ from shmlease.auditor.judge.rules import RULES, Rule, Severity
 from shmlease.auditor.report.axis import axis_of
 from shmlease.auditor.report.formats import Style
 from shmlease.auditor.report.lanes import timeline_of
-from shmlease.pages.rendering import Headline, count, render_page
-from shmlease.units import format_bytes, format_duration
+from shmlease.pages.rendering import Headline, render_page
+from shmlease.units import format_bytes, format_count, format_duration
 
 __all__ = ["render"]
 
@@ -31,7 +31,7 @@ def render(report: Report, style: Style | None = None) -> str:  # noqa: ARG001 -
     """`report` as one HTML page."""
     timeline = timeline_of(report)
     environment = report.environment
-    verdict = "no leaks" if report.is_clean else count(len(report.leaks), "leak")
+    verdict = "no leaks" if report.is_clean else format_count(len(report.leaks), "leak")
     return render_page(
         "shmlease.auditor.report",
         "audit",
@@ -77,7 +77,9 @@ def _headline(report: Report) -> Headline:
         memory = sum({finding.subject: finding.resident_bytes for finding in leaks}.values())
         confidences = Counter(finding.confidence.value for finding in leaks)
         listed = ", ".join(f"{number} {confidence}" for confidence, number in confidences.items())
-        return Headline("bad", count(len(leaks), "leak"), f"{format_bytes(memory)} still in memory; {listed}.", facts)
+        return Headline(
+            "bad", format_count(len(leaks), "leak"), f"{format_bytes(memory)} still in memory; {listed}.", facts
+        )
     if report.coverage.is_blind:
         line = "Something could not be seen, and a leak may hide there: see below."
         return Headline("unsure", "No leaks, as far as could be seen", line, facts)

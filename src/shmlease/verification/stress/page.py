@@ -8,9 +8,9 @@ from typing import Final
 import msgspec
 
 from shmlease.pages.charts import Axis, Chart, Series, chart_of
-from shmlease.pages.rendering import Headline, count, render_page
+from shmlease.pages.rendering import Headline, render_page
 from shmlease.pages.scales import round_bytes, round_seconds
-from shmlease.units import format_bytes, format_duration
+from shmlease.units import format_bytes, format_count, format_duration
 from shmlease.verification.stress.verdict import Verdict
 
 __all__ = ["as_page"]
@@ -25,12 +25,12 @@ _PERCENTILES: Final = (("p50_s", 2), ("p99_s", 100), ("p999_s", 1000))
 
 def as_page(verdict: Verdict) -> str:
     """The page."""
-    broken = count(len(verdict.findings), "promise was broken", "promises were broken")
+    broken = format_count(len(verdict.findings), "promise was broken", "promises were broken")
     headline = Headline(
         "good" if verdict.is_passed else "bad",
         "Nothing was lost" if verdict.is_passed else broken[0].upper() + broken[1:],
-        f"{count(verdict.operations, 'operation')} of {count(verdict.clients, 'client')} in "
-        f"{format_duration(verdict.duration_s)}, under {count(sum(verdict.faults.values()), 'fault')}.",
+        f"{format_count(verdict.operations, 'operation')} of {format_count(verdict.clients, 'client')} in "
+        f"{format_duration(verdict.duration_s)}, under {format_count(sum(verdict.faults.values()), 'fault')}.",
         (
             ("operations/s", f"{verdict.operations / verdict.duration_s:,.0f}" if verdict.duration_s else "–"),
             ("peak in segments", format_bytes(verdict.peak_bytes)),

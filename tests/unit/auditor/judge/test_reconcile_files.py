@@ -43,7 +43,7 @@ def test_file_that_cannot_be_asked_about_is_a_blind_spot(system: System) -> None
     system.file("others", uid=33, probe=Probe.UNKNOWN)
     (finding,) = system.findings()
     assert (finding.rule, finding.confidence) == ("LH016", Confidence.UNKNOWN)
-    assert "1 files of uid 33" in finding.message
+    assert "1 file of uid 33" in finding.message
     assert coverage_of(system.indexed()).is_blind
 
 

@@ -164,7 +164,7 @@ def test_registry_whose_lock_is_free_and_whose_process_is_dead_is_dead(system: S
     assert (finding.rule, finding.confidence, finding.name) == ("LH007", Confidence.PROVED, "shmlease-abc")
     assert finding.is_leak
     assert finding.resident_bytes == 4 * PAGE
-    assert "1 segments" in finding.message
+    assert "1 segment " in finding.message
 
 
 def test_dead_registry_with_a_living_client_may_be_succeeded(system: System) -> None:

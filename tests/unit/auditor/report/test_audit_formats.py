@@ -93,7 +93,7 @@ def test_text_says_what_who_where_why_and_how_to_fix_it() -> None:
 
 def test_text_ends_with_a_verdict() -> None:
     assert render(REPORT, "text").splitlines()[-1] == (
-        "2 leaks (12 KiB), 1 note; 3 files, 40 processes, 1 registries in 12 ms"
+        "2 leaks (12 KiB), 1 note; 3 files, 40 processes, 1 registry in 12 ms"
     )
     assert render(Report(), "text").splitlines()[-1].startswith("no leaks; 0 files")
     blind = Report(coverage=Coverage(gaps=(Gap("x", "y"),)))

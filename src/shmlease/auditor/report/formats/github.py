@@ -14,7 +14,7 @@ from shmlease.auditor.judge.findings import Finding, Report
 from shmlease.auditor.judge.rules import Severity
 from shmlease.auditor.report.formats import Style
 from shmlease.output_file import append_output
-from shmlease.units import format_bytes
+from shmlease.units import format_bytes, format_count
 
 __all__ = ["add_to_summary", "annotation", "announce", "render", "summary"]
 
@@ -82,8 +82,7 @@ def annotation(finding: Finding) -> str:
 
 def summary(report: Report) -> str:
     """`report` as Markdown, for the file that $GITHUB_STEP_SUMMARY names."""
-    count = len(report.leaks)
-    verdict = "No leaks" if count == 0 else f"{count} {'leak' if count == 1 else 'leaks'}"
+    verdict = "No leaks" if report.is_clean else format_count(len(report.leaks), "leak")
     lines = [f"### shmlease audit: {verdict}", ""]
     if report.findings:
         lines += ["| rule | finding | memory | created at | confidence |", "|---|---|---:|---|---|"]
@@ -95,8 +94,7 @@ def summary(report: Report) -> str:
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     if report.suppressed:
-        count = len(report.suppressed)
-        lines += [f"{count} {'finding was' if count == 1 else 'findings were'} suppressed.", ""]
+        lines += [f"{format_count(len(report.suppressed), 'finding was', 'findings were')} suppressed.", ""]
     lines += [f"- not seen: {_cell(f'{gap.what}: {gap.why}')}" for gap in report.coverage.gaps]
     return "\n".join(lines) + "\n"
 

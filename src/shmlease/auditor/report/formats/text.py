@@ -13,7 +13,7 @@ from shmlease.auditor.judge.findings import Confidence, Finding, Report
 from shmlease.auditor.judge.printable import printable
 from shmlease.auditor.judge.rules import Severity
 from shmlease.auditor.report.formats import Style
-from shmlease.units import format_bytes, format_duration
+from shmlease.units import format_bytes, format_count, format_duration
 
 __all__ = ["render"]
 
@@ -103,15 +103,16 @@ def _suppressed(report: Report, style: Style) -> Iterator[str]:
 def _verdict(report: Report) -> str:
     looked_at = report.coverage.looked_at
     scanned = (
-        f"{looked_at.get('files', 0)} files, {looked_at.get('processes', 0)} processes, "
-        f"{looked_at.get('registries', 0)} registries in {format_duration(report.environment.elapsed_ns / 1e9)}"
+        f"{format_count(looked_at.get('files', 0), 'file')}, "
+        f"{format_count(looked_at.get('processes', 0), 'process', 'processes')}, "
+        f"{format_count(looked_at.get('registries', 0), 'registry', 'registries')} "
+        f"in {format_duration(report.environment.elapsed_ns / 1e9)}"
     )
     notes = sum(not finding.is_leak and finding.rule != _BLIND for finding in report.findings)
-    also = f", {notes} {'note' if notes == 1 else 'notes'}" if notes else ""
+    also = f", {format_count(notes, 'note')}" if notes else ""
     if report.is_clean:
         blind = " as far as could be seen" if report.coverage.is_blind else ""
         return click.style(f"no leaks{blind}{also}; {scanned}", fg="green", bold=True)
     total = sum({finding.subject: finding.resident_bytes for finding in report.leaks}.values())
-    count = len(report.leaks)
-    leaks = f"{count} {'leak' if count == 1 else 'leaks'} ({format_bytes(total)})"
+    leaks = f"{format_count(len(report.leaks), 'leak')} ({format_bytes(total)})"
     return click.style(f"{leaks}{also}; {scanned}", fg="red", bold=True)
