@@ -104,6 +104,7 @@ def test_segment_in_use_is_never_reaped_while_others_come_and_go() -> None:
         file.write(b"x")
         file.flush()
         with open("/dev/shm/orphan", "wb") as orphan:
+            os.fchmod(orphan.fileno(), 0o600)  # as shm_open(3) is called: what others may read looks like a file to keep
             orphan.write(b"x")
         result = reap(yes=True)
         assert [one.path for one in result.removed] == ["/dev/shm/orphan"], result

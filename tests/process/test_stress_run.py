@@ -126,7 +126,7 @@ def test_an_unknown_fault_is_refused_with_those_that_there_are(tmp_path: Path) -
     ("option", "value", "words"),
     [
         ("--capacity", "1KiB", "no segment is smaller than a page"),
-        ("--html", "nowhere/v.html", "No such file or directory"),
+        ("--html", "nowhere/v.html", "there is no directory nowhere"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_run(tmp_path: Path, option: str, value: str, words: str) -> None:

@@ -39,6 +39,7 @@ def shm() -> Iterator[bytes]:
 def leak(shm: bytes) -> bytes:
     path = shm + b"/" + NAME
     with open(path, "wb") as file:
+        os.fchmod(file.fileno(), 0o600)  # as shm_open(3) is called: what others may read looks like a file to keep
         file.write(bytes(5000))
     return path
 
