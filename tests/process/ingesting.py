@@ -101,7 +101,7 @@ def call(*arguments: object, **popen: Any) -> Finished:
 
 
 def family(coordinator: int) -> dict[str, list[int]]:
-    """The processes of a run, by what they are: workers, whose session their template began, and registry."""
+    """The processes of a run, by what they are: workers, whose session their fork server began, and registry."""
     found: dict[str, list[int]] = {"worker": [], "registry": []}
     parents: dict[int, int] = {}
     sessions: dict[int, int] = {}
@@ -115,7 +115,7 @@ def family(coordinator: int) -> dict[str, list[int]]:
         except OSError:
             continue
     for pid, command in commands.items():
-        if b"ingestion.template" in command:
+        if b"ingestion.worker_process" in command:
             if pid != sessions[pid] and parents.get(sessions[pid]) == coordinator:
                 found["worker"].append(pid)
         elif b"shmlease.registry.process" in command and f'"owner":[{coordinator},'.encode() in command:

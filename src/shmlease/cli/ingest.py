@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shmlease.ingestion import template_start
+from shmlease.ingestion import worker_forkserver
 
 __all__ = ["command"]
 
@@ -100,15 +100,15 @@ def command(files: tuple[str, ...], output: str | None, dry_run: bool, **options
     names = ("delimiter", "header", "skip_lines", "comments", "quote", "missing", "encoding")
     reading = _reading_options({name: options.pop(name) for name in names})
     if output is not None and not dry_run:
-        # Whatever is imported from here on the workers' template imports beside it. Nothing here multiplies matrices.
+        # Whatever is imported from here on the workers' fork server imports beside it. Nothing here multiplies matrices.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        template_start.begin()
+        worker_forkserver.begin()
     gc.disable()
-    from shmlease.cli.ingest_run import run  # noqa: PLC0415 - after the template has begun
+    from shmlease.cli.ingest_run import run  # noqa: PLC0415 - after the fork server has begun
 
     gc.freeze()
     gc.enable()
     try:
         run(files, output, dry_run=dry_run, reading=reading, **options)
     finally:
-        template_start.drop()
+        worker_forkserver.drop()

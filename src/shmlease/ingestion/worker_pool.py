@@ -1,7 +1,7 @@
 """Worker processes of our own, for a run: given tasks, replaced when they die, their tasks done again by others.
 
 `concurrent.futures.ProcessPoolExecutor` breaks as a whole when one worker is killed, and starts each worker anew with all its
-imports. Here a template process imports once and forks the workers, so that the second costs a millisecond.
+imports. Here a fork server imports once and forks the workers, so that the second costs a millisecond.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any, Final, Protocol
 
 from shmlease.errors import LeaseError, TicketError
 from shmlease.ingestion.tasks import TASKS_A_WORKER, Task
-from shmlease.ingestion.template_start import Template, take
 from shmlease.ingestion.worker_channel import WorkerChannel
+from shmlease.ingestion.worker_forkserver import take
+from shmlease.system.forkserver import Child
 
 __all__ = ["ProcessWorkerPool", "Work", "WorkerLostError", "WorkerPool", "retry"]
 
@@ -97,7 +98,8 @@ class WorkerPool(Protocol):
 class _Process:
     """One worker as the coordinator sees it."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, child: Child, connection: socket.socket) -> None:
+        self.child = child
         self.channel = WorkerChannel(connection)
         self.pending: deque[Work] = deque()
 
@@ -106,25 +108,22 @@ class ProcessWorkerPool:
     """Worker processes of our own. Made, it has begun to import what they need; `start` starts them."""
 
     def __init__(self) -> None:
-        self._registry_id = b""
+        self._registry_id = ""
         self._waiting: deque[Work] = deque()
         self._delivered: deque[tuple[Any, Any]] = deque()
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._lock = threading.Lock()  # between `deliver` and `close`, which gives the event's number back
-        # the last one is in use; a killed one stays unreaped until the end, so that its group's number stays its own
-        self._templates: list[Template] = []
-        self._control: socket.socket | None = None
+        self._forkservers = [take()]  # the last one forks, the others have left and have children
         self.replaced = 0
         self._processes: list[_Process] = []
-        self._template_control()
 
     def start(self, count: int, registry_id: str) -> None:
         """Start `count` workers on a registry."""
-        self._registry_id = registry_id.encode()
+        self._registry_id = registry_id
         self._processes += [self._start() for _ in range(count)]
-        self._end_template()
+        self._forkservers[-1].leave()  # workers seldom die, and another is up in a tenth of a second
 
     @property
     def wants_work(self) -> bool:
@@ -179,9 +178,8 @@ class ProcessWorkerPool:
         for process in self._processes:
             process.channel.socket.close()
         self._processes.clear()
-        self._control = None
-        while self._templates:
-            self._templates.pop().end()
+        while self._forkservers:
+            self._forkservers.pop().close()
         self._selector.close()
         with self._lock:
             if self._wake >= 0:
@@ -214,6 +212,7 @@ class ProcessWorkerPool:
     def _replace(self, process: _Process, done: list[tuple[Any, Any]]) -> None:
         self._selector.unregister(process.channel.socket)
         process.channel.socket.close()
+        process.child.close()
         self._processes.remove(process)
         self.replaced += 1
         if process.pending:
@@ -222,29 +221,24 @@ class ProcessWorkerPool:
             work = process.pending.pop()
             work.lost()
             self._waiting.appendleft(work)
+        self._forkservers.append(take())
         self._processes.append(self._start())
-        self._end_template()
+        self._forkservers[-1].leave()
 
     def _start(self) -> _Process:
-        """Have the template fork a worker; it is there when it answers, and can be given tasks at once."""
+        """Fork a worker, which can be given tasks at once."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             try:
-                socket.send_fds(self._template_control(), [self._registry_id], [theirs.fileno()])
-            except OSError:  # the template itself was killed
-                self._control = None
-                socket.send_fds(self._template_control(), [self._registry_id], [theirs.fileno()])
-        process = _Process(ours)
+                child = self._fork(theirs)
+            except ChildProcessError:  # the fork server itself was killed
+                self._forkservers.append(take())
+                child = self._fork(theirs)
+        process = _Process(child, ours)
         self._selector.register(ours, selectors.EVENT_READ, process)
         return process
 
-    def _end_template(self) -> None:
-        """Let the template go: workers seldom die, and another is up in a tenth of a second."""
-        self._templates[-1].leave()
-        self._control = None
-
-    def _template_control(self) -> socket.socket:
-        if self._control is None:
-            self._templates.append(take())
-            self._control = self._templates[-1].control
-        return self._control
+    def _fork(self, connection: socket.socket) -> Child:
+        return self._forkservers[-1].fork(
+            "shmlease.ingestion.worker_process:serve", self._registry_id, descriptor=connection.fileno()
+        )

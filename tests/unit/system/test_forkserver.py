@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from rig.until import until
 from shmlease.system.forkserver import ForkServer
 
 
@@ -33,6 +34,42 @@ def test_no_child_outlives_the_forkserver() -> None:
 
 
 def test_a_forkserver_that_cannot_begin_says_why(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ChildProcessError, match="code 1"):
-        ForkServer(["no_such_module"])
+    with ForkServer(["no_such_module"]) as forkserver, pytest.raises(ChildProcessError, match="code 1"):
+        forkserver.fork("signal:pause")
     assert "no_such_module" in capfd.readouterr().err
+
+
+def test_a_descriptor_is_handed_over() -> None:
+    ours, theirs = os.pipe()
+    with ForkServer() as forkserver:
+        child = forkserver.fork("os:close", descriptor=theirs)
+        os.close(theirs)
+        assert os.read(ours, 1) == b""  # nobody has the other end: the fork server did not keep it
+        assert child.reap() == 0
+    os.close(ours)
+
+
+@pytest.mark.parametrize("number", [signal.SIG_DFL, signal.SIG_IGN])
+def test_children_outlive_a_forkserver_that_leaves_but_not_its_close(number: signal.Handlers) -> None:
+    before = signal.signal(signal.SIGCHLD, number)
+    try:
+        forkserver = ForkServer(detached=True)
+        child = forkserver.fork("signal:pause")
+        assert os.getsid(child.pid) == forkserver.pid != os.getsid(0)
+        forkserver.leave()
+        until(lambda: not is_running(forkserver.pid))
+        assert child.is_alive
+        with pytest.raises(ChildProcessError, match="has ended"):
+            forkserver.fork("signal:pause")
+        forkserver.close()
+        until(lambda: not is_running(child.pid))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
