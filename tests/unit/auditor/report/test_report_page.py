@@ -98,6 +98,7 @@ def test_names_cannot_break_out_of_the_page() -> None:
     assert [tag for tag, _ in one.tags].count("script") == 2
     assert "img" not in [tag for tag, _ in one.tags]
     assert not [name for _, attributes in one.tags for name in attributes if name.startswith("on")]
+    assert not set("<>&") & set(embedded(text))
     assert json.loads(embedded(text))["findings"][0]["name"] == EVIL
     assert EVIL in one.texts["h1"] + one.texts["code"]
 
