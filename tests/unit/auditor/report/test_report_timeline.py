@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from shmlease.auditor.judge.findings import Creator, Environment, Event, Finding, Report
-from shmlease.auditor.report import trace
 from shmlease.auditor.report.axis import Axis, axis_of
+from shmlease.auditor.report.formats import trace
 from shmlease.auditor.report.lanes import Lane, Timeline, timeline_of
 
 SECOND = 1_000_000_000

@@ -1,6 +1,6 @@
 """The formats of a report: one module for each, imported when it is needed.
 
-A module of a format has one function, ``render(report, style) -> str``.
+The module of a format has one function, ``render(report) -> str``; that of ``text``, which is for people, takes a style as well.
 """
 
 from __future__ import annotations
@@ -14,16 +14,7 @@ from shmlease.errors import LeaseError
 
 __all__ = ["FORMATS", "Style", "render"]
 
-# format -> its module
-FORMATS: Final[dict[str, str]] = {
-    "text": "shmlease.auditor.report.formats.text",
-    "json": "shmlease.auditor.report.formats.as_json",
-    "sarif": "shmlease.auditor.report.formats.sarif",
-    "junit": "shmlease.auditor.report.formats.junit",
-    "github": "shmlease.auditor.report.formats.github",
-    "html": "shmlease.auditor.report.html",
-    "trace": "shmlease.auditor.report.trace",
-}
+FORMATS: Final = ("text", "json", "sarif", "junit", "github", "html", "trace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,5 +36,6 @@ def render(report: Report, format: str, style: Style | None = None) -> str:
     """
     if format not in FORMATS:
         raise LeaseError(f"there is no format {format!r}; choose one of {', '.join(FORMATS)}", format=format)
-    text: str = importlib.import_module(FORMATS[format]).render(report, style or Style())
+    module = importlib.import_module(f"{__name__}.{format}")
+    text: str = module.render(report, style or Style()) if format == "text" else module.render(report)
     return text

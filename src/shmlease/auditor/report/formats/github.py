@@ -12,7 +12,6 @@ from typing import Final
 
 from shmlease.auditor.judge.findings import Finding, Report
 from shmlease.auditor.judge.rules import Severity
-from shmlease.auditor.report.formats import Style
 from shmlease.output_file import append_output
 from shmlease.units import format_bytes, format_count
 
@@ -22,7 +21,7 @@ _ANNOTATIONS: Final = 10
 _COMMANDS: Final = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
 
 
-def render(report: Report, style: Style) -> str:  # noqa: ARG001 - the format's signature
+def render(report: Report) -> str:
     """The workflow commands that annotate the run with the findings of `report`."""
     lines = [annotation(finding) for finding in report.findings[:_ANNOTATIONS]]
     rest = len(report.findings) - _ANNOTATIONS
@@ -50,7 +49,7 @@ def announce(report: Report, write: Callable[[str], object], environment: Mappin
     """
     if environment.get("GITHUB_ACTIONS") != "true":
         return False
-    write(render(report, Style()))
+    write(render(report))
     add_to_summary(report, environment)
     return True
 

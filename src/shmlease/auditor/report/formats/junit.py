@@ -8,14 +8,13 @@ from xml.etree import ElementTree
 
 from shmlease.auditor.judge.findings import Finding, Report
 from shmlease.auditor.judge.rules import RULES
-from shmlease.auditor.report.formats import Style
 
 __all__ = ["render"]
 
 _NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def render(report: Report, style: Style) -> str:  # noqa: ARG001 - the format's signature
+def render(report: Report) -> str:
     """`report` as one test suite."""
     by_rule: dict[str, list[Finding]] = {rule: [] for rule in RULES}
     for finding in report.findings:

@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 from shmlease.auditor.judge.findings import Finding, Gap, Place, Report
 from shmlease.auditor.judge.rules import RULES, Rule
-from shmlease.auditor.report.formats import Style
 
 __all__ = ["render"]
 
@@ -23,7 +22,7 @@ _SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 _RULE_INDEX: Final = {rule: index for index, rule in enumerate(RULES)}
 
 
-def render(report: Report, style: Style) -> str:  # noqa: ARG001 - the format's signature
+def render(report: Report) -> str:
     """`report` as one SARIF run."""
     results = [_result(finding) for finding in report.findings]
     results += [

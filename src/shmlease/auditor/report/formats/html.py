@@ -14,7 +14,6 @@ from typing import Final
 from shmlease.auditor.judge.findings import Confidence, Report, SuppressionUse
 from shmlease.auditor.judge.rules import RULES, Rule, Severity
 from shmlease.auditor.report.axis import axis_of
-from shmlease.auditor.report.formats import Style
 from shmlease.auditor.report.lanes import timeline_of
 from shmlease.pages.rendering import Headline, render_page
 from shmlease.units import format_bytes, format_count, format_duration
@@ -27,7 +26,7 @@ _MAX_FINDINGS: Final = 1000
 _MAX_LANES: Final = 400
 
 
-def render(report: Report, style: Style | None = None) -> str:  # noqa: ARG001 - the format's signature
+def render(report: Report) -> str:
     """`report` as one HTML page."""
     timeline = timeline_of(report)
     environment = report.environment

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from shmlease.auditor.judge.findings import Report
-from shmlease.auditor.report.formats import Style
 from shmlease.auditor.report.lanes import Lane, Timeline, timeline_of
 
 __all__ = ["render"]
@@ -23,7 +22,7 @@ _NOBODY: Final = 0
 _CATEGORY: Final = "segment"
 
 
-def render(report: Report, style: Style | None = None) -> str:  # noqa: ARG001 - the format's signature
+def render(report: Report) -> str:
     """`report` as a trace in JSON."""
     timeline = timeline_of(report)
     events = [*_processes(report, timeline), *_scope(timeline)]
