@@ -41,6 +41,7 @@ def leak(shm: bytes) -> bytes:
     with open(path, "wb") as file:
         os.fchmod(file.fileno(), 0o600)  # as shm_open(3) is called: what others may read looks like a file to keep
         file.write(bytes(5000))
+    os.chmod(path, 0o600)  # as a segment has it
     return path
 
 
