@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -253,3 +254,23 @@ def tell(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
+
+
+@among_other_users
+def test_nobody_talks_to_a_socket_of_another_user() -> None:
+    """In a /dev/shm that is not sticky, a neighbour may put his directory in the place of ours between two calls."""
+    program = (
+        "import sys, socket, shmlease.client.endpoint as module\n"
+        "try: module._SocketConnection(sys.argv[1])\n"
+        "except PermissionError as refused: print(refused)\n"
+    )
+    path = f"{SHM}/socket"
+
+    def listen() -> None:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(path)
+        listener.listen()
+
+    with planted(listen):
+        done = run_as(0, sys.executable, "-c", program, path)
+    assert f"belongs to uid {NEIGHBOUR}; this process runs as uid 0" in done.stdout, done.stderr

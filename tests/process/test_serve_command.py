@@ -35,7 +35,11 @@ def serving() -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment()) as process:
         assert process.stderr is not None
         assert f"registry {ID} serves up to 4 MiB" in process.stderr.readline()
-        yield process
+        try:
+            yield process
+        except BaseException:
+            process.kill()  # what failed does not wait for it
+            raise
         process.terminate()
 
 

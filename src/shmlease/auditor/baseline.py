@@ -13,6 +13,7 @@ from shmlease.auditor.judge.findings import Report
 from shmlease.auditor.judge.suppression import suppress_known
 from shmlease.errors import LeaseError
 from shmlease.output_file import write_output
+from shmlease.system.safe_open import read_named
 
 __all__ = ["Baseline", "read_baseline", "write_baseline"]
 
@@ -55,8 +56,7 @@ def read_baseline(path: str | None) -> Baseline:
     if path is None:
         return Baseline()
     try:
-        with open(path, "rb") as file:
-            baseline = msgspec.json.decode(file.read(), type=_Baseline)
+        baseline = msgspec.json.decode(read_named(path), type=_Baseline)
     except OSError as error:
         raise LeaseError(
             f"cannot read the baseline {path}: {error.strerror}; `shmlease audit --write-baseline {path}` creates one",

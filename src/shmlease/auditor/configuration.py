@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from datetime import date
 from typing import Any, Final, Self
 
@@ -11,6 +12,7 @@ import msgspec
 from shmlease.auditor.judge.rules import rule_of, unknown_rule
 from shmlease.auditor.judge.suppression import Suppression
 from shmlease.errors import LeaseError
+from shmlease.system.safe_open import read_named
 from shmlease.units import parse_duration
 
 __all__ = ["Configuration", "load_configuration"]
@@ -84,7 +86,8 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
 def load_configuration(path: str | None = None, *, beneath: str = ".") -> Configuration:
     """The configuration in `path`, or in the nearest file that has one, in `beneath` or a directory above it.
 
-    Within a directory, shmlease.toml comes before pyproject.toml. If there is none, the defaults.
+    Within a directory, shmlease.toml comes before pyproject.toml. If there is none, the defaults. What somebody else has put into
+    a directory that everybody may write in, such as /tmp, does not count: it could suppress what leaks.
 
     Raises
     ------
@@ -98,7 +101,7 @@ def load_configuration(path: str | None = None, *, beneath: str = ".") -> Config
     while True:
         for name, keys in _FILES.items():
             candidate = os.path.join(directory, name)
-            if os.path.isfile(candidate):
+            if os.path.isfile(candidate) and not _may_be_a_strangers(candidate):
                 table = _table(candidate, keys)
                 if table is not None:
                     return _configuration(table, candidate)
@@ -108,12 +111,20 @@ def load_configuration(path: str | None = None, *, beneath: str = ".") -> Config
         directory = parent
 
 
+def _may_be_a_strangers(path: str) -> bool:
+    """Whether anybody could have made this file, and it was neither this user nor root."""
+    try:
+        is_open = os.stat(os.path.dirname(path)).st_mode & stat.S_IWOTH
+        return bool(is_open) and os.stat(path).st_uid not in (0, os.geteuid())
+    except OSError:
+        return False  # it is told when it is read
+
+
 def _table(path: str, keys: tuple[str, ...]) -> dict[str, Any] | None:
     import tomllib  # noqa: PLC0415 - most audits find no file to read
 
     try:
-        with open(path, "rb") as file:
-            table: Any = tomllib.load(file)
+        table: Any = tomllib.loads(read_named(path).decode())
     except OSError as error:
         raise LeaseError(f"cannot read {path}: {error.strerror}", path=path) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

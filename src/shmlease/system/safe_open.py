@@ -18,6 +18,7 @@ Source: open(2), fcntl(2) on leases (an opener waits for up to 45 s unless it sa
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ __all__ = [
     "ensure_mode",
     "open_directory",
     "open_regular",
+    "read_named",
     "read_regular",
     "reason_of",
 ]
@@ -44,6 +46,8 @@ _NO_SURPRISE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 # O_PATH: needs no permission on the directory itself, does for all that is relative to it, and cannot be read by mistake.
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PIECE_BYTES: Final = 1 << 20
+# A baseline of 100,000 leaks has some 20 MiB.
+NAMED_LIMIT_BYTES: Final = 64 << 20
 _KINDS: Final = {
     stat.S_IFDIR: "a directory",
     stat.S_IFLNK: "a symbolic link",
@@ -195,6 +199,21 @@ def read_regular(path: str, limit_bytes: int, *, directory: int | None = None, o
         f"{path} holds {format_bytes(max(size_bytes, position))}; not more than {format_bytes(limit_bytes)} is read",
         path=path,
     )
+
+
+def read_named(path: str) -> bytes:
+    """What the file holds that the user has named: a pipe will do, and one that does not end is read up to a bound.
+
+    Raises
+    ------
+    OSError
+        It cannot be read, or holds more.
+    """
+    with open(path, "rb") as file:
+        content = file.read(NAMED_LIMIT_BYTES + 1)
+    if len(content) > NAMED_LIMIT_BYTES:
+        raise OSError(errno.EFBIG, f"it holds more than {format_bytes(NAMED_LIMIT_BYTES)}", path)
+    return content
 
 
 def ensure_mode(descriptor: int, wanted: int) -> None:

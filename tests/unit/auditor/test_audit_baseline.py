@@ -52,3 +52,8 @@ def test_baseline_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path: Pa
     with pytest.raises(LeaseError, match=r"cannot write .*there is no directory"):
         write_baseline(str(tmp_path / "no" / "leaks.json"), Report())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_baseline_without_end_is_an_error() -> None:
+    with pytest.raises(LeaseError, match="it holds more than 64 MiB"):
+        read_baseline("/dev/zero")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from datetime import date
 from pathlib import Path
 
@@ -93,3 +94,27 @@ def test_mistake_is_told_with_the_file_and_what_was_expected(tmp_path: Path, tex
 def test_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(LeaseError, match=r"cannot read .*nothing\.toml: No such file"):
         load_configuration(str(tmp_path / "nothing.toml"))
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "counts"),
+    [(65534, 0o1777, False), (65534, 0o755, True), (None, 0o1777, True), (0, 0o777, True)],
+    ids=["a stranger's in a directory for all", "a colleague's in his own", "one's own", "root's"],
+)
+def test_what_a_stranger_has_put_above_a_project_suppresses_nothing(
+    tmp_path: Path, owner: int | None, mode: int, counts: bool
+) -> None:
+    if owner is not None and os.geteuid() != 0:
+        pytest.skip("NOT TESTED: only root can give a file away")
+    path = write(tmp_path / "shmlease.toml", "[audit]\nstrict = true\n")
+    if owner is not None:
+        os.chown(path, owner, owner)
+    (tmp_path / "project").mkdir()
+    tmp_path.chmod(mode)
+    assert load_configuration(beneath=str(tmp_path / "project")).strict is counts
+
+
+def test_configuration_without_end_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "endless.toml").symlink_to("/dev/zero")
+    with pytest.raises(LeaseError, match="it holds more than 64 MiB"):
+        load_configuration(str(tmp_path / "endless.toml"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,3 +167,18 @@ def test_directory_that_never_had_a_ledger_is_not_succeeded_but_removed(director
 
 def test_registry_is_started_by_a_program_with_many_files_open(directory: RegistryDirectory, many_files: None) -> None:
     start(directory)
+
+
+def test_registry_whose_directory_was_removed_before_it_began_leaves_its_namesake_alone(
+    directory: RegistryDirectory,
+) -> None:
+    lock_fd = directory.lock()
+    assert lock_fd is not None
+    shutil.rmtree(directory.path)
+    namesake = RegistryDirectory(directory.id)
+    namesake.create()
+    with pytest.raises(RegistryUnavailableError, match=r"was removed before registry .* began"):
+        launch(Settings(directory.id, SHM_ROOT, 1 << 20, 0, 1.0), lock_fd)
+    directory.unlock(lock_fd)
+    assert os.listdir(namesake.path) == []
+    namesake.remove()
