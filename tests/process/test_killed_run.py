@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from pathlib import Path
 
 import conftest
 import shmlease
-from rig import planted_bugs
+from rig import planted_bugs, private_shm
 from rig.site import Site
 
 conftest.PATIENCE_S = 0  # a run that is interrupted need not wait for what cannot end
@@ -67,7 +68,7 @@ def test_that_does_not_end(tmp_path):
     sound = shmlease.Registry("1MiB")
     lease = sound.lease(shape=100)
     Path("/dev/shm/psm_planted").write_bytes(bytes(100))
-    subprocess.run(["mount", "-t", "tmpfs", "none", str(tmp_path)], check=True)
+    private_shm.mount("tmpfs", str(tmp_path), "tmpfs", 0)
     spinning = [fork_one_that_spins(), spin(), spin(env={})]
     pids = [os.getpid(), Site(faulty.id).pid, Site(sound.id).pid, *spinning]
     Path("planted.new").write_text("\\n".join(map(str, [os.getpid(), tempfile.mkdtemp(), *pids])))
@@ -170,6 +171,7 @@ def test_processes_of_a_killed_worker_end_while_the_run_goes_on(run: Path) -> No
     assert "crashed while running" in (run / "output").read_text()
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_killing_make_ends_the_run(run: Path) -> None:
     command = " ".join(pytest_command("-n", "1"))
     (run / "Makefile").write_text(f"test:\n\t{command}\n")
