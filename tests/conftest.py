@@ -54,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[MARK] = f"{os.getpid()}-{secrets.token_hex(4)}"
     guardian.guard(
         f"{MARK}={os.environ[MARK]}",
-        directory="" if is_worker(config) else use_own_temporary_directory(),
+        directory="" if is_worker(config) else use_own_temporary_directory(config),
         is_private=is_private,
     )
     if "MAKELEVEL" in os.environ and not is_worker(config):  # killing make is meant to end what it has started
@@ -67,11 +67,13 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, action)
 
 
-def use_own_temporary_directory() -> str:
+def use_own_temporary_directory(config: pytest.Config) -> str:
     """Let this process and all that it starts make their temporary files in a directory of the run's own."""
     directory = tempfile.mkdtemp(prefix="shmlease-tests-")
     os.chmod(directory, 0o711)  # some tests run programs as another user
     os.environ["TMPDIR"] = tempfile.tempdir = directory
+    if config.option.basetemp is None:
+        config.option.basetemp = f"{directory}/t"  # short: the path of a socket has 107 bytes at most
     return directory
 
 

@@ -48,15 +48,19 @@ def guard(mark: str, *, directory: str = "", is_private: bool = False) -> None:
         Whether this process is in a mount namespace of its own.
     """
     theirs, _ours = os.pipe2(os.O_CLOEXEC)  # ours stays open, here and in every child that is forked and runs on
-    subprocess.Popen(
-        [sys.executable, "-I", "-S", __file__, str(os.getpid()), mark, directory, "private" if is_private else ""],
+    this = os.pidfd_open(os.getpid())
+    subprocess.run(  # it forks: the guardian is nobody's child, so that no test that counts its children meets it
+        [sys.executable, "-I", "-S", __file__, str(this), mark, directory, "private" if is_private else ""],
         stdin=theirs,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        pass_fds=[this],
         start_new_session=True,
         cwd="/",
-    ).returncode = 0  # it outlives this process: nobody waits for it
+        check=True,
+    )
     os.close(theirs)
+    os.close(this)
 
 
 def die_with_parent() -> None:
@@ -96,9 +100,11 @@ class _Run:
         return os.readlink(link) == f"pipe:[{self._pipe}]"
 
 
-def _main(pid: int, mark: str, directory: str, private: str) -> None:
+def _main(guarded: int, mark: str, directory: str, private: str) -> None:
+    if os.fork():
+        os._exit(0)
     run = _Run(mark, is_private=bool(private))
-    _wait_for_end(pid)
+    select.select([guarded], [], [])  # until it has ended
     registries: set[bytes] = set()
     deadline = time.monotonic() + _GIVE_UP_S
     while (found := list(run.processes())) and time.monotonic() < deadline:
@@ -113,15 +119,6 @@ def _main(pid: int, mark: str, directory: str, private: str) -> None:
         _remove_registries(registries)
     if directory:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _wait_for_end(pid: int) -> None:
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    if os.getppid() == pid:  # else it has ended, and the number may be another's
-        select.select([pidfd], [], [])
 
 
 def _registries(pid: int) -> set[bytes]:
