@@ -20,6 +20,7 @@ __all__ = [
     "LingeringViewWarning",
     "PermissionDeniedError",
     "ProtocolError",
+    "ReentrantCallError",
     "RegistryFaultError",
     "RegistryUnavailableError",
     "SegmentExistsError",
@@ -89,6 +90,10 @@ class RegistryUnavailableError(LeaseError, ConnectionError):
 
 class RegistryFaultError(LeaseError, RuntimeError):
     """Two processes of the registry have died of this request, through a fault of the registry's own; others are served."""
+
+
+class ReentrantCallError(LeaseError, RuntimeError):
+    """A signal handler or finalizer used shmlease while its own thread was in the middle of a call of shmlease."""
 
 
 class ProtocolError(LeaseError, ValueError):

@@ -93,7 +93,7 @@ class World(abc.ABC):
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown()
         self._clients.close()
-        if not self.registry._closed:
+        if not self.registry._owned.is_ended:
             until(lambda: self.registry.statistics().clients == 1, what="the end of the clients")
             self.registry.close()
 

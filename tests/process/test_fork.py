@@ -64,12 +64,16 @@ def test_forked_child_writes_what_its_parent_has_not_published(registry: shmleas
 
 def test_forked_child_is_a_client_of_its_own(registry: shmlease.Registry) -> None:
     with registry.share(np.arange(10)) as lease:
-        mine = registry._link.client
+        mine = registry._link.session.client
 
         def work() -> tuple[int, int, int]:
             lease.array.sum()
             figures = registry.statistics()
-            return registry._link.client, figures.clients, figures.leases.get("read", 0) + figures.leases.get("write", 0)
+            return (
+                registry._link.session.client,
+                figures.clients,
+                figures.leases.get("read", 0) + figures.leases.get("write", 0),
+            )
 
         client, clients, leases = in_child(work)
         assert client != mine
@@ -151,7 +155,7 @@ def test_child_does_not_hold_its_parents_connection_open(registry: shmlease.Regi
     def _is_open(fd: str) -> bool:
         return os.path.lexists(f"/proc/self/fd/{fd}")
 
-    mine = os.readlink(f"/proc/self/fd/{connected._socket.fileno()}")  # type: ignore[union-attr]
+    mine = os.readlink(f"/proc/self/fd/{connected._made[0].fileno()}")  # type: ignore[union-attr]
     assert mine.startswith("socket:")
     theirs = in_child(held)
     assert mine not in theirs
@@ -198,7 +202,7 @@ def test_view_that_lingers_in_the_parent_and_dies_in_the_child_is_nothing(
         nonlocal view
         del view
         gc.collect()
-        return registry._link.client
+        return registry._link.session.client
 
     assert in_child(drop) == 0, "it has not connected for it"
     assert registry.statistics().leases["lingering"] == 1

@@ -131,7 +131,7 @@ def test_killed_redeemer_does_not_keep_the_segment(actor: StartActor, registry: 
 
 def test_sender_killed_between_making_the_token_and_saying_so_leaves_no_token(actor: StartActor, site: Site) -> None:
     sender = actor()
-    sender("link = registry._link; link.endpoint.mint_token(link.client << 40 | 4711)")
+    sender("link = registry._link; link.endpoint.mint_token(link.session.client << 40 | 4711, [])")
     sender.kill()
     until(lambda: not [name for name in _entries(site) if name.startswith("t")], what="the end of the token")
 

@@ -191,7 +191,7 @@ def test_whatever_a_client_writes_into_its_journal_harms_nobody(
     vandal("lease = registry.share(np.arange(10), 'a')")
     vandal(
         "import random; rng = random.Random(5); link = registry._link\n"
-        "path = link.endpoint.directory.journal_path(link.client)\n"
+        "path = link.endpoint.directory.journal_path(link.session.client)\n"
         "for _ in range(200):\n"
         "    with open(path, 'r+b') as file:\n"
         "        file.seek(rng.randrange(16000)); file.write(rng.randbytes(rng.randrange(1, 200)))\n"

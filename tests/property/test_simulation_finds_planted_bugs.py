@@ -9,10 +9,11 @@ import pytest
 from msgspec.structs import replace
 
 from rig import plants
-from shmlease.client.link import Link
+from shmlease.core import messages as m
 from shmlease.core.model import Change, SegmentRow, TicketRow
 from shmlease.core.queues import LeaseQueue
 from shmlease.core.rows import Rows
+from shmlease.core.session import Session
 from shmlease.core.table import Table
 from shmlease.registry.server import Server
 from shmlease.system import journal, ledger
@@ -128,29 +129,18 @@ def capacity_is_forgotten_at_takeover(patch: pytest.MonkeyPatch) -> None:
 
 def resumed_client_asks_nothing_again(patch: pytest.MonkeyPatch) -> None:
     """What was not answered over the old connection is not asked over the new one."""
-    shake_hands = Link._shake_hands
-
-    def forgetful(self: Link) -> None:
-        waiting, self._outstanding = self._outstanding, {}
-        try:
-            shake_hands(self)
-        finally:
-            self._outstanding = waiting
-
-    patch.setattr(Link, "_shake_hands", forgetful)
+    patch.setattr(Session, "unanswered", lambda self: [])
 
 
 def spare_told_twice_is_two(patch: pytest.MonkeyPatch) -> None:
     """A spare that was claimed stays among those that can be."""
-    take_spare = Link.take_spare
+    claim = Session.claim
 
-    def again(self: Link, *arguments: int) -> Any:
-        spare = take_spare(self, *arguments)
-        if spare is not None:
-            self._spares[spare.lease] = spare
-        return spare
+    def again(self: Session, spare: m.Spare, *arguments: Any) -> None:
+        claim(self, spare, *arguments)
+        self.spares[spare.lease] = spare
 
-    patch.setattr(Link, "take_spare", again)
+    patch.setattr(Session, "claim", again)
 
 
 PLANTS: list[Plant] = [

@@ -173,7 +173,7 @@ def tickets_can_be_redeemed_twice() -> None:
 
     original = DirectoryEndpoint.claim_token
     DirectoryEndpoint.claim_token = (  # type: ignore[method-assign]
-        lambda self, ticket, client: original(self, ticket, client) or True
+        lambda self, ticket, client, claimed: original(self, ticket, client, claimed) or not claimed.append(None)
     )
 
 
@@ -190,14 +190,17 @@ def pages_are_not_reserved() -> None:
 
 
 def _lose(kind: type) -> None:
-    from shmlease.client.link import Link
+    from shmlease.system.journal import Journal
 
-    original = Link._write
+    original = Journal.append
 
-    def write(self: Any, build: Callable[[int], m.Notice]) -> int:
-        return 0 if isinstance(build(1), kind) else original(self, build)
+    def append(self: Journal, notice: m.Notice) -> bool:
+        if isinstance(notice, kind):
+            self.last = notice.seq
+            return True
+        return original(self, notice)
 
-    Link._write = write  # type: ignore[method-assign]
+    Journal.append = append  # type: ignore[method-assign]
 
 
 IN_REGISTRY: Final[tuple[Callable[[], None], ...]] = (

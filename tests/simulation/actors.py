@@ -150,19 +150,18 @@ class Client:
         if not self.held or self.world.calm or self.oracle.closing:
             return
         for held in self.held:
-            self.link.notify(lambda seq, lease=held.lease: m.Share(seq, lease._id))  # type: ignore[misc]
+            self.link.send(lambda seq, lease=held.lease._hold.lease: m.Share(seq, lease))  # type: ignore[misc]
         held = self.random.choice(self.held)
         lease = held.lease
-        descriptor = os.open(self.world.directory().segment_path(lease._segment), os.O_RDWR)
-        mapping = map_segment(descriptor, lease._size_bytes, writable=lease._is_writer)
+        grant = lease._grant
+        descriptor = os.open(self.world.directory().segment_path(grant.segment), os.O_RDWR)
+        mapping = map_segment(descriptor, grant.size_bytes, writable=lease._is_writer)
         os.close(descriptor)
         process = self.machine.process(f"child of {self.process.name}", self.world.life())
         child = Client(self.world, process)
-        inherited = Lease(
-            child.link, lease._id, lease._segment, lease._generation, lease._size_bytes, lease._layout, mapping, lease.name,
-            "", "ignore",
-        )  # fmt: skip
-        inherited._pid = 0  # of its parent
+        inherited = Lease(child.link, "ignore")
+        inherited._fill(grant, mapping, "")
+        inherited._hold.session, inherited._hold.lease = self.link.session, lease._hold.lease  # its parent's
         inherited._writable = lease._writable
         shadow = Holding(held.holding.content, process, counts=False)
         parent = held.holding

@@ -145,6 +145,11 @@ class Files:
         """What `process` inherits of `descriptor`."""
         return self.adopt(process, os.dup(descriptor))
 
+    def fstat(self, descriptor: int) -> os.stat_result:
+        if descriptor in self.simulated:
+            return os.stat_result((0o140600, descriptor, 0, 1, 0, 0, 0, 0, 0, 0))
+        return os.fstat(descriptor)
+
     # --- files ---------------------------------------------------------------------------------------------------------
 
     def ftruncate(self, descriptor: int, size_bytes: int) -> None:
@@ -161,6 +166,20 @@ class Files:
             os.pwrite(descriptor, data[: machine.random.randrange(len(data) + 1)], offset)
         machine.step()
         return os.pwrite(descriptor, data, offset)
+
+    def stores_of(self, memory: memoryview) -> Callable[[slice, bytes], None]:
+        """What writes into mapped memory, for the running process."""
+
+        def store(place: slice, data: bytes) -> None:
+            machine = self._machine
+            if machine.current.process.life == 1 and machine.random.getrandbits(1):
+                # it dies in the middle of copying
+                some = machine.random.randrange(len(data) + 1)
+                memory[place.start : place.start + some] = data[:some]
+            machine.step()
+            memory[place] = data
+
+        return store
 
     def posix_fallocate(self, descriptor: int, offset: int, length: int) -> None:
         self._machine.step()

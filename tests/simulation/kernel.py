@@ -22,7 +22,7 @@ from shmlease.core.settings import Settings
 from shmlease.errors import LeaseWarning, RegistryUnavailableError
 from shmlease.registry import loop
 from shmlease.registry import process as registry_process
-from shmlease.system import directory, journal, ledger, mapping, registry_lock, safe_open, work_log
+from shmlease.system import directory, journal, ledger, mapping, owned_descriptor, registry_lock, safe_open, work_log
 from simulation.files import Disk, Files, LockCalls, PunchCalls, ignore
 from simulation.scheduler import FOR_EVER, Killed, Machine, Process, Stopped
 from simulation.sockets import Pidfd, SelectCalls, SocketCalls
@@ -69,6 +69,7 @@ class Kernel:
                     ledger,
                     loop,
                     mapping,
+                    owned_descriptor,
                     registry_process,
                     registry_lock,
                     safe_open,
@@ -80,7 +81,9 @@ class Kernel:
             (registry_lock, "_held", {}),
             *((module, "fcntl", LockCalls(self.machine)) for module in (directory, registry_lock)),
             (directory, "_libc", PunchCalls(self.machine, directory._libc)),
+            (journal, "_stores_of", self.files.stores_of),
             (endpoint, "launch", self.launch),
+            (endpoint, "complete", lambda work: work()),
             (endpoint, "peer_of", lambda connected: (connected.peer.owner.identity.pid, os.geteuid())),
             (loop, "select", select),
             (loop, "signal", _NoSignals()),

@@ -74,12 +74,12 @@ class Oracle:
         if before is not None:
             use = self._use_of(before, mapped=True)
             if use:
-                self._broken(f"s{lease._segment} was granted to {self.machine.current.process} though in use: {use}")
+                self._broken(f"s{lease._grant.segment} was granted to {self.machine.current.process} though in use: {use}")
             if before.disturbed:
-                self._broken(f"s{lease._segment} was used again though {before.disturbed}")
+                self._broken(f"s{lease._grant.segment} was used again though {before.disturbed}")
             for paper in before.papers:
                 if paper.redeemer is None:
-                    self._broken(f"s{lease._segment} was used again though {paper} was never redeemed")
+                    self._broken(f"s{lease._grant.segment} was used again though {paper} was never redeemed")
         return Holding(self._begin(lease, inode, stamp or self._next_stamp(), name), self.machine.current.process)
 
     def announce(self, name: str | None) -> int:
@@ -108,7 +108,9 @@ class Oracle:
             content.published = True
         self.machine.note("reads", content)
         if content is None or not content.published:
-            self._broken(f"{self.machine.current.process} reads s{lease._segment}, where nothing was published: {content}")
+            self._broken(
+                f"{self.machine.current.process} reads s{lease._grant.segment}, where nothing was published: {content}"
+            )
         if content.name != name:
             self._broken(f"{self.machine.current.process} asked for {name!r} and got {content}")
         return Holding(content, self.machine.current.process)
@@ -213,20 +215,22 @@ class Oracle:
         return self._stamps
 
     def _begin(self, lease: Lease, inode: int, stamp: int, name: str | None) -> Content:
-        content = self._contents[inode] = Content(lease._segment, inode, stamp, name)
+        content = self._contents[inode] = Content(lease._grant.segment, inode, stamp, name)
         self.machine.note("granted", content)
         return content
 
     def _inode_of(self, lease: Lease) -> int:
         mapping = lease._require_held().mapping
         if mapping.size_bytes < lease.nbytes:
-            self._broken(f"s{lease._segment} is mapped with {mapping.size_bytes} bytes for an array of {lease.nbytes}")
+            self._broken(
+                f"s{lease._grant.segment} is mapped with {mapping.size_bytes} bytes for an array of {lease.nbytes}"
+            )
         try:
-            return os.stat(f"{self._path}/s{lease._segment}").st_ino
+            return os.stat(f"{self._path}/s{lease._grant.segment}").st_ino
         except FileNotFoundError:
             if self.closing:
                 raise RegistryUnavailableError("the registry is being closed") from None
-            self._broken(f"{self.machine.current.process} was given a lease on s{lease._segment}, which has no file")
+            self._broken(f"{self.machine.current.process} was given a lease on s{lease._grant.segment}, which has no file")
 
     def _broken(self, what: str) -> NoReturn:
         self.machine.fail(f"promise broken: {what}")

@@ -39,7 +39,8 @@ class Rogue:
         machine = self.world.machine
         while not self.world.calm and self.endpoint.exists():
             with contextlib.suppress(OSError, LeaseError):
-                connection = self.endpoint.connect()
+                connection = self.endpoint.connection()
+                connection.open()
                 self._greet(connection)
                 for _ in range(self.random.randrange(1, 30)):
                     if self.world.calm:  # at rest, what it has left while it lived would be looked for in vain
@@ -50,10 +51,12 @@ class Rogue:
 
     def _greet(self, connection: Connection) -> None:
         connection.send(encode([m.Hello(1, m.PROTOCOL, bytes(16), self.random.choice((0, self.client, 1)))]))
-        packet = connection.receive(wait=True)
-        for message in decode_registry_packet(packet) if packet else ():
-            if isinstance(message, m.Welcome):
-                self.client = message.client
+        connection.receive(wait=True)
+        for packet in filter(None, connection.inbox):
+            for message in decode_registry_packet(packet):
+                if isinstance(message, m.Welcome):
+                    self.client = message.client
+        connection.inbox.clear()
 
     # --- what it does ----------------------------------------------------------------------------------------------------
 
@@ -70,12 +73,12 @@ class Rogue:
         journal = self.endpoint.open_journal(self.client)
         for _ in range(self.random.randrange(1, 6)):
             journal.append(self._notice())
-        journal.close()
         connection.send(encode([m.Ring(self._next())]))
 
     def listen(self, connection: Connection) -> None:
         """Read what was answered, now and then."""
         connection.receive(wait=bool(self.random.getrandbits(1)))
+        connection.inbox.clear()
 
     # --- parts -------------------------------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ class World:
 
     def link(self, process: Process) -> Link:
         """A link of `process` to the registry; silent once the process is dead."""
-        link = Link(DirectoryEndpoint(self.directory(), self.machine))
+        link = Link(DirectoryEndpoint(self.directory(), self.machine, spawn=None))
 
         def died() -> None:
             link._ended = f"{process} is dead"
@@ -56,4 +56,4 @@ class World:
 
     def client_ids(self) -> set[int]:
         """Under what numbers the registry knows those who are alive."""
-        return {link.client for process, link in self.links.items() if process.alive}
+        return {link.session.client for process, link in self.links.items() if process.alive}

@@ -22,7 +22,7 @@ WARNINGS = [value for name in errors.__all__ if issubclass(value := getattr(erro
     [
         ("SegmentNotFoundError", LookupError), ("SegmentExistsError", FileExistsError), ("CapacityError", MemoryError),
         ("LeaseClosedError", ValueError), ("TicketError", ValueError), ("RegistryUnavailableError", ConnectionError),
-        ("RegistryFaultError", RuntimeError),
+        ("RegistryFaultError", RuntimeError), ("ReentrantCallError", RuntimeError),
         ("ProtocolError", ValueError), ("PermissionDeniedError", PermissionError), ("DTypeError", TypeError),
         ("LingeringViewError", BufferError), ("SinkError", OSError), ("IngestError", ValueError),
         ("UnsupportedPlatformError", ImportError),

@@ -40,12 +40,17 @@ def copy_into(target: Array, values: Array) -> None:
     ]
     started: list[threading.Thread] = []
     try:
-        for helper in helpers:
-            helper.start()
-            started.append(helper)
-    except RuntimeError:  # no more threads are to be had: the rest is done here
-        rest = bounds[1 + len(started)]
-        into[rest:] = out_of[rest:]
-    into[: bounds[1]] = out_of[: bounds[1]]
-    for helper in started:
-        helper.join()
+        try:
+            for helper in helpers:
+                helper.start()
+                started.append(helper)
+        except RuntimeError:  # no more threads are to be had: the rest is done here
+            rest = bounds[1 + len(started)]
+            into[rest:] = out_of[rest:]
+        into[: bounds[1]] = out_of[: bounds[1]]
+        for helper in started:
+            helper.join()
+    except BaseException:
+        target = into = values  # the traceback keeps these names, and must not keep the segment
+        helpers = started = []
+        raise

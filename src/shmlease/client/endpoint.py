@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import _socket as socket  # not the module of that name, where gevent puts its own
 import contextlib
 import errno
 import os
-import socket
 import struct
-from collections.abc import Iterator
-from typing import Final, Protocol
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol
 
 from shmlease.core.limits import Limits, shortfalls
 from shmlease.core.messages import MAX_PACKET_BYTES, Notice
 from shmlease.core.model import ClientState
+from shmlease.core.session import ClaimToken
 from shmlease.core.settings import Settings
 from shmlease.errors import CapacityError, LeaseError, ProtocolError, RegistryUnavailableError
 from shmlease.system.clock import Clock, SystemClock
@@ -23,10 +25,16 @@ from shmlease.system.identity import is_dead, peer_of, require_same_user
 from shmlease.system.journal import JOURNAL_BYTES, Journal
 from shmlease.system.launch import launch
 from shmlease.system.mapping import Mapping, map_segment, reserve_pages
+from shmlease.system.owned_descriptor import OwnedDescriptor, file_of
+from shmlease.system.primitives import complete, start_new_thread
+from shmlease.system.signals import is_from_handler
 from shmlease.system.surroundings import own_limits
 from shmlease.units import format_bytes
 
-__all__ = ["Connection", "DirectoryEndpoint", "Endpoint", "NoticeLog"]
+__all__ = ["Connection", "DirectoryEndpoint", "Endpoint", "NoticeLog", "Spawn"]
+
+# Starts a thread; None where everything runs in this one.
+Spawn = Callable[[Callable[..., object], tuple[Any, ...]], object] | None
 
 # How long one wait on the socket lasts before the caller looks at its deadline.
 _PATIENCE_S: Final = 1
@@ -40,14 +48,29 @@ _TIMEVAL: Final = struct.Struct("@ll")
 
 
 class Connection(Protocol):
-    """A connection to the registry that keeps the bounds of packets."""
+    """A connection to the registry that keeps the bounds of packets; made closed.
+
+    Attributes
+    ----------
+    inbox : deque
+        Packets received and not taken in; an empty one if the registry has hung up.
+    """
+
+    inbox: deque[bytes]
+
+    def open(self) -> None:
+        """Connect; a ConnectionError or FileNotFoundError means that nobody listens."""
+        ...
 
     def send(self, packet: bytes) -> None:
         """Send; an OSError means that the registry is gone."""
         ...
 
-    def receive(self, *, wait: bool) -> bytes | None:
-        """The next packet; empty if the registry is gone, None if none came in time."""
+    def receive(self, *, wait: bool) -> None:
+        """Put the next packet into the inbox, in one call of a function written in C: no interrupt can lose it.
+
+        If none comes in time, nothing is.
+        """
         ...
 
     def close(self) -> None:
@@ -58,9 +81,10 @@ class Connection(Protocol):
 class NoticeLog(Protocol):
     """Where notices are kept for a successor: see `shmlease.system.journal.Journal`."""
 
+    last: int
+
     def append(self, notice: Notice) -> bool: ...
     def restart(self) -> None: ...
-    def close(self) -> None: ...
 
 
 class Endpoint(Protocol):
@@ -68,13 +92,14 @@ class Endpoint(Protocol):
 
     id: str
     clock: Clock
+    spawn: Spawn
 
     def exists(self) -> bool:
         """Whether the registry has not ended, dead or alive."""
         ...
 
-    def connect(self) -> Connection:
-        """Connect; a ConnectionError or FileNotFoundError means that nobody listens."""
+    def connection(self) -> Connection:
+        """A new connection, to be opened."""
         ...
 
     def succeed(self) -> None:
@@ -93,15 +118,15 @@ class Endpoint(Protocol):
         """Map a segment; with `reserve`, give all its pages memory first (OSError ENOSPC if there is not enough)."""
         ...
 
-    def claim_spare(self, segment: int, generation: int) -> int | None:
+    def new_claim(self) -> ClaimToken:
+        """A claim for `claim_spare`, which is closed when it is not needed any more."""
+        ...
+
+    def claim_spare(self, segment: int, generation: int, claim: Any) -> bool:
         """See `RegistryDirectory.claim_spare`."""
         ...
 
-    def let_go(self, claim: int) -> None:
-        """Close what `claim_spare` gave."""
-        ...
-
-    def mint_token(self, ticket: int) -> None:
+    def mint_token(self, ticket: int, minted: list[None]) -> None:
         """See `RegistryDirectory.mint_token`."""
         ...
 
@@ -109,51 +134,84 @@ class Endpoint(Protocol):
         """See `RegistryDirectory.void_token`."""
         ...
 
-    def claim_token(self, ticket: int, client: int) -> bool:
+    def claim_token(self, ticket: int, client: int, claimed: list[None]) -> bool:
         """See `RegistryDirectory.claim_token`."""
-        ...
-
-    def has_claimed(self, ticket: int, client: int) -> bool:
-        """See `RegistryDirectory.has_claimed`."""
         ...
 
 
 class _SocketConnection:
-    def __init__(self, path: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    """A connection over a socket of which the descriptor is looked at before each use.
+
+    A program may close every descriptor, and open files and sockets of its own under the same numbers.
+    """
+
+    def __init__(self, path: str, explained: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self.inbox: deque[bytes] = deque()
+        self._path = path
+        self._explained = explained
+        self._made: list[socket.socket] = []
+        self._file = (0, 0)
+
+    def open(self) -> None:
+        with self._explained():
+            self._open()
+
+    def _open(self) -> None:
+        # made and kept in one: closing it is not left to a finalizer when an interrupt comes between
+        self._made.extend(map(socket.socket, (socket.AF_UNIX,), (socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC,)))
+        made = self._made[0]
+        self._file = file_of(made.fileno())
+        made.setblocking(True)  # whatever the program has set as the default
         # timeouts of the kernel's, so that a receive that finds something takes one system call
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            self._socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(_PATIENCE_S, 0))
-        try:
-            self._socket.connect(path)
-            pid, uid = peer_of(self._socket)
-            require_same_user(uid, f"the registry at {path}, pid {pid},")
-        except OSError:
-            self._socket.close()
-            raise
+            made.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(_PATIENCE_S, 0))
+        made.connect(self._path)
+        pid, uid = peer_of(made)
+        require_same_user(uid, f"the registry at {self._path}, pid {pid},")
 
     def send(self, packet: bytes) -> None:
-        self._socket.send(packet)
+        self._own_socket().send(packet)
 
-    def receive(self, *, wait: bool) -> bytes | None:
+    def receive(self, *, wait: bool) -> None:
         try:
-            return self._socket.recv(MAX_PACKET_BYTES, 0 if wait else socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""
+            receive = self._own_socket().recv
+            self.inbox.extend(map(receive, (MAX_PACKET_BYTES,), (0 if wait else socket.MSG_DONTWAIT,)))
+        except OSError as error:
+            if is_from_handler(error):
+                raise
+            if not isinstance(error, BlockingIOError):
+                self.inbox.append(b"")
 
     def close(self) -> None:
-        self._socket.close()
+        for made in self._made:
+            if self._file == (0, 0) or self._is_own(made):
+                made.close()
+            else:
+                made.detach()
+
+    def _own_socket(self) -> socket.socket:
+        made = self._made[0]
+        if not self._is_own(made):
+            raise OSError(errno.EBADF, "the connection to the registry was closed by somebody else")
+        return made
+
+    def _is_own(self, made: socket.socket) -> bool:
+        try:
+            return file_of(made.fileno()) == self._file
+        except OSError as error:
+            if is_from_handler(error):
+                raise
+            return False
 
 
 class DirectoryEndpoint:
     """The registry in a directory of /dev/shm."""
 
-    def __init__(self, directory: RegistryDirectory, clock: Clock | None = None) -> None:
+    def __init__(self, directory: RegistryDirectory, clock: Clock | None = None, spawn: Spawn = start_new_thread) -> None:
         self.directory = directory
         self.id = directory.id
         self.clock: Clock = clock or SystemClock()
+        self.spawn = spawn
         self._can_start = True
         self._hesitating = 0, 0  # which epoch was not succeeded at once, and until when it is not
 
@@ -172,16 +230,18 @@ class DirectoryEndpoint:
         with self._explained():
             return self.directory.exists()
 
-    def connect(self) -> Connection:
-        """Connect to the registry's socket."""
-        with self._explained():
-            return _SocketConnection(self.directory.socket_path)
+    def connection(self) -> Connection:
+        """A connection to the registry's socket."""
+        return _SocketConnection(self.directory.socket_path, self._explained)
 
     def succeed(self) -> None:
         """Take the registry's lock, if it is free, and start a process that goes on with it.
 
         A process that may use less than the registry might leaves that to other clients for a moment.
         """
+        complete(self._succeed)
+
+    def _succeed(self) -> None:
         lock_fd = self.directory.lock()
         if lock_fd is None:
             return
@@ -203,11 +263,11 @@ class DirectoryEndpoint:
         """An error that tells of a limit, or of the system, and not of the registry, is raised with its reason."""
         try:
             yield
-        except BlockingIOError:
-            raise TimeoutError(f"registry {self.id} takes no connection") from None
-        except (LeaseError, ConnectionError, FileNotFoundError, TimeoutError):
-            raise
         except OSError as error:
+            if isinstance(error, LeaseError | ConnectionError | FileNotFoundError | TimeoutError) or is_from_handler(error):
+                raise
+            if isinstance(error, BlockingIOError):
+                raise TimeoutError(f"registry {self.id} takes no connection") from None
             raise RegistryUnavailableError(
                 f"registry {self.id} cannot be reached: {explained(error)}", registry=self.id
             ) from error
@@ -231,7 +291,11 @@ class DirectoryEndpoint:
         """The journal of `client`."""
         with self._explained():
             require_file_size(JOURNAL_BYTES)
-            return Journal(self.directory.open_journal(client, writable=True))
+            fd = self.directory.open_journal(client, writable=True)
+            try:
+                return Journal(fd)
+            finally:
+                os.close(fd)
 
     def map(self, segment: int, size_bytes: int, *, writable: bool, reserve: bool) -> Mapping:
         """Map the segment's file; nothing but the mapping keeps it open.
@@ -252,41 +316,33 @@ class DirectoryEndpoint:
                     raise FileNotFoundError(errno.ENOENT, f"segment {segment} has no {size_bytes} bytes")
                 mapping = map_segment(fd, size_bytes, writable=writable)
                 if reserve:
-                    try:
-                        reserve_pages(fd, mapping)
-                    except OSError:
-                        mapping.close()
-                        raise
+                    reserve_pages(fd, mapping)
                 return mapping
             finally:
                 os.close(fd)
         except OSError as error:
-            if error.errno in _LIMITS:
+            if error.errno in _LIMITS and not is_from_handler(error):
                 size = format_bytes(size_bytes)
                 why = f"a segment of {size} cannot be mapped: {explained(error)}"
                 raise CapacityError(why, requested_bytes=size_bytes) from error
             raise
 
-    def claim_spare(self, segment: int, generation: int) -> int | None:
+    def new_claim(self) -> OwnedDescriptor:
+        """A descriptor that will hold the lock on a spare."""
+        return OwnedDescriptor()
+
+    def claim_spare(self, segment: int, generation: int, claim: OwnedDescriptor) -> bool:
         """See `RegistryDirectory.claim_spare`."""
-        return self.directory.claim_spare(segment, generation)
+        return self.directory.claim_spare(segment, generation, claim)
 
-    def let_go(self, claim: int) -> None:
-        """Close the descriptor that holds a claim."""
-        os.close(claim)
-
-    def mint_token(self, ticket: int) -> None:
+    def mint_token(self, ticket: int, minted: list[None]) -> None:
         """See `RegistryDirectory.mint_token`."""
-        self.directory.mint_token(ticket)
+        self.directory.mint_token(ticket, minted)
 
     def void_token(self, ticket: int) -> int | None:
         """See `RegistryDirectory.void_token`."""
         return self.directory.void_token(ticket)
 
-    def claim_token(self, ticket: int, client: int) -> bool:
+    def claim_token(self, ticket: int, client: int, claimed: list[None]) -> bool:
         """See `RegistryDirectory.claim_token`."""
-        return self.directory.claim_token(ticket, client)
-
-    def has_claimed(self, ticket: int, client: int) -> bool:
-        """See `RegistryDirectory.has_claimed`."""
-        return self.directory.has_claimed(ticket, client)
+        return self.directory.claim_token(ticket, client, claimed)

@@ -40,18 +40,21 @@ def begin_or_take_over(directory: RegistryDirectory) -> int:
 
 def _ask_to_make_way(endpoint: DirectoryEndpoint) -> None:
     """Return when the registry ends, or could not be asked and may have ended."""
+    connection = endpoint.connection()
     try:
-        connection = endpoint.connect()
+        connection.open()
     except (ConnectionError, FileNotFoundError, TimeoutError):
+        connection.close()
         time.sleep(0.001)  # it is beginning, or ending
         return
     try:
         connection.send(encode([m.Hello(1, m.PROTOCOL, secrets.token_bytes(16), 0, to_serve=True)]))
-        packet = connection.receive(wait=True)
+        connection.receive(wait=True)
     except ConnectionError:
         return
     finally:
         connection.close()
+    packet = connection.inbox[0] if connection.inbox else b""
     for answer in decode_registry_packet(packet) if packet else ():
         if isinstance(answer, m.Refused):
             error = error_of(answer)

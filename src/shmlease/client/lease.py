@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import operator
 import os
 import warnings
 import weakref
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Literal, NoReturn, Self, get_args
 
+import msgspec
 import numpy as np
 
 from shmlease.client.arrays import Anchor, array_on, seal
+from shmlease.client.hold import Hold, Minting, held
 from shmlease.client.layout import Layout
 from shmlease.client.link import Link
 from shmlease.client.site import calling_site
@@ -28,16 +28,28 @@ from shmlease.errors import (
     LingeringViewWarning,
 )
 from shmlease.system.exhaustion import explained
+from shmlease.system.forks import notice_fork
 from shmlease.system.mapping import Mapping
+from shmlease.system.signals import deliver_again, is_from_handler
 from shmlease.units import format_bytes, parse_duration
 
-__all__ = ["Lease", "OnLingering", "checked_on_lingering"]
+__all__ = ["Grant", "Lease", "OnLingering", "checked_on_lingering", "held_leases"]
 
 OnLingering = Literal["warn", "error", "ignore"]
 
 # Long enough for a reader that starts a Python interpreter and imports numpy first; short enough that a ticket nobody will
 # ever redeem does not hold memory for the rest of a job.
 DEFAULT_TTL_S: Final = 60.0
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """What a lease is on."""
+
+    segment: int
+    generation: int
+    size_bytes: int
+    layout: Layout
+    name: str | None
 
 
 class Lease:
@@ -50,57 +62,54 @@ class Lease:
     `publish` stay writable, and so does any plain mapping of `segment`.
     """
 
-    def __init__(
-        self,
-        link: Link,
-        lease: int,
-        segment: int,
-        generation: int,
-        size_bytes: int,
-        layout: Layout,
-        mapping: Mapping,
-        name: str | None,
-        site: str,
-        on_lingering: OnLingering,
-    ) -> None:
+    __slots__ = (
+        "__weakref__", "_anchor", "_array", "_grant", "_hold", "_is_writer", "_link", "_on_lingering", "_segment_name", "_site",
+        "_writable",
+    )  # fmt: skip
+    _grant: Grant
+
+    def __init__(self, link: Link, on_lingering: OnLingering = "warn") -> None:
         self._link = link
-        self._id = lease
-        self._segment = segment
-        self._generation = generation
-        self._size_bytes = size_bytes
-        self._layout = layout
-        self._name = name
-        self._site = site
+        self._hold = Hold(link)  # behind the lease: what the registry must be told when it ends, or does not come about
         self._on_lingering = on_lingering
-        self._is_writer = self._writable = mapping.writable
-        self._shared = False
-        self._pid = os.getpid()
+        self._site = ""
         self._segment_name: str | None = None
-        self._anchor: Anchor | None = Anchor(mapping)
+        self._anchor: Anchor | None = None
         self._array: np.ndarray[Any, Any] | None = None
-        _held.add(self)
+
+    def _fill(self, grant: Grant, mapping: Mapping, site: str) -> None:
+        """From here on it is a lease."""
+        hold = self._hold
+        self._grant = grant
+        self._site = site
+        self._is_writer = self._writable = mapping.writable
+        self._anchor = Anchor(mapping)
+        hold.anchor = hold.link.watch(self._anchor, hold)
+        hold.segment, hold.mapping = grant.segment, mapping
+        held[hold] = weakref.ref(self)
+        self.__class__ = _HeldLease
 
     # --- what it is ------------------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str | None:
         """The name that others attach by, or None."""
-        return self._name
+        return self._grant.name
 
     @property
     def nbytes(self) -> int:
         """Bytes of the array."""
-        return self._layout.nbytes
+        return self._grant.layout.nbytes
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the array."""
-        return self._layout.shape
+        return self._grant.layout.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Dtype of the array."""
-        return self._layout.dtype
+        return self._grant.layout.dtype
 
     @property
     def writable(self) -> bool:
@@ -130,12 +139,14 @@ class Lease:
         LeaseClosedError
             The lease was released, or was inherited through a fork from a process that has released it since.
         """
-        anchor = self._require_held()
-        if self._array is None:
-            self._array = array_on(anchor, self._layout)
-            if not self._writable:
-                seal(self._array)
-        return self._array
+        if self._array is not None:
+            self._require_held()
+            return self._array
+        array = array_on(self._require_held(), self._grant.layout)
+        if not self._writable:
+            seal(array)
+        self._array = array
+        return array
 
     @property
     def segment(self) -> str:
@@ -151,12 +162,13 @@ class Lease:
         """
         self._require_held()
         if self._segment_name is None:
-            lease = self._id
+            lease = self._hold.lease
+            self._hold.is_exposed = True
             self._segment_name = self._link.request(m.Exposed, lambda seq: m.Expose(seq, lease)).alias
         return self._segment_name
 
     def __repr__(self) -> str:
-        what = "unnamed" if self._name is None else repr(self._name)
+        what = "unnamed" if self.name is None else repr(self.name)
         state = "released" if not self.held else "writable" if self._writable else "read-only"
         return f"<Lease {what} {self.dtype} {self.shape} {format_bytes(self.nbytes)} {state}>"
 
@@ -187,11 +199,11 @@ class Lease:
         if not 0 <= readers <= 1_000_000:
             raise ValueError(f"readers={readers} is not between 0 and 1,000,000")
         ttl_s = DEFAULT_TTL_S if ttl is None else parse_duration(ttl)
-        lease, deadline_ns = self._id, self._link.endpoint.clock.now_ns() + int(ttl_s * 1e9)
-        self._link.notify(
-            lambda seq: m.Publish(seq, lease, readers, deadline_ns if readers else 0), urgent=self._name is not None
-        )
+        lease, deadline_ns = self._hold.lease, self._link.endpoint.clock.now_ns() + int(ttl_s * 1e9)
         self._seal()
+        self._link.send(
+            lambda seq: m.Publish(seq, lease, readers, deadline_ns if readers else 0), urgent=self.name is not None
+        )
 
     def ticket(self, *, ttl: float | str = DEFAULT_TTL_S) -> Ticket:
         """A single-use ticket for one reader, which keeps the segment alive until it is redeemed or `ttl` has passed.
@@ -215,24 +227,24 @@ class Lease:
         ttl_s = parse_duration(ttl)
         if self._writable:
             self.publish()
-        link, lease, site = self._link, self._id, calling_site()
+        link, grant = self._link, self._grant
         deadline_ns = link.endpoint.clock.now_ns() + int(ttl_s * 1e9)
-
-        ticket = link.new_id()
+        minting = Minting(link, self._hold, deadline_ns, calling_site())
         try:
-            link.endpoint.mint_token(ticket)
-        except OSError as error:
-            raise CapacityError(f"no room in /dev/shm for a ticket of {self!r}: {explained(error)}") from None
-        try:
-            link.notify(lambda seq: m.Mint(seq, lease, ticket, deadline_ns, site))
-        except BaseException:
-            with contextlib.suppress(OSError):
-                link.endpoint.void_token(ticket)  # nobody was given the ticket
+            link.mint(minting)
+            ticket = Ticket(
+                link.endpoint.id, minting.ticket, grant.segment, grant.generation, grant.size_bytes, deadline_ns, grant.name,
+                grant.layout.encoded,
+            )  # fmt: skip
+        except BaseException as error:  # nobody has the ticket
+            try:
+                link.loose_ends.append(minting)
+            finally:
+                link.see_to_loose_ends(error)
+            if isinstance(error, OSError) and not isinstance(error, LeaseError) and not is_from_handler(error):
+                raise CapacityError(f"no room in /dev/shm for a ticket of {self!r}: {explained(error)}") from None
             raise
-        return Ticket(
-            link.endpoint.id, ticket, self._segment, self._generation, self._size_bytes, deadline_ns, self._name,
-            self._layout.encoded,
-        )  # fmt: skip
+        return ticket
 
     def release(self) -> None:
         """End the lease; releasing twice does nothing.
@@ -245,12 +257,11 @@ class Lease:
         LingeringViewError
             The same, where the registry was opened with ``on_lingering="error"``.
         """
-        lingering = self._let_go()
-        if lingering is None or self._on_lingering == "ignore":
+        if not self._end() or self._on_lingering == "ignore":
             return
         if self._on_lingering == "error":
-            raise LingeringViewError(lingering, name=self._name, site=self._site)
-        warnings.warn(LingeringViewWarning(lingering), stacklevel=2)
+            raise LingeringViewError(self._words_of_views(), name=self.name, site=self._site)
+        warnings.warn(LingeringViewWarning(self._words_of_views()), stacklevel=2)
 
     def __enter__(self) -> Self:
         self._require_held()
@@ -262,16 +273,9 @@ class Lease:
         if error is None:
             self.release()
             return
-        lingering = self._let_go()  # the traceback of the error holds views itself: no error on top of it
-        if lingering is not None and self._on_lingering != "ignore":
-            warnings.warn(LingeringViewWarning(lingering), stacklevel=2)
-
-    def __del__(self) -> None:
-        if getattr(self, "_anchor", None) is None or self._pid != os.getpid() or self._link.is_ended:
-            return
-        message = f"{self!r} was never released; it was taken at {self._site}"
-        self._let_go(collected=True)
-        warnings.warn(LeaseNotHeldWarning(message), stacklevel=2, source=self)
+        # the traceback of the error holds views itself: no error on top of it
+        if self._end() and self._on_lingering != "ignore":
+            warnings.warn(LingeringViewWarning(self._words_of_views()), stacklevel=2)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} cannot be pickled; send lease.ticket() and redeem it, or attach by name")
@@ -284,61 +288,87 @@ class Lease:
             seal(self._array)
 
     def _require_held(self) -> Anchor:
+        notice_fork()
         if self._anchor is None:
-            raise LeaseClosedError(f"{self!r} was released; it was taken at {self._site}", name=self._name, site=self._site)
-        if self._pid != os.getpid():
+            raise LeaseClosedError(f"{self!r} was released; it was taken at {self._site}", name=self.name, site=self._site)
+        if self._hold.session is not self._link.session:
             self._take_own()
         return self._anchor
 
     def _take_own(self) -> None:
         """In a forked child: a lease of this process on what the parent's holds; the memory is mapped already."""
-        parent, site, link = self._id, calling_site(), self._link
+        theirs, site, link = self._hold, calling_site(), self._link
+        own = Hold(link)
+        own.is_exposed = True
         try:
-            attached = link.request(m.Attached, lambda seq: m.Inherit(seq, link.id_of(seq), parent, site))
-        except LeaseClosedError as error:
-            raise LeaseClosedError(
-                f"{self!r} was inherited through a fork from pid {self._pid}, which has released it", site=self._site
-            ) from error
-        if attached.generation != self._generation or attached.segment != self._segment:
-            link.notify(lambda seq: m.Release(seq, attached.lease))
-            raise LeaseClosedError(f"{self!r} was inherited through a fork and names another segment now", site=self._site)
-        self._id, self._pid = attached.lease, os.getpid()
+            try:
+                attached = link.request(
+                    m.Attached, lambda seq: m.Inherit(seq, link.session.id_of(seq), theirs.lease, site), hold=own
+                )
+            except LeaseClosedError as error:
+                if is_from_handler(error):
+                    raise
+                raise LeaseClosedError(
+                    f"{self!r} was inherited through a fork from a process that has released it", site=self._site
+                ) from error
+            if (attached.segment, attached.generation) != (self._grant.segment, self._grant.generation):
+                raise LeaseClosedError(
+                    f"{self!r} was inherited through a fork and names another segment now", site=self._site
+                )
+            own.segment, own.mapping = theirs.segment, theirs.mapping
+            held[own] = weakref.ref(self)
+            assert self._anchor is not None
+            own.anchor = link.watch(self._anchor, own)
+            self._hold = own
+        except BaseException as error:
+            try:
+                link.loose_ends.append(own)
+            finally:
+                link.see_to_loose_ends(error)
+            raise
+        held.pop(theirs, None)
 
-    def _let_go(self, *, collected: bool = False) -> str | None:
-        """End the lease; words about views that are still alive, if any are."""
-        anchor, self._anchor, self._array = self._anchor, None, None
-        if anchor is None or self._pid != os.getpid():
-            return None
-        _held.discard(self)
-        link, lease, segment, mapping, pid = self._link, self._id, self._segment, anchor.mapping, self._pid
+    def _end(self) -> bool:
+        """End the lease; whether views of it are alive, and it was not ended before."""
+        notice_fork()
+        hold, link = self._hold, self._link
+        if self._anchor is None:
+            return False
+        is_ours = hold.is_ours and not link.is_ended
+        loose_end = link.loose_ends.append
+        unwatched = weakref.ref(self._anchor)
+        self.__class__ = Lease
+        hold.anchor = unwatched
+        self._array = self._anchor = None
+        if is_ours:
+            loose_end(hold)  # no call between: as soon as the lease has ended, its end is queued
+        held.pop(hold, None)
+        if not is_ours:
+            return False
+        link.settle()
+        return hold.anchor is not None and hold.anchor() is not None
 
-        def released(seq: int) -> m.Notice:
-            return m.Release(seq, lease)
+    def _words_of_views(self) -> str:
+        return (
+            f"{self!r} was released while numpy views of it are alive; the segment stays held until they die. "
+            f"The lease was taken at {self._site}"
+        )
 
-        def view_died(reference: weakref.ref[Anchor]) -> None:
-            _lingering.discard(reference)
-            if os.getpid() == pid:  # in a forked child it is a copy that died
-                link.notify_from_collector(released)
 
-        watched = weakref.ref(anchor, view_died)
-        _lingering.add(watched)
-        del anchor  # if no view holds it, it dies here, and says so
-        if watched() is not None:
-            del mapping
-            say: Callable[[Callable[[int], m.Notice]], object] = link.notify_from_collector if collected else link.notify
-            if link.is_ended:  # nothing is held of a registry that is no more; the memory is the view's
-                return None
-            with contextlib.suppress(LeaseError):
-                say(lambda seq: m.Linger(seq, lease))
-            return (
-                f"{self!r} was released while numpy views of it are alive; the segment stays held until they die. "
-                f"The lease was taken at {self._site}"
-            )
-        if self._shared or self._segment_name is not None:  # never used again, and its pages live as long as any mapping
-            mapping.close()
-        else:
-            link.mappings.give_back(segment, mapping)
-        return None
+class _HeldLease(Lease):
+    """A lease until it ends: an object that is collected then runs no Python code, in which an interrupt would be lost."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        try:
+            if not self._hold.is_ours or self._link.is_ended:
+                return
+            message = f"{self!r} was never released; it was taken at {self._site}"
+            self._end()
+            warnings.warn(LeaseNotHeldWarning(message), stacklevel=2, source=self)
+        except BaseException as error:
+            deliver_again(error)
 
 
 def checked_on_lingering(on_lingering: OnLingering) -> OnLingering:
@@ -348,25 +378,21 @@ def checked_on_lingering(on_lingering: OnLingering) -> OnLingering:
     return on_lingering
 
 
-# Leases of this process that were not released; weak, so that a lost one is collected, and warns.
-_held: Final[weakref.WeakSet[Lease]] = weakref.WeakSet()
-# References that watch anchors with views alive: a weak reference must itself be kept for its callback to be called.
-_lingering: Final[set[weakref.ref[Anchor]]] = set()
-
-
 def held_leases() -> list[Lease]:
     """The leases that this process holds now."""
-    return [lease for lease in list(_held) if lease._pid == os.getpid()]
+    leases = [(hold, reference()) for hold, reference in list(held.items())]
+    return [lease for hold, lease in leases if lease is not None and lease.held and hold.is_ours]
 
 
 def _tell_of_fork() -> None:
     """Before a fork: what is leased now will be mapped by a process that the registry does not know."""
     for lease in held_leases():
-        if not lease._shared and not lease._link.is_ended:
-            lease._shared = True
-            identifier = lease._id
-            with contextlib.suppress(LeaseError):
-                lease._link.notify(lambda seq, identifier=identifier: m.Share(seq, identifier))  # type: ignore[misc]
+        hold, link = lease._hold, lease._link
+        if not hold.is_exposed and not link.is_ended:
+            hold.is_exposed = True
+            identifier = hold.lease
+            link.session.outbox.append(lambda seq, identifier=identifier: m.Share(seq, identifier))  # type: ignore[misc]
+            link.settle()
 
 
 os.register_at_fork(before=_tell_of_fork)

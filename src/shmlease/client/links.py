@@ -1,4 +1,4 @@
-"""This process's links, one for each registry it uses; what a fork and the end of the process mean for them."""
+"""This process's links, one for each registry that it uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from shmlease.client.endpoint import DirectoryEndpoint
 from shmlease.client.link import Link
 from shmlease.errors import RegistryUnavailableError
 from shmlease.system.directory import RegistryDirectory
-from shmlease.system.forks import after_fork_in_child
+from shmlease.system.signals import is_from_handler
 
 __all__ = ["connected_link_to", "link_to", "links"]
 
@@ -34,19 +34,11 @@ def connected_link_to(id: str) -> Link:
     link = link_to(id)
     try:
         link.connect()
-    except RegistryUnavailableError:
-        if not link.is_ended:
+    except RegistryUnavailableError as error:
+        if not link.is_ended or is_from_handler(error):
             raise
     else:
         return link
     link = link_to(id)  # to one of the same id that was started since
     link.connect()
     return link
-
-
-def _after_fork_in_child() -> None:
-    for link in list(links.values()):
-        link.after_fork_in_child()
-
-
-after_fork_in_child(_after_fork_in_child)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from shmlease.client.endpoint import Endpoint
 from shmlease.system.mapping import Mapping
@@ -12,6 +12,13 @@ __all__ = ["MappingCache"]
 # As many as a producer of small arrays has segments going round, and some more. Address space is all that an idle mapping
 # costs: the registry frees the pages of what it retires, mapped or not.
 _KEPT: Final = 256
+
+
+class Holder(Protocol):
+    """Who has a mapping of a segment."""
+
+    segment: int
+    mapping: Mapping | None
 
 
 class MappingCache:
@@ -36,22 +43,22 @@ class MappingCache:
             return kept
         return self._endpoint.map(segment, size_bytes, writable=writable, reserve=reserve)
 
-    def give_back(self, segment: int, mapping: Mapping) -> None:
-        """Keep `mapping`, which nothing uses any more, for the next `take`."""
-        self._idle[segment, mapping.writable] = mapping
+    def give_back(self, holder: Holder) -> None:
+        """Keep the mapping of `holder`, which nothing uses any more, for the next `take`."""
+        mapping = holder.mapping
+        if mapping is None:
+            return
+        key = (holder.segment, mapping.writable)
+        holder.mapping = None  # no call between the two: a mapping never has two owners
+        self._idle[key] = mapping
         if len(self._idle) > _KEPT:
-            oldest = self._idle.pop(next(iter(self._idle), (segment, mapping.writable)), None)
-            if oldest is not None:
-                oldest.close()
+            self._idle.pop(next(iter(self._idle), key), None)
 
     def forget(self, segment: int) -> None:
         """Unmap `segment`, which is no more."""
         for writable in (False, True):
-            idle = self._idle.pop((segment, writable), None)
-            if idle is not None:
-                idle.close()
+            self._idle.pop((segment, writable), None)
 
     def clear(self) -> None:
         """Unmap all that is idle."""
-        while self._idle:
-            self._idle.popitem()[1].close()
+        self._idle.clear()

@@ -15,6 +15,7 @@ from typing import Final
 
 from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import OnLingering, checked_on_lingering, held_leases
+from shmlease.client.link import Link
 from shmlease.client.links import connected_link_to, link_to, links
 from shmlease.core import messages as m
 from shmlease.core.model import Identity
@@ -32,18 +33,32 @@ from shmlease.system.exhaustion import explained
 from shmlease.system.identity import own_identity, require_proc
 from shmlease.system.launch import launch
 from shmlease.system.names import REGISTRY_ID
+from shmlease.system.primitives import allocate_lock, complete, start_new_thread
 from shmlease.system.reclaim import sweep
 from shmlease.system.registries import default_registry_id
 from shmlease.system.shm_root import require_shared_memory
+from shmlease.system.signals import deliver_again, is_from_handler
 from shmlease.units import parse_bytes, parse_duration
 
-__all__ = ["ENVIRONMENT", "WARM_IDLE_S", "Registry", "begin", "checked_id", "connect", "settings_for", "starting"]
+__all__ = [
+    "ENVIRONMENT",
+    "WARM_IDLE_S",
+    "OwnedRegistry",
+    "Registry",
+    "begin",
+    "checked_id",
+    "connect",
+    "settings_for",
+    "starting",
+]
 
 ENVIRONMENT: Final = "SHMLEASE_REGISTRY"
 # Warm segments beyond half of the capacity would mostly be evicted for the next request anyway.
 WARM_SHARE: Final = 0.5
 # Between two steps of a job seconds pass; memory that nobody has asked for in five of them is better given back.
 WARM_IDLE_S: Final = 5.0
+# How long an interrupted `Registry()` waits until what it had started is ended again; a second interrupt ends the waiting.
+_UNDO_WITHIN_S: Final = 10.0
 
 
 class Registry(RegistryHandle):
@@ -82,70 +97,152 @@ class Registry(RegistryHandle):
         on_lingering: OnLingering = "warn",
     ) -> None:
         checked_on_lingering(on_lingering)  # before there is anything to end
-        with starting():
-            sweep()
-            directory = RegistryDirectory(secrets.token_hex(4))
-            settings = settings_for(directory, capacity, warm, warm_idle, owner=own_identity())
-            lock_fd = begin(directory)
-            try:
-                launch(settings, lock_fd)
-            except BaseException:
-                directory.remove()
-                raise
-            finally:
-                directory.unlock(lock_fd)
-        super().__init__(link_to(directory.id), on_lingering)
-        self._pid = os.getpid()
-        self._closed = False
-        self._link.connect()
-        self._previous = os.environ.get(ENVIRONMENT)
-        os.environ[ENVIRONMENT] = directory.id
-        _open_registries.add(self)
+        start = _Start(capacity, warm, warm_idle)
+        try:
+            complete(start.run)
+            super().__init__(link_to(start.directory.id), on_lingering)
+            self._link.connect()
+            owned = OwnedRegistry(self._link)
+        except BaseException:
+            start.is_wanted = False
+            start_new_thread(start.undo, ())
+            start.undone.acquire(True, _UNDO_WITHIN_S)
+            raise
+        self._owned = owned.armed()
 
     def close(self) -> None:
         """End the registry: everything is freed; who still holds a lease is named in a warning.
 
         In a forked child this does nothing: the registry is its parent's.
         """
-        self._end()
+        self._owned.close(stacklevel=3)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._end()
+        self._owned.close(stacklevel=3)
 
-    def _end(self) -> None:
-        if self._closed or self._pid != os.getpid():
+
+class OwnedRegistry:
+    """A registry that this process has started, until it has ended it; its children find it through the environment."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.id = link.endpoint.id
+        self._pid = os.getpid()
+        self._previous = os.environ.get(ENVIRONMENT)
+        os.environ[ENVIRONMENT] = self.id
+        _open_registries[self.id] = weakref.ref(self)
+
+    def armed(self) -> OwnedRegistry:
+        """From now on it is missed if it is lost."""
+        self.__class__ = _OpenRegistry
+        return self
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether it has been ended here."""
+        return self.id not in _open_registries
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it was not inherited through a fork."""
+        return self._pid == os.getpid()
+
+    def close(self, stacklevel: int) -> None:
+        """End it, if that was not done; warn of those who still hold a lease."""
+        if not self.is_ours or self.is_ended:
             return
-        self._closed = True
-        _open_registries.discard(self)
-        if os.environ.get(ENVIRONMENT) == self.id:
-            if self._previous is None:
-                del os.environ[ENVIRONMENT]
-            else:
-                os.environ[ENVIRONMENT] = self._previous
+        _restore_environment(self.id, self._previous)
         try:
-            holders = self._link.request(m.Closed, m.Close).holders
-        except RegistryUnavailableError:  # it has ended; killed, it would have been succeeded
+            holders = self.link.request(m.Closed, m.Close).holders
+        except RegistryUnavailableError as error:  # it has ended; killed, it would have been succeeded
+            if is_from_handler(error):
+                raise
             holders = []
-        self._link.end()
+        self.link.end()
+        self.__class__ = OwnedRegistry
         links.pop(self.id, None)
+        _open_registries.pop(self.id, None)
         if holders:
             listed = "; ".join(holders[:10]) + ("; ..." if len(holders) > 10 else "")
             warnings.warn(
                 LeaseWarning(f"registry {self.id} was closed while {len(holders)} leases were held: {listed}"),
-                stacklevel=3,
+                stacklevel=stacklevel,
             )
 
+
+class _OpenRegistry(OwnedRegistry):
+    """A registry until it has ended: an object that is collected then runs no Python code, in which an interrupt would be lost."""
+
     def __del__(self) -> None:
-        if getattr(self, "_closed", True) or self._pid != os.getpid():
+        if not self.is_ours:
             return
         try:
-            warnings.warn(
-                LeaseNotHeldWarning(f"{self!r} was never closed; use it in a with statement"), stacklevel=2, source=self
-            )
+            try:
+                warnings.warn(
+                    LeaseNotHeldWarning(f"<Registry {self.id}> was never closed; use it in a with statement"), stacklevel=2
+                )
+            finally:
+                self.close(stacklevel=3)
+        except BaseException as error:
+            deliver_again(error)
+
+
+class _Start:
+    """The start of a registry process: done whole by a thread, whatever interrupts the caller, and undone by another."""
+
+    def __init__(self, capacity: int | str | None, warm: int | str | None, warm_idle: float | str) -> None:
+        self.directory = RegistryDirectory(secrets.token_hex(4))
+        self.is_wanted = True
+        self.undone = allocate_lock()
+        self.undone.acquire()
+        self._limits = (capacity, warm, warm_idle)
+        self._running = allocate_lock()
+        self._is_launched = False
+        self._previous = os.environ.get(ENVIRONMENT)
+
+    def run(self) -> None:
+        """Start the process, unless that is not wanted any more."""
+        with self._running:
+            if not self.is_wanted:
+                return
+            with starting():
+                sweep()
+                directory = self.directory
+                settings = settings_for(directory, *self._limits, owner=own_identity())
+                lock_fd = begin(directory)
+                try:
+                    launch(settings, lock_fd)
+                    self._is_launched = True
+                except BaseException:
+                    directory.remove()
+                    raise
+                finally:
+                    directory.unlock(lock_fd)
+
+    def undo(self) -> None:
+        """End the process, if it was started; not before it is known whether it was."""
+        id = self.directory.id
+        try:
+            with self._running, contextlib.suppress(LeaseError):
+                _restore_environment(id, self._previous)
+                if self._is_launched:
+                    link = link_to(id)
+                    link.request(m.Closed, m.Close)
+                    link.end()
         finally:
-            self.close()
+            links.pop(id, None)
+            _open_registries.pop(id, None)
+            self.undone.release()
+
+
+def _restore_environment(id: str, previous: str | None) -> None:
+    if os.environ.get(ENVIRONMENT) == id:
+        if previous is None:
+            del os.environ[ENVIRONMENT]
+        else:
+            os.environ[ENVIRONMENT] = previous
 
 
 def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn") -> RegistryHandle:
@@ -169,9 +266,11 @@ def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn") 
     try:
         link = connected_link_to(registry or named or default_registry_id())
     except UnsupportedPlatformError as error:
+        if is_from_handler(error):
+            raise
         raise RegistryUnavailableError(f"there is no registry to join: {error}") from None
     except RegistryUnavailableError as error:
-        if registry or not named:
+        if registry or not named or is_from_handler(error):
             raise
         message = f"{error}; {ENVIRONMENT} names it: unset that to join the user's own"
         raise RegistryUnavailableError(message, **error.fields) from None
@@ -251,7 +350,7 @@ def settings_for(
     return Settings(directory.id, directory.root, capacity_bytes, warm_bytes, parse_duration(warm_idle), owner)
 
 
-_open_registries: Final[weakref.WeakSet[Registry]] = weakref.WeakSet()
+_open_registries: Final[dict[str, weakref.ref[OwnedRegistry]]] = {}
 
 
 def _leave() -> None:
@@ -259,8 +358,9 @@ def _leave() -> None:
     with contextlib.ExitStack() as leaving:  # all of it, though warnings be errors
         for link in list(links.values()):
             leaving.callback(link.close)
-        for registry in list(_open_registries):
-            leaving.callback(registry.close)
+        for reference in list(_open_registries.values()):
+            if (owned := reference()) is not None:
+                leaving.callback(owned.close, 2)
         for lease in held_leases():
             if not lease._link.is_ended:
                 warnings.warn(

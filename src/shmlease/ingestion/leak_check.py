@@ -30,13 +30,13 @@ class RecordingHandle(RegistryHandle):
     def lease(self, *arguments: Any, **options: Any) -> Lease:
         """As `RegistryHandle.lease`."""
         lease = super().lease(*arguments, **options)
-        self._had[lease._segment] = lease._generation
+        self._had[lease._grant.segment] = lease._grant.generation
         return lease
 
     def redeem(self, ticket: Ticket | str, **options: Any) -> Lease:
         """As `RegistryHandle.redeem`."""
         lease = super().redeem(ticket, **options)
-        self._had[lease._segment] = lease._generation
+        self._had[lease._grant.segment] = lease._grant.generation
         return lease
 
     def held(self) -> tuple[Counter[str], int]:

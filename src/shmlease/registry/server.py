@@ -212,7 +212,8 @@ class Server:
             self._apply(client, message, now_ns)
 
     def disconnected(self, client: int, reason: str = "") -> None:
-        """The connection of `client` ended."""
+        """The connection of `client` ended; what it wrote before counts, though its ring was lost with the connection."""
+        self._read_journal(client)
         if self._may_begin(detach_unit(client)):
             self.table.detached(client, self._clock.now_ns(), reason)
 

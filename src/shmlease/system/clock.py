@@ -7,6 +7,7 @@ import time
 from typing import Final, Protocol
 
 from shmlease.system.forks import after_fork_in_child
+from shmlease.system.primitives import sleep
 
 __all__ = ["Clock", "SystemClock"]
 
@@ -37,7 +38,7 @@ class SystemClock:
 
     def wait_s(self, seconds: float) -> None:
         """Sleep."""
-        time.sleep(seconds)
+        sleep(seconds)
 
 
 def _offset_of_namespace() -> int:

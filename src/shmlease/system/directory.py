@@ -24,6 +24,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import re
 import stat
@@ -37,6 +38,7 @@ from shmlease.errors import PermissionDeniedError
 from shmlease.system import registry_lock
 from shmlease.system.journal import JOURNAL_BYTES
 from shmlease.system.ledger import FOREIGN_LEDGER_LIMIT_BYTES, LEDGER_LIMIT_BYTES, read_ledger
+from shmlease.system.owned_descriptor import OwnedDescriptor
 from shmlease.system.safe_open import (
     DIRECTORY_MODE,
     FILE_MODE,
@@ -47,6 +49,7 @@ from shmlease.system.safe_open import (
     open_regular,
 )
 from shmlease.system.shm_root import FULL, SHM_ROOT, cannot_be_made, no_shared_memory
+from shmlease.system.signals import is_from_handler
 
 __all__ = ["SHM_ROOT", "RegistryDirectory"]
 
@@ -128,9 +131,11 @@ class RegistryDirectory:
         """
         try:
             directory = open_directory(self.path if root is None else self._name, directory=root)
-        except PermissionDeniedError as refusal:
-            raise self._refused(str(refusal)) from None
         except PermissionError as error:
+            if is_from_handler(error):
+                raise
+            if isinstance(error, PermissionDeniedError):
+                raise self._refused(str(error)) from None
             raise no_shared_memory(self.root, error) from None
         try:
             self._check(os.fstat(directory), directory)
@@ -163,7 +168,7 @@ class RegistryDirectory:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[int]:
-        """A block in which the directory is open: see `enter`."""
+        """A block in which the directory is open: see `enter`. Not for clients, whom an interrupt may take out of it half-way."""
         directory = self.enter()
         try:
             yield directory
@@ -180,9 +185,15 @@ class RegistryDirectory:
         """
         try:
             os.close(self.enter())
-        except FileNotFoundError:
-            if not os.path.isdir(self.root):
-                raise no_shared_memory(self.root, FileNotFoundError()) from None
+        except FileNotFoundError as error:
+            if is_from_handler(error):
+                raise
+            try:  # os.path.isdir would take any OSError for a no, one that a signal handler raises as well
+                os.stat(self.root)
+            except FileNotFoundError as missing:
+                if is_from_handler(missing):
+                    raise
+                raise no_shared_memory(self.root, missing) from None
             return False
         return True
 
@@ -255,12 +266,22 @@ class RegistryDirectory:
         FileNotFoundError
             It is gone.
         """
-        directory = self.enter()
+        return self._open(f"s{number}", writable=writable)
+
+    def _open(self, name: str, *, writable: bool) -> int:
+        opened: list[int] = []  # by now, whatever interrupts what follows
         try:
-            flags = os.O_RDWR if writable else os.O_RDONLY
-            return open_regular(f"s{number}", flags, directory=directory, owner=self._owner)
-        finally:
-            os.close(directory)
+            directory = self.enter()
+            try:
+                flags = os.O_RDWR if writable else os.O_RDONLY
+                opened.append(open_regular(name, flags, directory=directory, owner=self._owner))
+            finally:
+                os.close(directory)
+        except BaseException:
+            if opened:
+                os.close(opened[0])
+            raise
+        return opened[0]
 
     def create_segment(self, number: int, size_bytes: int) -> None:
         """Make the file of a segment, its pages not reserved.
@@ -363,20 +384,20 @@ class RegistryDirectory:
 
     # --- spares: claimed and revoked under the same lock, one byte of the file for each generation ------------------
 
-    def claim_spare(self, number: int, generation: int) -> int | None:
-        """A descriptor that keeps a spare from being revoked until it is closed; None if it was revoked before.
+    def claim_spare(self, number: int, generation: int, claim: OwnedDescriptor) -> bool:
+        """Keep a spare from being revoked for as long as `claim` is open; False if it was revoked before.
 
         The lock is on the grant, not on the file: a client that is idle since holds on to nothing when the file is granted
         again.
         """
         try:
             fd = self.open_segment(number, writable=True)
-        except FileNotFoundError:
-            return None
-        if not _try_lock(fd, generation) or os.fstat(fd).st_nlink == 0:
-            os.close(fd)
-            return None
-        return fd
+        except FileNotFoundError as error:
+            if is_from_handler(error):
+                raise
+            return False
+        claim.fds.append(fd)  # no call between: it is in the list before a signal handler can run
+        return _try_lock(fd, generation) and claim.stat().st_nlink > 0
 
     def revoke_spare(self, number: int, generation: int) -> bool:
         """Unlink a spare, unless its client has claimed it: then False."""
@@ -394,33 +415,37 @@ class RegistryDirectory:
 
     # --- tickets: a token file that one rename redeems --------------------------------------------------------------
 
-    def mint_token(self, ticket: int) -> None:
-        """Make the token of a ticket.
+    def mint_token(self, ticket: int, minted: list[None] | None = None) -> None:
+        """Make the token of a ticket; `minted` has an entry as soon as there is one, whatever interrupts this call.
 
         Raises
         ------
         OSError
             ENOSPC and the like.
         """
-        with self.entered() as directory:
+        directory = self.enter()
+        try:
             # what bits the umask leaves it means nothing: it is renamed and removed, never opened
-            os.mknod(f"t{ticket}", FILE_MODE, dir_fd=directory)
+            make = functools.partial(os.mknod, dir_fd=directory)
+            (minted if minted is not None else []).extend(map(make, (f"t{ticket}",), (FILE_MODE,)))
+        finally:
+            os.close(directory)
 
-    def claim_token(self, ticket: int, client: int) -> bool:
-        """Redeem a ticket for `client`; False if it was redeemed before, has expired, or never was."""
-        try:
-            with self.entered() as directory:
-                os.rename(f"t{ticket}", f"t{ticket}.{client}", src_dir_fd=directory, dst_dir_fd=directory)
-        except FileNotFoundError:
-            return False
-        return True
+    def claim_token(self, ticket: int, client: int, claimed: list[None] | None = None) -> bool:
+        """Redeem a ticket for `client`; False if it was redeemed before, has expired, or never was.
 
-    def has_claimed(self, ticket: int, client: int) -> bool:
-        """Whether `client` has claimed the token and the registry has not read that yet."""
+        `claimed` has an entry as soon as it has happened, whatever interrupts this call.
+        """
         try:
-            with self.entered() as directory:
-                os.stat(f"t{ticket}.{client}", dir_fd=directory, follow_symlinks=False)
-        except FileNotFoundError:
+            directory = self.enter()
+            try:
+                rename = functools.partial(os.rename, src_dir_fd=directory, dst_dir_fd=directory)
+                (claimed if claimed is not None else []).extend(map(rename, (f"t{ticket}",), (f"t{ticket}.{client}",)))
+            finally:
+                os.close(directory)
+        except FileNotFoundError as error:
+            if is_from_handler(error):
+                raise
             return False
         return True
 
@@ -453,9 +478,7 @@ class RegistryDirectory:
         PermissionDeniedError
             What is there is none.
         """
-        with self.entered() as directory:
-            flags = os.O_WRONLY if writable else os.O_RDONLY
-            return open_regular(f"j{client}", flags, directory=directory, owner=self._owner)
+        return self._open(f"j{client}", writable=writable)
 
     def create_journal(self, client: int) -> None:
         """Make the journal of a client, its pages reserved.
@@ -499,9 +522,14 @@ class RegistryDirectory:
 
     def _remove_if_there(self, name: str) -> bool:
         try:
-            with self.entered() as directory:
+            directory = self.enter()
+            try:
                 return _unlink(name, directory)
-        except FileNotFoundError:
+            finally:
+                os.close(directory)
+        except FileNotFoundError as error:
+            if is_from_handler(error):
+                raise
             return False
 
     def remove(self) -> None:
@@ -549,7 +577,9 @@ def _try_lock(fd: int, byte: int) -> bool:
     """Lock one byte of a file for this open file description (fcntl(2), F_OFD_SETLK); False if another one has it."""
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
-    except (BlockingIOError, PermissionError):
+    except (BlockingIOError, PermissionError) as error:
+        if is_from_handler(error):
+            raise
         return False
     return True
 
@@ -566,6 +596,8 @@ def _names_in(directory: int) -> list[str]:
 def _unlink(path: str, directory: int | None = None) -> bool:
     try:
         os.unlink(path, dir_fd=directory)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if is_from_handler(error):
+            raise
         return False
     return True

@@ -5,6 +5,7 @@ Source: proc(5), pidfd_open(2), unix(7) for SO_PEERCRED; SO_PEERPIDFD came with 
 
 from __future__ import annotations
 
+import _socket
 import errno
 import functools
 import os
@@ -119,7 +120,7 @@ def is_dead(identity: Identity) -> bool:
         return True
 
 
-def peer_of(connection: socket.socket) -> tuple[int, int]:
+def peer_of(connection: _socket.socket) -> tuple[int, int]:
     """Pid and uid of the process at the other end, as the kernel knows them."""
     pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return pid, uid

@@ -7,15 +7,18 @@ sequence numbers do not go on from the new ones.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Final
 
 from shmlease.core.messages import Notice
 from shmlease.core.wire import decode_notice, encode_notice
-from shmlease.errors import CapacityError, ProtocolError
-from shmlease.system.exhaustion import explained
+from shmlease.errors import ProtocolError
+from shmlease.system.mapping import map_segment
 
 __all__ = ["JOURNAL_BYTES", "Journal", "JournalReader"]
 
@@ -27,37 +30,52 @@ _MOST_RUNS: Final = 4
 
 
 class Journal:
-    """The writer's side, on the file that the registry made for this client; `descriptor` is closed with it."""
+    """The writer's side, on the file that the registry made for this client.
+
+    The file is mapped: a program that closes every descriptor, and opens files of its own, does not find our notices in them.
+    Its pages are reserved, so that a store cannot fail.
+
+    Parameters
+    ----------
+    descriptor : int
+        Of the file, open for reading and writing; it may be closed afterwards.
+
+    Attributes
+    ----------
+    last : int
+        Number of the last notice written: after an interrupt, the truth about whether one was.
+    """
 
     def __init__(self, descriptor: int) -> None:
-        self._fd = descriptor
+        if os.fstat(descriptor).st_size < JOURNAL_BYTES:  # mapped beyond its end, it would be a SIGBUS to write
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        self._mapping = map_segment(descriptor, JOURNAL_BYTES, writable=True)
+        self._store = _stores_of(memoryview((ctypes.c_char * JOURNAL_BYTES).from_address(self._mapping.address)).cast("B"))
         self._length = 0
+        self.last = 0
 
     def append(self, notice: Notice) -> bool:
         """Write `notice`; False, and nothing written, if it does not fit before `restart`."""
         payload = encode_notice(notice)
         entry = _HEADER.pack(len(payload), zlib.crc32(payload), notice.seq) + payload
-        if self._length + len(entry) > JOURNAL_BYTES:
+        end = self._length + len(entry)
+        if end > JOURNAL_BYTES:
             return False
-        try:
-            written = os.pwrite(self._fd, entry, self._length)
-        except OSError as error:
-            raise CapacityError(f"what was to be told to the registry cannot be written: {explained(error)}") from error
-        if written != len(entry):  # part of an entry would be taken for the end of what was written
-            raise CapacityError(
-                f"{written} of {len(entry)} bytes for the registry could be written; a file size limit (RLIMIT_FSIZE) does so: "
-                "raise `ulimit -f`"
-            )
-        self._length += len(entry)
+        place = slice(self._length, end)
+        # from here to the store no signal handler can run: it is written and known to be, or neither
+        self._length = end
+        self.last = notice.seq
+        self._store(place, entry)
         return True
 
     def restart(self) -> None:
         """Begin at the start again: everything written has been applied."""
         self._length = 0
 
-    def close(self) -> None:
-        """Let go of the file; the registry removes it."""
-        os.close(self._fd)
+
+def _stores_of(memory: memoryview) -> Callable[[slice, bytes], None]:
+    """What writes into `memory`."""
+    return memory.__setitem__
 
 
 class JournalReader:

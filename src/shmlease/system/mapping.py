@@ -1,7 +1,8 @@
 """Mapping segments into this process, and reserving their pages.
 
-`mmap.mmap` is not used: it keeps a descriptor for each mapping, gives addresses that huge pages cannot start at, and closes
-under live numpy arrays. A `Mapping` has an address and a size, and whoever holds it decides when it ends.
+A segment is mapped over a region of addresses that `mmap.mmap` has set aside, and ends with that region. So nothing is left of
+a call that was interrupted half-way, and no Python code runs when the last view of an array dies: a signal that is handled in a
+finalizer is lost. `mmap.mmap` on the file itself would keep a descriptor for each mapping, and start where huge pages cannot.
 
 Sources: mmap(2), madvise(2); MADV_COLLAPSE came with Linux 6.1.
 """
@@ -20,33 +21,41 @@ HUGE_PAGE_BYTES: Final = 2 * 1024 * 1024
 _MADV_COLLAPSE: Final = 25
 _MAP_FIXED: Final = 0x10
 _MAP_NORESERVE: Final = 0x4000
-_FAILED: Final = ctypes.c_void_p(-1).value
+_SET_ASIDE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
+class _Buffer(ctypes.Structure):
+    """Py_buffer, of which the address is looked at."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("rest", ctypes.c_byte * 96))
+
+
+_get_buffer: Final = ctypes.pythonapi.PyObject_GetBuffer
+_get_buffer.argtypes = [ctypes.py_object, ctypes.POINTER(_Buffer), ctypes.c_int]
+_release_buffer: Final = ctypes.pythonapi.PyBuffer_Release
+_release_buffer.argtypes = [ctypes.POINTER(_Buffer)]
+_release_buffer.restype = None
+
+
 class Mapping:
-    """`size_bytes` of a file at `address`, shared; unmapped by `close` or when collected."""
+    """`size_bytes` of a file at `address`, shared; unmapped by `close`, or with the last reference."""
 
-    __slots__ = ("__weakref__", "_munmap", "address", "size_bytes", "writable")
+    __slots__ = ("__weakref__", "_region", "address", "size_bytes", "writable")
 
-    def __init__(self, address: int, size_bytes: int, *, writable: bool) -> None:
+    def __init__(self, address: int, size_bytes: int, *, writable: bool, region: mmap.mmap | None = None) -> None:
         self.address = address
         self.size_bytes = size_bytes
         self.writable = writable
-        self._munmap = _libc.munmap  # kept: modules may be torn down before the last mapping is
+        self._region = region
 
     def close(self) -> None:
         """Unmap; the addresses must not be used from here on."""
-        address, self.address = self.address, 0
-        if address:
-            self._munmap(address, self.size_bytes)
-
-    def __del__(self) -> None:
-        self.close()
+        self.address = 0
+        self._region = None
 
 
 def map_segment(fd: int, size_bytes: int, *, writable: bool) -> Mapping:
@@ -66,23 +75,16 @@ def map_segment(fd: int, size_bytes: int, *, writable: bool) -> Mapping:
     OSError
         ENOMEM: no address space.
     """
+    is_huge = size_bytes >= HUGE_PAGE_BYTES
+    region = mmap.mmap(-1, size_bytes + HUGE_PAGE_BYTES * is_huge, _SET_ASIDE, prot=0)
+    address = _address_of(region)
+    if is_huge:
+        address = -(-address // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    if size_bytes < HUGE_PAGE_BYTES:
-        return Mapping(_mmap(None, size_bytes, protection, mmap.MAP_SHARED, fd), size_bytes, writable=writable)
-    room = size_bytes + HUGE_PAGE_BYTES
-    start = _mmap(None, room, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE, -1)
-    address = -(-start // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
-    try:
-        _mmap(address, size_bytes, protection, mmap.MAP_SHARED | _MAP_FIXED, fd)
-    except OSError:
-        _libc.munmap(start, room)
-        raise
-    if address > start:
-        _libc.munmap(start, address - start)
-    end = start + room
-    if end > address + size_bytes:
-        _libc.munmap(address + size_bytes, end - address - size_bytes)
-    return Mapping(address, size_bytes, writable=writable)
+    if _libc.mmap(address, size_bytes, protection, mmap.MAP_SHARED | _MAP_FIXED, fd, 0) != address:
+        code = ctypes.get_errno() or errno.ENOMEM
+        raise OSError(code, os.strerror(code))
+    return Mapping(address, size_bytes, writable=writable, region=region)
 
 
 def reserve_pages(fd: int, mapping: Mapping, *, collapse: bool = True) -> None:
@@ -105,9 +107,10 @@ def reserve_pages(fd: int, mapping: Mapping, *, collapse: bool = True) -> None:
     os.posix_fallocate(fd, 0, mapping.size_bytes)
 
 
-def _mmap(address: int | None, size_bytes: int, protection: int, flags: int, fd: int) -> int:
-    result = _libc.mmap(address, size_bytes, protection, flags, fd, 0)
-    if result is None or result == _FAILED:
-        code = ctypes.get_errno()
-        raise OSError(code or errno.ENOMEM, os.strerror(code or errno.ENOMEM))
-    return int(result)
+def _address_of(region: mmap.mmap) -> int:
+    buffer = _Buffer()
+    try:
+        _get_buffer(region, buffer, 0)
+        return buffer.address or 0
+    finally:
+        _release_buffer(buffer)

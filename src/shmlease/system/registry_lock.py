@@ -10,18 +10,19 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import threading
 from collections.abc import Callable
 from typing import Final
 
 from shmlease.system.forks import after_fork_in_child
+from shmlease.system.owned_descriptor import file_of
+from shmlease.system.primitives import RLock
 from shmlease.system.safe_open import open_regular
 
 __all__ = ["file_of", "is_locked", "let_go", "take"]
 
 # With the file that each is of: a descriptor closed behind this module's back may be of another file by now.
 _held: Final[dict[int, tuple[int, int]]] = {}
-_no_fork: Final = threading.Lock()
+_no_fork: Final = RLock()  # a signal handler may fork in that moment
 
 
 def take(open_lock: Callable[[], int]) -> int | None:
@@ -50,9 +51,15 @@ def take(open_lock: Callable[[], int]) -> int | None:
 
 
 def let_go(fd: int) -> None:
-    """Close what `take` gave; a process that inherited the descriptor through exec still holds the lock."""
+    """Close what `take` gave; a process that inherited the descriptor through exec still holds the lock.
+
+    A number that is of another file by now, since the program has closed every descriptor, is left alone.
+    """
+    known = _held.get(fd)
+    with _no_fork, contextlib.suppress(OSError):
+        if known is None or file_of(fd) == known:
+            os.close(fd)
     _held.pop(fd, None)
-    os.close(fd)
 
 
 def is_locked(name: str, *, directory: int, owner: int) -> bool:
@@ -78,12 +85,6 @@ def is_locked(name: str, *, directory: int, owner: int) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def file_of(fd: int) -> tuple[int, int]:
-    """Device and inode of an open file."""
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
 
 
 def _after_fork_in_child() -> None:

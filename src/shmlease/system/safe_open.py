@@ -19,12 +19,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 from collections.abc import Iterator
 from typing import Final
 
 from shmlease.errors import PermissionDeniedError
+from shmlease.system.signals import is_from_handler
 from shmlease.units import format_bytes
 
 __all__ = [
@@ -77,8 +79,10 @@ def open_directory(path: str, *, directory: int | None = None) -> int:
         It is something else.
     """
     try:
-        return os.open(path, _DIRECTORY, dir_fd=directory)
-    except NotADirectoryError:
+        return _open(path, _DIRECTORY, directory)
+    except NotADirectoryError as error:
+        if is_from_handler(error):
+            raise
         status = os.stat(path, dir_fd=directory, follow_symlinks=False)
         raise _refused(path, status, stat.S_IFDIR, None, directory) from None
 
@@ -131,15 +135,20 @@ def open_regular(path: str, flags: int = os.O_RDONLY, *, directory: int | None =
         The kernel refused: EACCES, or EAGAIN where somebody holds a lease on the file.
     """
     try:
-        descriptor = os.open(path, flags | _NO_SURPRISE, dir_fd=directory)
+        descriptor = _open(path, flags | _NO_SURPRISE, directory)
     except FileNotFoundError:
         raise
-    except OSError:
+    except OSError as error:
+        if is_from_handler(error):
+            raise
         descriptor = _second_try(path, flags, directory, owner)
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or (owner is not None and status.st_uid != owner):
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or (owner is not None and status.st_uid != owner):
+            raise _refused(path, status, stat.S_IFREG, owner, directory)
+    except BaseException:
         os.close(descriptor)
-        raise _refused(path, status, stat.S_IFREG, owner, directory)
+        raise
     return descriptor
 
 
@@ -158,7 +167,7 @@ def create_regular(path: str, *, directory: int | None = None, owner: int | None
     OSError
         ENOSPC and the like.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_SURPRISE, FILE_MODE, dir_fd=directory)
+    descriptor = _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_SURPRISE, directory)
     try:
         os.fchmod(descriptor, FILE_MODE)
         if owner is not None and owner != os.geteuid():
@@ -231,6 +240,22 @@ def reason_of(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def _open(path: str, flags: int, directory: int | None) -> int:
+    """`os.open`, of which no descriptor is lost to an interrupt.
+
+    After a call of a function written in C a signal handler may run, and what it raises takes the place of what the call
+    returned. So the descriptor is put into a list by the call that opens it.
+    """
+    opened: list[int] = []
+    try:
+        opened.extend(map(functools.partial(os.open, dir_fd=directory), (path,), (flags,), (FILE_MODE,)))
+    except BaseException:
+        if opened:
+            os.close(opened[0])
+        raise
+    return opened[0]
+
+
 def _second_try(path: str, flags: int, directory: int | None, owner: int | None) -> int:
     """Open what could not be opened, if that can be repaired; else raise why not."""
     status = os.stat(path, dir_fd=directory, follow_symlinks=False)
@@ -238,7 +263,7 @@ def _second_try(path: str, flags: int, directory: int | None, owner: int | None)
         raise _refused(path, status, stat.S_IFREG, owner, directory) from None
     if owner == os.geteuid():
         _repair(path, directory)
-    return os.open(path, flags | _NO_SURPRISE, dir_fd=directory)
+    return _open(path, flags | _NO_SURPRISE, directory)
 
 
 def _repair(path: str, directory: int | None) -> None:

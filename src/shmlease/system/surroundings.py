@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from shmlease.core.limits import UNLIMITED, Limits
+from shmlease.system.signals import is_from_handler
 
 __all__ = ["DEFAULT_SIGNALS", "environment_for", "own_limits", "settle_in"]
 
@@ -92,8 +93,14 @@ def _raise_limit(number: int, value: int) -> bool:
 
 
 def _read_oom_score_adj() -> int:
-    try:
-        with open(_OOM_SCORE_ADJ) as file:
-            return int(file.read())
-    except OSError:
+    opened: list[int] = []
+    try:  # by descriptor: a client may be interrupted here, and a file object that it loses complains
+        opened.extend(map(os.open, (_OOM_SCORE_ADJ,), (os.O_RDONLY | os.O_CLOEXEC,)))
+        return int(os.read(opened[0], 32))
+    except OSError as error:
+        if is_from_handler(error):
+            raise
         return 0
+    finally:
+        if opened:
+            os.close(opened[0])

@@ -116,7 +116,7 @@ def _own_leases() -> Iterator[str]:
     module = sys.modules.get("shmlease.client.lease")
     if module is not None:
         for lease in module.held_leases():
-            yield f"lease:{lease._link.endpoint.id}:{lease._id}"
+            yield f"lease:{lease._link.endpoint.id}:{lease._hold.lease}"
 
 
 def _foreign_leases(registry: str, path: str, *, is_own: bool) -> Iterator[str]:

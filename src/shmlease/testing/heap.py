@@ -44,24 +44,35 @@ class _HeapMapping(Mapping):
         self.address, self._memory = 0, None
 
 
+class HeapClaim:
+    """Keeps a spare from being revoked while it is open; made closed."""
+
+    def __init__(self, claims: set[HeapClaim]) -> None:
+        self._claims = claims
+        self.grant = (0, 0)  # segment, generation
+
+    def close(self) -> None:
+        """End the claim."""
+        self._claims.discard(self)
+
+
 class HeapJournal:
     """A client's notices that the registry has not read."""
 
     def __init__(self) -> None:
         self.unread: list[Notice] = []
+        self.last = 0
 
     def append(self, notice: Notice) -> bool:
         """Write `notice`; False if there is no room before the registry has read."""
         if len(self.unread) >= _MOST_NOTICES:
             return False
+        self.last = notice.seq
         self.unread.append(notice)
         return True
 
     def restart(self) -> None:
         """Nothing to do: what is read makes room."""
-
-    def close(self) -> None:
-        """Nothing to do: the registry drops it."""
 
 
 class HeapDirectory:
@@ -72,8 +83,7 @@ class HeapDirectory:
         # reentrant: the garbage collector may release a lease in the middle of anything
         self._lock = threading.RLock()
         self._segments: dict[int, _Memory] = {}
-        self._claims: dict[int, tuple[int, int]] = {}  # claim -> (segment, generation)
-        self._claimed = 0
+        self._claims: set[HeapClaim] = set()
         self._tokens: dict[int, int | None] = {}  # ticket -> who redeemed it
         self._journals: dict[int, HeapJournal] = {}
 
@@ -130,49 +140,50 @@ class HeapDirectory:
 
     # --- spares --------------------------------------------------------------------------------------------------
 
-    def claim_spare(self, number: int, generation: int) -> int | None:
-        """A claim that keeps a spare from being revoked until it is let go; None if it was revoked before."""
-        with self._lock:
-            if number not in self._segments or (number, generation) in self._claims.values():
-                return None
-            self._claimed += 1
-            self._claims[self._claimed] = (number, generation)
-            return self._claimed
+    def new_claim(self) -> HeapClaim:
+        """A claim for `claim_spare`."""
+        return HeapClaim(self._claims)
 
-    def let_go(self, claim: int) -> None:
-        """End a claim."""
+    def claim_spare(self, number: int, generation: int, claim: HeapClaim) -> bool:
+        """Keep a spare from being revoked while `claim` is open; False if it was revoked before."""
         with self._lock:
-            self._claims.pop(claim, None)
+            if number not in self._segments or self._is_claimed(number, generation):
+                return False
+            claim.grant = (number, generation)
+            self._claims.add(claim)
+            return True
+
+    def _is_claimed(self, number: int, generation: int) -> bool:
+        return any(claim.grant == (number, generation) for claim in list(self._claims))
 
     def revoke_spare(self, number: int, generation: int) -> bool:
         """Forget a spare, unless its client has claimed it: then False."""
         with self._lock:
-            if (number, generation) in self._claims.values():
+            if self._is_claimed(number, generation):
                 return False
             self.retire_segment(number, "", punch=True)
             return True
 
     # --- tickets -------------------------------------------------------------------------------------------------
 
-    def mint_token(self, ticket: int) -> None:
-        """Make the token of a ticket."""
+    def mint_token(self, ticket: int, minted: list[None] | None = None) -> None:
+        """Make the token of a ticket; `minted` has an entry as soon as there is one."""
         with self._lock:
             if ticket in self._tokens:
                 raise FileExistsError(errno.EEXIST, f"token {ticket:#x} exists")
             self._tokens[ticket] = None
+            if minted is not None:
+                minted.append(None)
 
-    def claim_token(self, ticket: int, client: int) -> bool:
-        """Redeem a ticket for `client`; False if it was redeemed before, has expired, or never was."""
+    def claim_token(self, ticket: int, client: int, claimed: list[None] | None = None) -> bool:
+        """Redeem a ticket for `client`, and note it in `claimed`; False if it was redeemed before, has expired, or never was."""
         with self._lock:
             if self._tokens.get(ticket, client) is not None:
                 return False
             self._tokens[ticket] = client
+            if claimed is not None:
+                claimed.append(None)
             return True
-
-    def has_claimed(self, ticket: int, client: int) -> bool:
-        """Whether `client` has claimed the token and the registry has not read that yet."""
-        with self._lock:
-            return self._tokens.get(ticket) == client
 
     def void_token(self, ticket: int) -> int | None:
         """Make a ticket unredeemable: None; or the client that has redeemed it already."""

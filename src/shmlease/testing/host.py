@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from typing import Final
 
-from shmlease.client.endpoint import Connection, NoticeLog
+from shmlease.client.endpoint import Connection, NoticeLog, Spawn
 from shmlease.core.model import RegistryRow
 from shmlease.core.settings import Settings
 from shmlease.core.table import Table
@@ -18,7 +18,7 @@ from shmlease.system.descriptors import Descriptors
 from shmlease.system.identity import own_identity
 from shmlease.system.ledger import MemoryLedger
 from shmlease.system.mapping import Mapping
-from shmlease.testing.heap import HeapDirectory
+from shmlease.testing.heap import HeapClaim, HeapDirectory
 
 __all__ = ["FakeClock", "MemoryEndpoint", "MemoryHost"]
 
@@ -52,21 +52,29 @@ class _MemoryConnection:
     def __init__(self, host: MemoryHost) -> None:
         self._host = host
         self.client = 0  # until it has said hello
+        self.sent: deque[bytes] = deque()  # by the server
         self.inbox: deque[bytes] = deque()
         self.closed = False
+
+    def open(self) -> None:
+        if self._host.stopped:
+            raise ConnectionRefusedError("the registry in memory has ended")
 
     def send(self, packet: bytes) -> None:
         if self.closed or os.getpid() != self._host.pid:
             raise BrokenPipeError("the registry in memory has hung up")
         self._host.post(self, packet)
 
-    def receive(self, *, wait: bool) -> bytes | None:
+    def receive(self, *, wait: bool) -> None:
         until_ns = self._host.clock.now_ns() + _PATIENCE_NS
-        while not self.inbox and not self.closed:
+        while not self.sent and not self.closed:
             if not wait or self._host.clock.now_ns() >= until_ns:
-                return None
+                return
             self._host.wait_for(self, until_ns)
-        return self.inbox.popleft() if self.inbox else b""
+        if self.sent:
+            self.inbox.extend(map(deque.popleft, (self.sent,)))
+        else:
+            self.inbox.append(b"")
 
     def close(self) -> None:
         self._host.hang_up(self)
@@ -96,10 +104,8 @@ class MemoryHost:
 
     # --- what clients do ---------------------------------------------------------------------------------------------
 
-    def connect(self) -> Connection:
+    def connection(self) -> Connection:
         """A connection to the server."""
-        if self.stopped:
-            raise ConnectionRefusedError("the registry in memory has ended")
         return _MemoryConnection(self)
 
     def post(self, connection: _MemoryConnection, packet: bytes) -> None:
@@ -122,7 +128,7 @@ class MemoryHost:
             self.clock.advance_to(next_ns)
         else:
             with self._changed:
-                if not connection.inbox and not connection.closed:
+                if not connection.sent and not connection.closed:
                     self._changed.wait(max(next_ns - self.clock.now_ns(), 0) / 1e9)
         self._serve(tick=True)
 
@@ -149,7 +155,7 @@ class MemoryHost:
         """Put a packet into the queue of a client."""
         connection = self._connections.get(client)
         if connection is not None:
-            connection.inbox.append(packet)
+            connection.sent.append(packet)
 
     def unread(self) -> list[int]:
         """Clients that have posted something that was not handed over."""
@@ -199,7 +205,7 @@ class MemoryHost:
         else:
             answer = self.server.hello(packet, own_identity())
             if isinstance(answer, bytes):
-                connection.inbox.append(answer)
+                connection.sent.append(answer)
                 connection.closed = True
             else:
                 connection.client = answer
@@ -222,6 +228,8 @@ class MemoryHost:
 class MemoryEndpoint:
     """A registry in memory, as a client reaches it."""
 
+    spawn: Spawn = None
+
     def __init__(self, host: MemoryHost, id: str) -> None:
         self.id = id
         self.clock = host.clock
@@ -243,9 +251,9 @@ class MemoryEndpoint:
             )
         return not self.host.stopped
 
-    def connect(self) -> Connection:
+    def connection(self) -> Connection:
         """A connection to the server."""
-        return self.host.connect()
+        return self.host.connection()
 
     def succeed(self) -> None:
         """Nothing to do: it does not die before its process."""
@@ -262,26 +270,22 @@ class MemoryEndpoint:
         del reserve
         return self.host.directory.map(segment, size_bytes, writable=writable)
 
-    def claim_spare(self, segment: int, generation: int) -> int | None:
+    def new_claim(self) -> HeapClaim:
+        """A claim for `claim_spare`."""
+        return self.host.directory.new_claim()
+
+    def claim_spare(self, segment: int, generation: int, claim: HeapClaim) -> bool:
         """See `RegistryDirectory.claim_spare`."""
-        return self.host.directory.claim_spare(segment, generation)
+        return self.host.directory.claim_spare(segment, generation, claim)
 
-    def let_go(self, claim: int) -> None:
-        """End a claim."""
-        self.host.directory.let_go(claim)
-
-    def mint_token(self, ticket: int) -> None:
+    def mint_token(self, ticket: int, minted: list[None]) -> None:
         """See `RegistryDirectory.mint_token`."""
-        self.host.directory.mint_token(ticket)
+        self.host.directory.mint_token(ticket, minted)
 
     def void_token(self, ticket: int) -> int | None:
         """See `RegistryDirectory.void_token`."""
         return self.host.directory.void_token(ticket)
 
-    def claim_token(self, ticket: int, client: int) -> bool:
+    def claim_token(self, ticket: int, client: int, claimed: list[None]) -> bool:
         """See `RegistryDirectory.claim_token`."""
-        return self.host.directory.claim_token(ticket, client)
-
-    def has_claimed(self, ticket: int, client: int) -> bool:
-        """See `RegistryDirectory.has_claimed`."""
-        return self.host.directory.has_claimed(ticket, client)
+        return self.host.directory.claim_token(ticket, client, claimed)

@@ -14,7 +14,7 @@ from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import OnLingering
 from shmlease.client.link import Link
 from shmlease.client.links import links
-from shmlease.client.registry import ENVIRONMENT, WARM_IDLE_S, Registry, _open_registries, settings_for
+from shmlease.client.registry import WARM_IDLE_S, OwnedRegistry, Registry, settings_for
 from shmlease.core import messages as m
 from shmlease.system.clock import Clock
 from shmlease.system.directory import RegistryDirectory
@@ -44,7 +44,6 @@ class MemoryRegistry(Registry):
         on_lingering: OnLingering = "warn",
         clock: Clock | None = None,
     ) -> None:
-        self._closed = True  # until it is open
         id = f"m{secrets.token_hex(4)}"
         settings = settings_for(RegistryDirectory(id), capacity, warm, warm_idle, own_identity())
         self._clock = FakeClock() if clock is None else clock
@@ -52,11 +51,7 @@ class MemoryRegistry(Registry):
         RegistryHandle.__init__(self, Link(MemoryEndpoint(self._host, id)), on_lingering)
         self._link.connect()
         links[id] = self._link
-        self._pid = os.getpid()
-        self._previous = os.environ.get(ENVIRONMENT)
-        os.environ[ENVIRONMENT] = id
-        self._closed = False
-        _open_registries.add(self)
+        self._owned = OwnedRegistry(self._link).armed()
 
     def peer(self) -> RegistryHandle:
         """A handle on this registry as another process would have it: a client of its own, with leases of its own."""
@@ -73,7 +68,7 @@ class MemoryRegistry(Registry):
         link = peer._link
         if link is self._link or not isinstance(link.endpoint, MemoryEndpoint) or link.endpoint.host is not self._host:
             raise ValueError(f"{peer!r} is no peer of {self!r}; peers are made by its method peer()")
-        client, link._ended = link.client, f"pid {os.getpid()} has played its death"
+        client, link._ended = link.session.client, f"pid {os.getpid()} has played its death"
         if client:
             self._host.bury(client)
 

@@ -99,7 +99,7 @@ def _note_memmap(one: Any, found: Reachable) -> None:
 
 
 def _note_lease(one: Any, found: Reachable) -> None:
-    found.leases.add(f"lease:{one._link.endpoint.id}:{one._id}")
+    found.leases.add(f"lease:{one._link.endpoint.id}:{one._hold.lease}")
 
 
 # By name, so that nothing is imported for it.

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rig.until import until
+from shmlease.client.hold import Hold
 from shmlease.client.link import RECOVER_WITHIN_S, Link
 from shmlease.core import messages as m
 from shmlease.core.wire import decode_client_packet, encode
@@ -37,12 +38,13 @@ class FakeJournal:
         self.room, self.left = room, room
         self.notices: list[m.Notice] = []
         self.restarts = 0
-        self.closed = False
+        self.last = 0
 
     def append(self, notice: m.Notice) -> bool:
         if self.left == 0:
             return False
         self.left -= 1
+        self.last = notice.seq
         self.notices.append(notice)
         return True
 
@@ -50,16 +52,28 @@ class FakeJournal:
         self.restarts += 1
         self.left = self.room
 
+
+class FakeClaim:
+    def __init__(self, registry: FakeRegistry) -> None:
+        self.registry = registry
+        self.segment = 0
+
     def close(self) -> None:
-        self.closed = True
+        self.registry.let_gone.append(self.segment)
 
 
 class FakeConnection:
     def __init__(self, registry: FakeRegistry) -> None:
         self.registry = registry
         self.incoming: deque[bytes] = deque()
+        self.inbox: deque[bytes] = deque()
         self.broken = False
         self.closed = False
+
+    def open(self) -> None:
+        if not self.registry.alive:
+            raise ConnectionRefusedError
+        self.registry.connections.append(self)
 
     def send(self, packet: bytes) -> None:
         if self.broken:
@@ -68,16 +82,15 @@ class FakeConnection:
             self.registry.heard.append(message)
             self.registry.take(self, message)
 
-    def receive(self, *, wait: bool) -> bytes | None:
+    def receive(self, *, wait: bool) -> None:
         if self.incoming:
-            return self.incoming.popleft()
-        if self.broken:
-            return b""
-        if wait and self.registry.others_act:
+            self.inbox.append(self.incoming.popleft())
+        elif self.broken:
+            self.inbox.append(b"")
+        elif wait and self.registry.others_act:
             self.registry.happened.wait(0.001)
         elif wait:
             self.registry.clock.wait_s(1)
-        return None
 
     def close(self) -> None:
         self.closed = True
@@ -90,6 +103,7 @@ class FakeRegistry:
     """An endpoint that answers as `answers` says: message type -> what to do."""
 
     id = "fake"
+    spawn = None
 
     def __init__(self, journal_room: int = 1000) -> None:
         self.clock = FakeClock()
@@ -128,11 +142,8 @@ class FakeRegistry:
     def exists(self) -> bool:
         return self.there
 
-    def connect(self) -> FakeConnection:
-        if not self.alive:
-            raise ConnectionRefusedError
-        self.connections.append(FakeConnection(self))
-        return self.connections[-1]
+    def connection(self) -> FakeConnection:
+        return FakeConnection(self)
 
     def limits(self) -> None:
         """It is no process."""
@@ -148,11 +159,12 @@ class FakeRegistry:
     def map(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError
 
-    def claim_spare(self, segment: int, generation: int) -> int | None:
-        return 1000 + segment
+    def new_claim(self) -> FakeClaim:
+        return FakeClaim(self)
 
-    def let_go(self, claim: int) -> None:
-        self.let_gone.append(claim)
+    def claim_spare(self, segment: int, generation: int, claim: FakeClaim) -> bool:
+        claim.segment = segment
+        return True
 
 
 @pytest.fixture
@@ -173,11 +185,17 @@ def release(number: int) -> Callable[[int], m.Notice]:
     return lambda seq: m.Release(seq, number)
 
 
+def queue(link: Link, notice: Callable[[int], m.Notice]) -> None:
+    """As a finalizer does."""
+    link.session.outbox.append(notice)
+    link.settle()
+
+
 def test_link_is_made_when_it_is_first_used(link: Link, registry: FakeRegistry) -> None:
     assert not registry.connections
     ping(link)
     assert [type(message) for message in registry.heard] == [m.Hello, m.Ping]
-    assert link.client == 3
+    assert link.session.client == 3
 
 
 def test_registry_that_is_not_there_is_a_clear_error(link: Link, registry: FakeRegistry) -> None:
@@ -201,23 +219,23 @@ def test_error_of_an_ended_link_does_not_grow(link: Link, registry: FakeRegistry
 
 
 def test_notice_is_written_then_rung_for_and_the_next_one_is_not_rung_for(link: Link, registry: FakeRegistry) -> None:
-    link.notify(release(1))
+    link.send(release(1))
     assert [type(message) for message in registry.heard] == [m.Hello, m.Ring]
-    link.notify(release(2))
+    link.send(release(2))
     assert len(registry.heard_of(m.Ring)) == 1
     assert [notice.lease for notice in registry.journal.notices] == [1, 2]  # type: ignore[union-attr]
 
 
 def test_notice_after_a_quiet_time_is_rung_for_again(link: Link, registry: FakeRegistry) -> None:
-    link.notify(release(1))
+    link.send(release(1))
     registry.clock.ns += m.QUIET_NS
-    link.notify(release(2))
+    link.send(release(2))
     assert len(registry.heard_of(m.Ring)) == 2
 
 
 def test_urgent_notice_is_rung_for_in_any_case(link: Link, registry: FakeRegistry) -> None:
-    link.notify(release(1))
-    link.notify(release(2), urgent=True)
+    link.send(release(1))
+    link.send(release(2), urgent=True)
     assert len(registry.heard_of(m.Ring)) == 2
 
 
@@ -227,7 +245,7 @@ def test_registry_looks_again_later_than_a_client_is_quiet() -> None:
 
 def test_numbers_only_go_up(link: Link, registry: FakeRegistry) -> None:
     for number in range(5):
-        link.notify(release(number))
+        link.send(release(number))
         ping(link)
     seqs = [message.seq for message in registry.heard]
     assert seqs == sorted(set(seqs))
@@ -240,7 +258,7 @@ def test_full_journal_is_confirmed_and_begun_again() -> None:
     registry = FakeRegistry(journal_room=5)
     link = Link(registry)  # type: ignore[arg-type]
     for number in range(23):
-        link.notify(release(number))
+        link.send(release(number))
     assert [notice.lease for notice in registry.journal.notices] == list(range(23))  # type: ignore[union-attr]
     assert len(registry.heard_of(m.Ping)) == 4
 
@@ -250,14 +268,14 @@ def test_finalizers_of_two_threads_say_each_thing_once_though_the_journal_is_ful
     registry = FakeRegistry(journal_room=1)
     registry.others_act = True
     link = Link(registry)  # type: ignore[arg-type]
-    link.notify(release(1))
+    link.send(release(1))
     asked: list[tuple[FakeConnection, m.Ping]] = []
     registry.answers[m.Ping] = lambda connection, ping: asked.append((connection, ping))
-    waiting = threading.Thread(target=link.notify_from_collector, args=(release(2),))
+    waiting = threading.Thread(target=queue, args=(link, release(2)))
     waiting.start()
     until(lambda: asked)
     registry.journal.left = 2  # room for what the other says, were it to say anything
-    link.notify_from_collector(release(3))
+    queue(link, release(3))
     registry.answers[m.Ping] = lambda connection, ping: connection.push(m.Done(ping.seq))
     connection, ping = asked[0]
     connection.push(m.Done(ping.seq))
@@ -270,12 +288,12 @@ def test_journal_is_not_begun_again_before_all_of_it_was_read(link: Link, regist
     registry.others_act = True
     late: list[Any] = []
     registry.answers[m.Statistics] = lambda connection, asked: late.append((connection, asked))
-    link.notify(release(1))
+    link.send(release(1))
     thread = threading.Thread(target=lambda: link.request(m.Done, m.Statistics))
     thread.start()
     until(lambda: late)
     restarts = registry.journal.restarts
-    link.notify(release(2))
+    link.send(release(2))
     connection, asked = late[0]
     connection.push(m.Done(asked.seq))
     thread.join(10)
@@ -312,14 +330,14 @@ def test_after_a_takeover_the_link_resumes_and_asks_again(link: Link, registry: 
     assert (again.resume, again.secret) == (3, hello.secret)
     first, second = registry.heard_of(m.Trim)
     assert first == second
-    assert link.epoch == 2
+    assert link.session.epoch == 2
     assert registry.connections[0].closed
 
 
 def test_notice_whose_ringing_fails_is_not_written_twice(link: Link, registry: FakeRegistry) -> None:
     ping(link)
     registry.die()
-    link.notify(release(1), urgent=True)
+    link.send(release(1), urgent=True)
     assert len(registry.journal.notices) == 1
     assert registry.successors == 1
 
@@ -331,7 +349,6 @@ def test_client_that_cannot_resume_has_lost_its_registry(link: Link, registry: F
     with pytest.raises(RegistryUnavailableError, match="there is no client 3"):
         ping(link)
     assert link.is_ended
-    assert registry.journal.closed
 
 
 def test_registry_that_is_silent_is_given_up_after_a_while(link: Link, registry: FakeRegistry) -> None:
@@ -349,15 +366,15 @@ def test_registry_that_waits_for_its_client_is_given_the_time(link: Link, regist
     def much_later(connection: FakeConnection, trim: m.Trim) -> None:
         receive = connection.receive
 
-        def patiently(*, wait: bool) -> bytes | None:
+        def patiently(*, wait: bool) -> None:
             if registry.clock.ns - begun > 30 * S:
                 connection.push(m.Done(trim.seq))
-            return receive(wait=wait)
+            receive(wait=wait)
 
         connection.receive = patiently  # type: ignore[method-assign]
 
     registry.answers[m.Trim] = much_later
-    assert link.request(m.Done, m.Trim, timeout_s=40) == m.Done(link._seq)
+    assert link.request(m.Done, m.Trim, timeout_s=40) == m.Done(registry.heard_of(m.Trim)[0].seq)
 
 
 def test_registry_that_keeps_hanging_up_is_given_up_after_a_while(link: Link, registry: FakeRegistry) -> None:
@@ -383,14 +400,14 @@ def test_registry_that_nobody_can_succeed_is_given_up_after_a_while(link: Link, 
 
 
 def ask_for_a_lease(link: Link) -> m.Granted:
-    return link.request(m.Granted, lambda seq: m.Lease(seq, link.id_of(seq), None, 4096, 1, b"", "", 0, 0), 60)
+    return link.request(m.Granted, lambda seq: m.Lease(seq, link.session.id_of(seq), None, 4096, 1, b"", "", 0, 0), 60)
 
 
 def interrupt_once(connection: FakeConnection, message: m.Request) -> None:
     """What the caller of `message` meets while it waits for the answer."""
     receive = connection.receive
 
-    def interrupted(*, wait: bool) -> bytes | None:
+    def interrupted(*, wait: bool) -> None:
         connection.receive = receive  # type: ignore[method-assign]
         raise KeyboardInterrupt
 
@@ -401,13 +418,14 @@ def test_who_is_interrupted_while_it_waits_for_a_lease_waits_no_more(link: Link,
     registry.answers[m.Lease] = interrupt_once
     with pytest.raises(KeyboardInterrupt):
         ask_for_a_lease(link)
+    link.settle()  # as a thread does soon, or the next call
     assert registry.connections[0].closed  # a registry forgets what a client that hangs up has asked for
     (asked,) = registry.heard_of(m.Lease)
     registry.answers[m.Lease] = lambda connection, lease: connection.push(
         m.Granted(lease.seq, lease.lease, 5, 1, 4096, True)  # granted before it knew
     )
     ping(link)
-    link.notify(release(1))
+    link.send(release(1))
     assert registry.heard_of(m.Lease)[1].timeout_ns == 0
     assert asked.lease in [notice.lease for notice in registry.journal.notices]  # type: ignore[union-attr]
 
@@ -416,10 +434,11 @@ def abandon_a_lease(link: Link, registry: FakeRegistry) -> None:
     """A request for a lease is interrupted while another thread waits for something, so that the connection stays."""
     link.connect()
     registry.answers[m.Lease] = interrupt_once
-    link._outstanding[0] = m.Ping(0)
+    link.session.outstanding[0] = m.Ping(0)
     with pytest.raises(KeyboardInterrupt):
         ask_for_a_lease(link)
-    del link._outstanding[0], registry.answers[m.Lease]
+    link.settle()
+    del link.session.outstanding[0], registry.answers[m.Lease]
 
 
 def test_lease_granted_to_nobody_is_released_while_another_waits(link: Link, registry: FakeRegistry) -> None:
@@ -481,7 +500,7 @@ def test_collector_may_speak_while_the_lock_is_held(link: Link, registry: FakeRe
     """A finalizer runs in whatever thread and at whatever moment; it must neither wait nor be forgotten."""
 
     def collect(connection: FakeConnection, trim: m.Trim) -> None:
-        link.notify_from_collector(release(77))
+        queue(link, release(77))
         assert not registry.journal.notices
         connection.push(m.Done(trim.seq))
 
@@ -494,7 +513,7 @@ def test_collector_speaks_to_an_ended_registry_without_harm(link: Link, registry
     registry.there = False
     with pytest.raises(RegistryUnavailableError):
         link.connect()
-    link.notify_from_collector(release(1))
+    queue(link, release(1))
     assert not registry.journal.notices
 
 
@@ -503,32 +522,32 @@ def test_spare_that_fits_is_taken_and_its_lock_is_let_go_when_its_claim_was_read
 ) -> None:
     ping(link)
     registry.connections[0].push(m.Spare(0, 3 << 40 | 1 << 39 | 1, 8, 1, 8192, True))
-    assert link.take_spare(16384, 20480) is None
-    assert link.take_spare(4096, 5120) is None
-    spare = link.take_spare(8192, 10240)
+    assert link.take_spare(Hold(link), 16384, 20480) is None
+    assert link.take_spare(Hold(link), 4096, 5120) is None
+    spare = link.take_spare(Hold(link), 8192, 10240)
     assert spare is not None
-    link.claim(lambda seq: m.Claim(seq, spare.lease, 1, b"", "", 0, False))
+    link.send(lambda seq: m.Claim(seq, spare.lease, 1, b"", "", 0, False))
     assert registry.let_gone == []
     ping(link)
-    assert registry.let_gone == [1008]
+    assert registry.let_gone == [8]
 
 
 def test_spare_taken_and_given_back_keeps_no_descriptor(link: Link, registry: FakeRegistry) -> None:
     ping(link)
     registry.connections[0].push(m.Spare(0, 3 << 40 | 1 << 39 | 1, 8, 1, 8192, True))
-    spare = link.take_spare(8192, 10240)
+    spare = link.take_spare(Hold(link), 8192, 10240)
     assert spare is not None
-    link.notify(lambda seq: m.Release(seq, spare.lease))
+    link.send(lambda seq: m.Release(seq, spare.lease))
     ping(link)
     ping(link)
-    assert registry.let_gone == [1008]
+    assert registry.let_gone == [8]
 
 
 def test_spare_that_was_revoked_is_not_taken(link: Link, registry: FakeRegistry) -> None:
     ping(link)
     registry.connections[0].push(m.Spare(0, 3 << 40 | 1 << 39 | 1, 8, 1, 8192, True))
-    registry.claim_spare = lambda segment, generation: None  # type: ignore[method-assign,assignment]
-    assert link.take_spare(8192, 10240) is None
+    registry.claim_spare = lambda segment, generation, claim: False  # type: ignore[method-assign]
+    assert link.take_spare(Hold(link), 8192, 10240) is None
 
 
 def test_refused_notice_is_told_on_stderr(link: Link, registry: FakeRegistry, capsys: pytest.CaptureFixture[str]) -> None:
@@ -541,16 +560,16 @@ def test_refused_notice_is_told_on_stderr(link: Link, registry: FakeRegistry, ca
 def test_forked_child_begins_anew_and_closes_what_was_its_parents(link: Link, registry: FakeRegistry) -> None:
     ping(link)
     registry.connections[0].push(m.Spare(0, 3 << 40 | 1 << 39 | 1, 8, 1, 8192, True))
-    link.take_spare(8192, 10240)
-    secret = link._secret
+    link.take_spare(Hold(link), 8192, 10240)
+    session = link.session
     link.after_fork_in_child()
-    assert (link.client, link._seq) == (0, 0)
+    assert link.session is not session
     assert registry.connections[0].closed
-    assert registry.journal.closed
-    assert registry.let_gone == [1008]
-    assert link._secret != secret
+    assert registry.let_gone == [8]
     ping(link)
-    assert registry.heard_of(m.Hello)[1].resume == 0
+    before, after = registry.heard_of(m.Hello)
+    assert after.secret != before.secret
+    assert after.resume == 0
 
 
 def test_forked_child_is_not_held_up_by_a_lock_of_its_parent(link: Link) -> None:

@@ -21,6 +21,7 @@ from shmlease.errors import (
     UnsupportedPlatformError,
 )
 from shmlease.system.directory import RegistryDirectory
+from shmlease.system.owned_descriptor import OwnedDescriptor
 from shmlease.system.registries import default_registry_id, registry_directories
 
 PAGE = 4096
@@ -198,11 +199,11 @@ def test_alias_that_is_anothers_is_not_taken(directory: RegistryDirectory) -> No
 
 def test_claimed_spare_is_not_revoked_until_its_claim_is_let_go(directory: RegistryDirectory) -> None:
     directory.create_segment(7, PAGE)
-    claim = directory.claim_spare(7, 1)
-    assert claim is not None
+    claim = OwnedDescriptor()
+    assert directory.claim_spare(7, 1, claim)
     assert not directory.revoke_spare(7, 1)
     assert os.path.exists(directory.segment_path(7))
-    os.close(claim)
+    claim.close()
     assert directory.revoke_spare(7, 1)
     assert not os.path.exists(directory.segment_path(7))
 
@@ -210,24 +211,25 @@ def test_claimed_spare_is_not_revoked_until_its_claim_is_let_go(directory: Regis
 def test_revoked_spare_cannot_be_claimed(directory: RegistryDirectory) -> None:
     directory.create_segment(7, PAGE)
     assert directory.revoke_spare(7, 1)
-    assert directory.claim_spare(7, 1) is None
+    assert not directory.claim_spare(7, 1, OwnedDescriptor())
     assert directory.revoke_spare(7, 1), "revoked is revoked"
 
 
 def test_of_claim_and_revocation_exactly_one_succeeds(directory: RegistryDirectory) -> None:
     for number in range(200):
         directory.create_segment(number, PAGE)
-        claims: list[int | None] = []
-        thread = threading.Thread(target=lambda n=number, c=claims: c.append(directory.claim_spare(n, 1)))  # type: ignore[misc]
+        claim, claimed = OwnedDescriptor(), []
+        thread = threading.Thread(
+            target=lambda n=number, c=claim, done=claimed: done.append(directory.claim_spare(n, 1, c))  # type: ignore[misc]
+        )
         thread.start()
         revoked = directory.revoke_spare(number, 1)
         thread.join()
-        (claim,) = claims
-        assert (claim is None) == revoked
-        if claim is not None:
-            assert os.fstat(claim).st_nlink == 1
-            os.close(claim)
-            directory.revoke_spare(number, 1)
+        assert claimed == [not revoked]
+        if not revoked:
+            assert claim.stat().st_nlink == 1
+        claim.close()
+        directory.revoke_spare(number, 1)
 
 
 def test_token_is_claimed_once(directory: RegistryDirectory) -> None:
@@ -386,7 +388,7 @@ OPERATIONS: dict[str, Callable[[RegistryDirectory], object]] = {
     "open_segment": lambda directory: directory.open_segment(1, writable=True),
     "retire_segment": lambda directory: directory.retire_segment(1, "", punch=True),
     "revoke_spare": lambda directory: directory.revoke_spare(1, 1),
-    "claim_spare": lambda directory: directory.claim_spare(1, 1),
+    "claim_spare": lambda directory: directory.claim_spare(1, 1, OwnedDescriptor()),
     "link_alias": lambda directory: directory.link_alias(1, OS_NAME),
     "mint_token": lambda directory: directory.mint_token(78),
     "claim_token": lambda directory: directory.claim_token(77, 3),

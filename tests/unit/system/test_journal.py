@@ -26,10 +26,11 @@ def path(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def journal(path: str) -> Iterator[Journal]:
-    journal = Journal(os.open(path, os.O_WRONLY))
-    yield journal
-    journal.close()
+def journal(path: str) -> Journal:
+    descriptor = os.open(path, os.O_RDWR)
+    journal = Journal(descriptor)
+    os.close(descriptor)
+    return journal
 
 
 @pytest.fixture

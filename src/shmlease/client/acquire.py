@@ -1,0 +1,160 @@
+"""The ways to a lease: by request, on a segment granted ahead, by name, by ticket.
+
+Each fills a lease object that was made before. What it has taken on stands in the lease's `Hold` at every moment, so that `acquired`,
+which calls it, can give it back whatever exception ends it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from shmlease.client.layout import Layout, decode_layout
+from shmlease.client.lease import Grant, Lease, OnLingering
+from shmlease.client.link import Link
+from shmlease.client.ticket import Ticket
+from shmlease.core import messages as m
+from shmlease.core.sizes import WASTE_LIMIT, file_size
+from shmlease.errors import CapacityError, LeaseClosedError, ProtocolError, SegmentNotFoundError, TicketError
+from shmlease.system.exhaustion import explained
+from shmlease.system.signals import is_from_handler
+from shmlease.units import format_bytes
+
+__all__ = ["acquire_by_name", "acquire_by_ticket", "acquire_new", "acquire_spare", "acquired", "claim_spare"]
+
+
+def acquired(link: Link, on_lingering: OnLingering, fill: Callable[[Lease], None]) -> Lease:
+    """The lease that `fill` has filled; if an exception ends that, nothing stays leased."""
+    lease = Lease(link, on_lingering)
+    hold, loose_ends = lease._hold, link.loose_ends
+    try:
+        fill(lease)
+    except BaseException as error:
+        lease.__class__ = Lease
+        lease._array = lease._anchor = None
+        try:
+            loose_ends.append(hold)
+        finally:
+            link.see_to_loose_ends(error)
+        raise
+    return lease
+
+
+def acquire_new(lease: Lease, name: str | None, layout: Layout, timeout_s: float, due_ns: int, site: str) -> None:
+    """A new segment, which may have to be waited for."""
+    link, hold = lease._link, lease._hold
+    clock, size_bytes = link.endpoint.clock, file_size(layout.nbytes)
+
+    def ask(wait_ns: int) -> m.Granted:
+        return link.request(
+            m.Granted,
+            lambda seq: m.Lease(
+                seq, link.session.id_of(seq), name, size_bytes, layout.nbytes, layout.encoded, site, due_ns, wait_ns
+            ),
+            wait_ns / 1e9,
+            hold,
+        )
+
+    deadline_ns = clock.now_ns() + int(timeout_s * 1e9)
+    granted = ask(int(timeout_s * 1e9))
+    while True:
+        try:
+            _fill_writer(lease, granted, layout, name, site)
+            return
+        except OSError as error:
+            if is_from_handler(error):
+                raise
+            if error.errno != errno.ENOSPC:
+                raise CapacityError(
+                    f"a segment of {format_bytes(size_bytes)} cannot be mapped: {explained(error)}",
+                    requested_bytes=size_bytes,
+                ) from error
+        left_ns = max(deadline_ns - clock.now_ns(), 0)
+        declined = granted.lease
+        hold.is_unsure = True  # the registry ends the lease when it reads that it was declined
+        try:
+            granted = link.request(m.Granted, lambda seq: m.Decline(seq, declined, left_ns), left_ns / 1e9, hold)  # noqa: B023
+        except LeaseClosedError as error:
+            if is_from_handler(error):
+                raise
+            # declined to a registry that died, or over a connection that ended, before it was served
+            granted = ask(left_ns)
+
+
+def acquire_spare(lease: Lease, layout: Layout, site: str) -> bool:
+    """A segment granted ahead, to be claimed by `claim_spare`; False if there is none that fits."""
+    link, hold = lease._link, lease._hold
+    size_bytes = file_size(layout.nbytes)
+    spare = link.take_spare(hold, size_bytes, int(size_bytes * WASTE_LIMIT))
+    if spare is None:
+        return False
+    try:
+        _fill_writer(lease, spare, layout, None, site)
+    except OSError as error:  # /dev/shm filled up since: wait in line like everybody
+        if is_from_handler(error):
+            raise
+        release = link.session.release_of(spare.lease)
+        hold.lease = 0
+        link.session.outbox.append(release)
+        link.settle()
+        return False
+    return True
+
+
+def claim_spare(lease: Lease, due_ns: int, *, published: bool) -> None:
+    """Tell the registry that the spare is in use."""
+    link, layout, site, number = lease._link, lease._grant.layout, lease._site, lease._hold.lease
+    link.send(
+        lambda seq: m.Claim(seq, number, layout.nbytes, layout.encoded, site, due_ns, published),
+        urgent=link.session.needs_spares(),
+    )
+
+
+def acquire_by_name(lease: Lease, name: str, timeout_s: float, due_ns: int, site: str) -> None:
+    """A published segment, which may have to be waited for."""
+    link = lease._link
+    attached = link.request(
+        m.Attached,
+        lambda seq: m.Attach(seq, link.session.id_of(seq), name, site, due_ns, int(timeout_s * 1e9)),
+        timeout_s,
+        lease._hold,
+    )
+    try:
+        _fill_reader(
+            lease, attached.segment, attached.generation, attached.size_bytes, attached.layout, attached.name, site
+        )
+    except FileNotFoundError as error:
+        if is_from_handler(error):
+            raise
+        raise SegmentNotFoundError(
+            f"segment {name!r} has lost its file: its registry is being closed, or somebody removed it", name=name
+        ) from None
+
+
+def acquire_by_ticket(lease: Lease, ticket: Ticket, due_ns: int, site: str) -> None:
+    """The segment that a ticket was made for."""
+    link, number = lease._link, ticket.id
+    if not link.redeem(lease._hold, number, site, due_ns):
+        link.request(m.Done, lambda seq: m.Redeem(seq, number))  # always refused: the registry knows why
+        raise TicketError(f"ticket {number:#x} cannot be redeemed", ticket=str(ticket))
+    try:
+        _fill_reader(lease, ticket.segment, ticket.generation, ticket.size_bytes, ticket.layout, ticket.name, site)
+    except (FileNotFoundError, ProtocolError) as error:
+        if is_from_handler(error):
+            raise
+        raise TicketError(f"ticket {number:#x} cannot be redeemed: {error}", ticket=str(ticket)) from None
+
+
+def _fill_writer(lease: Lease, granted: m.Granted | m.Spare, layout: Layout, name: str | None, site: str) -> None:
+    mapping = lease._link.mappings.take(granted.segment, granted.size_bytes, writable=True, reserve=granted.fresh)
+    lease._fill(Grant(granted.segment, granted.generation, granted.size_bytes, layout, name), mapping, site)
+
+
+def _fill_reader(
+    lease: Lease, segment: int, generation: int, size_bytes: int, encoded: bytes, name: str | None, site: str
+) -> None:
+    layout = decode_layout(encoded)
+    if layout.nbytes > size_bytes:
+        raise ProtocolError(f"an array of {layout.nbytes} bytes does not lie on a segment of {size_bytes}")
+    mapping = lease._link.mappings.take(segment, size_bytes, writable=False)
+    lease._fill(Grant(segment, generation, size_bytes, layout, name), mapping, site)

@@ -1,0 +1,172 @@
+"""What a call has taken on, and how that ends: the records of leases and tickets behind the objects that a user has.
+
+A call that takes something first makes its record. When the lease has ended, or when an exception has ended the call half-way, the
+record goes into `Link.loose_ends`, and whoever next uses the link settles it. `settle` may itself be interrupted, and is then called
+again, so each step of it is one that can be repeated.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from shmlease.client.arrays import Anchor
+from shmlease.core import messages as m
+from shmlease.core.session import Build
+from shmlease.system.mapping import Mapping
+
+if TYPE_CHECKING:
+    from shmlease.client.link import Link
+
+__all__ = ["Hold", "Minting", "Redemption", "Watch", "held"]
+
+
+class Hold:
+    """A lease of this process, from before it is asked for until its release is queued.
+
+    Attributes
+    ----------
+    seq : int
+        Number of the request that is to be answered; 0 if there is none.
+    lease : int
+        Id of the lease that is held; 0 if there is none.
+    segment : int
+        What it is on.
+    mapping : Mapping, optional
+        Where the segment is mapped.
+    anchor : weakref.ref, optional
+        The base of all arrays: alive as long as the lease object or a view. A `Watch` where its death is to be seen to.
+    redemption : Redemption, optional
+        The ticket that is being redeemed.
+    is_exposed : bool
+        Something the registry does not know may map the segment: its mapping is not kept for reuse.
+    is_unsure : bool
+        The registry may have ended the lease already.
+    """
+
+    seq = 0
+    lease = 0
+    segment = 0
+    mapping: Mapping | None = None
+    anchor: weakref.ref[Anchor] | None = None
+    redemption: Redemption | None = None
+    is_exposed = False
+    is_unsure = False
+    is_lingering = False
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.session = link.session
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is this process's, not one inherited through a fork."""
+        return self.session is self.link.session
+
+    def redeemed(self) -> None:
+        """The ticket's token is ours; queue the notice that says so."""
+        redemption = self.redemption
+        if redemption is not None and redemption.claimed:
+            self.redemption = None
+            self.lease = redemption.lease
+            self.session.outbox.append(redemption.notice)
+
+    def settle(self) -> None:
+        """The lease, or the call that was to take it, has ended: queue what the registry must know. The link's lock is held."""
+        if self.session is not self.link.session:
+            return
+        if self.seq:
+            self.link.abandon(self.seq)
+            self.seq = 0
+        if self.redemption is not None:
+            self.redeemed()
+        if not self.lease:
+            return
+        anchor = None if self.anchor is None else self.anchor()
+        if anchor is not None:
+            self._linger(anchor)
+            return
+        if self.mapping is not None:
+            if self.is_exposed:  # never used again, and its pages live as long as any mapping
+                self.mapping = None
+            else:
+                self.link.mappings.give_back(self)
+        lease, release = self.lease, self.session.release_of(self.lease, unsure=self.is_unsure)
+        self.link.lingering.pop(lease, None)
+        held.pop(self, None)
+        self.lease, self.anchor = 0, None
+        self.session.outbox.append(release)
+
+    def _linger(self, anchor: Anchor) -> None:
+        """Views are alive: say so, and be told when the last one dies."""
+        if not self.is_lingering:
+            self.link.attend()
+            self.anchor = self.link.watch(anchor, self)
+            linger = self.session.linger_of(self.lease)
+            self.link.lingering[self.lease] = self
+            self.is_lingering = True
+            self.session.outbox.append(linger)
+
+
+class Watch(weakref.ref[Anchor]):
+    """Tells when the lease object is lost, or the last view dies of one that has ended.
+
+    Python drops what a signal handler raises in a callback, so the callback is a function written in C, during which no handler
+    runs: the watch is put into a queue.
+    """
+
+    __slots__ = ("hold",)
+    hold: Hold
+
+    def settle(self) -> None:
+        """Nothing can look at the segment any more."""
+        self.hold.settle()
+
+
+# Leases of this process that have not ended, by what is behind each; weak, so that a lost one is collected, and warns. Not a
+# WeakSet, which runs Python code when one of its members dies.
+held: Final[dict[Hold, weakref.ref[Any]]] = {}
+
+
+class Redemption:
+    """A ticket that is being redeemed as `lease`; `claimed` is empty until its token is ours."""
+
+    __slots__ = ("claimed", "lease", "notice")
+
+    def __init__(self, lease: int, notice: Build) -> None:
+        self.lease = lease
+        self.notice = notice
+        self.claimed: list[None] = []
+
+
+class Minting:
+    """A ticket that is being made: if its call is interrupted, nobody has it, and it must not hold its segment."""
+
+    def __init__(self, link: Link, hold: Hold, deadline_ns: int, site: str) -> None:
+        self.link = link
+        self.session = link.session
+        self.lease = hold.lease
+        self.deadline_ns = deadline_ns
+        self.site = site
+        self.ticket = 0
+        self.minted: list[None] = []  # not empty when there is a token
+        self.claimed: list[None] = []
+        self.is_queued = False
+
+    def notice(self, seq: int) -> m.Mint:
+        """What the registry must know of it."""
+        return m.Mint(seq, self.lease, self.ticket, self.deadline_ns, self.site)
+
+    def settle(self) -> None:
+        """Use the ticket up. The link's lock is held."""
+        session, endpoint, ticket = self.session, self.link.endpoint, self.ticket
+        if session is not self.link.session or not self.minted:
+            return
+        notices: list[Any] = []
+        if not self.is_queued:
+            endpoint.void_token(ticket)
+        elif self.claimed or endpoint.claim_token(ticket, session.client, self.claimed):
+            lease = session.id_of(session.next_seq())
+            notices = [lambda seq: m.Redeemed(seq, lease, ticket, self.site, 0), session.release_of(lease)]
+        self.minted = []
+        session.outbox.extend(notices)

@@ -1,0 +1,267 @@
+"""The client's side of the protocol: a state machine without I/O, clock, locks or threads.
+
+It knows what was asked and not answered, what was granted ahead, what is yet to be said to the registry, and what to ask again of a
+successor. A shell (`shmlease.client.link`) moves the bytes: it sends requests, writes notices into the journal, hands over every
+message that arrives to `receive`, and carries out what that leaves to be done: segments to forget, claims to close, complaints.
+
+Rules:
+
+* Numbers only go up. An answer to request number n confirms that every notice before n has been applied.
+* Whatever was granted to a call that is not there any more is released.
+* An exception may end any method early, wherever Python runs signal handlers: where a function begins, where a loop jumps back, and
+  after a call of a function written in C. So every method can be called again. Changes that belong together stand together, with no
+  call between them, or one at their end.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from msgspec.structs import replace
+
+from shmlease.core import messages as m
+from shmlease.core.limits import Limits
+from shmlease.core.model import NUMBER_BITS
+
+__all__ = ["GRANTS", "Claim", "ClaimToken", "Session"]
+
+# Answers that grant a lease, and requests that are answered by one after a while.
+GRANTS: Final = (m.Granted, m.Attached)
+_GRANTING: Final = (m.Lease, m.Attach, m.Inherit, m.Decline)
+# Number of a claim whose notice is not written.
+_NOT_WRITTEN: Final = 2**62
+# More spares are asked for when one in this many is left, which lasts until the registry has answered.
+_LOW_SHARE: Final = 4
+
+Build = Callable[[int], m.Notice]
+
+
+class ClaimToken(Protocol):
+    """What keeps a spare from being revoked while it is open."""
+
+    def close(self) -> None: ...
+
+
+class Claim:
+    """A spare that was taken; `number` is that of the notice that says so, or of its release."""
+
+    __slots__ = ("number", "token")
+
+    def __init__(self, token: ClaimToken) -> None:
+        self.token = token
+        self.number = _NOT_WRITTEN
+
+
+class Session:
+    """One client of one registry, over all its connections and through every takeover.
+
+    Attributes
+    ----------
+    client, epoch : int
+        Who this is to the registry, 0 before it has said so; and which registry process serves.
+    welcome : Welcome or Refused, optional
+        The answer to the last `hello`.
+    outstanding, answers : dict
+        Requests by number that somebody waits for, and the answers that have come.
+    abandoned : dict
+        Requests that nobody waits for any more.
+    spares : dict
+        By lease: segments granted ahead.
+    claims : dict
+        By lease: spares taken, until the registry is known to have read it.
+    outbox : deque
+        Notices to be written, each a function of its number. Anybody may append at any moment, a signal handler and the garbage
+        collector as well.
+    confirmed : int
+        All notices before this number have been applied.
+    forgotten, complaints : deque
+        What is left to the shell: segments that are gone, and refusals of notices, whose senders have gone on.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self.client = 0
+        self.epoch = 0
+        self.welcome: m.Welcome | m.Refused | None = None
+        self.outstanding: dict[int, m.Request] = {}
+        self.answers: dict[int, m.RegistryMessage] = {}
+        self.abandoned: dict[int, m.Request] = {}
+        self.spares: dict[int, m.Spare] = {}
+        self.claims: dict[int, Claim] = {}
+        self.outbox: deque[Build] = deque()
+        self.confirmed = 0
+        self.forgotten: deque[int] = deque()
+        self.complaints: deque[str] = deque()
+        self._secret = secret
+        self._seq = 0
+        self._greeting = 0
+        self._few_spares = 0
+        self._notice: m.Notice | None = None  # the first of the outbox, with its number
+        self._unsure: set[int] = set()  # notices whose refusal says nothing new
+
+    def next_seq(self) -> int:
+        """A number for the next message."""
+        self._seq += 1
+        return self._seq
+
+    def id_of(self, seq: int) -> int:
+        """The id of the lease or ticket that message number `seq` is about; no other client can choose it."""
+        return self.client << NUMBER_BITS | seq
+
+    # --- connecting --------------------------------------------------------------------------------------------------
+
+    def hello(self, limits: Limits | None) -> m.Hello:
+        """The first message of a new connection; `welcome` will be the answer.
+
+        Parameters
+        ----------
+        limits : Limits or None
+            What a registry may use that this client starts; None if it cannot start one.
+        """
+        self.welcome = None
+        self._greeting = self.next_seq()
+        return m.Hello(self._greeting, m.PROTOCOL, self._secret, self.client, limits)
+
+    def unanswered(self) -> list[m.Request]:
+        """What to ask again over a new connection, in the order of before.
+
+        What was granted to nobody is known then before the answer that a caller may leave with. It must be known, to be released,
+        but nobody waits for it.
+        """
+        self.abandoned = {seq: request for seq, request in self.abandoned.items() if isinstance(request, _GRANTING)}
+        again = {seq: request for seq, request in self.outstanding.items() if seq not in self.answers}
+        for seq, request in self.abandoned.items():
+            again[seq] = request if isinstance(request, m.Inherit) else replace(request, timeout_ns=0)
+        return [again[seq] for seq in sorted(again)]
+
+    # --- requests ------------------------------------------------------------------------------------------------------
+
+    def abandon(self, seq: int) -> bool:
+        """Nobody waits for the answer to request `seq` any more; whether something may yet be granted to it."""
+        request, answer = self.outstanding.get(seq), self.answers.get(seq)
+        if request is None:
+            return False
+        if answer is None:
+            self.abandoned[seq] = request
+            del self.outstanding[seq]
+            return isinstance(request, _GRANTING)
+        releases = [self.release_of(answer.lease)] if isinstance(answer, GRANTS) else []
+        self._unsure.add(seq)  # the packet may be taken in once more
+        del self.outstanding[seq], self.answers[seq]
+        self.outbox.extend(releases)
+        return False
+
+    # --- spares --------------------------------------------------------------------------------------------------------
+
+    def fitting_spare(self, size_bytes: int, most_bytes: int) -> m.Spare | None:
+        """A spare of at least `size_bytes` and at most `most_bytes`."""
+        for spare in self.spares.values():
+            if size_bytes <= spare.size_bytes <= most_bytes:
+                return spare
+        return None
+
+    def claim(self, spare: m.Spare, token: ClaimToken) -> None:
+        """Take `spare`; it stays claimed until the registry has read what becomes of it."""
+        claim = Claim(token)
+        self.claims[spare.lease] = claim
+        del self.spares[spare.lease]
+
+    def needs_spares(self) -> bool:
+        """Whether it is time to ask for more."""
+        return len(self.spares) in (0, self._few_spares)
+
+    def confirmed_claims(self) -> list[tuple[int, Claim]]:
+        """Claims, by lease, that the registry has read: to be closed, and dropped from `claims`."""
+        return [(lease, claim) for lease, claim in self.claims.items() if claim.number < self.confirmed]
+
+    # --- notices -------------------------------------------------------------------------------------------------------
+
+    def release_of(self, lease: int, *, unsure: bool = False) -> Build:
+        """The notice that ends `lease`; `unsure` if the registry may have ended it before."""
+
+        def build(seq: int) -> m.Release:
+            if unsure:
+                self._unsure.add(seq)
+            return m.Release(seq, lease)
+
+        return build
+
+    def linger_of(self, lease: int) -> Build:
+        """The notice that views of `lease` are alive after its end; refused if it was a spare, not claimed yet."""
+
+        def build(seq: int) -> m.Linger:
+            self._unsure.add(seq)
+            return m.Linger(seq, lease)
+
+        return build
+
+    def next_notice(self, last_written: int) -> m.Notice | None:
+        """The notice to be written next; None if there is none.
+
+        Parameters
+        ----------
+        last_written : int
+            Number of the last notice in the journal. If that is the first of the outbox, an exception came between the writing and
+            `written`.
+        """
+        notice = self._notice
+        if notice is not None and notice.seq == last_written:
+            self.written(notice)
+        if not self.outbox:
+            return None
+        # one that was not written gets a new number: requests may have been sent since that do not confirm it
+        self._notice = self.outbox[0](self.next_seq())
+        return self._notice
+
+    def written(self, notice: m.Notice) -> None:
+        """`notice`, the last that `next_notice` gave, is in the journal."""
+        if self.claims and isinstance(notice, m.Claim | m.Release):
+            claim = self.claims.get(notice.lease)
+            if claim is not None:
+                claim.number = notice.seq
+        self._notice = None
+        self.outbox.popleft()
+
+    # --- messages from the registry --------------------------------------------------------------------------------------
+
+    def receive(self, message: m.RegistryMessage) -> None:
+        """Take in one message; one that has been taken in before changes nothing."""
+        if isinstance(message, m.Spare):
+            self._confirm(message.applied + 1)
+            if message.lease not in self.claims:
+                self.spares[message.lease] = message
+                self._few_spares = len(self.spares) // _LOW_SHARE
+        elif isinstance(message, m.Forget):
+            self.forgotten.append(message.segment)
+        elif isinstance(message, m.Welcome):
+            self._welcomed(message)
+        elif isinstance(message, m.Refused) and self.welcome is None and message.seq in (0, self._greeting):
+            self.welcome = message
+        else:
+            self._answered(message)
+
+    def _welcomed(self, welcome: m.Welcome) -> None:
+        if welcome.seq != self._greeting:
+            return
+        self.spares.clear()  # those that are still there are told again
+        self._confirm(welcome.applied + 1)
+        self.epoch = welcome.epoch
+        self.client = welcome.client
+        self.welcome = welcome
+
+    def _answered(self, message: Any) -> None:
+        seq: int = message.seq
+        self._confirm(seq)
+        if seq in self.outstanding:
+            self.answers[seq] = message
+        elif seq in self.abandoned:
+            releases = [self.release_of(message.lease)] if isinstance(message, GRANTS) else []
+            self._unsure.add(seq)
+            del self.abandoned[seq]
+            self.outbox.extend(releases)
+        elif isinstance(message, m.Refused) and seq not in self._unsure:
+            self.complaints.append(message.message)
+
+    def _confirm(self, seq: int) -> None:
+        self.confirmed = max(self.confirmed, seq)

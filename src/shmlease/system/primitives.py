@@ -1,0 +1,56 @@
+"""Locks, threads and sleep of the system itself, also where gevent has put its own in their place.
+
+A lock of gevent's is Python code: a signal may interrupt it half-way. And it lets another greenlet run in the middle of a call,
+which would then find the link half-changed. What is imported from here never does.
+"""
+
+from __future__ import annotations
+
+import sys
+from _thread import RLock, allocate_lock, start_new_thread
+from collections.abc import Callable
+from time import sleep
+from typing import Final
+
+__all__ = ["AT_ONCE", "RLock", "allocate_lock", "complete", "sleep", "start_new_thread"]
+
+if (_monkey := sys.modules.get("gevent.monkey")) is not None:
+    allocate_lock = _monkey.get_original("_thread", "allocate_lock")
+    start_new_thread = _monkey.get_original("_thread", "start_new_thread")
+    sleep = _monkey.get_original("time", "sleep")
+
+# For `taken.extend(map(lock.acquire, AT_ONCE))`: take the lock if it is free, and note whether it was, before any signal handler
+# can run. A plain call could be interrupted between the two, and the lock would never be released.
+AT_ONCE: Final = (False,)
+
+
+def complete(work: Callable[[], object]) -> None:
+    """Do `work` in a thread of its own and wait for it: it is done whole, whatever a signal handler raises in the caller.
+
+    Signal handlers run in the main thread, and interrupt only the waiting.
+
+    Raises
+    ------
+    BaseException
+        What `work` raised, or a signal handler.
+    """
+    done = allocate_lock()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as failure:
+            failures.append(failure)
+        finally:
+            done.release()
+
+    done.acquire()
+    try:
+        start_new_thread(run, ())
+    except RuntimeError:  # no more threads are to be had, or the interpreter is about to end
+        run()
+    with done:
+        pass
+    if failures:
+        raise failures.pop()

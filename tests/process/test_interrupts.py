@@ -1,0 +1,69 @@
+"""An exception from a signal handler, at every point where one can come, ends the call and leaves everything in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import shmlease
+from rig.interrupted_calls import CALLS, Call, descriptors, in_use, nothing_is_left, prepared
+from rig.interrupts import Interrupt, Interrupter
+
+each_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[shmlease.Registry]:
+    with shmlease.Registry("64MiB", warm="8MiB") as registry:
+        yield registry
+
+
+def interrupted(registry: shmlease.Registry, call: Call, *at: int) -> list[str]:
+    """Interrupt `call` at the points whose numbers are `at`; where those were."""
+    before, descriptors_before = in_use(registry), descriptors()
+    interrupter, has_arrived = Interrupter(*at), False
+    try:
+        with prepared(call, registry) as action:
+            try:
+                interrupter.run(action)
+            except Interrupt:
+                has_arrived = True
+            assert has_arrived == bool(interrupter.raised), "it was swallowed"
+        nothing_is_left(registry, before, descriptors_before)
+    except BaseException as error:
+        raise AssertionError(f"after an interrupt at {' and '.join(interrupter.raised)}: {error}") from error
+    return interrupter.raised
+
+
+@each_call
+def test_interrupt_at_any_point_ends_the_call_and_leaves_nothing(
+    registry: shmlease.Registry, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
+    number = 1
+    while interrupted(registry, call, number):
+        number += 1
+    assert capfd.readouterr().err == "", "nor does it make the registry complain"
+    print(f"{number - 1} points in {call.__name__}")
+    assert number > 1 or call.__name__ == "death_of_the_last_view", (
+        "where no Python code runs, there is nothing to interrupt"
+    )
+
+
+@each_call
+def test_second_interrupt_while_the_first_is_on_its_way_leaves_nothing_either(
+    registry: shmlease.Registry, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
+    number = 1
+    while interrupted(registry, call, number, number + 1 + number % 5):
+        number += 3
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.stress
+@each_call
+def test_second_interrupt_at_any_point(registry: shmlease.Registry, call: Call) -> None:
+    for later in range(1, 9):
+        number = 1
+        while interrupted(registry, call, number, number + later):
+            number += 1
