@@ -6,6 +6,8 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -35,6 +37,8 @@ def registry_pid(registry: shmlease.Registry, site: Site) -> int:
 
 CROWD = """
 import socket
+import subprocess
+import sys
 from shmlease.core import messages as m
 from shmlease.core.wire import encode
 connections, answers = [], []
@@ -136,3 +140,15 @@ def test_no_descriptor_is_lost_for_clients_that_die_early(registry: shmlease.Reg
     finally:
         for pid in children:
             os.waitpid(pid, 0)
+
+
+def test_registry_without_descriptors_for_a_client_does_not_start_and_leaves_nothing() -> None:
+    code = (
+        "import resource, shmlease\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))\n"
+        "try: shmlease.Registry('1MiB')\n"
+        "except shmlease.RegistryUnavailableError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert "it may have 20 descriptors open, and needs 2" in done.stdout
+    assert done.stderr == ""

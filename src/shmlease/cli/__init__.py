@@ -16,6 +16,7 @@ import click
 
 from shmlease import __version__
 from shmlease.errors import LeaseError
+from shmlease.system.exhaustion import explained
 
 __all__ = ["main"]
 
@@ -70,8 +71,14 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         # files that a user names are written by shmlease.output_file, so what a disk does not take is stdout
         subject = error.filename or ("standard output" if error.errno in _NOT_TAKEN else None)
-        click.echo(f"shmlease: {subject}: {error.strerror}" if subject else f"shmlease: {error}", err=True)
+        click.echo(f"shmlease: {subject}: {error.strerror}" if subject else f"shmlease: {explained(error)}", err=True)
         _drop_unwritten_stdout()
+        sys.exit(2)
+    except MemoryError:
+        click.echo(f"shmlease: {explained(OSError(errno.ENOMEM, ''))}", err=True)
+        sys.exit(2)
+    except ImportError as error:  # an extra that is not installed; or there is no memory for a library
+        click.echo(f"shmlease: {error.name or 'a library'} cannot be loaded: {error}", err=True)
         sys.exit(2)
 
 

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import os
 import secrets
+import signal
 import time
 import warnings
 import weakref
@@ -25,12 +26,13 @@ from shmlease.errors import (
     LeaseError,
     LeaseNotHeldWarning,
     LeaseWarning,
+    ProtocolError,
     RegistryUnavailableError,
     UnsupportedPlatformError,
 )
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.exhaustion import explained
-from shmlease.system.identity import own_identity, require_proc
+from shmlease.system.identity import own_identity, require_proc, watch
 from shmlease.system.launch import launch
 from shmlease.system.names import REGISTRY_ID
 from shmlease.system.primitives import allocate_lock, complete, start_new_thread
@@ -225,16 +227,22 @@ class _Start:
         """End the process, if it was started; not before it is known whether it was."""
         id = self.directory.id
         try:
-            with self._running, contextlib.suppress(LeaseError):
+            with self._running:
                 _restore_environment(id, self._previous)
                 if self._is_launched:
-                    link = link_to(id)
-                    link.request(m.Closed, m.Close)
-                    link.end()
+                    self._end()
         finally:
             links.pop(id, None)
             _open_registries.pop(id, None)
             self.undone.release()
+
+    def _end(self) -> None:
+        link = link_to(self.directory.id)
+        try:
+            link.request(m.Closed, m.Close)
+            link.end()
+        except LeaseError:  # no client of this process can join it
+            _end_unused(self.directory)
 
 
 def _restore_environment(id: str, previous: str | None) -> None:
@@ -275,6 +283,18 @@ def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn") 
         message = f"{error}; {ENVIRONMENT} names it: unset that to join the user's own"
         raise RegistryUnavailableError(message, **error.fields) from None
     return RegistryHandle(link, on_lingering)
+
+
+def _end_unused(directory: RegistryDirectory) -> None:
+    """End a registry that was just started and cannot be joined: nobody else knows of it."""
+    with contextlib.suppress(OSError, ProtocolError):
+        row = directory.read_ledger().registry
+        pidfd = None if row is None else watch(row.identity)
+        if pidfd is not None and pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            finally:
+                os.close(pidfd)
 
 
 @contextlib.contextmanager

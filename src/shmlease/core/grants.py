@@ -120,12 +120,16 @@ class Grants:
         waiter = self._creating.pop(number)
         self._grant(waiter, self._rows.segments[number], SegmentEvent.CREATED, now_ns)
 
-    def failed(self, number: int, reason: str, now_ns: int) -> None:
-        """The file could not be made: warm segments go first, then the request waits."""
+    def failed(self, number: int, reason: str, now_ns: int, *, passes: bool) -> None:
+        """The file could not be made: warm segments go first, then the request waits, if waiting can help."""
         waiter = self._creating.pop(number)
         if waiter.cancelled:
             return
         waiter.shortage = reason
+        if not passes:
+            refusal = capacity_refusal(self._rows, waiter, self._pool.shm_free_bytes, now_ns)
+            self._outbox.refuse(waiter.client, waiter.request.seq, refusal, now_ns)
+            return
         self._queue.put_back(waiter)
         if self._rows.warm:
             self._pool.evict(waiter.request.size_bytes)

@@ -313,12 +313,12 @@ class Table:
         self.counters["created"] += 1
         self._finish(now_ns)
 
-    def segment_failed(self, number: int, reason: str, shm_free_bytes: int, now_ns: int) -> None:
-        """The file could not be made: /dev/shm has no room."""
+    def segment_failed(self, number: int, reason: str, shm_free_bytes: int, now_ns: int, *, passes: bool = True) -> None:
+        """The file could not be made: /dev/shm has no room, or, if that does not pass, another `reason`."""
         self.shm_free_bytes = shm_free_bytes
         self._pool.failed(number)
         if not self._prefetch.failed(number):
-            self._grants.failed(number, reason, now_ns)
+            self._grants.failed(number, reason, now_ns, passes=passes)
         self._finish(now_ns)
 
     def spare_revoked(self, effect: RevokeSpare, revoked: bool, now_ns: int) -> None:

@@ -27,7 +27,7 @@ from shmlease.registry.log import ENVIRONMENT as LOG_ENVIRONMENT
 from shmlease.registry.log import SILENT, RegistryLog, SilentLog
 from shmlease.registry.loop import ACCEPT_WITH, Loop
 from shmlease.registry.quarantine import Quarantine, is_suspect
-from shmlease.registry.server import Server
+from shmlease.registry.server import DESCRIPTORS_OF_CLIENT, RESERVED_DESCRIPTORS, Server
 from shmlease.system.clock import SystemClock
 from shmlease.system.descriptors import descriptors_of
 from shmlease.system.directory import RegistryDirectory
@@ -253,7 +253,7 @@ def settle_as_successor(previous: RegistryRow | None) -> Limits:
 
 
 def _require_descriptors(row: RegistryRow, clients: int) -> None:
-    """Leave it to a process that may have more descriptors open, if this one may not have enough for the clients there are.
+    """Refuse to serve without descriptors for a client; leave it to a process that may have more, if there are clients already.
 
     Raises
     ------
@@ -261,6 +261,11 @@ def _require_descriptors(row: RegistryRow, clients: int) -> None:
         It may not.
     """
     in_use, limit = descriptors_of()
+    needed = in_use + RESERVED_DESCRIPTORS + DESCRIPTORS_OF_CLIENT
+    if clients == 0 and needed > limit:
+        raise RegistryUnavailableError(
+            f"it may have {limit} descriptors open, and needs {needed} to serve a client (RLIMIT_NOFILE); raise `ulimit -n`"
+        )
     is_short = in_use + clients + ACCEPT_WITH > limit
     if is_short and row.limits is not None and row.wanted is not None and row.limits.open_files < row.wanted.open_files:
         raise RegistryUnavailableError(

@@ -42,13 +42,18 @@ from shmlease.system.descriptors import Descriptors
 from shmlease.system.exhaustion import explained
 from shmlease.units import format_bytes
 
-__all__ = ["Log", "Server", "Store", "Transport"]
+__all__ = ["DESCRIPTORS_OF_CLIENT", "RESERVED_DESCRIPTORS", "Log", "Server", "Store", "Transport"]
 
 # What makes the table grow is refused when the ledger has no room; what shrinks it is always written.
 _GROWING: Final = (m.Lease, m.Attach, m.Inherit)
+# What is short now and may be there in a moment; anything else that a file cannot be made for will be so in a moment, too.
+_PASSING: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EINTR, errno.EEXIST}
+)
 # Descriptors kept for the registry's own work: two strangers who are yet to say hello, /proc, a segment that is taken back and
 # the one that is unlinked meanwhile, the ledger being written anew; and as many again.
 RESERVED_DESCRIPTORS: Final = 12
+DESCRIPTORS_OF_CLIENT: Final = 3  # connection, pidfd, journal
 # Some replies carry a layout of up to 32 KiB: two such and the rest stay within one packet.
 _REPLIES_IN_PACKET: Final = 16
 
@@ -477,7 +482,8 @@ class Server:
             return
         except OSError as error:
             reason = self._no_room() if error.errno == errno.ENOSPC else explained(error, "the registry process")
-            table.segment_failed(effect.segment, reason, store.free_bytes(), now_ns)
+            passes = error.errno in _PASSING
+            table.segment_failed(effect.segment, reason, store.free_bytes(), now_ns, passes=passes)
             return
         self._promises.add(effect.segment, effect.size_bytes)
         table.segment_created(effect.segment, now_ns)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from stage import PAGE, SECRET, Stage
 
@@ -78,3 +80,20 @@ def test_stranger_is_not_let_in(stage: Stage) -> None:
     refused = stage.knock(encode([m.Hello(7, m.PROTOCOL, SECRET, 0)]), pid=2000)
     assert (refused.seq, refused.code) == (7, RefusalCode.CAPACITY)
     assert list(stage.rows.clients) == [known]
+
+
+def test_what_no_waiting_helps_against_is_refused_at_once_and_keeps_nobody_waiting(stage: Stage) -> None:
+    client = stage.hello()
+    stage.store.failures["create_segment"] = [OSError(errno.EFBIG, "File too large")]
+    refused = stage.lease(client, "large", pages=50, timeout_s=3600)
+    assert refused.code is RefusalCode.CAPACITY
+    assert "RLIMIT_FSIZE" in refused.message
+    assert isinstance(stage.lease(client, "small", timeout_s=3600), m.Granted)
+
+
+def test_shortage_that_may_pass_is_waited_for(stage: Stage) -> None:
+    client = stage.hello()
+    stage.store.failures["create_segment"] = [OSError(errno.EMFILE, "Too many open files")]
+    assert stage.lease(client, "a", timeout_s=3600) is None
+    stage.pass_time(1)
+    assert stage.states() == ["filling"]
