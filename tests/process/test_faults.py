@@ -156,6 +156,32 @@ def test_ticket_whose_end_raises_does_not_end(faulty: Start) -> None:
     assert registry.statistics().epoch == 3
 
 
+def test_traceback_outlives_the_registry_in_the_log_of_its_owner(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        planted_faults.planted("trimming_raises"),
+        shmlease.Registry("16MiB") as registry,
+        pytest.raises(shmlease.RegistryFaultError),
+    ):
+        registry.trim()
+    assert [record.levelname for record in caplog.records if record.name == "shmlease.registry"] == ["ERROR", "ERROR"]
+    assert caplog.text.count("Traceback (most recent call last)") == 2
+    assert f"AssertionError: {planted_faults.SAID}" in caplog.text
+
+
+def test_registry_tells_its_log_what_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHMLEASE_LOG", "debug")
+    with shmlease.Registry("16MiB") as registry:
+        with registry.share(np.arange(10), "a") as lease:
+            lease.ticket(ttl=0.001)
+        until(lambda: registry.statistics().tickets == 0, what="the end of the ticket")
+        with open(f"/dev/shm/shmlease-{registry.id}/log") as file:
+            lines = file.read()
+    assert "DEBUG" in lines
+    assert "LeaseRow" in lines
+    assert "WARNING" in lines
+    assert "ticket expired" in lines
+
+
 def test_others_go_on_meanwhile(faulty: Start) -> None:
     registry = faulty("trimming_raises")
     infected = "from rig import planted_faults; planted_faults.infect('trimming_raises')"

@@ -19,7 +19,7 @@ from shmlease.client.lease import OnLingering, checked_on_lingering, held_leases
 from shmlease.client.link import Link
 from shmlease.client.links import connected_link_to, link_to, links
 from shmlease.core import messages as m
-from shmlease.core.model import Identity
+from shmlease.core.model import EventKind, Identity
 from shmlease.core.settings import Settings
 from shmlease.core.sizes import PAGE_BYTES
 from shmlease.errors import (
@@ -156,6 +156,8 @@ class OwnedRegistry:
         if not self.is_ours or self.is_ended:
             return
         _restore_environment(self.id, self._previous)
+        if self.link.session.epoch > 1:
+            _log_faults(self.id)
         try:
             holders = self.link.request(m.Closed, m.Close).holders
         except RegistryUnavailableError as error:  # it has ended; killed, it would have been succeeded
@@ -283,6 +285,16 @@ def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn") 
         message = f"{error}; {ENVIRONMENT} names it: unset that to join the user's own"
         raise RegistryUnavailableError(message, **error.fields) from None
     return RegistryHandle(link, on_lingering)
+
+
+def _log_faults(id: str) -> None:
+    """Keep the tracebacks of a registry that is about to remove its directory, and its log with it."""
+    import logging  # noqa: PLC0415 - most registries never fail
+
+    with contextlib.suppress(OSError, ProtocolError):
+        for event in RegistryDirectory(id).read_ledger().events:
+            if event.kind is EventKind.FAULT:
+                logging.getLogger("shmlease.registry").error("registry %s failed and was succeeded: %s", id, event.detail)
 
 
 def _end_unused(directory: RegistryDirectory) -> None:
