@@ -26,6 +26,8 @@ __all__ = ["read_registries"]
 _WITHOUT_FILE: Final = frozenset({SegmentState.CREATING, SegmentState.RETIRING})
 # How much of the ledgers of other users is read in one pass, all of them together.
 _FOREIGN_BYTES: Final = 32 * 1024 * 1024
+# How many rows of theirs are judged: each may be a finding, and all of them be lies.
+_FOREIGN_ROWS: Final = 20_000
 
 
 def read_registries(listing: Listing) -> tuple[list[RegistryFacts], list[Gap]]:
@@ -63,6 +65,7 @@ class _LedgerReader:
 
     def __init__(self) -> None:
         self._foreign_bytes = _FOREIGN_BYTES
+        self._foreign_rows = _FOREIGN_ROWS
 
     def read(self, directory: int, owner: int) -> tuple[Snapshot | None, str]:
         """The lease table, or the reason why there is none to read."""
@@ -70,9 +73,10 @@ class _LedgerReader:
         limit_bytes = LEDGER_LIMIT_BYTES if is_own else min(FOREIGN_LEDGER_LIMIT_BYTES, self._foreign_bytes)
         try:
             content = read_regular("ledger", limit_bytes, directory=directory, owner=owner)
-            if not is_own:
-                self._foreign_bytes -= len(content)
-            return parse_ledger(content), ""
+            if is_own:
+                return parse_ledger(content), ""
+            self._foreign_bytes -= len(content)
+            return self._judged(parse_ledger(content))
         except FileNotFoundError:
             return None, ""  # killed before it wrote one
         except PermissionDeniedError as error:
@@ -81,6 +85,14 @@ class _LedgerReader:
             raise
         except (ProtocolError, OSError) as error:
             return None, str(error)
+
+    def _judged(self, snapshot: Snapshot) -> tuple[Snapshot | None, str]:
+        tables = (snapshot.segments, snapshot.leases, snapshot.tickets, snapshot.clients, snapshot.events)
+        rows = sum(len(table) for table in tables)
+        if rows > self._foreign_rows:
+            return None, f"it has {rows} rows; no more than {_FOREIGN_ROWS} of all other users are judged in one look"
+        self._foreign_rows -= rows
+        return snapshot, ""
 
 
 def _read_registry(

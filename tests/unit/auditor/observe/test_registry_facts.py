@@ -162,6 +162,30 @@ def test_ledgers_of_others_are_read_as_far_as_one_look_can_bear(
     assert "is read" in unread
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can give a file away")
+def test_rows_of_others_are_judged_as_far_as_one_report_can_bear(
+    root: Root, shm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FOREIGN_ROWS", 15)
+    for id in ("a", "b"):
+        theirs = RegistryDirectory(id, str(shm))
+        theirs.create()
+        write_ledger(theirs, *(SegmentRow(number, 1, 4096, SegmentState.CREATING) for number in range(10)))
+        os.chown(theirs.ledger_path, 65534, 65534)
+        os.chown(theirs.path, 65534, 65534)
+    write_ledger_of_ours(shm)
+    registries, _ = read_registries(list_root(root))
+    by_owner = {(registry.uid, registry.snapshot is not None): registry for registry in registries}
+    assert set(by_owner) == {(65534, True), (65534, False), (0, True)}
+    assert "it has 10 rows" in by_owner[65534, False].problem
+
+
+def write_ledger_of_ours(shm: Path) -> None:
+    ours = RegistryDirectory("ours", str(shm))
+    ours.create()
+    write_ledger(ours, *(SegmentRow(number, 1, 4096, SegmentState.CREATING) for number in range(100)))
+
+
 def test_directory_that_was_swapped_since_it_was_listed_is_not_entered(root: Root, directory: RegistryDirectory) -> None:
     write_ledger(directory)
     listing = list_root(root)
