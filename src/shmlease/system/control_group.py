@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from shmlease.errors import CapacityError
+from shmlease.system.safe_open import read_kernel_file
+from shmlease.system.signals import is_from_handler
 from shmlease.units import format_bytes
 
 __all__ = ["MemoryRoom", "memory_room", "require_memory"]
@@ -102,13 +104,14 @@ def _free_swap(proc: str) -> int:
 
 
 def _number(path: str) -> int | None:
-    text = next(_lines(path), "")
+    text = next(iter(_lines(path)), "")
     return int(text) if text.isdigit() else None
 
 
-def _lines(path: str) -> Iterator[str]:
+def _lines(path: str) -> list[str]:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            yield from file.read().splitlines()
-    except OSError:
-        return  # there is none, or it is not for this user to read
+        return read_kernel_file(path).decode(errors="replace").splitlines()
+    except OSError as error:
+        if is_from_handler(error):
+            raise
+        return []  # there is none, or it is not for this user to read

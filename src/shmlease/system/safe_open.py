@@ -37,6 +37,7 @@ __all__ = [
     "ensure_mode",
     "open_directory",
     "open_regular",
+    "read_kernel_file",
     "read_named",
     "read_regular",
     "reason_of",
@@ -208,6 +209,26 @@ def read_regular(path: str, limit_bytes: int, *, directory: int | None = None, o
         f"{path} holds {format_bytes(max(size_bytes, position))}; not more than {format_bytes(limit_bytes)} is read",
         path=path,
     )
+
+
+def read_kernel_file(path: str) -> bytes:
+    """What a file of /proc or /sys holds; an interrupt loses no descriptor.
+
+    Raises
+    ------
+    OSError
+        There is none, or it is not for this user to read.
+    """
+    opened: list[int] = []
+    pieces: list[bytes] = [b" "]
+    try:
+        opened.extend(map(os.open, (path,), (os.O_RDONLY | os.O_CLOEXEC,)))
+        while pieces[-1]:
+            pieces.append(os.read(opened[0], _PIECE_BYTES))
+        return b"".join(pieces[1:])
+    finally:
+        if opened:
+            os.close(opened[0])
 
 
 def read_named(path: str) -> bytes:

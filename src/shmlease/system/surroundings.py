@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from shmlease.core.limits import UNLIMITED, Limits
+from shmlease.system.safe_open import read_kernel_file
 from shmlease.system.signals import is_from_handler
 
 __all__ = ["DEFAULT_SIGNALS", "environment_for", "own_limits", "settle_in"]
@@ -93,14 +94,9 @@ def _raise_limit(number: int, value: int) -> bool:
 
 
 def _read_oom_score_adj() -> int:
-    opened: list[int] = []
-    try:  # by descriptor: a client may be interrupted here, and a file object that it loses complains
-        opened.extend(map(os.open, (_OOM_SCORE_ADJ,), (os.O_RDONLY | os.O_CLOEXEC,)))
-        return int(os.read(opened[0], 32))
+    try:
+        return int(read_kernel_file(_OOM_SCORE_ADJ))
     except OSError as error:
         if is_from_handler(error):
             raise
         return 0
-    finally:
-        if opened:
-            os.close(opened[0])
