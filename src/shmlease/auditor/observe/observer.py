@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from shmlease.auditor.judge.evidence import Evidence, File, Key, Probe, RegistryFacts, Root
+from shmlease.auditor.judge.evidence import Evidence, Probe, RegistryFacts, Root
 from shmlease.auditor.judge.findings import Creator, Fact, FileIdentity, Gap
 from shmlease.auditor.judge.indexed_evidence import IndexedEvidence, Limits
 from shmlease.auditor.observe.cgroups import list_charges
-from shmlease.auditor.observe.lease_probe import probe_file
+from shmlease.auditor.observe.lease_probe import probe_files
 from shmlease.auditor.observe.namespaces import foreign_roots, hides_processes, own_roots
 from shmlease.auditor.observe.processes import descriptors_in_transit, scan_processes
 from shmlease.auditor.observe.registry_facts import read_registries
@@ -30,8 +30,6 @@ from shmlease.system.safe_open import reason_of
 __all__ = ["Observer"]
 
 _CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
-# A probe has the file open for some 10 us; on a busy machine it may lose the processor meanwhile.
-_PAUSES_S: Final = (0.0005, 0.002, 0.008)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,30 +126,14 @@ class Observer:
         if any(dark_memory.dark_bytes for dark_memory in indexed.dark_memory):
             in_transit = descriptors_in_transit(indexed.evidence.processes, self.proc)
         asked_ns = time.monotonic_ns()
-        indexed.answer(_probe_all(indexed.suspects), in_transit, asked_ns)
+        indexed.answer(probe_files(indexed.suspects), in_transit, asked_ns)
         return indexed
 
     def probe_again(self, indexed: IndexedEvidence) -> None:
         """Ask the kernel again about the suspects that it called free."""
         asked_ns = time.monotonic_ns()
         free = [file for file in indexed.suspects if indexed.verdict(file) is Probe.FREE]
-        indexed.answer({**indexed.evidence.probes, **_probe_all(free)}, indexed.evidence.in_transit, asked_ns)
-
-
-def _probe_all(files: Iterable[File]) -> dict[Key, tuple[Probe, str]]:
-    """What the kernel says of each of `files`, asked again where the answer was that somebody holds it.
-
-    None of them has a holder that can be seen. One that cannot is the probe of another audit, which has the file open for some
-    microseconds: two pytest workers that audit side by side meet like that.
-    """
-    probes = {file.key: (file, *probe_file(file)) for file in files}
-    for pause_s in _PAUSES_S:
-        held = [file for file, verdict, _ in probes.values() if verdict is Probe.HELD]
-        if not held:
-            break
-        time.sleep(pause_s)
-        probes |= {file.key: (file, *probe_file(file)) for file in held}
-    return {key: (verdict, reason) for key, (_, verdict, reason) in probes.items()}
+        indexed.answer({**indexed.evidence.probes, **probe_files(free)}, indexed.evidence.in_transit, asked_ns)
 
 
 def _list(root: Root, gaps: list[Gap]) -> Listing:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from shmlease.auditor.judge.evidence import Key, Probe
-from shmlease.auditor.observe.lease_probe import holding_lease, probe
+from shmlease.auditor.judge.evidence import File, Key, Probe, Root
+from shmlease.auditor.observe.lease_probe import holding_lease, probe, probe_files
 
 
 @pytest.fixture
@@ -41,6 +41,17 @@ def test_open_descriptor_holds(path: str) -> None:
     with open(path, "rb"):
         assert probe(path, key_of(path))[0] is Probe.HELD
     assert probe(path, key_of(path))[0] is Probe.FREE
+
+
+def test_file_that_only_another_probe_had_open_is_free_when_asked_again(path: str) -> None:
+    file = File(key_of(path), None, Root("/dev/shm", key_of(path)[0]), os.path.basename(path), 4096, 4096, 0, 0)
+    other = os.open(path, os.O_RDONLY)
+    assert probe_files([file], wait=lambda _: os.close(other)) == {file.key: (Probe.FREE, "")}
+    with open(path, "rb"):
+        waits: list[float] = []
+        assert probe_files([file], wait=waits.append)[file.key][0] is Probe.HELD
+    assert 1 <= len(waits) <= 5
+    assert sum(waits) < 0.1
 
 
 def test_mapping_without_a_descriptor_holds(path: str) -> None:
