@@ -33,7 +33,7 @@ from shmlease.auditor.run.inject.shmlease_recorder import ENVIRONMENT, Recorder
 from shmlease.auditor.run.process_tree import descendants_of
 from shmlease.auditor.run.records import RecordLog, merged
 from shmlease.system.shm_root import list_root
-from shmlease.testing.glance import Glance
+from shmlease.testing.fast_check import Contents
 from shmlease.testing.inventory import Inventory
 from shmlease.testing.ownership import SESSION, Ownership
 
@@ -125,7 +125,7 @@ class LeakWatch:
         always: bool = False,
         carries: bool = False,
     ) -> Report | None:
-        """What is new since the last check; None if a glance shows that nothing is. Then the next scope begins.
+        """What is new since the last check; None if the fast check sees nothing. Then the next scope begins.
 
         Parameters
         ----------
@@ -140,9 +140,9 @@ class LeakWatch:
         carries : bool
             Whether what a wider fixture, a library or a process keeps is to be judged later: when that ends, or at `end_all`.
         """
-        glance = self._inventory.look()
-        if not always and not self._is_suspicious(glance):
-            self._inventory.keep(glance)
+        contents = self._inventory.look()
+        if not always and not self._is_suspicious(contents):
+            self._inventory.keep(contents)
             return None
         before_looking()
         began_ns, ended_ns = self._inventory.since_ns, time.time_ns()
@@ -198,12 +198,12 @@ class LeakWatch:
         """
         return self._ownership.by_test(report, default)
 
-    def look(self) -> Glance:
+    def look(self) -> Contents:
         """What is there now, for `own`."""
         return self._inventory.look()
 
     def own(
-        self, owner: str, before: Glance, *, began_ns: int = 0, roots: Callable[[], Iterable[object]] | None = None
+        self, owner: str, before: Contents, *, began_ns: int = 0, roots: Callable[[], Iterable[object]] | None = None
     ) -> None:
         """What is new since `before` was seen is `owner`'s, which outlives the scope: it counts once that has ended.
 
@@ -219,16 +219,16 @@ class LeakWatch:
         """The tests are over: what was to be judged at the end of the session is to be judged by the next check."""
         self._ownership.end(SESSION)
 
-    def _is_suspicious(self, glance: Glance) -> bool:
+    def _is_suspicious(self, contents: Contents) -> bool:
         if self._ownership.must_look:
             return True
-        if not self._inventory.has_new(glance):
+        if not self._inventory.has_new(contents):
             return False
-        if not self._beside_workers or self._inventory.has_new(replace(glance, files=frozenset())):
+        if not self._beside_workers or self._inventory.has_new(replace(contents, files=frozenset())):
             return True
         # side by side with others, new files are mostly theirs: only what was recorded here is looked into
         made = {record.path for record in self._log.read().records}
-        return not made.isdisjoint(self._inventory.new_paths(glance))
+        return not made.isdisjoint(self._inventory.new_paths(contents))
 
 
 def _without_strangers(report: Report, of_family: Callable[[Iterable[Finding]], tuple[Finding, ...]]) -> Report:

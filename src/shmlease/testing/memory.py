@@ -19,7 +19,7 @@ from shmlease.core import messages as m
 from shmlease.system.clock import Clock
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.identity import own_identity
-from shmlease.testing.host import FakeClock, MemoryEndpoint, MemoryHost
+from shmlease.testing.memory_transport import FakeClock, MemoryEndpoint, MemoryTransport
 from shmlease.units import parse_duration
 
 __all__ = ["DEFAULT_CAPACITY", "MemoryRegistry", "memory_registry"]
@@ -47,7 +47,7 @@ class MemoryRegistry(Registry):
         id = f"m{secrets.token_hex(4)}"
         settings = settings_for(RegistryDirectory(id), capacity, warm, warm_idle, own_identity())
         self._clock = FakeClock() if clock is None else clock
-        self._host = MemoryHost(settings, self._clock)
+        self._host = MemoryTransport(settings, self._clock)
         RegistryHandle.__init__(self, Link(MemoryEndpoint(self._host, id)), on_lingering)
         self._link.connect()
         links[id] = self._link

@@ -14,7 +14,7 @@ from typing import Any
 
 from shmlease.system.forkserver import Process
 
-__all__ = ["Content", "Holding", "Model", "Paper", "WorkerProcess"]
+__all__ = ["Content", "Holding", "IssuedTicket", "Model", "WorkerProcess"]
 
 
 @dataclasses.dataclass(eq=False)
@@ -60,7 +60,7 @@ class Holding:
 
 
 @dataclasses.dataclass(eq=False)
-class Paper:
+class IssuedTicket:
     """A ticket."""
 
     text: str
@@ -78,7 +78,7 @@ class Model:
         self.workers: list[WorkerProcess] = []
         self.contents: list[Content] = []
         self.holdings: list[Holding] = []
-        self.papers: list[Paper] = []
+        self.tickets: list[IssuedTicket] = []
         self.inherited: list[tuple[WorkerProcess, Holding]] = []  # what a forked child may take a lease on
         self.never_again: dict[int, str] = {}  # inode of a content that ended otherwise than in order -> how
 
@@ -90,7 +90,7 @@ class Model:
                 content.nbytes,
                 content.is_published,
                 tuple(sorted(self._holder(holding) for holding in self.holders_of(content))),
-                sum(paper.content is content and not paper.is_used for paper in self.papers),
+                sum(issued.content is content and not issued.is_used for issued in self.tickets),
                 content.readers_expected,
                 content.checksum,
             )
@@ -134,7 +134,7 @@ class Model:
 
     def end_if_unused(self, content: Content) -> None:
         """End a content that nobody holds, is promised or waits for."""
-        waited_for = content.readers_expected or any(p.content is content and not p.is_used for p in self.papers)
+        waited_for = content.readers_expected or any(p.content is content and not p.is_used for p in self.tickets)
         if waited_for or self.holders_of(content):
             return
         self.contents.remove(content)

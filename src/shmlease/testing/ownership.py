@@ -9,8 +9,8 @@ from typing import Final
 
 from shmlease.auditor.judge.findings import Creator, Fact, Finding, Report, Suppressed
 from shmlease.auditor.run.records import Creations
-from shmlease.testing.glance import Glance
-from shmlease.testing.inventory import Inventory, glance_of
+from shmlease.testing.fast_check import Contents
+from shmlease.testing.inventory import Inventory, contents_of
 from shmlease.testing.keepers import Keeper, Keepers
 from shmlease.testing.scope_times import ScopeTimes
 
@@ -38,35 +38,35 @@ class Ownership:
         self._inventory = inventory
         self._keepers = Keepers()
         self._tests = ScopeTimes()
-        self._owned: dict[str, Glance] = {}
+        self._owned: dict[str, Contents] = {}
         self._ended: dict[str, str] = {}  # subject -> the owner that has ended
         self._carried: dict[str, tuple[str, str]] = {}  # subject -> the test that made it, and who kept it
-        self.must_look = False  # what has ended kept something that a glance may not show
+        self.must_look = False  # what has ended kept something that the fast check may not see
 
     def begin_test(self, name: str) -> None:
         """What processes make from now on, they make in this test."""
         self._tests.begin(name)
 
-    def own(self, owner: str, before: Glance, began_ns: int, roots: Callable[[], Iterable[object]] | None) -> None:
+    def own(self, owner: str, before: Contents, began_ns: int, roots: Callable[[], Iterable[object]] | None) -> None:
         """What is new since `before` was seen, when `owner` began, belongs to it."""
         if roots is not None:
             self._keepers.enter(owner, began_ns, roots)
         now = self._inventory.look()
         if not now.has_new(before):
             return
-        fresh = Glance(now.files - before.files, 0, now.sysv - before.sysv, now.leases - before.leases)
+        fresh = Contents(now.files - before.files, 0, now.sysv - before.sysv, now.leases - before.leases)
         self._owned[owner] = fresh
         self._inventory.add(fresh)
         if now.hidden_inodes > before.hidden_inodes:
-            # which files have lost their names cannot be glanced at; who made them is then forgotten
+            # which files have lost their names the fast check cannot tell; who made them is then forgotten
             self._inventory.add_nameless(now.hidden_inodes)
 
     def end(self, owner: str) -> None:
         """What belonged to `owner`, and is still there, counts from now on."""
         self._keepers.leave(owner)
-        glance = self._owned.pop(owner, None)
-        if glance is not None:
-            subjects = self._inventory.forget(glance)
+        contents = self._owned.pop(owner, None)
+        if contents is not None:
+            subjects = self._inventory.forget(contents)
             self._ended.update(dict.fromkeys(subjects, owner))
             self.must_look |= not subjects.isdisjoint(self._carried)
 
@@ -94,8 +94,8 @@ class Ownership:
 
     def expect_owned(self) -> None:
         """Everything that belongs to an owner is known, whether or not it is there now."""
-        for glance in self._owned.values():
-            self._inventory.add(glance)
+        for contents in self._owned.values():
+            self._inventory.add(contents)
 
     def by_test(self, report: Report, default: str) -> dict[str, Report]:
         """`report`, divided by the tests that its findings are to be blamed on; `default` has what no other answers for.
@@ -116,8 +116,8 @@ class Ownership:
     def _carry(self, finding: Finding, keeper: Keeper) -> None:
         owner = keeper.name if self._keepers.has(keeper.name) else SESSION
         self._carried[finding.subject] = (finding.creator.test if finding.creator else "", keeper.name)
-        owned, more = self._owned.get(owner, Glance()), glance_of(finding)
-        self._owned[owner] = Glance(owned.files | more.files, 0, owned.sysv | more.sysv, owned.leases | more.leases)
+        owned, more = self._owned.get(owner, Contents()), contents_of(finding)
+        self._owned[owner] = Contents(owned.files | more.files, 0, owned.sysv | more.sysv, owned.leases | more.leases)
 
     def _with_test(self, finding: Finding, creations: Creations, name: str) -> Finding:
         """`finding`, with the test in which it was made: that of the record, else the one that has just ended.

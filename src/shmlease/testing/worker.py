@@ -1,6 +1,6 @@
-"""A process that does with leases what it is told: the hands of the state machine.
+"""A worker process of the state machine: it does with leases what it is asked to.
 
-Whoever commands it sends a function and arguments, and gets back what it returned or raised, and which warnings it gave. The
+The state machine sends a function and its arguments, and gets back what it returned or raised, and which warnings it gave. The
 functions of this module take the `Worker` first; so do those that a user adds.
 """
 

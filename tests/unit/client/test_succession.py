@@ -17,7 +17,7 @@ from shmlease.client.endpoint import DirectoryEndpoint
 from shmlease.core.limits import Limits
 from shmlease.errors import RegistryUnavailableError
 from shmlease.system.surroundings import own_limits
-from shmlease.testing.host import FakeClock
+from shmlease.testing.memory_transport import FakeClock
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from shmlease.registry.quarantine import Quarantine
 from shmlease.registry.server import Server
 from shmlease.system.descriptors import Descriptors
 from shmlease.system.ledger import MemoryLedger
-from shmlease.testing.heap import HeapDirectory
-from shmlease.testing.host import FakeClock
+from shmlease.testing.memory_store import MemoryStore
+from shmlease.testing.memory_transport import FakeClock
 
 __all__ = ["PAGE", "SECRET", "S", "Stage"]
 
@@ -52,7 +52,7 @@ class _Watched:
         return act
 
 
-class _Store(HeapDirectory):
+class _Store(MemoryStore):
     def __init__(self) -> None:
         super().__init__(1 << 30)
         self.free: int | None = None

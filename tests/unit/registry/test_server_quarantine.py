@@ -14,7 +14,7 @@ from shmlease.core.effects import RetireSegment
 from shmlease.core.model import NUMBER_BITS, ClientState
 from shmlease.core.table import Table
 from shmlease.core.wire import encode
-from shmlease.testing.heap import HeapDirectory
+from shmlease.testing.memory_store import MemoryStore
 
 
 class DiedError(Exception):
@@ -142,7 +142,7 @@ def test_effect_that_two_registries_died_of_is_left(stage: Stage, monkeypatch: p
     def die(*_: Any, **__: Any) -> None:
         raise DiedError
 
-    monkeypatch.setattr(HeapDirectory, "retire_segment", die)
+    monkeypatch.setattr(MemoryStore, "retire_segment", die)
     stage.write(client, m.Release, granted.lease)
     with pytest.raises(DiedError):
         stage.ask(client, m.Ping)

@@ -10,7 +10,7 @@ Subclass it to add rules of your own::
         @precondition(has_leases)
         @rule(holding=leases())
         def compute(self, holding):
-            self.tell(holding.worker, my_module.compute, holding.key)   # compute(worker: Worker, key: int)
+            self.call(holding.worker, my_module.compute, holding.key)   # compute(worker: Worker, key: int)
 
     TestMine = MyMachine.TestCase
 """
@@ -35,14 +35,23 @@ import shmlease
 from shmlease.core.sizes import PAGE_BYTES, file_size
 from shmlease.system.forkserver import ForkServer, Process
 from shmlease.system.ledger import read_ledger
-from shmlease.testing import worker as hands
+from shmlease.testing import worker as actions
 from shmlease.testing.agreement import SHM, differences, directory_of, sight_differences, sizes_by_inode
-from shmlease.testing.model import Content, Holding, Model, Paper, WorkerProcess
+from shmlease.testing.model import Content, Holding, IssuedTicket, Model, WorkerProcess
 from shmlease.testing.strategies import LayoutArguments, layouts
 from shmlease.testing.worker import Answer
 from shmlease.units import parse_bytes
 
-__all__ = ["RegistryMachine", "close_forkservers", "has_leases", "has_papers", "has_workers", "leases", "papers", "workers"]
+__all__ = [
+    "RegistryMachine",
+    "close_forkservers",
+    "has_leases",
+    "has_tickets",
+    "has_workers",
+    "leases",
+    "tickets",
+    "workers",
+]
 
 # How long an answer may take: a takeover on a loaded machine takes a second, a client gives up after ten.
 _ANSWER_WITHIN_S: Final = 30.0
@@ -112,8 +121,8 @@ def _views(machine: RegistryMachine) -> list[Holding]:
     return [holding for holding in machine.model.holdings if holding.is_released and not holding.worker.is_stopped]
 
 
-def _papers(machine: RegistryMachine) -> list[Paper]:
-    return machine.model.papers
+def _issued_tickets(machine: RegistryMachine) -> list[IssuedTicket]:
+    return machine.model.tickets
 
 
 def _inherited(machine: RegistryMachine) -> list[tuple[WorkerProcess, Holding]]:
@@ -131,7 +140,7 @@ def _sole(machine: RegistryMachine) -> list[Holding]:
         for holding in _without_view(machine)
         if len(machine.model.holders_of(holding.content)) == 1
         and not holding.content.readers_expected
-        and not any(paper.content is holding.content and not paper.is_used for paper in machine.model.papers)
+        and not any(issued.content is holding.content and not issued.is_used for issued in machine.model.tickets)
     ]
 
 
@@ -149,9 +158,9 @@ def has_workers(machine: RegistryMachine) -> bool:
     return bool(_workers(machine))
 
 
-def has_papers(machine: RegistryMachine) -> bool:
-    """Whether `papers` finds one."""
-    return bool(_papers(machine))
+def has_tickets(machine: RegistryMachine) -> bool:
+    """Whether `tickets` finds one."""
+    return bool(_issued_tickets(machine))
 
 
 def leases() -> st.SearchStrategy[Holding]:
@@ -164,9 +173,9 @@ def workers() -> st.SearchStrategy[WorkerProcess]:
     return _one_of(_workers)
 
 
-def papers() -> st.SearchStrategy[Paper]:
+def tickets() -> st.SearchStrategy[IssuedTicket]:
     """One of the tickets that were made, used or not."""
-    return _one_of(_papers)
+    return _one_of(_issued_tickets)
 
 
 _NAMES: Final = st.sampled_from([None, None, "a", "b", "calls/chr1"])
@@ -212,7 +221,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     # --- what a subclass's rules are made of -----------------------------------------------------------------------
 
-    def tell(self, worker: WorkerProcess, function: Callable[..., Any], *arguments: Any, warns: Sequence[str] = ()) -> Any:
+    def call(self, worker: WorkerProcess, function: Callable[..., Any], *arguments: Any, warns: Sequence[str] = ()) -> Any:
         """Have `worker` call ``function(Worker, *arguments)``: its value, or its error raised here."""
         self._send(worker, function, *arguments)
         return self._value(worker, warns)
@@ -253,37 +262,37 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(worker=workers(), name=_NAMES, layout=st.runner().flatmap(lambda m: layouts(m.max_bytes)), stamp=_STAMPS)
     def lease(self, worker: WorkerProcess, name: str | None, layout: LayoutArguments, stamp: int) -> None:
         """A new segment, written."""
-        self._new_content(worker, hands.take, name, layout, stamp, is_published=False)
+        self._new_content(worker, actions.take, name, layout, stamp, is_published=False)
 
     @_needs(_workers)
     @rule(worker=workers(), name=_NAMES, layout=st.runner().flatmap(lambda m: layouts(m.max_bytes)), stamp=_STAMPS)
     def share(self, worker: WorkerProcess, name: str | None, layout: LayoutArguments, stamp: int) -> None:
         """A copy of an array, published."""
-        self._new_content(worker, hands.share, name, layout, stamp, is_published=True)
+        self._new_content(worker, actions.share, name, layout, stamp, is_published=True)
 
     @_needs(_workers)
     @rule(worker=workers(), name=_NAMES, pages=st.integers(1, 8), stamp=_STAMPS)
     def lease_pages(self, worker: WorkerProcess, name: str | None, pages: int, stamp: int) -> None:
         """A new segment of whole pages, such as fit one another's memory."""
-        self._new_content(worker, hands.take, name, _pages(pages), stamp, is_published=False)
+        self._new_content(worker, actions.take, name, _pages(pages), stamp, is_published=False)
 
     @_needs(_workers)
     @rule(worker=workers(), name=_NAMES, pages=st.integers(1, 8), stamp=_STAMPS)
     def share_pages(self, worker: WorkerProcess, name: str | None, pages: int, stamp: int) -> None:
         """A published copy of whole pages."""
-        self._new_content(worker, hands.share, name, _pages(pages), stamp, is_published=True)
+        self._new_content(worker, actions.share, name, _pages(pages), stamp, is_published=True)
 
     @_needs(_filling)
     @rule(holding=_one_of(_filling), stamp=_STAMPS)
     def write(self, holding: Holding, stamp: int) -> None:
         """Other content, before publication."""
-        holding.content.checksum = self.tell(holding.worker, hands.write, holding.key, stamp)
+        holding.content.checksum = self.call(holding.worker, actions.write, holding.key, stamp)
 
     @_needs(_writers)
     @rule(holding=_one_of(_writers), readers=st.integers(0, 2))
     def publish(self, holding: Holding, readers: int) -> None:
         """Publish, once or again, for some readers to come."""
-        self.tell(holding.worker, hands.publish, holding.key, readers, _TTL_S)
+        self.call(holding.worker, actions.publish, holding.key, readers, _TTL_S)
         holding.content.is_published = True
         holding.content.readers_expected = readers or holding.content.readers_expected
 
@@ -291,7 +300,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(holding=_one_of(_writers))
     def publish_for_readers_who_never_come(self, holding: Holding) -> None:
         """A promise to readers expires."""
-        self.tell(holding.worker, hands.publish, holding.key, 1, _SHORT_S)
+        self.call(holding.worker, actions.publish, holding.key, 1, _SHORT_S)
         holding.content.is_published = True
         holding.content.readers_expected = 0
         self.model.disturb(holding.content, "readers never came")
@@ -302,10 +311,10 @@ class RegistryMachine(RuleBasedStateMachine):
         """Read by name."""
         content = self.model.named(name)
         if content is None or not content.is_published:
-            self.is_refused(shmlease.SegmentNotFoundError, worker, hands.attach, self.new_key(), name, 0.0)
+            self.is_refused(shmlease.SegmentNotFoundError, worker, actions.attach, self.new_key(), name, 0.0)
             return
         key = self.new_key()
-        self.tell(worker, hands.attach, key, name, 5.0)
+        self.call(worker, actions.attach, key, name, 5.0)
         self._attached(worker, key, content)
 
     @_needs(_workers, _awaited)
@@ -315,8 +324,8 @@ class RegistryMachine(RuleBasedStateMachine):
         if worker is awaited.worker:
             return
         key = self.new_key()
-        self._send(worker, hands.attach, key, awaited.content.name, _ANSWER_WITHIN_S)
-        self.tell(awaited.worker, hands.publish, awaited.key, 0, _TTL_S)
+        self._send(worker, actions.attach, key, awaited.content.name, _ANSWER_WITHIN_S)
+        self.call(awaited.worker, actions.publish, awaited.key, 0, _TTL_S)
         awaited.content.is_published = True
         self._value(worker)
         self._attached(worker, key, awaited.content)
@@ -325,52 +334,52 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(holding=_one_of(_published))
     def ticket(self, holding: Holding) -> None:
         """A ticket; what is not published yet is published."""
-        text = self.tell(holding.worker, hands.ticket, holding.key, _TTL_S)
+        text = self.call(holding.worker, actions.ticket, holding.key, _TTL_S)
         holding.content.is_published = True
-        self.model.papers.append(Paper(text, holding.content))
+        self.model.tickets.append(IssuedTicket(text, holding.content))
 
-    @_needs(_workers, _papers)
-    @rule(worker=workers(), paper=papers())
-    def redeem(self, worker: WorkerProcess, paper: Paper) -> None:
+    @_needs(_workers, _issued_tickets)
+    @rule(worker=workers(), issued=tickets())
+    def redeem(self, worker: WorkerProcess, issued: IssuedTicket) -> None:
         """The first redeemer gets the array, nobody else does."""
         key = self.new_key()
-        if paper.is_used:
-            self.is_refused(shmlease.TicketError, worker, hands.redeem, key, paper.text)
+        if issued.is_used:
+            self.is_refused(shmlease.TicketError, worker, actions.redeem, key, issued.text)
             return
-        self.tell(worker, hands.redeem, key, paper.text)
-        paper.is_used = True
-        self.model.holdings.append(Holding(key, worker, paper.content, is_writer=False))
+        self.call(worker, actions.redeem, key, issued.text)
+        issued.is_used = True
+        self.model.holdings.append(Holding(key, worker, issued.content, is_writer=False))
 
     @_needs(_published, _workers)
     @rule(holding=_one_of(_published), worker=workers())
     def ticket_expires(self, holding: Holding, worker: WorkerProcess) -> None:
         """A ticket that nobody redeems in time is void."""
-        text = self.tell(holding.worker, hands.ticket, holding.key, _SHORT_S)
+        text = self.call(holding.worker, actions.ticket, holding.key, _SHORT_S)
         holding.content.is_published = True
         self.model.disturb(holding.content, "a ticket expired")
         self.agree()
-        self.is_refused(shmlease.TicketError, worker, hands.redeem, self.new_key(), text)
+        self.is_refused(shmlease.TicketError, worker, actions.redeem, self.new_key(), text)
 
     @_needs(_without_view)
     @rule(holding=_one_of(_without_view))
     def release(self, holding: Holding) -> None:
         """A lease ends in order."""
-        self.tell(holding.worker, hands.release, holding.key)
+        self.call(holding.worker, actions.release, holding.key)
         self.model.end(holding)
 
     @_needs(_without_view)
     @rule(holding=_one_of(_without_view))
     def forget(self, holding: Holding) -> None:
         """A lease is lost, and collected."""
-        self.tell(holding.worker, hands.forget, holding.key, warns=["LeaseNotHeldWarning"])
+        self.call(holding.worker, actions.forget, holding.key, warns=["LeaseNotHeldWarning"])
         self.model.end(holding)
 
     @_needs(_without_view)
     @rule(holding=_one_of(_without_view))
     def release_under_a_view(self, holding: Holding) -> None:
         """A view outlives its lease."""
-        self.tell(holding.worker, hands.keep_view, holding.key)
-        self.tell(holding.worker, hands.release, holding.key, warns=["LingeringViewWarning"])
+        self.call(holding.worker, actions.keep_view, holding.key)
+        self.call(holding.worker, actions.release, holding.key, warns=["LingeringViewWarning"])
         holding.has_view = holding.is_released = True
         self.model.disturb(holding.content, "a view lingered")
 
@@ -378,21 +387,21 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(holding=_one_of(_views))
     def drop_view(self, holding: Holding) -> None:
         """The last view of a released lease dies."""
-        self.tell(holding.worker, hands.drop_view, holding.key)
+        self.call(holding.worker, actions.drop_view, holding.key)
         self.model.end(holding)
 
     @_needs(_readers)
     @rule(holding=_one_of(_readers))
     def write_as_a_reader(self, holding: Holding) -> None:
         """A reader cannot write."""
-        self.is_refused(ValueError, holding.worker, hands.try_to_write, holding.key)
+        self.is_refused(ValueError, holding.worker, actions.try_to_write, holding.key)
 
     @_needs(_leases)
     @rule(holding=_one_of(_leases))
     def expose(self, holding: Holding) -> None:
         """The segment gets a name in /dev/shm."""
         content = holding.content
-        content.os_name = self.tell(holding.worker, hands.expose, holding.key)
+        content.os_name = self.call(holding.worker, actions.expose, holding.key)
         self.model.disturb(content, "it had a name in /dev/shm")
 
     @_needs(_contents)
@@ -415,8 +424,8 @@ class RegistryMachine(RuleBasedStateMachine):
             return
         room = self.capacity_bytes - self._live_bytes(sizes) + sizes[holding.content.inode]
         key = self.new_key()
-        self._send(worker, hands.take, key, key, None, _ANSWER_WITHIN_S, {"shape": (room,), "dtype": "u1", "order": "C"})
-        self.tell(holding.worker, hands.release, holding.key)
+        self._send(worker, actions.take, key, key, None, _ANSWER_WITHIN_S, {"shape": (room,), "dtype": "u1", "order": "C"})
+        self.call(holding.worker, actions.release, holding.key)
         self.model.end(holding)
         content = Content(None, room, self._value(worker))
         self.model.add(content)
@@ -435,7 +444,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def fork(self, parent: WorkerProcess) -> None:
         """A process forks with all it holds."""
         self._tags += 1
-        pid = self.tell(parent, hands.fork, str(self._listener.address), self._tags)
+        pid = self.call(parent, actions.fork, str(self._listener.address), self._tags)
         child = self._welcome(self._tags, Process(pid))
         for holding in self.model.leases(parent):
             self.model.disturb(holding.content, "its holder forked")
@@ -449,9 +458,9 @@ class RegistryMachine(RuleBasedStateMachine):
         self.model.inherited.remove(inherited)
         child, holding = inherited
         if holding not in self.model.holdings:
-            self.is_refused(shmlease.LeaseClosedError, child, hands.use_inherited, holding.key)
+            self.is_refused(shmlease.LeaseClosedError, child, actions.use_inherited, holding.key)
             return
-        self.tell(child, hands.use_inherited, holding.key)
+        self.call(child, actions.use_inherited, holding.key)
         self.model.holdings.append(Holding(holding.key, child, holding.content, holding.is_writer))
 
     @_needs(_listening_holders)
@@ -498,7 +507,7 @@ class RegistryMachine(RuleBasedStateMachine):
         """The registry is stopped for a moment; who asks it something waits."""
         process = self._registry_process()
         process.signal(signal.SIGSTOP)
-        self._send(worker, hands.attach, self.new_key(), "nobody's", 0.0)
+        self._send(worker, actions.attach, self.new_key(), "nobody's", 0.0)
         process.signal(signal.SIGCONT)
         assert isinstance(self._answer(worker).error, shmlease.SegmentNotFoundError)
 
@@ -551,7 +560,7 @@ class RegistryMachine(RuleBasedStateMachine):
         if self._live_bytes(sizes_by_inode(self.id)) + file_size(nbytes) > self.capacity_bytes:
             self.is_refused(shmlease.CapacityError, worker, function, key, stamp, name, 0.0, layout)
             return
-        checksum = self.tell(worker, function, key, stamp, name, _ANSWER_WITHIN_S / 2, layout)
+        checksum = self.call(worker, function, key, stamp, name, _ANSWER_WITHIN_S / 2, layout)
         content = Content(name, nbytes, checksum, is_published)
         self.model.add(content)
         self.model.holdings.append(Holding(key, worker, content, is_writer=True))
@@ -579,7 +588,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     def _compare_sights(self, *, are_linked: bool) -> None:
         for worker in _workers(self):
-            sights = self.tell(worker, hands.look)
+            sights = self.call(worker, actions.look)
             for holding in self.model.holdings:
                 if holding.worker is worker:
                     sight = sights[holding.key]

@@ -12,7 +12,7 @@ import pytest
 from shmlease.client.endpoint import DirectoryEndpoint
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.owned_descriptor import OwnedDescriptor
-from shmlease.testing.heap import HeapDirectory
+from shmlease.testing.memory_store import MemoryStore
 
 PAGE = 4096
 
@@ -28,7 +28,7 @@ class _Files(RegistryDirectory):
 @pytest.fixture(params=["heap", "files"])
 def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     if request.param == "heap":
-        yield HeapDirectory(100 * PAGE)
+        yield MemoryStore(100 * PAGE)
         return
     files = _Files("0a1b2c3d", str(tmp_path))
     files.create()

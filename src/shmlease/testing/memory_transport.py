@@ -18,9 +18,9 @@ from shmlease.system.descriptors import Descriptors
 from shmlease.system.identity import own_identity
 from shmlease.system.ledger import MemoryLedger
 from shmlease.system.mapping import Mapping
-from shmlease.testing.heap import HeapClaim, HeapDirectory
+from shmlease.testing.memory_store import MemoryClaim, MemoryStore
 
-__all__ = ["FakeClock", "MemoryEndpoint", "MemoryHost"]
+__all__ = ["FakeClock", "MemoryEndpoint", "MemoryTransport"]
 
 _START_NS: Final = 1_000_000_000_000
 # How long one wait for a packet lasts before the caller looks at its own deadline.
@@ -49,7 +49,7 @@ class FakeClock:
 class _MemoryConnection:
     """A connection that is a pair of queues; the server sees what was sent before `send` returns, or soon after."""
 
-    def __init__(self, host: MemoryHost) -> None:
+    def __init__(self, host: MemoryTransport) -> None:
         self._host = host
         self.client = 0  # until it has said hello
         self.sent: deque[bytes] = deque()  # by the server
@@ -80,7 +80,7 @@ class _MemoryConnection:
         self._host.hang_up(self)
 
 
-class MemoryHost:
+class MemoryTransport:
     """Runs a server; its transport.
 
     One thread at a time is in the server; another that posts meanwhile leaves its packet to that one, and so does the
@@ -90,7 +90,7 @@ class MemoryHost:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.clock = clock
         self.pid = os.getpid()
-        self.directory = HeapDirectory(settings.capacity_bytes)
+        self.directory = MemoryStore(settings.capacity_bytes)
         row = RegistryRow(
             settings.id, own_identity(), settings.capacity_bytes, settings.warm_limit_bytes, int(settings.warm_idle_s * 1e9),
             1, clock.now_ns(), settings.owner,
@@ -230,7 +230,7 @@ class MemoryEndpoint:
 
     spawn: Spawn = None
 
-    def __init__(self, host: MemoryHost, id: str) -> None:
+    def __init__(self, host: MemoryTransport, id: str) -> None:
         self.id = id
         self.clock = host.clock
         self.host = host
@@ -270,11 +270,11 @@ class MemoryEndpoint:
         del reserve
         return self.host.directory.map(segment, size_bytes, writable=writable)
 
-    def new_claim(self) -> HeapClaim:
+    def new_claim(self) -> MemoryClaim:
         """A claim for `claim_spare`."""
         return self.host.directory.new_claim()
 
-    def claim_spare(self, segment: int, generation: int, claim: HeapClaim) -> bool:
+    def claim_spare(self, segment: int, generation: int, claim: MemoryClaim) -> bool:
         """See `RegistryDirectory.claim_spare`."""
         return self.host.directory.claim_spare(segment, generation, claim)
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from shmlease.testing.machine import RegistryMachine, close_forkservers, has_leases, leases
 from shmlease.testing.model import Holding
+from shmlease.testing.stateful import RegistryMachine, close_forkservers, has_leases, leases
 from shmlease.testing.worker import Worker
 
 COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
@@ -44,7 +44,7 @@ def test_a_subclass_has_rules_of_its_own() -> None:
         @rule(holding=leases())
         def ask(self, holding: Holding) -> None:
             nonlocal asked
-            assert self.tell(holding.worker, bytes_of, holding.key) == holding.content.nbytes
+            assert self.call(holding.worker, bytes_of, holding.key) == holding.content.nbytes
             asked += 1
 
     few = settings(max_examples=12, stateful_step_count=30, derandomize=True, phases=[Phase.generate], **COMMON)

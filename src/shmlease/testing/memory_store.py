@@ -12,7 +12,7 @@ from shmlease.core.messages import Notice
 from shmlease.core.sizes import PAGE_BYTES
 from shmlease.system.mapping import Mapping
 
-__all__ = ["HeapDirectory", "HeapJournal"]
+__all__ = ["MemoryJournal", "MemoryStore"]
 
 # A client that writes more notices than this unread waits until they are read, as one whose journal is full.
 _MOST_NOTICES: Final = 256
@@ -44,10 +44,10 @@ class _HeapMapping(Mapping):
         self.address, self._memory = 0, None
 
 
-class HeapClaim:
+class MemoryClaim:
     """Keeps a spare from being revoked while it is open; made closed."""
 
-    def __init__(self, claims: set[HeapClaim]) -> None:
+    def __init__(self, claims: set[MemoryClaim]) -> None:
         self._claims = claims
         self.grant = (0, 0)  # segment, generation
 
@@ -56,7 +56,7 @@ class HeapClaim:
         self._claims.discard(self)
 
 
-class HeapJournal:
+class MemoryJournal:
     """A client's notices that the registry has not read."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class HeapJournal:
         """Nothing to do: what is read makes room."""
 
 
-class HeapDirectory:
+class MemoryStore:
     """Segments, tokens and journals of one registry; each method is atomic, as the system call is that it stands for."""
 
     def __init__(self, capacity_bytes: int) -> None:
@@ -83,9 +83,9 @@ class HeapDirectory:
         # reentrant: the garbage collector may release a lease in the middle of anything
         self._lock = threading.RLock()
         self._segments: dict[int, _Memory] = {}
-        self._claims: set[HeapClaim] = set()
+        self._claims: set[MemoryClaim] = set()
         self._tokens: dict[int, int | None] = {}  # ticket -> who redeemed it
-        self._journals: dict[int, HeapJournal] = {}
+        self._journals: dict[int, MemoryJournal] = {}
 
     # --- segments ------------------------------------------------------------------------------------------------
 
@@ -140,11 +140,11 @@ class HeapDirectory:
 
     # --- spares --------------------------------------------------------------------------------------------------
 
-    def new_claim(self) -> HeapClaim:
+    def new_claim(self) -> MemoryClaim:
         """A claim for `claim_spare`."""
-        return HeapClaim(self._claims)
+        return MemoryClaim(self._claims)
 
-    def claim_spare(self, number: int, generation: int, claim: HeapClaim) -> bool:
+    def claim_spare(self, number: int, generation: int, claim: MemoryClaim) -> bool:
         """Keep a spare from being revoked while `claim` is open; False if it was revoked before."""
         with self._lock:
             if number not in self._segments or self._is_claimed(number, generation):
@@ -203,9 +203,9 @@ class HeapDirectory:
 
     def create_journal(self, client: int) -> None:
         """Make the journal of a client."""
-        self._journals.setdefault(client, HeapJournal())
+        self._journals.setdefault(client, MemoryJournal())
 
-    def open_journal(self, client: int) -> HeapJournal:
+    def open_journal(self, client: int) -> MemoryJournal:
         """The journal of a client, to be written."""
         return self._journals[client]
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from rig import planted_bugs
-from shmlease.testing.machine import RegistryMachine, close_forkservers
+from shmlease.testing.stateful import RegistryMachine, close_forkservers
 
 # Found within seconds each; the others are for `make stress`.
 QUICK = {"dead_holders_keep_their_leases", "publications_are_lost", "the_writer_takes_the_segment_with_it"}

@@ -1,4 +1,4 @@
-"""A glance at shared memory: enough to say that nothing new is there, in some tens of microseconds.
+"""The fast check of shared memory: enough to say that nothing new is there, in some tens of microseconds.
 
 Taken after every test. Only where it shows something new is the system looked at properly. It may be suspicious without
 cause; what it stands for:
@@ -21,7 +21,7 @@ from typing import Final
 
 from shmlease.errors import ProtocolError
 
-__all__ = ["Glance", "Glancer"]
+__all__ = ["Contents", "FastCheck"]
 
 _REGISTRY: Final = re.compile(r"shmlease-([0-9a-z]{1,32})")
 _SYSV: Final = "/proc/sysvipc/shm"
@@ -32,7 +32,7 @@ _TICK_NS: Final = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
+class Contents:
     """What is there, as sets that can be compared; leases and files under the subjects of their findings."""
 
     files: frozenset[tuple[str, int]] = frozenset()
@@ -40,7 +40,7 @@ class Glance:
     sysv: frozenset[str] = frozenset()
     leases: frozenset[str] = frozenset()
 
-    def has_new(self, before: Glance) -> bool:
+    def has_new(self, before: Contents) -> bool:
         """Whether something is there that was not `before`."""
         return (
             self.hidden_inodes > before.hidden_inodes
@@ -57,13 +57,13 @@ class Glance:
 
 
 @dataclass(slots=True)
-class Glancer:
-    """Glances at `root`; remembers the lease tables that have not changed."""
+class FastCheck:
+    """Lists what is below `root`; remembers the lease tables that have not changed."""
 
     root: str = "/dev/shm"
     _tables: dict[str, tuple[tuple[int, int], frozenset[str]]] = field(default_factory=dict)
 
-    def look(self) -> Glance:
+    def look(self) -> Contents:
         """What is there now."""
         files: set[tuple[str, int]] = set()
         inodes: set[int] = set()
@@ -73,7 +73,7 @@ class Glancer:
         used = count.f_files - count.f_ffree
         # the root itself is an inode; a filesystem without a limit does not count
         hidden = used - len(inodes) - 1 if count.f_files else 0
-        return Glance(frozenset(files), hidden, _sysv(), frozenset(leases))
+        return Contents(frozenset(files), hidden, _sysv(), frozenset(leases))
 
     def _read(self, path: str, files: set[tuple[str, int]], inodes: set[int], leases: set[str]) -> None:
         pending = [(path, files, 0)]
@@ -93,7 +93,7 @@ class Glancer:
                         elif depth < _MOST_LEVELS:
                             pending.append((entry.path, files, depth + 1))
             except OSError:
-                pass  # another user's, or gone meanwhile: what is in it counts as hidden, in every glance alike
+                pass  # another user's, or gone meanwhile: what is in it counts as hidden, in every look alike
 
     def _leases_of(self, registry: str, path: str) -> frozenset[str]:
         """The leases in a registry's table that are not simply this process's own."""

@@ -10,7 +10,7 @@ import pytest
 
 import shmlease
 from rig.neighbour import deep_directories
-from shmlease.testing.glance import Glance, Glancer
+from shmlease.testing.fast_check import Contents, FastCheck
 
 
 @pytest.fixture
@@ -20,71 +20,71 @@ def shm(tmp_path: Path) -> Path:
 
 
 def test_nothing_new_is_nothing_new(shm: Path) -> None:
-    glancer = Glancer(str(shm))
+    fast_check = FastCheck(str(shm))
     (shm / "old").touch()
-    before = glancer.look()
-    assert not glancer.look().has_new(before) or before.hidden_inodes  # others may use that filesystem
-    assert glancer.look().files == before.files
+    before = fast_check.look()
+    assert not fast_check.look().has_new(before) or before.hidden_inodes  # others may use that filesystem
+    assert fast_check.look().files == before.files
 
 
 def test_new_file_is_new_and_a_removed_one_is_not(shm: Path) -> None:
-    glancer = Glancer(str(shm))
+    fast_check = FastCheck(str(shm))
     (shm / "old").touch()
-    before = glancer.look()
+    before = fast_check.look()
     (shm / "old").unlink()
-    assert glancer.look().files < before.files
+    assert fast_check.look().files < before.files
     (shm / "new").touch()
-    assert glancer.look().has_new(before)
+    assert fast_check.look().has_new(before)
 
 
 def test_file_in_a_directory_is_seen(shm: Path) -> None:
     (shm / "folder" / "below").mkdir(parents=True)
-    before = Glancer(str(shm)).look()
+    before = FastCheck(str(shm)).look()
     (shm / "folder" / "below" / "new").touch()
-    after = Glancer(str(shm)).look()
+    after = FastCheck(str(shm)).look()
     assert [path for path, _ in after.files - before.files] == [f"{shm}/folder/below/new"]
 
 
 def test_file_made_anew_under_its_name_is_new(shm: Path) -> None:
     (shm / "one").touch()
     (shm / "other").touch()
-    before = Glancer(str(shm)).look()
+    before = FastCheck(str(shm)).look()
     (shm / "other").rename(shm / "one")
-    assert Glancer(str(shm)).look().has_new(before)
+    assert FastCheck(str(shm)).look().has_new(before)
 
 
 def test_subjects_are_those_of_findings(shm: Path) -> None:
     (shm / "one").touch()
     status = (shm / "one").stat()
-    assert f"file:{status.st_dev}:{status.st_ino}" in set(Glancer(str(shm)).look().subjects(status.st_dev))
+    assert f"file:{status.st_dev}:{status.st_ino}" in set(FastCheck(str(shm)).look().subjects(status.st_dev))
 
 
 @pytest.mark.parametrize(
     ("before", "after", "is_new"),
     [
-        (Glance(), Glance(), False),
-        (Glance(hidden_inodes=2), Glance(hidden_inodes=1), False),
-        (Glance(hidden_inodes=1), Glance(hidden_inodes=2), True),
-        (Glance(), Glance(sysv=frozenset({"sysv:1:0"})), True),
-        (Glance(sysv=frozenset({"sysv:1:0"})), Glance(), False),
-        (Glance(leases=frozenset({"lease:a:1"})), Glance(leases=frozenset({"lease:a:1", "lease:a:2"})), True),
+        (Contents(), Contents(), False),
+        (Contents(hidden_inodes=2), Contents(hidden_inodes=1), False),
+        (Contents(hidden_inodes=1), Contents(hidden_inodes=2), True),
+        (Contents(), Contents(sysv=frozenset({"sysv:1:0"})), True),
+        (Contents(sysv=frozenset({"sysv:1:0"})), Contents(), False),
+        (Contents(leases=frozenset({"lease:a:1"})), Contents(leases=frozenset({"lease:a:1", "lease:a:2"})), True),
     ],
 )
-def test_more_of_anything_is_new_and_less_is_not(before: Glance, after: Glance, is_new: bool) -> None:
+def test_more_of_anything_is_new_and_less_is_not(before: Contents, after: Contents, is_new: bool) -> None:
     assert after.has_new(before) is is_new
 
 
 def test_unlinked_file_that_is_held_shows_as_a_hidden_inode() -> None:
-    glancer = Glancer("/dev/shm")
+    fast_check = FastCheck("/dev/shm")
     if not os.statvfs("/dev/shm").f_files:
         pytest.skip("this /dev/shm does not count its inodes")
-    path = f"/dev/shm/test-glance-{os.getpid()}"
-    before = glancer.look().hidden_inodes
+    path = f"/dev/shm/test-fast-check-{os.getpid()}"
+    before = fast_check.look().hidden_inodes
     descriptors = []
     for _ in range(50):  # enough to stand out from what others do meanwhile
         descriptors.append(os.open(path, os.O_CREAT | os.O_RDWR))
         os.unlink(path)
-    assert glancer.look().hidden_inodes >= before + 25
+    assert fast_check.look().hidden_inodes >= before + 25
     for descriptor in descriptors:
         os.close(descriptor)
 
@@ -92,40 +92,40 @@ def test_unlinked_file_that_is_held_shows_as_a_hidden_inode() -> None:
 def test_system_v_segment_is_seen() -> None:
     made = subprocess.run(["ipcmk", "-M", "4096"], capture_output=True, text=True, check=True).stdout.split()[-1]
     try:
-        assert any(subject.startswith(f"sysv:{made}:") for subject in Glancer().look().sysv)
+        assert any(subject.startswith(f"sysv:{made}:") for subject in FastCheck().look().sysv)
     finally:
         subprocess.run(["ipcrm", "-m", made], check=True)
 
 
 def test_leases_of_this_process_are_seen_at_once() -> None:
-    glancer = Glancer()
+    fast_check = FastCheck()
     with shmlease.Registry(capacity="16MiB") as registry:
-        before = glancer.look().leases
+        before = fast_check.look().leases
         with registry.share(np.arange(10)):
-            (fresh,) = glancer.look().leases - before
+            (fresh,) = fast_check.look().leases - before
             assert fresh.startswith(f"lease:{registry.id}:")
-        assert glancer.look().leases <= before
+        assert fast_check.look().leases <= before
 
 
 def test_segments_of_a_registry_are_not_files_to_look_at() -> None:
-    glancer = Glancer()
+    fast_check = FastCheck()
     with shmlease.Registry(capacity="16MiB") as registry:
-        before = glancer.look()
+        before = fast_check.look()
         with registry.share(np.arange(10)):
-            assert not [path for path, _ in glancer.look().files - before.files if registry.id in path]
+            assert not [path for path, _ in fast_check.look().files - before.files if registry.id in path]
 
 
-def test_directories_without_end_are_glanced_at_to_a_depth(shm: Path) -> None:
+def test_directories_without_end_are_followed_to_a_depth(shm: Path) -> None:
     deep_directories(str(shm / "d"))
     (shm / "d" / "file").touch()
     (shm / "/".join(["d"] * 100) / "file").touch()
-    seen = {path.removeprefix(f"{shm}/d/") for path, _ in Glancer(str(shm)).look().files}
+    seen = {path.removeprefix(f"{shm}/d/") for path, _ in FastCheck(str(shm)).look().files}
     assert [path for path in seen if path.endswith("file")] == ["file"]
     subprocess.run(["rm", "-r", shm / "d"], check=True)  # shutil.rmtree goes no deeper than Python's stack
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path), os.mkdir])
-def test_registry_whose_ledger_is_none_is_glanced_over(shm: Path, make: Callable[[str], None]) -> None:
+def test_registry_whose_ledger_is_none_is_passed_over(shm: Path, make: Callable[[str], None]) -> None:
     (shm / "shmlease-abad1dea").mkdir()
     make(f"{shm}/shmlease-abad1dea/ledger")
-    assert Glancer(str(shm)).look().leases == frozenset()
+    assert FastCheck(str(shm)).look().leases == frozenset()
