@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from test_sink_disk_full import namespace
 
 from rig.until import until
 from shmlease.errors import IngestError, LeaseError
+from shmlease.ingestion import worker_forkserver
 from shmlease.ingestion.ingest import ingest
 from shmlease.ingestion.report import IngestReport, Progress
 from shmlease.ingestion.tasks import TICKET_TTL_S
@@ -74,23 +73,19 @@ def test_a_killed_registry_is_succeeded(tables, quiet, tmp_path):
     assert report.leaks == ()
 
 
-def test_workers_that_die_again_and_again_over_the_same_work_end_the_run(tables, tmp_path):
-    done = threading.Event()
-
-    def kill_on() -> None:
-        while not done.wait(0.005):
-            for pid in family(os.getpid())["worker"]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_on)
-    killer.start()
-    try:
-        with pytest.raises(LeaseError, match="given up after 3 attempts"):
-            ingest(tables, tmp_path / "out.h5", capacity=SMALL, **FIELDS)
-    finally:
-        done.set()
-        killer.join()
+def test_workers_that_die_again_and_again_over_the_same_work_end_the_run(tables, tmp_path, monkeypatch):
+    """A worker that opens the last table dies of it."""
+    (tmp_path / "dies_of_a_table.py").write_text(
+        "import os, signal, sys\n"
+        "def die(event, arguments):\n"
+        f"    if event == 'open' and arguments[0] == {str(tables[-1])!r}:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sys.addaudithook(die)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(worker_forkserver, "_PRELOAD", [*worker_forkserver._PRELOAD, "dies_of_a_table"])
+    with pytest.raises(LeaseError, match="given up after 3 attempts"):
+        ingest(tables, tmp_path / "out.h5", capacity=SMALL, **FIELDS)
     assert not (tmp_path / "out.h5").exists()
 
 
