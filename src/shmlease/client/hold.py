@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from shmlease.client.arrays import Anchor
 from shmlease.core import messages as m
 from shmlease.core.session import Build
+from shmlease.system.forks import notice_fork
 from shmlease.system.mapping import Mapping
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Hold:
     is_lingering = False
 
     def __init__(self, link: Link) -> None:
+        notice_fork()  # else the session is the parent's
         self.link = link
         self.session = link.session
 
