@@ -710,6 +710,42 @@ def test_what_a_process_left_running_holds_counts_at_the_end_of_the_session(pyte
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_leaves_it_running *", "LH003 unlinked-but-held *"])
 
 
+def test_what_a_thread_left_running_holds_counts_at_the_end_of_the_session(pytester: pytest.Pytester) -> None:
+    tests = """
+    import threading
+
+    class Holder:
+        def __init__(self):
+            self.segment = make()
+
+    def run(holder, end):
+        end.wait()
+        holder.segment.close()
+        holder.segment.unlink()
+
+    def start():
+        end = threading.Event()
+        thread = threading.Thread(target=run, args=(Holder(), end), daemon=True)
+        thread.start()
+        return thread, end
+
+    def test_leaves_it_running():
+        start()
+
+    def test_leaves_it_to_the_next():
+        kept.extend(start())
+
+    def test_ends_it():
+        thread, end = kept
+        end.set()
+        thread.join()
+    """
+    write(pytester, tests)
+    result = pytester.runpytest_subprocess("--shmlease-audit")
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_leaves_it_running *", "LH009 outlives-its-scope *"])
+
+
 LOKY = """
     import multiprocessing
 

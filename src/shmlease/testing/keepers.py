@@ -3,8 +3,8 @@
 - **A fixture** keeps what its value, its generator or its finalizers refer to, and what is held by processes that it started.
   That counts when the fixture has been torn down.
 - **A library** that reuses what it has made keeps what its own variable refers to. That is set aside, with the reason.
-- **A process** that a test has started and that still runs keeps what it holds, for nobody can tell yet whether somebody means to
-  end it. That counts at the end of the session, when all fixtures have been torn down.
+- **A process or a thread** that a test has started and that still runs keeps what it holds, for nobody can tell yet whether somebody
+  means to end it, or whether it is just ending. That counts at the end of the session, when all fixtures have been torn down.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ class Keepers:
             for name, one in reversed(self._fixtures.items())
         ]
 
+        threads = functools.cache(_threads)
+
         def keeper_of(finding: Finding) -> Keeper | None:
             for library, reachable in libraries:
                 if _keeps(reachable(), finding):
@@ -97,9 +100,21 @@ class Keepers:
                 if _keeps(reachable(), finding) or _started(fixture, _others(finding)):
                     return Keeper(name)
             children = [process for process in _others(finding) if process.pid in family]
-            return Keeper(str(children[0])) if children else None
+            if children:
+                return Keeper(str(children[0]))
+            return next((Keeper(name) for name, reachable in threads() if _keeps(reachable, finding)), None)
 
         return keeper_of
+
+
+def _threads() -> list[tuple[str, Reachable]]:
+    """The threads beside this one and the main one, each with what its arguments and attributes refer to."""
+    mine = {threading.main_thread(), threading.current_thread()}
+    return [
+        (f"thread {one.name!r}, which still runs,", reachable_from([one]))
+        for one in threading.enumerate()
+        if one not in mine
+    ]
 
 
 def _others(finding: Finding) -> list[Process]:

@@ -16,7 +16,7 @@ from shmlease.testing.scope_times import ScopeTimes
 
 __all__ = ["SESSION", "Judgement", "Ownership"]
 
-# The owner of what is kept by libraries, and by processes that live on.
+# The owner of what is kept by libraries, and by processes and threads that live on.
 SESSION: Final = "the session"
 
 
