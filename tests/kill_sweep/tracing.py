@@ -98,7 +98,7 @@ class Tracer:
         if reason == _SYSCALL_STOP:
             self.stops += 1
             if self.stops == self._kill_at:
-                self.killed, self.place = pid, _place(pid)
+                self.killed, self.place = _process_of(pid), _place(pid)
                 os.kill(pid, signal.SIGKILL)
                 return True
         # a stop of ptrace's own, or the first of one that was followed, brings no signal to deliver
@@ -108,6 +108,12 @@ class Tracer:
         except ProcessLookupError:  # killed meanwhile
             pass
         return True
+
+
+def _process_of(thread: int) -> int:
+    """The process of a thread: what is traced is threads, what is killed is processes."""
+    with open(f"/proc/{thread}/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Tgid:"))
 
 
 def _place(pid: int) -> str:
