@@ -174,6 +174,11 @@ class _Socket:
             self._calls.files.forget(self.descriptor)
             self.die()
 
+    def detach(self) -> int:
+        """Forget the descriptor: what is behind it is somebody else's by now."""
+        self.closed = True
+        return self.descriptor
+
     def die(self) -> None:
         """Close, as the kernel does for a process that ended."""
         if self.closed:
