@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import os
+from collections.abc import Callable, Iterator
 
 import pytest
 
 import shmlease
 from rig.interrupted_calls import CALLS, Call, descriptors, in_use, nothing_is_left, prepared
 from rig.interrupts import Interrupt, Interrupter
+from rig.until import until
 
 each_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
 
@@ -67,3 +70,48 @@ def test_second_interrupt_at_any_point(registry: shmlease.Registry, call: Call) 
         number = 1
         while interrupted(registry, call, number, number + later):
             number += 1
+
+
+def registries() -> list[str]:
+    """The directories of registries in /dev/shm."""
+    return [name for name in os.listdir("/dev/shm") if name.startswith("shmlease-")]
+
+
+def interrupted_life(when: Callable[[int], int], *, start: bool) -> int:
+    """Interrupt the start of a registry, or its end, at the points that `when` tells; how many points there are."""
+    before, descriptors_before, number = (
+        (registries(), descriptors(), os.environ.get("SHMLEASE_REGISTRY")),
+        descriptors(),
+        0,
+    )
+    for count in itertools.count():
+        number = when(count)
+        interrupter, has_arrived, registry = Interrupter(number), False, None
+        if not start:
+            registry = shmlease.Registry("4MiB")
+        try:
+            registry = interrupter.run(registry.close if registry is not None else lambda: shmlease.Registry("4MiB"))
+        except Interrupt:
+            has_arrived = True
+        where = interrupter.raised
+        assert has_arrived == bool(where), f"swallowed at {where}"
+        if registry is not None:
+            registry.close()
+        until(lambda: registries() == before[0], what=f"the end of the registry after an interrupt at {where}")
+        assert os.environ.get("SHMLEASE_REGISTRY") == before[2]
+        until(lambda: descriptors() <= descriptors_before, what=f"the descriptors after an interrupt at {where}")
+        if not where:
+            return interrupter.points
+    raise AssertionError
+
+
+@pytest.mark.parametrize("start", [True, False], ids=["start", "end"])
+def test_interrupted_start_or_end_of_a_registry_leaves_no_process_and_no_directory(start: bool) -> None:
+    """Each start is a process: every ninth point here, all of them in the stress run."""
+    assert interrupted_life(lambda count: 1 + 9 * count, start=start) > 50
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("start", [True, False], ids=["start", "end"])
+def test_start_or_end_of_a_registry_interrupted_at_every_point(start: bool) -> None:
+    interrupted_life(lambda count: 1 + count, start=start)
