@@ -104,13 +104,13 @@ class Registry(RegistryHandle):
             complete(start.run)
             super().__init__(link_to(start.directory.id), on_lingering)
             self._link.connect()
-            owned = OwnedRegistry(self._link)
+            self._owned = OwnedRegistry(self._link)
+            self._owned.__class__ = _OpenRegistry  # the last: what comes after this is the caller's
         except BaseException:
             start.is_wanted = False
             start_new_thread(start.undo, ())
             start.undone.acquire(True, _UNDO_WITHIN_S)
             raise
-        self._owned = owned.armed()
 
     def close(self) -> None:
         """End the registry: everything is freed; who still holds a lease is named in a warning.
