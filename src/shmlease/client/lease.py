@@ -334,7 +334,7 @@ class Lease:
         hold, link = self._hold, self._link
         if self._anchor is None:
             return False
-        is_ours = hold.is_ours and not link.is_ended
+        is_ours = hold.session is link.session and not link.is_ended
         loose_end = link.loose_ends.append
         unwatched = weakref.ref(self._anchor)
         self.__class__ = Lease

@@ -11,7 +11,8 @@ Rules:
   `loose_ends`. The next call carries on from there, or a thread that `sweep_soon` starts for the purpose.
 * A signal handler or a finalizer may use the link while its own thread is in a call. It must not wait for that thread, which is
   itself: what can be queued is, anything else is refused.
-* A fork leaves the child without a link: its first use makes a new one, as a client of its own.
+* A fork leaves the child without a link: its first use makes a new one, as a client of its own. One that Python was not told of is
+  noticed where a `Hold` is made, a lease is used or ended, and a request begins.
 """
 
 from __future__ import annotations
@@ -148,7 +149,6 @@ class Link:
         urgent : bool
             Somebody may be waiting for it: ring in any case.
         """
-        notice_fork()
         if self._lock._is_owned():
             raise self._reentrant()
         if self._ended:
@@ -158,7 +158,6 @@ class Link:
 
     def settle(self) -> None:
         """See to loose ends, and send what is queued, if the registry can be reached; else the next call does."""
-        notice_fork()
         if self._ended or self._lock._is_owned():  # within a call of this very thread, which goes on with it
             return
         try:
@@ -172,7 +171,6 @@ class Link:
 
         From here on it cannot be revoked: a lock on its file says that it is taken, until the registry has read the claim.
         """
-        notice_fork()
         if self._lock._is_owned():
             raise self._reentrant()
         session = self.session
