@@ -136,6 +136,11 @@ def test_no_descriptor_is_lost_for_clients_that_die_early(registry: shmlease.Reg
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     os.kill(row.identity.pid, signal.SIGCONT)
     try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as last:  # who is heard when all before it were accepted
+            last.settimeout(30)
+            last.connect(path)
+            last.send(b"no hello")
+            assert last.recv(65536)
         until(lambda: registry.statistics().descriptors == before, what="all descriptors being closed")
     finally:
         for pid in children:
