@@ -556,6 +556,27 @@ def test_tests_in_forked_children_have_their_own_leaks(pytester: pytest.Pytester
     result.stdout.no_fnmatch_line("the session:*")
 
 
+def test_leak_of_a_forked_child_whose_maker_was_not_recorded_is_not_the_next_child_s(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nshmlease_audit_alone = true\n")
+    pytester.makeconftest(FORKS)
+    name = f"plugin-forked-{os.getpid()}"
+    tests = f"""
+    import subprocess
+
+    def test_leak():
+        subprocess.run(["sh", "-c", "echo > /dev/shm/{name}"], check=True)
+
+    def test_next():
+        pass
+    """
+    write(pytester, tests)
+    result = pytester.runpytest_subprocess("--shmlease-audit")
+    Path(f"/dev/shm/{name}").unlink()
+    errors = [line for line in result.outlines if line.startswith("ERROR test_it.py")]
+    assert [line.partition(" - ")[0] for line in errors if name in line] == ["ERROR test_it.py::test_leak"]
+    result.stdout.no_fnmatch_line("ERROR test_it.py::test_next*" + name + "*")
+
+
 def test_leak_of_a_forked_child_that_died_is_an_error_of_its_test(pytester: pytest.Pytester, crashes: str) -> None:
     pytester.makeconftest(FORKS)
     write(pytester, crashes)
@@ -565,37 +586,49 @@ def test_leak_of_a_forked_child_that_died_is_an_error_of_its_test(pytester: pyte
 
 
 def test_what_a_process_of_a_wider_fixture_makes_is_of_the_test_in_which_it_was_asked(pytester: pytest.Pytester) -> None:
-    tests = """
-    import subprocess, sys
-
-    MAKER = "import sys\\nfor name in sys.stdin: open('/dev/shm/' + name.strip(), 'w').write('x'); print(name, flush=True)"
+    name = f"plugin-asked-{os.getpid()}"
+    tests = f"""
+    import multiprocessing
 
     @pytest.fixture(scope="module")
-    def maker():
-        with subprocess.Popen([sys.executable, "-c", MAKER], stdin=-1, stdout=-1, text=True, bufsize=1) as process:
-            yield process
-            process.stdin.close()
+    def pool():
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            yield pool
 
-    def ask(maker, name):
-        print(name, file=maker.stdin, flush=True)
-        maker.stdout.readline()
+    def leak():
+        with open("/dev/shm/{name}", "wb") as file:
+            file.write(b"x" * 5000)
 
-    def test_starts_it(maker):
+    def test_starts_it(pool):
+        pool.apply(abs, (1,))
+
+    def test_asks(pool):
+        pool.apply(leak)
+
+    def test_last(pool):
         pass
-
-    def test_asks_for_nothing(maker):
-        pass
-
-    def test_asks(maker):
-        ask(maker, f"plugin-asked-{os.getppid()}")
     """
     write(pytester, tests)
     result = pytester.runpytest_subprocess("--shmlease-audit")
-    for file in Path("/dev/shm").glob(f"plugin-asked-{os.getpid()}"):
-        file.unlink()
+    Path(f"/dev/shm/{name}").unlink()
     result.assert_outcomes(passed=3, errors=1)
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_asks *"])
-    assert "in test test_it.py::test_asks," in unwrapped(result) or "in test test_it.py::test_asks " in unwrapped(result)
+
+
+@pytest.mark.parametrize("scope", ["function", "module"])
+def test_fixture_value_that_goes_when_nobody_refers_to_it_is_no_leak(pytester: pytest.Pytester, scope: str) -> None:
+    tests = f"""
+    @pytest.fixture(scope="{scope}")
+    def segment():
+        segment = make()
+        yield segment
+        segment.unlink()
+
+    def test_last_to_use_it(segment):
+        pass
+    """
+    write(pytester, tests)
+    pytester.runpytest_subprocess("--shmlease-audit").assert_outcomes(passed=1)
 
 
 def test_what_a_fixture_makes_only_later_is_its_own_until_it_ends(pytester: pytest.Pytester) -> None:

@@ -100,11 +100,10 @@ class ItemAudit:
 
     def _check(self, item: pytest.Item, *, is_section: bool) -> Report | None:
         """What this test leaked, if anything; in a section of its report where it does not become the failure itself."""
-        failed = item.stash.get(_FAILED, False)
         report = self._watch.check(
             item.nodeid,
             suppressions=allowed_leaks(item),
-            before_looking=_forget_failure if failed else gc.collect,
+            before_looking=lambda: _forget(item),
             carries=True,
         )
         if report is None:
@@ -194,9 +193,14 @@ def _held_by(fixturedef: pytest.FixtureDef[Any]) -> Iterator[object]:
             yield finalizer
 
 
-def _forget_failure() -> None:
-    """Let go of what only the traceback of a failure keeps alive: the locals of the test are no leak of it."""
-    trace = getattr(sys, "last_traceback", None)
+def _forget(item: pytest.Item) -> None:
+    """Let go of what keeps objects of the test alive for a moment longer, and is no leak of it.
+
+    These are the values of its fixtures, which pytest drops once the teardown has been reported, and the locals in the traceback of
+    a failure.
+    """
+    getattr(item, "funcargs", {}).clear()
+    trace = getattr(sys, "last_traceback", None) if item.stash.get(_FAILED, False) else None
     while trace is not None:
         try:
             trace.tb_frame.clear()
