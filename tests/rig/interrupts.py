@@ -10,6 +10,7 @@ from __future__ import annotations
 import dis
 import functools
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType
@@ -58,9 +59,10 @@ def _monitored(interrupter: Interrupter, action: Callable[[], Any]) -> Any:
     monitoring: Any = sys.monitoring  # type: ignore[attr-defined]
     events = monitoring.events
     tool = monitoring.DEBUGGER_ID
+    thread = threading.get_ident()  # no signal handler runs in another one, of which this tool is told as well
 
     def meet(code: CodeType, offset: int) -> None:
-        if code.co_filename.startswith(CLIENT):
+        if code.co_filename.startswith(CLIENT) and threading.get_ident() == thread:
             line = next((line for start, end, line in code.co_lines() if start <= offset < end), 0)
             interrupter.meet(code, line or 0)
 
