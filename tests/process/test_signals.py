@@ -33,7 +33,7 @@ def use(number):
     with registry.lease(f"n{number}" if number % 2 else None, shape=500, dtype="u1") as lease:
         lease.array[:] = 1
         lease.publish()
-        with registry.redeem(lease.ticket(ttl=60)) as again:
+        with registry.redeem(lease.ticket(ttl=6)) as again:
             assert again.array[0] == 1
     registry.share(np.arange(50)).release()
 
