@@ -101,8 +101,8 @@ def measure_plugin(directory: Path, rounds: int) -> None:
     for name, text in (("do nothing", IDLE_TEST), ("use one segment", BUSY_TEST)):
         (directory / "test_it.py").write_text(text.format(tests=TESTS))
         base = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        if not any(point.value == "shmlease.pytest_plugin" for point in entry_points(group="pytest11")):
-            base += ["-p", "shmlease.pytest_plugin"]  # shmlease is in the path, and not installed
+        if not any(point.value == "shmlease.integrations.pytest" for point in entry_points(group="pytest11")):
+            base += ["-p", "shmlease.integrations.pytest"]  # shmlease is in the path, and not installed
         spent: dict[str, list[float]] = {"off": [], "fail": []}
         one: dict[str, list[float]] = {"off": [], "fail": []}
         for _ in range(rounds):

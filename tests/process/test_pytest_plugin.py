@@ -43,11 +43,11 @@ LEAK = """
 def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions see shmlease installed, and nothing of the one they run in."""
     search = [str(Path(shmlease.__file__).parent.parent)]
-    if not any(point.value == "shmlease.pytest_plugin" for point in entry_points(group="pytest11")):
+    if not any(point.value == "shmlease.integrations.pytest" for point in entry_points(group="pytest11")):
         info = pytester.mkdir("site") / "shmlease-0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shmlease\nVersion: 0\n")
-        (info / "entry_points.txt").write_text("[pytest11]\nshmlease = shmlease.pytest_plugin\n")
+        (info / "entry_points.txt").write_text("[pytest11]\nshmlease = shmlease.integrations.pytest\n")
         search.append(str(info.parent))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(search))
     monkeypatch.setenv("COLUMNS", "200")
@@ -68,7 +68,7 @@ def unwrapped(result: pytest.RunResult) -> str:
 
 def test_off_unless_asked_for(pytester: pytest.Pytester) -> None:
     write(
-        pytester, LEAK, "    def test_is_not_loaded():\n        assert 'shmlease.integrations.pytest' not in sys.modules\n"
+        pytester, LEAK, "    def test_is_not_loaded():\n        assert 'shmlease.integrations.pytest.session_audit' not in sys.modules\n"
     )
     pytester.runpytest_subprocess().assert_outcomes(passed=3)
 
