@@ -67,9 +67,8 @@ def unwrapped(result: pytest.RunResult) -> str:
 
 
 def test_off_unless_asked_for(pytester: pytest.Pytester) -> None:
-    write(
-        pytester, LEAK, "    def test_is_not_loaded():\n        assert 'shmlease.integrations.pytest.session_audit' not in sys.modules\n"
-    )
+    module = "shmlease.integrations.pytest.session_audit"
+    write(pytester, LEAK, f"    def test_is_not_loaded():\n        assert {module!r} not in sys.modules\n")
     pytester.runpytest_subprocess().assert_outcomes(passed=3)
 
 
