@@ -97,7 +97,7 @@ class ReentrantCallError(LeaseError, RuntimeError):
 
 
 class ProtocolError(LeaseError, ValueError):
-    """A message that does not follow the protocol, or a ledger or journal that cannot be read."""
+    """A message that does not follow the protocol, or a ledger or notice log that cannot be read."""
 
 
 class PermissionDeniedError(LeaseError, PermissionError):

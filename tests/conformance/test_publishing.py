@@ -142,7 +142,7 @@ def test_promise_that_cannot_be_is_refused_and_nothing_is_published(
 
 @pytest.mark.parametrize("readers", [1.5, "2", None])
 def test_readers_are_counted_in_whole_numbers(lasting_world: World, readers: object) -> None:
-    """Anything else would go into the journal, where the registry cannot read it, nor what follows."""
+    """Anything else would go into the notice log, where the registry cannot read it, nor what follows."""
     with lasting_world.registry.lease("a", shape=3) as lease:
         with pytest.raises(TypeError, match="integer"):
             lease.publish(readers=readers)  # type: ignore[arg-type]

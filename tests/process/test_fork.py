@@ -159,7 +159,7 @@ def test_child_does_not_hold_its_parents_connection_open(registry: shmlease.Regi
     assert mine.startswith("socket:")
     theirs = in_child(held)
     assert mine not in theirs
-    assert not [path for path in theirs if f"shmlease-{registry.id}" in path], "no journal, no lock"
+    assert not [path for path in theirs if f"shmlease-{registry.id}" in path], "no notice log, no lock"
 
 
 FORKS = """

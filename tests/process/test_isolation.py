@@ -184,14 +184,14 @@ def test_one_who_asks_for_everything_waits_alone(actor: StartActor, registry: sh
         assert lease.array.sum() == 45
 
 
-def test_whatever_a_client_writes_into_its_journal_harms_nobody(
+def test_whatever_a_client_writes_into_its_notice_log_harms_nobody(
     actor: StartActor, registry: shmlease.Registry, site: Site
 ) -> None:
     vandal = actor()
     vandal("lease = registry.share(np.arange(10), 'a')")
     vandal(
         "import random; rng = random.Random(5); link = registry._link\n"
-        "path = link.endpoint.directory.journal_path(link.session.client)\n"
+        "path = link.endpoint.directory.notice_log_path(link.session.client)\n"
         "for _ in range(200):\n"
         "    with open(path, 'r+b') as file:\n"
         "        file.seek(rng.randrange(16000)); file.write(rng.randbytes(rng.randrange(1, 200)))\n"

@@ -146,7 +146,7 @@ def test_segment_beyond_the_file_size_limit_is_refused(registry: shmlease.Regist
     until(lambda: not registry.statistics().segments.get("filling"), what="the end of the segment that was not mapped")
 
 
-def test_file_size_limit_below_a_journal_is_told_when_connecting(registry: shmlease.Registry) -> None:
+def test_file_size_limit_below_a_notice_log_is_told_when_connecting(registry: shmlease.Registry) -> None:
     done = run_limited(f"limit(resource.RLIMIT_FSIZE, 4096)\nshmlease.connect({registry.id!r})")
     assert "may write files of 4 KiB at most (RLIMIT_FSIZE)" in done.stdout, done.stderr
 

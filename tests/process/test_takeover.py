@@ -66,7 +66,7 @@ def test_release_said_to_a_dead_registry_reaches_its_successor(registry: shmleas
 
 
 def test_everything_said_right_before_the_kill_counts(registry: shmlease.Registry, site: Site) -> None:
-    """Notices are answered by nobody: they must be in the journal before the call returns."""
+    """Notices are answered by nobody: they must be in the notice log before the call returns."""
     pid = site.pid
     os.kill(pid, signal.SIGSTOP)
     named = shmlease.connect(registry.id)
@@ -276,7 +276,7 @@ def test_files_that_no_row_speaks_of_are_removed_by_the_successor(registry: shml
         site.kill()
         site.directory.create_segment(4711, 4096)
         site.directory.mint_token(77 << 40 | 4711)
-        site.directory.create_journal(99)
+        site.directory.create_notice_log(99)
         registry.statistics()
         entries = os.listdir(site.directory.path)
         assert not {"s4711", f"t{77 << 40 | 4711}", "j99"} & set(entries)

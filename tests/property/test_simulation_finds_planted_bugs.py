@@ -16,7 +16,7 @@ from shmlease.core.rows import Rows
 from shmlease.core.session import Session
 from shmlease.core.table import Table
 from shmlease.registry.server import Server
-from shmlease.system import journal, ledger
+from shmlease.system import ledger, notice_log
 from shmlease.system.directory import RegistryDirectory
 from simulation import simulate
 
@@ -35,13 +35,13 @@ def world_is_told_before_the_commit(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ledger.Ledger, "commit", late)
 
 
-def journals_are_not_read_at_takeover(patch: pytest.MonkeyPatch) -> None:
+def notice_logs_are_not_read_at_takeover(patch: pytest.MonkeyPatch) -> None:
     recover = Server.recover
 
     def deaf(self: Server, dead: Iterable[int]) -> None:
-        self._read_journal = lambda client: None  # type: ignore[method-assign]
+        self._read_notice_log = lambda client: None  # type: ignore[method-assign]
         recover(self, dead)
-        del self._read_journal  # type: ignore[method-assign]
+        del self._read_notice_log  # type: ignore[method-assign]
 
     patch.setattr(Server, "recover", deaf)
 
@@ -84,19 +84,19 @@ def unfinished_record_counts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ledger, "zlib", type("NoChecksum", (), {"crc32": staticmethod(lambda data, start=0: 0)}))
 
 
-def run_of_a_journal_is_entered_in_its_middle(patch: pytest.MonkeyPatch) -> None:
+def run_of_a_notice_log_is_entered_in_its_middle(patch: pytest.MonkeyPatch) -> None:
     """The header of the run is looked at before the entries are read, not after."""
 
     def read(self: Any, applied: int) -> list[Any]:
-        pread = journal.os.pread  # type: ignore[attr-defined] - the simulated one
-        header = pread(self._fd, journal._HEADER.size, 0)
-        first = journal._HEADER.unpack(header)[2] if len(header) == journal._HEADER.size else 0
+        pread = notice_log.os.pread  # type: ignore[attr-defined] - the simulated one
+        header = pread(self._fd, notice_log._HEADER.size, 0)
+        first = notice_log._HEADER.unpack(header)[2] if len(header) == notice_log._HEADER.size else 0
         if first != self._first:
             self._first, self._position = first, 0
-        content = pread(self._fd, journal.JOURNAL_BYTES - self._position, self._position)
+        content = pread(self._fd, notice_log.NOTICE_LOG_BYTES - self._position, self._position)
         return self._parse(content, applied)  # type: ignore[no-any-return]
 
-    patch.setattr(journal.JournalReader, "read", read)
+    patch.setattr(notice_log.NoticeLogReader, "read", read)
 
 
 def dead_holders_keep_their_leases(patch: pytest.MonkeyPatch) -> None:
@@ -145,13 +145,13 @@ def spare_told_twice_is_two(patch: pytest.MonkeyPatch) -> None:
 
 PLANTS: list[Plant] = [
     world_is_told_before_the_commit,
-    journals_are_not_read_at_takeover,
+    notice_logs_are_not_read_at_takeover,
     tainted_segments_are_used_again,
     ticket_is_voided_though_claimed,
     spare_is_revoked_though_claimed,
     notices_are_applied_twice,
     unfinished_record_counts,
-    run_of_a_journal_is_entered_in_its_middle,
+    run_of_a_notice_log_is_entered_in_its_middle,
     dead_holders_keep_their_leases,
     tickets_do_not_hold_their_segment,
     last_come_is_first_served,
@@ -162,7 +162,7 @@ PLANTS: list[Plant] = [
 
 
 # Found in seconds to half a minute; the others in less than four seconds each.
-SLOW = {journals_are_not_read_at_takeover, spare_is_revoked_though_claimed, notices_are_applied_twice}
+SLOW = {notice_logs_are_not_read_at_takeover, spare_is_revoked_though_claimed, notices_are_applied_twice}
 # What one core simulates in some fifty seconds.
 STEPS = 1_500_000
 

@@ -190,17 +190,17 @@ def pages_are_not_reserved() -> None:
 
 
 def _lose(kind: type) -> None:
-    from shmlease.system.journal import Journal
+    from shmlease.system.notice_log import NoticeLog
 
-    original = Journal.append
+    original = NoticeLog.append
 
-    def append(self: Journal, notice: m.Notice) -> bool:
+    def append(self: NoticeLog, notice: m.Notice) -> bool:
         if isinstance(notice, kind):
             self.last = notice.seq
             return True
         return original(self, notice)
 
-    Journal.append = append  # type: ignore[method-assign]
+    NoticeLog.append = append  # type: ignore[method-assign]
 
 
 IN_REGISTRY: Final[tuple[Callable[[], None], ...]] = (

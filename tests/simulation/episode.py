@@ -173,8 +173,8 @@ class Episode:
             machine.fail(f"the simulation is wrong: at rest, and still in use: {used}")
         if any(figures.segments.values()) or figures.tickets or any(figures.leases.values()) or figures.waiting:
             machine.fail(f"promise broken: nobody holds anything, and the table has {figures}")
-        journals = [f"j{number}" for number in world.client_ids()]
-        self._expect_nothing(self.directory.path, ("lock", "ledger", "socket", "work", *journals))
+        notice_logs = [f"j{number}" for number in world.client_ids()]
+        self._expect_nothing(self.directory.path, ("lock", "ledger", "socket", "work", *notice_logs))
         handle._link.close()
 
     def _expect_nothing(self, path: str, but: tuple[str, ...] = ()) -> None:

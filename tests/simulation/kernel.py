@@ -22,14 +22,14 @@ from shmlease.core.settings import Settings
 from shmlease.errors import LeaseWarning, RegistryUnavailableError
 from shmlease.registry import loop
 from shmlease.registry import process as registry_process
-from shmlease.system import directory, journal, ledger, mapping, owned_descriptor, registry_lock, safe_open, work_log
+from shmlease.system import directory, ledger, mapping, notice_log, owned_descriptor, registry_lock, safe_open, work_log
 from simulation.files import Disk, Files, LockCalls, PunchCalls, ignore
 from simulation.scheduler import FOR_EVER, Killed, Machine, Process, Stopped
 from simulation.sockets import Pidfd, SelectCalls, SocketCalls
 
 __all__ = ["Kernel"]
 
-_MODULES: Final = {"journal": journal, "ledger": ledger, "loop": loop}
+_MODULES: Final = {"notice_log": notice_log, "ledger": ledger, "loop": loop}
 # A registry takes some 40 ms to start: Python, and what it imports.
 _START_S: Final = (0.02, 0.08)
 
@@ -65,7 +65,7 @@ class Kernel:
                 for module in (
                     directory,
                     endpoint,
-                    journal,
+                    notice_log,
                     ledger,
                     loop,
                     mapping,
@@ -81,7 +81,7 @@ class Kernel:
             (registry_lock, "_held", {}),
             *((module, "fcntl", LockCalls(self.machine)) for module in (directory, registry_lock)),
             (directory, "_libc", PunchCalls(self.machine, directory._libc)),
-            (journal, "_stores_of", self.files.stores_of),
+            (notice_log, "_stores_of", self.files.stores_of),
             (endpoint, "launch", self.launch),
             (endpoint, "complete", lambda work: work()),
             (endpoint, "peer_of", lambda connected: (connected.peer.owner.identity.pid, os.geteuid())),

@@ -70,9 +70,9 @@ class Rogue:
 
     def note(self, connection: Connection) -> None:
         """Notices that nobody would write, and a ring."""
-        journal = self.endpoint.open_journal(self.client)
+        notice_log = self.endpoint.open_notice_log(self.client)
         for _ in range(self.random.randrange(1, 6)):
-            journal.append(self._notice())
+            notice_log.append(self._notice())
         connection.send(encode([m.Ring(self._next())]))
 
     def listen(self, connection: Connection) -> None:

@@ -31,7 +31,7 @@ __all__ = ["command"]
 
 # Set for the process that runs in namespaces of its own.
 _PRIVATE: Final = "SHMLEASE_STRESS_PRIVATE"
-# Of the private /dev/shm: room for the segments, the ledger and journals; small enough to be filled.
+# Of the private /dev/shm: room for the segments, the ledger and notice logs; small enough to be filled.
 _SHM_FACTOR: Final = 2
 _SHM_SLACK_BYTES: Final = 32 << 20
 

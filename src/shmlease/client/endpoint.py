@@ -1,4 +1,4 @@
-"""What a link needs of the world: a registry to talk to, its journal, and the few files a client touches itself."""
+"""What a link needs of the world: a registry to talk to, its notice log, and the few files a client touches itself."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from shmlease.system.control_group import require_memory
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.exhaustion import explained, require_file_size
 from shmlease.system.identity import is_dead, peer_of, require_same_user
-from shmlease.system.journal import JOURNAL_BYTES, Journal
 from shmlease.system.launch import launch
 from shmlease.system.mapping import Mapping, map_segment, reserve_pages
+from shmlease.system.notice_log import NOTICE_LOG_BYTES, NoticeLog
 from shmlease.system.owned_descriptor import OwnedDescriptor, file_of
 from shmlease.system.primitives import complete, start_new_thread
 from shmlease.system.signals import is_from_handler
 from shmlease.system.surroundings import own_limits
 from shmlease.units import format_bytes
 
-__all__ = ["Connection", "DirectoryEndpoint", "Endpoint", "NoticeLog", "Spawn"]
+__all__ = ["Connection", "DirectoryEndpoint", "Endpoint", "NoticeWriter", "Spawn"]
 
 # Starts a thread; None where everything runs in this one.
 Spawn = Callable[[Callable[..., object], tuple[Any, ...]], object] | None
@@ -78,8 +78,8 @@ class Connection(Protocol):
         ...
 
 
-class NoticeLog(Protocol):
-    """Where notices are kept for a successor: see `shmlease.system.journal.Journal`."""
+class NoticeWriter(Protocol):
+    """Where notices are kept for a successor: see `shmlease.system.notice_log.NoticeLog`."""
 
     last: int
 
@@ -110,8 +110,8 @@ class Endpoint(Protocol):
         """What a registry may use that this process starts; None if it cannot start one."""
         ...
 
-    def open_journal(self, client: int) -> NoticeLog:
-        """The journal that the registry made for `client`."""
+    def open_notice_log(self, client: int) -> NoticeWriter:
+        """The notice log that the registry made for `client`."""
         ...
 
     def map(self, segment: int, size_bytes: int, *, writable: bool, reserve: bool) -> Mapping:
@@ -287,13 +287,13 @@ class DirectoryEndpoint:
             self._hesitating = registry.epoch, now_ns + (_HESITATE_NS if others else 0)
         return now_ns < self._hesitating[1]
 
-    def open_journal(self, client: int) -> NoticeLog:
-        """The journal of `client`."""
+    def open_notice_log(self, client: int) -> NoticeWriter:
+        """The notice log of `client`."""
         with self._explained():
-            require_file_size(JOURNAL_BYTES)
-            fd = self.directory.open_journal(client, writable=True)
+            require_file_size(NOTICE_LOG_BYTES)
+            fd = self.directory.open_notice_log(client, writable=True)
             try:
-                return Journal(fd)
+                return NoticeLog(fd)
             finally:
                 os.close(fd)
 

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
 
 from shmlease.client.arrays import Anchor
-from shmlease.client.endpoint import Connection, Endpoint, NoticeLog
+from shmlease.client.endpoint import Connection, Endpoint, NoticeWriter
 from shmlease.client.hold import Hold, Minting, Redemption, Watch
 from shmlease.client.mappings import MappingCache
 from shmlease.client.refusals import error_of
@@ -75,7 +75,7 @@ class Link:
         self._reader: Any = RLock()
         self._waiting: dict[int, Any] = {}  # lock of each caller that waits, by the number of its request
         self._connection: Connection | None = None
-        self._journal: NoticeLog | None = None
+        self._journal: NoticeWriter | None = None
         self._is_ready = False
         self._rung_ns = -m.QUIET_NS
 
@@ -571,7 +571,7 @@ class Link:
                 self._drop_everything(welcome.message)
             raise error_of(welcome)
         if self._journal is None:
-            self._journal = self.endpoint.open_journal(session.client)
+            self._journal = self.endpoint.open_notice_log(session.client)
         self.mappings.clear()  # what was to be forgotten in the meantime was not told
         for request in session.unanswered():
             connection.send(encode([request]))

@@ -91,7 +91,7 @@ class Send:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DropClient:
-    """Close the connection of a client that has ended and remove its journal."""
+    """Close the connection of a client that has ended and remove its notice log."""
 
     client: int
 

@@ -3,7 +3,7 @@
 Client messages carry `seq`, which a client counts up for each command, so that one that arrives twice (sent again after a
 takeover) is applied once. *Requests* are answered by the reply with the same `seq`. *Notices* get no answer: they cannot be
 refused for a reason that their sender could mend, so nobody waits for them. Notices are not sent at all: a client writes
-them to its journal in shared memory, where the registry, or its successor, reads them; a `Ring` says when to look.
+them to its notice log in shared memory, where the registry, or its successor, reads them; a `Ring` says when to look.
 
 Every field is bounded here, and a decoder that meets anything else refuses the packet.
 """
@@ -150,7 +150,7 @@ class Expose(Struct, frozen=True, array_like=True, tag=7):
 
 
 class Ring(Struct, frozen=True, array_like=True, tag=12):
-    """Look at my journal, now and once more `QUIET_NS` later: until then I write without ringing again."""
+    """Look at my notice log, now and once more `QUIET_NS` later: until then I write without ringing again."""
 
     seq: Seq
 
@@ -366,7 +366,7 @@ class Spare(Struct, frozen=True, array_like=True, tag=72):
     fresh: bool
 
 
-# A client that has rung writes to its journal for this long without ringing again, and the registry looks again after the
+# A client that has rung writes to its notice log for this long without ringing again, and the registry looks again after the
 # longer time. A wake-up costs 3-90 us, a look 2 us; 10 ms is how late the table may learn of a release.
 QUIET_NS: Final = 8_000_000
 LOOK_AGAIN_NS: Final = 10_000_000

@@ -1,7 +1,7 @@
 """The client's side of the protocol: a state machine without I/O, clock, locks or threads.
 
 It knows what was asked and not answered, what was granted ahead, what is yet to be said to the registry, and what to ask again of a
-successor. A shell (`shmlease.client.link`) moves the bytes: it sends requests, writes notices into the journal, hands over every
+successor. A shell (`shmlease.client.link`) moves the bytes: it sends requests, writes notices into the notice log, hands over every
 message that arrives to `receive`, and carries out what that leaves to be done: segments to forget, claims to close, complaints.
 
 Rules:
@@ -202,7 +202,7 @@ class Session:
         Parameters
         ----------
         last_written : int
-            Number of the last notice in the journal. If that is the first of the outbox, an exception came between the writing and
+            Number of the last notice in the notice log. If that is the first of the outbox, an exception came between the writing and
             `written`.
         """
         notice = self._notice
@@ -215,7 +215,7 @@ class Session:
         return self._notice
 
     def written(self, notice: m.Notice) -> None:
-        """`notice`, the last that `next_notice` gave, is in the journal."""
+        """`notice`, the last that `next_notice` gave, is in the notice log."""
         if self.claims and isinstance(notice, m.Claim | m.Release):
             claim = self.claims.get(notice.lease)
             if claim is not None:

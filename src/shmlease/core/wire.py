@@ -34,7 +34,7 @@ def encode(messages: Sequence[ClientMessage | RegistryMessage]) -> bytes:
 
 
 def encode_notice(notice: Notice) -> bytes:
-    """One notice, as the journal keeps it."""
+    """One notice, as the notice log keeps it."""
     return _encoder.encode(notice)
 
 
@@ -63,14 +63,14 @@ def decode_registry_packet(packet: bytes) -> list[RegistryMessage]:
 
 
 def decode_notice(entry: bytes) -> Notice:
-    """The notice in a journal entry.
+    """The notice in a notice log entry.
 
     Raises
     ------
     ProtocolError
         It is not one.
     """
-    return _decode(_notice, entry, "journal entry")
+    return _decode(_notice, entry, "notice log entry")
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes, what: str) -> T:

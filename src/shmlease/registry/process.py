@@ -33,9 +33,9 @@ from shmlease.system.descriptors import descriptors_of
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.exhaustion import explained
 from shmlease.system.identity import own_identity
-from shmlease.system.journal import JournalReader
 from shmlease.system.launch import LOCK_FD, REPORT_FD
 from shmlease.system.ledger import Ledger
+from shmlease.system.notice_log import NoticeLogReader
 from shmlease.system.safe_open import FILE_MODE
 from shmlease.system.surroundings import settle_in
 from shmlease.system.work_log import WorkLog
@@ -50,36 +50,36 @@ class _FileStore(RegistryDirectory):
 
     def __init__(self, id: str, root: str) -> None:
         super().__init__(id, root)
-        self._journals: dict[int, JournalReader] = {}
+        self._notice_logs: dict[int, NoticeLogReader] = {}
 
-    def create_journal(self, client: int) -> None:
-        """Make the journal of a client and open it: a client that was admitted can be heard, however few descriptors are left.
+    def create_notice_log(self, client: int) -> None:
+        """Make the notice log of a client and open it: a client that was admitted can be heard, however few descriptors are left.
 
         Raises
         ------
         OSError
             /dev/shm has no room for it, or there is no descriptor for it.
         """
-        super().create_journal(client)
-        if client not in self._journals:  # else it did not hear its welcome, and has said hello once more
-            self._journals[client] = JournalReader(self.open_journal(client, writable=False))
+        super().create_notice_log(client)
+        if client not in self._notice_logs:  # else it did not hear its welcome, and has said hello once more
+            self._notice_logs[client] = NoticeLogReader(self.open_notice_log(client, writable=False))
 
-    def read_journal(self, client: int, applied: int) -> list[Notice]:
+    def read_notice_log(self, client: int, applied: int) -> list[Notice]:
         """What `client` wrote after notice number `applied` and was not read before."""
-        reader = self._journals.get(client)
+        reader = self._notice_logs.get(client)
         if reader is None:
             try:
-                reader = self._journals[client] = JournalReader(self.open_journal(client, writable=False))
+                reader = self._notice_logs[client] = NoticeLogReader(self.open_notice_log(client, writable=False))
             except (FileNotFoundError, PermissionDeniedError):  # or its client has put something else there: its own harm
                 return []
         return reader.read(applied)
 
-    def drop_journal(self, client: int) -> None:
-        """Remove the journal of a client that has ended."""
-        reader = self._journals.pop(client, None)
+    def drop_notice_log(self, client: int) -> None:
+        """Remove the notice log of a client that has ended."""
+        reader = self._notice_logs.pop(client, None)
         if reader is not None:
             reader.close()
-        super().drop_journal(client)
+        super().drop_notice_log(client)
 
 
 def serve(

@@ -53,7 +53,7 @@ _PASSING: Final = frozenset(
 # Descriptors kept for the registry's own work: two strangers who are yet to say hello, /proc, a segment that is taken back and
 # the one that is unlinked meanwhile, the ledger being written anew; and as many again.
 RESERVED_DESCRIPTORS: Final = 12
-DESCRIPTORS_OF_CLIENT: Final = 3  # connection, pidfd, journal
+DESCRIPTORS_OF_CLIENT: Final = 3  # connection, pidfd, notice log
 # Some replies carry a layout of up to 32 KiB: two such and the rest stay within one packet.
 _REPLIES_IN_PACKET: Final = 16
 
@@ -93,9 +93,9 @@ class Store(Protocol):
     def revoke_spare(self, number: int, generation: int) -> bool: ...
     def void_token(self, ticket: int) -> int | None: ...
     def drop_token(self, ticket: int, client: int) -> None: ...
-    def create_journal(self, client: int) -> None: ...
-    def read_journal(self, client: int, applied: int) -> list[m.Notice]: ...
-    def drop_journal(self, client: int) -> None: ...
+    def create_notice_log(self, client: int) -> None: ...
+    def read_notice_log(self, client: int, applied: int) -> list[m.Notice]: ...
+    def drop_notice_log(self, client: int) -> None: ...
     def entries(self) -> Iterator[tuple[str, int, int | None]]: ...
     def remove_entry(self, kind: str, number: int, client: int | None) -> None: ...
 
@@ -132,8 +132,9 @@ class Server:
         self._on_change = on_change
         self._settling = False
         self._promises = Promises(store.unreserved_bytes)
-        self._look_again_ns: dict[int, int] = {}  # clients that have rung lately, and when to look at their journals again
-        self._heard: defaultdict[int, deque[m.Notice]] = defaultdict(deque)  # read from journals, not applied yet
+        # clients that have rung lately, and when to look at their notice logs again
+        self._look_again_ns: dict[int, int] = {}
+        self._heard: defaultdict[int, deque[m.Notice]] = defaultdict(deque)  # read from notice logs, not applied yet
         self._applying: set[int] = set()
         self._gone: set[int] = set()  # clients that have ended, and may have left tokens that nobody was told of
 
@@ -164,7 +165,7 @@ class Server:
             if not self._log.has_room():
                 raise Refusal(m.RefusalCode.CAPACITY, "/dev/shm has no room for the lease table to grow")
             if message.resume:
-                self._read_journal(message.resume)
+                self._read_notice_log(message.resume)
             else:
                 self._require_descriptors()
             unit = hello_unit(identity)
@@ -172,7 +173,7 @@ class Server:
                 raise fault_refusal(self.table.rows, unit)
             client = self.table.hello(message, identity, now_ns)
             if not message.resume:
-                self._store.create_journal(client)
+                self._store.create_notice_log(client)
         except Refusal as refusal:
             return encode([m.Refused(seq, refusal.code, refusal.message, refusal.facts)])
         except ProtocolError as error:
@@ -180,13 +181,13 @@ class Server:
         except OSError as error:
             self.table.detached(client, now_ns)
             self.table.holder_died(client, now_ns)
-            return encode([m.Refused(seq, m.RefusalCode.CAPACITY, f"no room for a journal: {error.strerror}")])
+            return encode([m.Refused(seq, m.RefusalCode.CAPACITY, f"no room for a notice log: {error.strerror}")])
         return client
 
     def received(self, client: int, packet: bytes) -> None:
         """Apply one packet of an admitted client; one that breaks the protocol ends its connection.
 
-        What the client, or anybody else who has rung lately, wrote to its journal before comes first: a request is answered
+        What the client, or anybody else who has rung lately, wrote to its notice log before comes first: a request is answered
         by a registry that knows everything that was said before it was asked.
         """
         now_ns = self._clock.now_ns()
@@ -199,7 +200,7 @@ class Server:
             self._transport.drop(client)
             return
         self._look_again_ns[client] = now_ns + m.LOOK_AGAIN_NS
-        self._read_journal(client)
+        self._read_notice_log(client)
         for message in received:
             if isinstance(message, m.Ring):
                 continue
@@ -213,27 +214,27 @@ class Server:
                 return
             if self.table.would_refuse(message):  # what would change that may have been said, and rung for, just before
                 for other in self._transport.unread():
-                    self._read_journal(other)
+                    self._read_notice_log(other)
             self._apply(client, message, now_ns)
 
     def disconnected(self, client: int, reason: str = "") -> None:
         """The connection of `client` ended; what it wrote before counts, though its ring was lost with the connection."""
-        self._read_journal(client)
+        self._read_notice_log(client)
         if self._may_begin(detach_unit(client)):
             self.table.detached(client, self._clock.now_ns(), reason)
 
     def died(self, client: int) -> None:
         """The process of `client` is proved dead; what it said before counts."""
-        self._read_journal(client)
+        self._read_notice_log(client)
         if self._may_begin(end_unit(client)):
             self.table.holder_died(client, self._clock.now_ns())
 
     def tick(self) -> None:
-        """Do what has come due, and read the journals of those who cannot be heard."""
+        """Do what has come due, and read the notice logs of those who cannot be heard."""
         now_ns = self._clock.now_ns()
         for client in [client for client, look_ns in self._look_again_ns.items() if look_ns <= now_ns]:
             del self._look_again_ns[client]
-            self._read_journal(client)
+            self._read_notice_log(client)
         self.table.tick(now_ns, lambda kind, key: self._may_begin(timer_unit(kind, key)))
 
     def next_deadline_ns(self) -> int | None:
@@ -245,11 +246,11 @@ class Server:
         return min(deadlines, default=None)
 
     def recover(self, dead: Iterable[int]) -> None:
-        """After a takeover: catch up with the journals, reclaim from the dead, and remove what no row speaks of."""
+        """After a takeover: catch up with the notice logs, reclaim from the dead, and remove what no row speaks of."""
         table, now_ns = self.table, self._clock.now_ns()
         for client in list(table.rows.clients.values()):
             if client.state is not ClientState.ENDED:
-                self._read_journal(client.id)
+                self._read_notice_log(client.id)
                 # it may go on writing without ringing until it finds that its registry has died
                 self._look_again_ns[client.id] = now_ns + m.LOOK_AGAIN_NS
         for client_id in dead:
@@ -275,7 +276,7 @@ class Server:
     def settle(self) -> None:
         """Carry out everything that was decided, in the order that a crash at any point survives."""
         if self._settling:
-            return  # called for what a journal says that is read meanwhile: the call that is at it goes on to that
+            return  # called for what a notice log says that is read meanwhile: the call that is at it goes on to that
         self._settling = True
         try:
             self._carry_out()
@@ -287,7 +288,7 @@ class Server:
         table = self.table
         while True:
             if table.wants_to_grant_ahead():
-                if not self._applying:  # else a journal is being read: to read others now would disturb their order
+                if not self._applying:  # else a notice log is being read: to read others now would disturb their order
                     self._hear_all()  # what others have released can be granted ahead in place of something fresh
                 table.grant_ahead(self._clock.now_ns(), allowed=self._log.has_room())
             told: list[Effect] = []
@@ -335,7 +336,7 @@ class Server:
         in_use, limit = self._transport.descriptors()
         clients = self.table.rows.clients.values()
         missed = sum(client.state is ClientState.DETACHED for client in clients)  # each takes one when it comes back
-        if in_use + missed + 1 > limit - RESERVED_DESCRIPTORS:  # one for the journal: the rest is open already
+        if in_use + missed + 1 > limit - RESERVED_DESCRIPTORS:  # one for the notice log: the rest is open already
             raise descriptors_refusal(self.table.rows, in_use, limit, RESERVED_DESCRIPTORS)
 
     # --- the parts -----------------------------------------------------------------------------------------------
@@ -364,11 +365,11 @@ class Server:
         table.apply(client, message, now_ns)
 
     def _hear_all(self) -> None:
-        """Read the journals of all who may have written without ringing."""
+        """Read the notice logs of all who may have written without ringing."""
         for client in list(self._look_again_ns):
-            self._read_journal(client)
+            self._read_notice_log(client)
 
-    def _read_journal(self, client: int) -> None:
+    def _read_notice_log(self, client: int) -> None:
         """Apply what `client` has written, and of others what that depends on."""
         self._go_on_with(client)
         while waiting := [other for other, heard in self._heard.items() if heard]:
@@ -389,7 +390,7 @@ class Server:
             return
         self._applying.add(client)
         heard = self._heard[client]
-        heard.extend(self._store.read_journal(client, table.rows.applied.get(client, 0)))
+        heard.extend(self._store.read_notice_log(client, table.rows.applied.get(client, 0)))
         while heard and not table.is_ended(client):
             notice = heard[0]
             if isinstance(notice, m.Redeemed) and not table.knows_ticket(notice.ticket):
@@ -420,7 +421,7 @@ class Server:
 
     def _end_claim(self, ticket: int, redeemer: int) -> None:
         """Who has claimed `ticket` has ended, and did not say that it redeemed it."""
-        self._read_journal(client_of(ticket))  # that of its making may not have been read yet
+        self._read_notice_log(client_of(ticket))  # that of its making may not have been read yet
         if self.table.knows_ticket(ticket):
             self.table.redeemer_ended(ticket, redeemer, self._clock.now_ns())
         else:
@@ -519,7 +520,7 @@ class Server:
         self._look_again_ns.pop(effect.client, None)
         self._heard.pop(effect.client, None)
         self._transport.drop(effect.client)
-        self._store.drop_journal(effect.client)
+        self._store.drop_notice_log(effect.client)
 
     def _stop(self, effect: Stop) -> None:
         del effect

@@ -8,7 +8,7 @@
 ``socket``     where it listens
 ``s<n>``       segment n
 ``t<ticket>``  the token of a ticket: renaming it to ``t<ticket>.<client>`` redeems the ticket, and only one can
-``j<client>``  the journal of a client
+``j<client>``  the notice log of a client
 ``work``       what the registry has in hand: see `shmlease.system.work_log`
 ``log``        the registry's log, and ``crash`` what ends it: see `shmlease.registry.log`
 =============  ====================================================================================================
@@ -36,8 +36,8 @@ from shmlease.core.model import Snapshot
 from shmlease.core.os_names import os_names_of
 from shmlease.errors import PermissionDeniedError
 from shmlease.system import registry_lock
-from shmlease.system.journal import JOURNAL_BYTES
 from shmlease.system.ledger import FOREIGN_LEDGER_LIMIT_BYTES, LEDGER_LIMIT_BYTES, read_ledger
+from shmlease.system.notice_log import NOTICE_LOG_BYTES
 from shmlease.system.owned_descriptor import OwnedDescriptor
 from shmlease.system.safe_open import (
     DIRECTORY_MODE,
@@ -462,14 +462,14 @@ class RegistryDirectory:
         """Remove the token that `client` redeemed."""
         self._remove_if_there(f"t{ticket}.{client}")
 
-    # --- journals ------------------------------------------------------------------------------------------------
+    # --- notice logs ------------------------------------------------------------------------------------------------
 
-    def journal_path(self, client: int) -> str:
-        """Where the journal of `client` lies."""
+    def notice_log_path(self, client: int) -> str:
+        """Where the notice log of `client` lies."""
         return f"{self.path}/j{client}"
 
-    def open_journal(self, client: int, *, writable: bool) -> int:
-        """A descriptor of a client's journal.
+    def open_notice_log(self, client: int, *, writable: bool) -> int:
+        """A descriptor of a client's notice log.
 
         Raises
         ------
@@ -480,8 +480,8 @@ class RegistryDirectory:
         """
         return self._open(f"j{client}", writable=writable)
 
-    def create_journal(self, client: int) -> None:
-        """Make the journal of a client, its pages reserved.
+    def create_notice_log(self, client: int) -> None:
+        """Make the notice log of a client, its pages reserved.
 
         Raises
         ------
@@ -491,15 +491,15 @@ class RegistryDirectory:
         with self.entered() as directory:
             fd = self._create_or_open(f"j{client}", directory)
             try:
-                os.posix_fallocate(fd, 0, JOURNAL_BYTES)
+                os.posix_fallocate(fd, 0, NOTICE_LOG_BYTES)
             except OSError:
                 _unlink(f"j{client}", directory)
                 raise
             finally:
                 os.close(fd)
 
-    def drop_journal(self, client: int) -> None:
-        """Remove the journal of a client."""
+    def drop_notice_log(self, client: int) -> None:
+        """Remove the notice log of a client."""
         self._remove_if_there(f"j{client}")
 
     # --- the whole -----------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ SHM_ROOT: Final = "/dev/shm"
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 # statfs(2). Files of other kinds lie on a disk: slow, and there after the next boot.
 _SHARED_MEMORY: Final = {0x01021994: "tmpfs", 0x858458F6: "ramfs"}
-# A ledger and a first journal, with something to go on with.
+# A ledger and a first notice log, with something to go on with.
 _ROOM_TO_BEGIN_BYTES: Final = 256 * 1024
 _STATFS_BYTES: Final = 256  # struct statfs has 120
 _libc: Final = ctypes.CDLL(None, use_errno=True)

@@ -106,8 +106,8 @@ def _files(model: Model, snapshot: Snapshot, registry: str) -> Iterator[str]:
 
     segments = {f"s{segment.number}": segment for segment in snapshot.segments.values() if segment.state not in _UNDER_WAY}
     tickets = {f"t{ticket}" for ticket in snapshot.tickets}
-    journals = {f"j{client.id}" for client in snapshot.clients.values() if client.state is not ClientState.ENDED}
-    expected = {*segments, *tickets, *journals, "lock", "ledger", "socket", "work", "crash"}
+    notice_logs = {f"j{client.id}" for client in snapshot.clients.values() if client.state is not ClientState.ENDED}
+    expected = {*segments, *tickets, *notice_logs, "lock", "ledger", "socket", "work", "crash"}
     unknown = entries.keys() - expected - {"log"}  # which is there when there was something to say
     yield from (f"{directory}/{name} is in no row of the lease table" for name in sorted(unknown))
     yield from (f"{directory}/{name} is missing" for name in sorted(expected - entries.keys()))

@@ -12,9 +12,9 @@ from shmlease.core.messages import Notice
 from shmlease.core.sizes import PAGE_BYTES
 from shmlease.system.mapping import Mapping
 
-__all__ = ["MemoryJournal", "MemoryStore"]
+__all__ = ["MemoryNoticeLog", "MemoryStore"]
 
-# A client that writes more notices than this unread waits until they are read, as one whose journal is full.
+# A client that writes more notices than this unread waits until they are read, as one whose notice log is full.
 _MOST_NOTICES: Final = 256
 
 
@@ -56,7 +56,7 @@ class MemoryClaim:
         self._claims.discard(self)
 
 
-class MemoryJournal:
+class MemoryNoticeLog:
     """A client's notices that the registry has not read."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class MemoryJournal:
 
 
 class MemoryStore:
-    """Segments, tokens and journals of one registry; each method is atomic, as the system call is that it stands for."""
+    """Segments, tokens and notice logs of one registry; each method is atomic, as the system call is that it stands for."""
 
     def __init__(self, capacity_bytes: int) -> None:
         self._capacity_bytes = capacity_bytes
@@ -85,7 +85,7 @@ class MemoryStore:
         self._segments: dict[int, _Memory] = {}
         self._claims: set[MemoryClaim] = set()
         self._tokens: dict[int, int | None] = {}  # ticket -> who redeemed it
-        self._journals: dict[int, MemoryJournal] = {}
+        self._notice_logs: dict[int, MemoryNoticeLog] = {}
 
     # --- segments ------------------------------------------------------------------------------------------------
 
@@ -199,28 +199,28 @@ class MemoryStore:
             if self._tokens.get(ticket) == client:
                 del self._tokens[ticket]
 
-    # --- journals ------------------------------------------------------------------------------------------------
+    # --- notice logs ------------------------------------------------------------------------------------------------
 
-    def create_journal(self, client: int) -> None:
-        """Make the journal of a client."""
-        self._journals.setdefault(client, MemoryJournal())
+    def create_notice_log(self, client: int) -> None:
+        """Make the notice log of a client."""
+        self._notice_logs.setdefault(client, MemoryNoticeLog())
 
-    def open_journal(self, client: int) -> MemoryJournal:
-        """The journal of a client, to be written."""
-        return self._journals[client]
+    def open_notice_log(self, client: int) -> MemoryNoticeLog:
+        """The notice log of a client, to be written."""
+        return self._notice_logs[client]
 
-    def read_journal(self, client: int, applied: int) -> list[Notice]:
+    def read_notice_log(self, client: int, applied: int) -> list[Notice]:
         """What `client` wrote after notice number `applied` and was not read before."""
-        journal = self._journals.get(client)
-        if journal is None:
+        notice_log = self._notice_logs.get(client)
+        if notice_log is None:
             return []
-        count = len(journal.unread)
-        notices, journal.unread[:count] = journal.unread[:count], []
+        count = len(notice_log.unread)
+        notices, notice_log.unread[:count] = notice_log.unread[:count], []
         return [notice for notice in notices if notice.seq > applied]
 
-    def drop_journal(self, client: int) -> None:
-        """Remove the journal of a client."""
-        self._journals.pop(client, None)
+    def drop_notice_log(self, client: int) -> None:
+        """Remove the notice log of a client."""
+        self._notice_logs.pop(client, None)
 
     # --- the whole -----------------------------------------------------------------------------------------------
 
@@ -229,7 +229,7 @@ class MemoryStore:
         with self._lock:
             yield from [("s", number, None) for number in self._segments]
             yield from [("t", ticket, redeemer) for ticket, redeemer in self._tokens.items()]
-            yield from [("j", client, None) for client in self._journals]
+            yield from [("j", client, None) for client in self._notice_logs]
 
     def remove_entry(self, kind: str, number: int, client: int | None) -> None:
         """Remove one entry that `entries` named."""
@@ -237,7 +237,7 @@ class MemoryStore:
             if kind == "s":
                 self._segments.pop(number, None)
             elif kind == "j":
-                self._journals.pop(number, None)
+                self._notice_logs.pop(number, None)
             elif number in self._tokens and self._tokens[number] == client:
                 del self._tokens[number]
 

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from typing import Final
 
-from shmlease.client.endpoint import Connection, NoticeLog, Spawn
+from shmlease.client.endpoint import Connection, NoticeWriter, Spawn
 from shmlease.core.model import RegistryRow
 from shmlease.core.settings import Settings
 from shmlease.core.table import Table
@@ -261,9 +261,9 @@ class MemoryEndpoint:
     def limits(self) -> None:
         """None: no other process could start it."""
 
-    def open_journal(self, client: int) -> NoticeLog:
-        """The journal of `client`."""
-        return self.host.directory.open_journal(client)
+    def open_notice_log(self, client: int) -> NoticeWriter:
+        """The notice log of `client`."""
+        return self.host.directory.open_notice_log(client)
 
     def map(self, segment: int, size_bytes: int, *, writable: bool, reserve: bool) -> Mapping:
         """The memory of a segment."""

@@ -197,7 +197,7 @@ class RegistryMachine(RuleBasedStateMachine):
     max_bytes : int
         Of one array.
     agree_within_s : float
-        How long the lease table may take to agree: deaths are noticed at once, journals are read every 10 ms, but machines
+        How long the lease table may take to agree: deaths are noticed at once, notice logs are read every 10 ms, but machines
         are loaded.
     steps : int
         How often everything was compared so far.

@@ -1,4 +1,4 @@
-"""A link against a scripted registry on a clock that moves when somebody waits: hang-ups, silence, full journals, threads."""
+"""A link against a scripted registry on a clock that moves when somebody waits: hang-ups, silence, full notice logs, threads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FakeClock:
         self.ns += int(seconds * S)
 
 
-class FakeJournal:
+class FakeNoticeLog:
     """Keeps the notices; has room for `room` between two restarts."""
 
     def __init__(self, room: int) -> None:
@@ -105,9 +105,9 @@ class FakeRegistry:
     id = "fake"
     spawn = None
 
-    def __init__(self, journal_room: int = 1000) -> None:
+    def __init__(self, notice_log_room: int = 1000) -> None:
         self.clock = FakeClock()
-        self.journal = FakeJournal(journal_room)
+        self.notice_log = FakeNoticeLog(notice_log_room)
         self.connections: list[FakeConnection] = []
         self.heard: list[Any] = []
         self.alive = True
@@ -153,8 +153,8 @@ class FakeRegistry:
             self.successors += 1
             self.alive = True
 
-    def open_journal(self, client: int) -> FakeJournal:
-        return self.journal
+    def open_notice_log(self, client: int) -> FakeNoticeLog:
+        return self.notice_log
 
     def map(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError
@@ -223,7 +223,7 @@ def test_notice_is_written_then_rung_for_and_the_next_one_is_not_rung_for(link: 
     assert [type(message) for message in registry.heard] == [m.Hello, m.Ring]
     link.send(release(2))
     assert len(registry.heard_of(m.Ring)) == 1
-    assert [notice.lease for notice in registry.journal.notices] == [1, 2]  # type: ignore[union-attr]
+    assert [notice.lease for notice in registry.notice_log.notices] == [1, 2]  # type: ignore[union-attr]
 
 
 def test_notice_after_a_quiet_time_is_rung_for_again(link: Link, registry: FakeRegistry) -> None:
@@ -249,23 +249,23 @@ def test_numbers_only_go_up(link: Link, registry: FakeRegistry) -> None:
         ping(link)
     seqs = [message.seq for message in registry.heard]
     assert seqs == sorted(set(seqs))
-    said = [notice.seq for notice in registry.journal.notices]
+    said = [notice.seq for notice in registry.notice_log.notices]
     assert not set(said) & set(seqs)
     assert said == sorted(said)
 
 
-def test_full_journal_is_confirmed_and_begun_again() -> None:
-    registry = FakeRegistry(journal_room=5)
+def test_full_notice_log_is_confirmed_and_begun_again() -> None:
+    registry = FakeRegistry(notice_log_room=5)
     link = Link(registry)  # type: ignore[arg-type]
     for number in range(23):
         link.send(release(number))
-    assert [notice.lease for notice in registry.journal.notices] == list(range(23))  # type: ignore[union-attr]
+    assert [notice.lease for notice in registry.notice_log.notices] == list(range(23))  # type: ignore[union-attr]
     assert len(registry.heard_of(m.Ping)) == 4
 
 
-def test_finalizers_of_two_threads_say_each_thing_once_though_the_journal_is_full() -> None:
+def test_finalizers_of_two_threads_say_each_thing_once_though_the_notice_log_is_full() -> None:
     """Who waits for room lets the lock go; the other must neither say the same thing again nor take its place."""
-    registry = FakeRegistry(journal_room=1)
+    registry = FakeRegistry(notice_log_room=1)
     registry.others_act = True
     link = Link(registry)  # type: ignore[arg-type]
     link.send(release(1))
@@ -274,16 +274,16 @@ def test_finalizers_of_two_threads_say_each_thing_once_though_the_journal_is_ful
     waiting = threading.Thread(target=queue, args=(link, release(2)))
     waiting.start()
     until(lambda: asked)
-    registry.journal.left = 2  # room for what the other says, were it to say anything
+    registry.notice_log.left = 2  # room for what the other says, were it to say anything
     queue(link, release(3))
     registry.answers[m.Ping] = lambda connection, ping: connection.push(m.Done(ping.seq))
     connection, ping = asked[0]
     connection.push(m.Done(ping.seq))
     waiting.join(10)
-    assert [notice.lease for notice in registry.journal.notices] == [1, 2, 3]  # type: ignore[union-attr]
+    assert [notice.lease for notice in registry.notice_log.notices] == [1, 2, 3]  # type: ignore[union-attr]
 
 
-def test_journal_is_not_begun_again_before_all_of_it_was_read(link: Link, registry: FakeRegistry) -> None:
+def test_notice_log_is_not_begun_again_before_all_of_it_was_read(link: Link, registry: FakeRegistry) -> None:
     """A reply confirms what was written before its request was sent, not what was written since."""
     registry.others_act = True
     late: list[Any] = []
@@ -292,12 +292,12 @@ def test_journal_is_not_begun_again_before_all_of_it_was_read(link: Link, regist
     thread = threading.Thread(target=lambda: link.request(m.Done, m.Statistics))
     thread.start()
     until(lambda: late)
-    restarts = registry.journal.restarts
+    restarts = registry.notice_log.restarts
     link.send(release(2))
     connection, asked = late[0]
     connection.push(m.Done(asked.seq))
     thread.join(10)
-    assert registry.journal.restarts == restarts
+    assert registry.notice_log.restarts == restarts
 
 
 def test_refusal_is_raised_as_its_exception(link: Link, registry: FakeRegistry) -> None:
@@ -338,7 +338,7 @@ def test_notice_whose_ringing_fails_is_not_written_twice(link: Link, registry: F
     ping(link)
     registry.die()
     link.send(release(1), urgent=True)
-    assert len(registry.journal.notices) == 1
+    assert len(registry.notice_log.notices) == 1
     assert registry.successors == 1
 
 
@@ -427,7 +427,7 @@ def test_who_is_interrupted_while_it_waits_for_a_lease_waits_no_more(link: Link,
     ping(link)
     link.send(release(1))
     assert registry.heard_of(m.Lease)[1].timeout_ns == 0
-    assert asked.lease in [notice.lease for notice in registry.journal.notices]  # type: ignore[union-attr]
+    assert asked.lease in [notice.lease for notice in registry.notice_log.notices]  # type: ignore[union-attr]
 
 
 def abandon_a_lease(link: Link, registry: FakeRegistry) -> None:
@@ -447,18 +447,18 @@ def test_lease_granted_to_nobody_is_released_while_another_waits(link: Link, reg
     (asked,) = registry.heard_of(m.Lease)
 
     def grant_what_was_asked_before(connection: FakeConnection, trim: m.Trim) -> None:
-        append = registry.journal.append
+        append = registry.notice_log.append
 
         def appended(notice: m.Notice) -> bool:
             connection.push(m.Done(trim.seq))
             return append(notice)
 
-        registry.journal.append = appended  # type: ignore[method-assign]
+        registry.notice_log.append = appended  # type: ignore[method-assign]
         connection.push(m.Granted(asked.seq, asked.lease, 5, 1, 4096, True))
 
     registry.answers[m.Trim] = grant_what_was_asked_before
     link.request(m.Done, m.Trim)
-    assert [notice.lease for notice in registry.journal.notices] == [asked.lease]  # type: ignore[union-attr]
+    assert [notice.lease for notice in registry.notice_log.notices] == [asked.lease]  # type: ignore[union-attr]
 
 
 def test_after_a_takeover_what_was_asked_first_is_asked_again_first(link: Link, registry: FakeRegistry) -> None:
@@ -501,12 +501,12 @@ def test_collector_may_speak_while_the_lock_is_held(link: Link, registry: FakeRe
 
     def collect(connection: FakeConnection, trim: m.Trim) -> None:
         queue(link, release(77))
-        assert not registry.journal.notices
+        assert not registry.notice_log.notices
         connection.push(m.Done(trim.seq))
 
     registry.answers[m.Trim] = collect
     link.request(m.Done, m.Trim)
-    assert [notice.lease for notice in registry.journal.notices] == [77]  # type: ignore[union-attr]
+    assert [notice.lease for notice in registry.notice_log.notices] == [77]  # type: ignore[union-attr]
 
 
 def test_collector_speaks_to_an_ended_registry_without_harm(link: Link, registry: FakeRegistry) -> None:
@@ -514,7 +514,7 @@ def test_collector_speaks_to_an_ended_registry_without_harm(link: Link, registry
     with pytest.raises(RegistryUnavailableError):
         link.connect()
     queue(link, release(1))
-    assert not registry.journal.notices
+    assert not registry.notice_log.notices
 
 
 def test_spare_that_fits_is_taken_and_its_lock_is_let_go_when_its_claim_was_read(
@@ -583,7 +583,7 @@ def test_link_that_leaves_says_goodbye_once(link: Link, registry: FakeRegistry) 
     ping(link)
     link.close()
     link.close()
-    assert [type(notice) for notice in registry.journal.notices] == [m.Bye]
+    assert [type(notice) for notice in registry.notice_log.notices] == [m.Bye]
     assert registry.connections[0].closed
     with pytest.raises(RegistryUnavailableError, match="has left it"):
         ping(link)

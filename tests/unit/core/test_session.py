@@ -133,7 +133,7 @@ def test_notice_that_was_written_just_before_an_interrupt_is_not_written_twice()
     session.outbox.extend([session.release_of(1), session.release_of(2)])
     first = session.next_notice(0)
     assert first is not None
-    following = session.next_notice(first.seq)  # the journal has it, and `written` was not called
+    following = session.next_notice(first.seq)  # the notice log has it, and `written` was not called
     assert following is not None
     assert following.lease == 2  # type: ignore[union-attr]
 

@@ -64,7 +64,7 @@ def test_messages_survive_the_wire_in_order() -> None:
 
 @pytest.mark.parametrize("notice", NOTICES, ids=lambda notice: type(notice).__name__)
 def test_notice_is_not_accepted_on_the_socket(notice: Any) -> None:
-    """Notices go through the journal: one that came both ways could be applied out of order."""
+    """Notices go through the notice log: one that came both ways could be applied out of order."""
     with pytest.raises(ProtocolError):
         decode_client_packet(msgspec.msgpack.encode([notice]))
 

@@ -25,8 +25,8 @@ from shmlease.testing.memory_transport import FakeClock
 __all__ = ["PAGE", "SECRET", "S", "Stage"]
 
 CHANGES = {
-    "create_segment", "retire_segment", "link_alias", "revoke_spare", "void_token", "drop_token", "create_journal",
-    "drop_journal", "remove_entry", "commit", "compact", "send", "drop", "stop",
+    "create_segment", "retire_segment", "link_alias", "revoke_spare", "void_token", "drop_token", "create_notice_log",
+    "drop_notice_log", "remove_entry", "commit", "compact", "send", "drop", "stop",
 }  # fmt: skip
 
 
@@ -201,9 +201,9 @@ class Stage:
         return granted
 
     def write(self, client: int, kind: type, *fields: Any) -> int:
-        """`client` writes a notice to its journal and does not ring: its number."""
+        """`client` writes a notice to its notice log and does not ring: its number."""
         notice = kind(self._next(), *fields)
-        assert self.files.open_journal(client).append(notice)
+        assert self.files.open_notice_log(client).append(notice)
         return notice.seq
 
     def mint(self, client: int, lease: int, ttl_s: float = 60.0) -> int:

@@ -388,7 +388,7 @@ def test_loop_ends_with_the_process_that_it_works_for(idle: Served) -> None:
         owner.kill()
         owner.wait()
         assert isinstance(client.lease(2, "a"), m.Granted), "it serves whoever is left"
-    idle.files.open_journal(client.client).append(m.Bye(3))
+    idle.files.open_notice_log(client.client).append(m.Bye(3))
     client.say(m.Ring(4))
     idle.thread.join(10)
     assert not idle.thread.is_alive()
@@ -412,7 +412,7 @@ def test_clients_that_come_and_go_leave_no_descriptor_open(served: Served) -> No
         caller.hello(secret=bytes([number]) * 16)
         again = served.call()
         again.hello(resume=caller.client, secret=bytes([number]) * 16)
-        served.files.open_journal(again.client).append(m.Bye(2))
+        served.files.open_notice_log(again.client).append(m.Bye(2))
         again.say(m.Ring(3))
         assert again.hear() == []
         served.call().socket.close()
@@ -497,7 +497,7 @@ def test_ring_that_lies_in_its_socket_is_found_before_a_request_is_refused(serve
     until(lambda: not served.server._look_again_ns, what="nobody having rung lately")
     with served.held_up():
         reader.say(m.Attach(3, reader.client << NUMBER_BITS | 3, "a", "", 0, 0))
-        served.files.open_journal(writer.client).append(m.Publish(3, lease, 0, 0))
+        served.files.open_notice_log(writer.client).append(m.Publish(3, lease, 0, 0))
         writer.say(m.Ring(4))
     assert isinstance(reader.hear()[0], m.Attached)
 

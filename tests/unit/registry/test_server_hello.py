@@ -16,7 +16,7 @@ from shmlease.core.model import ClientState, EventKind
 from shmlease.core.wire import encode
 
 
-def test_process_is_welcomed_and_has_a_journal(stage: Stage) -> None:
+def test_process_is_welcomed_and_has_a_notice_log(stage: Stage) -> None:
     client = stage.hello()
     (welcome,) = stage.heard(client)
     assert (welcome.client, welcome.applied, welcome.registry, welcome.epoch) == (client, 0, "r1", 1)
@@ -53,7 +53,7 @@ def test_client_goes_on_with_what_it_had(stage: Stage) -> None:
     lease = stage.share(client, "a").lease
     applied = stage.rows.applied[client]
     stage.server.disconnected(client)
-    assert stage.deeds(lambda: stage.resume(client)) == ["commit", "send"], "it has a journal"
+    assert stage.deeds(lambda: stage.resume(client)) == ["commit", "send"], "it has a notice log"
     assert stage.rows.clients[client].state is ClientState.CONNECTED
     assert stage.heard(client)[-1].applied == applied
     assert [held for held in stage.rows.leases if held == lease] == [lease]
@@ -90,8 +90,8 @@ def test_dead_client_does_not_come_back(stage: Stage) -> None:
     assert stage.resume(client).code is RefusalCode.RESUME
 
 
-def test_client_without_room_for_a_journal_is_no_client(stage: Stage) -> None:
-    stage.store.failures["create_journal"] = [OSError(errno.ENOSPC, "No space left on device")]
+def test_client_without_room_for_a_notice_log_is_no_client(stage: Stage) -> None:
+    stage.store.failures["create_notice_log"] = [OSError(errno.ENOSPC, "No space left on device")]
     refused = stage.knock(encode([m.Hello(5, m.PROTOCOL, SECRET, 0)]))
     assert (refused.seq, refused.code) == (5, RefusalCode.CAPACITY)
     assert "No space left" in refused.message

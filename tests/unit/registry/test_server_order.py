@@ -27,7 +27,7 @@ def test_grant_is_made_then_committed_then_told(stage: Stage) -> None:
 
 
 def test_client_is_committed_before_it_is_welcomed(stage: Stage) -> None:
-    assert stage.deeds(stage.hello) == ["create_journal", "commit", "send"]
+    assert stage.deeds(stage.hello) == ["create_notice_log", "commit", "send"]
 
 
 def test_file_goes_after_it_is_committed_that_it_goes(stage: Stage) -> None:
@@ -61,10 +61,10 @@ def test_token_goes_after_it_is_committed_that_it_was_redeemed(stage: Stage) -> 
     assert stage.deeds(lambda: stage.ask(client, m.Ping)) == ["commit", "drop_token", "send"]
 
 
-def test_journal_of_one_who_leaves_goes_after_its_leaving_is_committed(stage: Stage) -> None:
+def test_notice_log_of_one_who_leaves_goes_after_its_leaving_is_committed(stage: Stage) -> None:
     client = stage.hello()
     stage.write(client, m.Bye)
-    assert stage.deeds(lambda: stage.receive(client, encode([m.Ring(1)]))) == ["commit", "drop", "drop_journal"]
+    assert stage.deeds(lambda: stage.receive(client, encode([m.Ring(1)]))) == ["commit", "drop", "drop_notice_log"]
 
 
 def test_end_is_committed_and_told_before_the_loop_is_stopped() -> None:

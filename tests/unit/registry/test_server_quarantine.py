@@ -102,7 +102,7 @@ def test_notice_that_two_registries_died_of_is_passed_over(stage: Stage, dies_of
     def found(stage: Stage) -> None:
         """What the client has written is read, as by each registry that comes."""
         for notice in (m.Linger(900, held), m.Release(901, held)):
-            stage.files.open_journal(client).append(notice)
+            stage.files.open_notice_log(client).append(notice)
         stage.server.recover([])
 
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""A successor begins: journals first, then the dead, then whatever no row speaks of."""
+"""A successor begins: notice logs first, then the dead, then whatever no row speaks of."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_what_no_row_speaks_of_is_removed_and_the_rest_stays(stage: Stage) -> No
     stage.ask(client, m.Ping)
     expected = stage.entries()
     stage.files.create_segment(99, 4096)
-    stage.files.create_journal(77)
+    stage.files.create_notice_log(77)
     stage.files.mint_token(77 << NUMBER_BITS | 1)
     successor = stage.succeed()
     assert successor.entries() == expected
@@ -84,7 +84,7 @@ def test_token_stays_whose_making_may_yet_be_told(stage: Stage, redeemed: bool) 
         stage.files.claim_token(ticket, receiver)
     successor = stage.succeed()
     assert ("t", ticket, receiver if redeemed else None) in successor.entries()
-    successor.files.open_journal(sender).append(m.Mint(5000, lease, ticket, successor.clock.now_ns() + 10**12, ""))
+    successor.files.open_notice_log(sender).append(m.Mint(5000, lease, ticket, successor.clock.now_ns() + 10**12, ""))
     successor.pass_time(m.LOOK_AGAIN_NS / 1e9)
     assert ticket in successor.rows.tickets
 

@@ -45,7 +45,7 @@ def test_directory_and_all_in_it_are_this_users_alone(directory: RegistryDirecto
         fd = directory.lock()
         assert fd is not None
         directory.create_segment(1, PAGE)
-        directory.create_journal(2)
+        directory.create_notice_log(2)
         directory.mint_token(3)
         other = RegistryDirectory("other", directory.root)
         other.create()
@@ -277,7 +277,7 @@ def test_of_many_that_redeem_exactly_one_succeeds(directory: RegistryDirectory) 
 
 def test_entries_are_what_the_registry_made_and_nothing_else(directory: RegistryDirectory) -> None:
     directory.create_segment(12, PAGE)
-    directory.create_journal(3)
+    directory.create_notice_log(3)
     directory.mint_token(77)
     directory.mint_token(78)
     directory.claim_token(78, 4)
@@ -292,7 +292,7 @@ def test_entries_are_what_the_registry_made_and_nothing_else(directory: Registry
 def test_removal_leaves_nothing_and_may_be_finished_by_another(directory: RegistryDirectory) -> None:
     directory.create_segment(1, PAGE)
     directory.link_alias(1, OS_NAME)
-    directory.create_journal(3)
+    directory.create_notice_log(3)
     directory.mint_token(77)
     fd = directory.lock()
     Path(directory.ledger_path).touch()
@@ -312,7 +312,7 @@ def test_removal_cut_short_anywhere_is_finished_by_the_next(
     directory.create_segment(1, PAGE)
     directory.link_alias(1, OS_NAME)
     directory.create_segment(2, PAGE)
-    directory.create_journal(3)
+    directory.create_notice_log(3)
     directory.mint_token(77)
     Path(directory.ledger_path).touch()
     directory.unlock(directory.lock() or 0)
@@ -361,21 +361,21 @@ def test_own_directories_are_found_and_only_those(tmp_path: Path) -> None:
     assert sorted(found.id for found in registry_directories(str(tmp_path))) == ["a1", "zz9"]
 
 
-def test_journal_has_its_pages_before_anybody_writes(directory: RegistryDirectory) -> None:
-    directory.create_journal(3)
-    status = os.stat(directory.journal_path(3))
+def test_notice_log_has_its_pages_before_anybody_writes(directory: RegistryDirectory) -> None:
+    directory.create_notice_log(3)
+    status = os.stat(directory.notice_log_path(3))
     assert status.st_blocks * 512 >= status.st_size > 0
-    directory.drop_journal(3)
-    directory.drop_journal(3)
+    directory.drop_notice_log(3)
+    directory.drop_notice_log(3)
 
 
-def test_journal_that_has_no_room_leaves_no_file(directory: RegistryDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notice_log_that_has_no_room_leaves_no_file(directory: RegistryDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(fd: int, offset: int, length: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space left"):
-        directory.create_journal(3)
+        directory.create_notice_log(3)
     assert os.listdir(directory.path) == []
 
 
@@ -393,9 +393,9 @@ OPERATIONS: dict[str, Callable[[RegistryDirectory], object]] = {
     "mint_token": lambda directory: directory.mint_token(78),
     "claim_token": lambda directory: directory.claim_token(77, 3),
     "void_token": lambda directory: directory.void_token(77),
-    "create_journal": lambda directory: directory.create_journal(4),
-    "open_journal": lambda directory: directory.open_journal(3, writable=True),
-    "drop_journal": lambda directory: directory.drop_journal(3),
+    "create_notice_log": lambda directory: directory.create_notice_log(4),
+    "open_notice_log": lambda directory: directory.open_notice_log(3, writable=True),
+    "drop_notice_log": lambda directory: directory.drop_notice_log(3),
     "remove_entry": lambda directory: directory.remove_entry("s", 1, None),
     "remove": RegistryDirectory.remove,
 }
@@ -405,7 +405,7 @@ def filled(directory: RegistryDirectory) -> RegistryDirectory:
     directory.create()
     directory.create_segment(1, PAGE)
     directory.mint_token(77)
-    directory.create_journal(3)
+    directory.create_notice_log(3)
     Path(directory.ledger_path).touch()
     return directory
 

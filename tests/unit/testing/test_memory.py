@@ -59,7 +59,7 @@ def test_peer_does_with_lingering_views_what_the_registry_does() -> None:
         del view
 
 
-def test_more_is_released_than_the_journal_holds(registry: MemoryRegistry) -> None:
+def test_more_is_released_than_the_notice_log_holds(registry: MemoryRegistry) -> None:
     for lease in [registry.share(np.arange(3), f"n{number}") for number in range(250)]:
         ticket = lease.ticket()
         lease.release()

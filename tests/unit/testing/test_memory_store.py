@@ -177,7 +177,7 @@ def test_token_is_dropped_by_who_claimed_it(directory: Any) -> None:
 
 def test_every_kind_of_entry_is_named_and_removed_as_it_is_named(directory: Any) -> None:
     directory.create_segment(1, PAGE)
-    directory.create_journal(2)
+    directory.create_notice_log(2)
     directory.mint_token(3)
     directory.mint_token(4)
     directory.claim_token(4, 2)
@@ -192,8 +192,8 @@ def test_every_kind_of_entry_is_named_and_removed_as_it_is_named(directory: Any)
     assert set(directory.entries()) == set()
 
 
-def test_journal_is_dropped(directory: Any) -> None:
-    directory.create_journal(2)
-    directory.drop_journal(2)
-    directory.drop_journal(2)
+def test_notice_log_is_dropped(directory: Any) -> None:
+    directory.create_notice_log(2)
+    directory.drop_notice_log(2)
+    directory.drop_notice_log(2)
     assert set(directory.entries()) == set()

@@ -73,15 +73,15 @@ class Oracle:
     def leaks_at_rest(self, processes: int) -> list[str]:
         """What is there although nobody holds anything, `processes` are connected, and nothing is kept warm."""
         found = []
-        journals = 0
+        notice_logs = 0
         for name in _listed(self._directory):
             kind = _ENTRY.fullmatch(name)
             if kind is not None and kind[1] in "st":
                 holders = ", ".join(str(pid) for pid, _ in self._mappers(f"{self._directory}/{name}"))
                 found.append(f"{self._directory}/{name} is still there, mapped by {holders or 'nobody'}")
-            journals += kind is not None and kind[1] == "j"
-        if journals > processes:
-            found.append(f"{journals} journals of clients, {processes} clients")
+            notice_logs += kind is not None and kind[1] == "j"
+        if notice_logs > processes:
+            found.append(f"{notice_logs} notice logs of clients, {processes} clients")
         found += [f"{self._root}/{name} is still there" for name in self.names()]
         for pid, resident_bytes in self._mappers(f"{self._directory}/s", unlinked=True):
             if resident_bytes:

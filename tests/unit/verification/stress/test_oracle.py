@@ -42,14 +42,14 @@ def test_nothing_is_found_where_nothing_is(shm: Path) -> None:
     assert oracle(shm).leaks_at_rest(2) == []
 
 
-def test_segments_tickets_journals_and_names_that_are_left_are_found(shm: Path) -> None:
+def test_segments_tickets_notice_logs_and_names_that_are_left_are_found(shm: Path) -> None:
     for name in ("s4", "t9", "t9.2", "j1", "j2"):
         (shm / name).touch()
     (shm.parent / "shmlease-r1-4").touch()
     found = oracle(shm).leaks_at_rest(1)
     assert len(found) == 5
     assert any("s4" in words for words in found)
-    assert any("2 journals" in words for words in found)
+    assert any("2 notice logs" in words for words in found)
 
 
 def test_who_maps_a_segment_that_is_left_is_named(shm: Path) -> None:

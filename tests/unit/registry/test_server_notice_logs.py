@@ -43,7 +43,7 @@ def test_ring_that_is_on_its_way_is_waited_for_before_a_request_is_refused(stage
     assert isinstance(stage.attach(reader, "a"), m.Attached)
 
 
-def test_ring_has_the_journal_read_at_once_and_once_more(stage: Stage) -> None:
+def test_ring_has_the_notice_log_read_at_once_and_once_more(stage: Stage) -> None:
     client = stage.hello()
     leases = [stage.lease(client, name).lease for name in ("a", "b")]
     be_quiet(stage)
@@ -75,7 +75,7 @@ def test_notice_is_applied_once(stage: Stage) -> None:
     lease = stage.lease(client, "a").lease
     notice = m.Publish(5000, lease, 3, stage.clock.now_ns() + 10**9)
     for _ in range(2):
-        stage.files.open_journal(client).append(notice)
+        stage.files.open_notice_log(client).append(notice)
         stage.ask(client, m.Ping)
         stage.attach(client, "a")
     assert next(iter(stage.rows.segments.values())).readers_expected == 1

@@ -1,6 +1,6 @@
-"""A client's journal: where it writes its notices, and the registry, or its successor, reads them.
+"""A client's notice log: where it writes its notices, and the registry, or its successor, reads them.
 
-One writer, the client. Entries are ``length, crc, sequence number, notice``; the journal is a run of them from the start of
+One writer, the client. Entries are ``length, crc, sequence number, notice``; the notice log is a run of them from the start of
 the file, and begins again at the start when the registry has confirmed all. What was there before ends the run: its
 sequence numbers do not go on from the new ones.
 """
@@ -20,16 +20,16 @@ from shmlease.core.wire import decode_notice, encode_notice
 from shmlease.errors import ProtocolError
 from shmlease.system.mapping import map_segment
 
-__all__ = ["JOURNAL_BYTES", "Journal", "JournalReader"]
+__all__ = ["NOTICE_LOG_BYTES", "NoticeLog", "NoticeLogReader"]
 
 # A notice takes about 40 bytes, a claim as much again as its layout: some hundred hand-overs between two confirmations.
-JOURNAL_BYTES: Final = 16 * 1024
+NOTICE_LOG_BYTES: Final = 16 * 1024
 _HEADER: Final = struct.Struct("<IIQ")
 # A client begins another run after the registry has answered it: not twice while it is being read, unless it means harm.
 _MOST_RUNS: Final = 4
 
 
-class Journal:
+class NoticeLog:
     """The writer's side, on the file that the registry made for this client.
 
     The file is mapped: a program that closes every descriptor, and opens files of its own, does not find our notices in them.
@@ -47,10 +47,12 @@ class Journal:
     """
 
     def __init__(self, descriptor: int) -> None:
-        if os.fstat(descriptor).st_size < JOURNAL_BYTES:  # mapped beyond its end, it would be a SIGBUS to write
+        if os.fstat(descriptor).st_size < NOTICE_LOG_BYTES:  # mapped beyond its end, it would be a SIGBUS to write
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-        self._mapping = map_segment(descriptor, JOURNAL_BYTES, writable=True)
-        self._store = _stores_of(memoryview((ctypes.c_char * JOURNAL_BYTES).from_address(self._mapping.address)).cast("B"))
+        self._mapping = map_segment(descriptor, NOTICE_LOG_BYTES, writable=True)
+        self._store = _stores_of(
+            memoryview((ctypes.c_char * NOTICE_LOG_BYTES).from_address(self._mapping.address)).cast("B")
+        )
         self._length = 0
         self.last = 0
 
@@ -59,7 +61,7 @@ class Journal:
         payload = encode_notice(notice)
         entry = _HEADER.pack(len(payload), zlib.crc32(payload), notice.seq) + payload
         end = self._length + len(entry)
-        if end > JOURNAL_BYTES:
+        if end > NOTICE_LOG_BYTES:
             return False
         place = slice(self._length, end)
         # from here to the store no signal handler can run: it is written and known to be, or neither
@@ -78,10 +80,10 @@ def _stores_of(memory: memoryview) -> Callable[[slice, bytes], None]:
     return memory.__setitem__
 
 
-class JournalReader:
+class NoticeLogReader:
     """The reader's side, which remembers how far it has read.
 
-    The file is read, never mapped: a client that cuts its journal short harms only itself. `descriptor` is closed with it.
+    The file is read, never mapped: a client that cuts its notice log short harms only itself. `descriptor` is closed with it.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -93,7 +95,7 @@ class JournalReader:
     def read(self, applied: int) -> list[Notice]:
         """The notices after number `applied` that were not read before, in order."""
         for _ in range(_MOST_RUNS):
-            content = os.pread(self._fd, JOURNAL_BYTES - self._position, self._position)
+            content = os.pread(self._fd, NOTICE_LOG_BYTES - self._position, self._position)
             # the header after the content: if the client began another run meanwhile, what was read may be the middle of it
             header = os.pread(self._fd, _HEADER.size, 0)
             first = _HEADER.unpack(header)[2] if len(header) == _HEADER.size else 0
