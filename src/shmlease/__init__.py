@@ -32,7 +32,6 @@ if TYPE_CHECKING:
         IngestError,
         LeaseClosedError,
         LeaseError,
-        LeaseNotHeldWarning,
         LeaseWarning,
         LingeringViewError,
         LingeringViewWarning,
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
         SegmentNotFoundError,
         SinkError,
         TicketError,
+        UnreleasedLeaseWarning,
         UnsupportedPlatformError,
     )
     from shmlease.hdf5.sink import HDF5Sink
@@ -59,7 +59,6 @@ __all__ = [
     "Lease",
     "LeaseClosedError",
     "LeaseError",
-    "LeaseNotHeldWarning",
     "LeaseWarning",
     "LingeringViewError",
     "LingeringViewWarning",
@@ -76,6 +75,7 @@ __all__ = [
     "Statistics",
     "Ticket",
     "TicketError",
+    "UnreleasedLeaseWarning",
     "UnsupportedPlatformError",
     "__version__",
     "audit",

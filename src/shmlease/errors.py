@@ -14,7 +14,6 @@ __all__ = [
     "IngestError",
     "LeaseClosedError",
     "LeaseError",
-    "LeaseNotHeldWarning",
     "LeaseWarning",
     "LingeringViewError",
     "LingeringViewWarning",
@@ -27,6 +26,7 @@ __all__ = [
     "SegmentNotFoundError",
     "SinkError",
     "TicketError",
+    "UnreleasedLeaseWarning",
     "UnsupportedPlatformError",
 ]
 
@@ -132,7 +132,7 @@ class LeaseWarning(UserWarning):
     """Base of the warnings of shmlease; shown by default."""
 
 
-class LeaseNotHeldWarning(LeaseWarning, ResourceWarning):
+class UnreleasedLeaseWarning(LeaseWarning, ResourceWarning):
     """A lease or registry was collected, or a process ended, without a release; hidden by default, as ResourceWarnings are."""
 
 

@@ -77,7 +77,7 @@ def test_lease_is_nothing_to_be_sent(lasting_world: World, send: Callable[[objec
 
 def test_lease_that_is_lost_is_released_and_says_where_it_was_taken(lasting_world: World) -> None:
     lease = lasting_world.registry.lease("a", shape=3)
-    with pytest.warns(shmlease.LeaseNotHeldWarning, match=r"never released.*test_leases_end\.py") as warned:
+    with pytest.warns(shmlease.UnreleasedLeaseWarning, match=r"never released.*test_leases_end\.py") as warned:
         del lease
     assert issubclass(warned[0].category, ResourceWarning)
     assert live(lasting_world.registry) == 0

@@ -45,7 +45,7 @@ def test_registry_never_closed_is_closed_at_exit_and_says_so() -> None:
 
 def test_lease_held_until_exit_is_named_with_its_place() -> None:
     done = run("r = shmlease.Registry('4MiB')\nlease = r.lease('kept', shape=3)\nprint(r.id)", "-W", "always")
-    assert "LeaseNotHeldWarning" in done.stderr
+    assert "UnreleasedLeaseWarning" in done.stderr
     assert "'kept'" in done.stderr
     assert "<string>:5 in <module>" in done.stderr
     assert not os.path.exists(f"/dev/shm/shmlease-{done.stdout.strip()}")
@@ -89,7 +89,7 @@ with shmlease.Registry('4MiB', on_lingering='ignore') as r:
 def test_lease_collected_unreleased_is_released_and_warned_of(registry: shmlease.Registry) -> None:
     lease = registry.lease("a", shape=3)
     site = lease.site
-    with pytest.warns(shmlease.LeaseNotHeldWarning) as warned:
+    with pytest.warns(shmlease.UnreleasedLeaseWarning) as warned:
         del lease
     assert site in str(warned[0].message)
     until(lambda: registry.statistics().leases.get("write", 0) == 0)

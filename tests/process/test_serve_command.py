@@ -18,7 +18,7 @@ from running import environment
 import shmlease
 from rig.actor import Actor
 from rig.until import until
-from shmlease.client.links import link_to
+from shmlease.client.link_cache import link_to
 from shmlease.system import launch
 
 ID = f"served{os.getpid()}"

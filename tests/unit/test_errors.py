@@ -72,7 +72,7 @@ def test_warnings_have_one_base(warning: type[Warning]) -> None:
 
 def test_only_what_was_never_released_is_a_resource_warning() -> None:
     """Python hides ResourceWarnings by default: a view that keeps memory is worth being seen."""
-    assert [warning for warning in WARNINGS if issubclass(warning, ResourceWarning)] == [errors.LeaseNotHeldWarning]
+    assert [warning for warning in WARNINGS if issubclass(warning, ResourceWarning)] == [errors.UnreleasedLeaseWarning]
 
 
 def test_reason_of_the_system_survives_pickle() -> None:

@@ -15,12 +15,12 @@ from shmlease.client.acquire import (
     acquired,
     claim_spare,
 )
+from shmlease.client.call_site import calling_site
 from shmlease.client.copying import copy_into
 from shmlease.client.layout import layout_of
 from shmlease.client.lease import Lease, OnLingering, checked_on_lingering
 from shmlease.client.link import Link
-from shmlease.client.links import connected_link_to
-from shmlease.client.site import calling_site
+from shmlease.client.link_cache import connected_link_to
 from shmlease.client.statistics import Statistics, statistics_of
 from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m

@@ -13,19 +13,19 @@ import msgspec
 import numpy as np
 
 from shmlease.client.arrays import Anchor, array_on, seal
+from shmlease.client.call_site import calling_site
 from shmlease.client.hold import Hold, Minting, held
 from shmlease.client.layout import Layout
 from shmlease.client.link import Link
-from shmlease.client.site import calling_site
 from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
 from shmlease.errors import (
     CapacityError,
     LeaseClosedError,
     LeaseError,
-    LeaseNotHeldWarning,
     LingeringViewError,
     LingeringViewWarning,
+    UnreleasedLeaseWarning,
 )
 from shmlease.system.exhaustion import explained
 from shmlease.system.forks import notice_fork
@@ -366,7 +366,7 @@ class _HeldLease(Lease):
                 return
             message = f"{self!r} was never released; it was taken at {self._site}"
             self._end()
-            warnings.warn(LeaseNotHeldWarning(message), stacklevel=2, source=self)
+            warnings.warn(UnreleasedLeaseWarning(message), stacklevel=2, source=self)
         except BaseException as error:
             deliver_again(error)
 

@@ -17,17 +17,17 @@ from typing import Final
 from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import OnLingering, checked_on_lingering, held_leases
 from shmlease.client.link import Link
-from shmlease.client.links import connected_link_to, link_to, links
+from shmlease.client.link_cache import connected_link_to, link_to, links
 from shmlease.core import messages as m
 from shmlease.core.model import EventKind, Identity
 from shmlease.core.settings import Settings
 from shmlease.core.sizes import PAGE_BYTES
 from shmlease.errors import (
     LeaseError,
-    LeaseNotHeldWarning,
     LeaseWarning,
     ProtocolError,
     RegistryUnavailableError,
+    UnreleasedLeaseWarning,
     UnsupportedPlatformError,
 )
 from shmlease.system.directory import RegistryDirectory
@@ -185,7 +185,8 @@ class _OpenRegistry(OwnedRegistry):
         try:
             try:
                 warnings.warn(
-                    LeaseNotHeldWarning(f"<Registry {self.id}> was never closed; use it in a with statement"), stacklevel=2
+                    UnreleasedLeaseWarning(f"<Registry {self.id}> was never closed; use it in a with statement"),
+                    stacklevel=2,
                 )
             finally:
                 self.close(stacklevel=3)
@@ -396,7 +397,7 @@ def _leave() -> None:
         for lease in held_leases():
             if not lease._link.is_ended:
                 warnings.warn(
-                    LeaseNotHeldWarning(f"{lease!r} was held until the process ended; it was taken at {lease.site}"),
+                    UnreleasedLeaseWarning(f"{lease!r} was held until the process ended; it was taken at {lease.site}"),
                     stacklevel=1,
                 )
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import Lease
-from shmlease.client.links import link_to
+from shmlease.client.link_cache import link_to
 from shmlease.client.ticket import Ticket
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.ledger import read_ledger

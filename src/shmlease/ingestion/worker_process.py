@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from shmlease.client.handle import RegistryHandle
-from shmlease.client.links import link_to
+from shmlease.client.link_cache import link_to
 from shmlease.client.registry import connect
 from shmlease.errors import LeaseError, TicketError
 from shmlease.ingestion.tasks import TASKS_A_WORKER, Result, Task, tickets_of

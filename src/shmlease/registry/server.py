@@ -35,8 +35,8 @@ from shmlease.core.table import Table
 from shmlease.core.wire import decode_client_packet, encode
 from shmlease.core.work import Unit, detach_unit, effect_unit, end_unit, hello_unit, message_unit, timer_unit
 from shmlease.errors import ProtocolError
-from shmlease.registry.promises import Promises
 from shmlease.registry.quarantine import Quarantine
+from shmlease.registry.reservations import Reservations
 from shmlease.system.clock import Clock
 from shmlease.system.descriptors import Descriptors
 from shmlease.system.exhaustion import explained
@@ -131,7 +131,7 @@ class Server:
         self._quarantine = quarantine or Quarantine(None, clock)
         self._on_change = on_change
         self._settling = False
-        self._promises = Promises(store.unreserved_bytes)
+        self._reservations = Reservations(store.unreserved_bytes)
         # clients that have rung lately, and when to look at their notice logs again
         self._look_again_ns: dict[int, int] = {}
         self._heard: defaultdict[int, deque[m.Notice]] = defaultdict(deque)  # read from notice logs, not applied yet
@@ -207,7 +207,7 @@ class Server:
             self._hear_all()
             if isinstance(message, m.Statistics):
                 self.settle()  # figures of what is, not of what is under way
-                self._promises.look_at_all()
+                self._reservations.look_at_all()
                 self._note_room()
                 self.table.descriptors_in_use, self.table.descriptors_limit = self._transport.descriptors()
             if self.table.is_ended(client):  # what one who is dead or gone has asked for nobody waits for
@@ -461,7 +461,7 @@ class Server:
 
     def _note_room(self) -> None:
         """What /dev/shm has left beside what is promised."""
-        self.table.shm_free_bytes = max(self._store.free_bytes() - self._promises.total_bytes, 0)
+        self.table.shm_free_bytes = max(self._store.free_bytes() - self._reservations.total_bytes, 0)
 
     def _no_room(self) -> str:
         free = format_bytes(self.table.shm_free_bytes)
@@ -471,7 +471,7 @@ class Server:
         store, table, now_ns = self._store, self.table, self._clock.now_ns()
         self._note_room()
         if effect.size_bytes > table.shm_free_bytes:
-            self._promises.look_at_all()
+            self._reservations.look_at_all()
             self._note_room()
         if effect.size_bytes > table.shm_free_bytes:
             table.segment_failed(effect.segment, self._no_room(), table.shm_free_bytes, now_ns)
@@ -486,7 +486,7 @@ class Server:
             passes = error.errno in _PASSING
             table.segment_failed(effect.segment, reason, store.free_bytes(), now_ns, passes=passes)
             return
-        self._promises.add(effect.segment, effect.size_bytes)
+        self._reservations.add(effect.segment, effect.size_bytes)
         table.segment_created(effect.segment, now_ns)
 
     def _revoke(self, effect: RevokeSpare) -> None:
@@ -509,7 +509,7 @@ class Server:
             self._store.retire_segment(effect.segment, effect.alias, punch=effect.punch)
         except OSError as error:
             failure = str(error)
-        self._promises.discard(effect.segment)
+        self._reservations.discard(effect.segment)
         self.table.segment_retired(effect.segment, failure, self._clock.now_ns())
 
     def _drop_token(self, effect: DropToken) -> None:

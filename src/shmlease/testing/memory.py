@@ -13,7 +13,7 @@ from typing import Final
 from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import OnLingering
 from shmlease.client.link import Link
-from shmlease.client.links import links
+from shmlease.client.link_cache import links
 from shmlease.client.registry import WARM_IDLE_S, OwnedRegistry, Registry, settings_for
 from shmlease.core import messages as m
 from shmlease.system.clock import Clock

@@ -371,7 +371,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(holding=_one_of(_without_view))
     def forget(self, holding: Holding) -> None:
         """A lease is lost, and collected."""
-        self.call(holding.worker, actions.forget, holding.key, warns=["LeaseNotHeldWarning"])
+        self.call(holding.worker, actions.forget, holding.key, warns=["UnreleasedLeaseWarning"])
         self.model.end(holding)
 
     @_needs(_without_view)

@@ -70,7 +70,7 @@ def test_more_is_released_than_the_notice_log_holds(registry: MemoryRegistry) ->
 def test_registry_that_is_never_closed_says_so_and_is_closed() -> None:
     registry = memory_registry()
     id = registry.id
-    with pytest.warns(shmlease.LeaseNotHeldWarning, match="never closed"):
+    with pytest.warns(shmlease.UnreleasedLeaseWarning, match="never closed"):
         del registry
     with pytest.raises(shmlease.RegistryUnavailableError):
         shmlease.connect(id)

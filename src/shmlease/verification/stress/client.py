@@ -239,7 +239,7 @@ class StressClient:
         stamp = self._new_stamp()
         lease = self._lease(None, op.words, stamp)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", shmlease.LeaseNotHeldWarning)
+            warnings.simplefilter("ignore", shmlease.UnreleasedLeaseWarning)
             del lease
 
     def fork(self, op: Operation) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 
 from shmlease.client import handle
-from shmlease.client.site import calling_site
+from shmlease.client.call_site import calling_site
 
 
 def test_site_is_the_nearest_caller_outside_shmlease() -> None:
@@ -22,7 +22,7 @@ def inside(filename: str) -> types.FunctionType:
 
 
 def test_frames_of_shmlease_are_passed_over() -> None:
-    assert "test_site.py" in inside(handle.__file__)(calling_site)
+    assert "test_call_site.py" in inside(handle.__file__)(calling_site)
     assert inside("/shmlease/client_of/mine.py")(calling_site) == "/shmlease/client_of/mine.py:1 in call"
 
 
