@@ -16,7 +16,7 @@ from shmlease.core.rows import Rows
 from shmlease.core.session import Session
 from shmlease.core.table import Table
 from shmlease.registry.server import Server
-from shmlease.system import ledger, notice_log
+from shmlease.system import ledger, notice_log, syscalls
 from shmlease.system.directory import RegistryDirectory
 from simulation import simulate
 
@@ -88,7 +88,7 @@ def run_of_a_notice_log_is_entered_in_its_middle(patch: pytest.MonkeyPatch) -> N
     """The header of the run is looked at before the entries are read, not after."""
 
     def read(self: Any, applied: int) -> list[Any]:
-        pread = notice_log.os.pread  # type: ignore[attr-defined] - the simulated one
+        pread = syscalls.pread  # the simulated one
         header = pread(self._fd, notice_log._HEADER.size, 0)
         first = notice_log._HEADER.unpack(header)[2] if len(header) == notice_log._HEADER.size else 0
         if first != self._first:

@@ -13,15 +13,18 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
+from shmlease.system import syscalls
+from simulation.processes import Content, Proc
 from simulation.scheduler import Machine, Process
 
-__all__ = ["Disk", "Files", "LockCalls", "PunchCalls", "ignore"]
+__all__ = ["Disk", "Files", "ignore"]
 
 _PAGE: Final = 4096
 _AMPLE: Final = 2**40
 # Descriptors of simulated things are numbers that no real descriptor has.
 FIRST_SIMULATED: Final = 1_000_000
 _SEGMENT: Final = re.compile(r".*/s(\d+)")
+_real_fallocate: Final = syscalls.fallocate
 
 
 def ignore(*_: object) -> None:
@@ -55,7 +58,7 @@ class Disk:
 
 
 class Files:
-    """Stands in for the module `os`; what is not about files or descriptors goes to the real one.
+    """The calls of `shmlease.system.syscalls` on files and descriptors.
 
     Attributes
     ----------
@@ -66,6 +69,7 @@ class Files:
     def __init__(self, machine: Machine, disk: Disk) -> None:
         self._machine = machine
         self.disk = disk
+        self.proc = Proc(machine)
         self.simulated: dict[int, Any] = {}  # descriptors of sockets and the like
         self.on_segment_made: Callable[[int, int, int], None] = ignore
         self.on_segment_unlinked: Callable[[int, int], None] = ignore
@@ -73,9 +77,6 @@ class Files:
         self._next_simulated = FIRST_SIMULATED
         self._opened: dict[int, str] = {}
         self._directories: set[int] = set()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(os, name)
 
     # --- descriptors ---------------------------------------------------------------------------------------------------
 
@@ -111,6 +112,8 @@ class Files:
         machine = self._machine
         if not flags & os.O_DIRECTORY:  # which nobody else can tell
             machine.step()
+        if self.proc.has(path):
+            return self.register(Content(self.proc.content(path)))
         descriptor = os.open(path, flags, mode, dir_fd=dir_fd)
         self._opened[descriptor] = self._path(path, dir_fd)
         (self._directories.add if flags & os.O_DIRECTORY else self._directories.discard)(descriptor)
@@ -139,11 +142,20 @@ class Files:
 
     def pipe2(self, flags: int) -> tuple[int, int]:
         del flags
-        return self.register(_Silent()), self.register(_Silent())
+        return self.register(Content()), self.register(Content())
 
     def dup_for(self, process: Process, descriptor: int) -> int:
         """What `process` inherits of `descriptor`."""
         return self.adopt(process, os.dup(descriptor))
+
+    def read(self, descriptor: int, length: int) -> bytes:
+        thing = self.simulated.get(descriptor)
+        return os.read(descriptor, length) if thing is None else thing.read(length)
+
+    def stat(self, path: str, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
+        if self.proc.has(path):
+            return self.proc.stat(path)
+        return os.stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
 
     def fstat(self, descriptor: int) -> os.stat_result:
         if descriptor in self.simulated:
@@ -167,7 +179,7 @@ class Files:
         machine.step()
         return os.pwrite(descriptor, data, offset)
 
-    def stores_of(self, memory: memoryview) -> Callable[[slice, bytes], None]:
+    def stores_in(self, memory: memoryview) -> Callable[[slice, bytes], None]:
         """What writes into mapped memory, for the running process."""
 
         def store(place: slice, data: bytes) -> None:
@@ -227,15 +239,20 @@ class Files:
         self._machine.step()
         os.mkdir(path, mode)
 
+    def fallocate(self, descriptor: int, mode: int, offset: int, length: int) -> Any:
+        self._machine.step()
+        return _real_fallocate(descriptor, mode, offset, length)
 
-class LockCalls:
-    """Stands in for the module `fcntl`."""
+    # --- processes ---------------------------------------------------------------------------------------------------------
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+    def getpid(self) -> int:
+        return self._machine.current.process.identity.pid
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(fcntl, name)
+    def pidfd_open(self, pid: int) -> int:
+        self._machine.step()
+        return self.register(self.proc.pidfd(pid))
+
+    # --- locks -------------------------------------------------------------------------------------------------------------
 
     def fcntl(self, descriptor: int, command: int, argument: bytes = b"") -> Any:
         self._machine.step()
@@ -246,19 +263,6 @@ class LockCalls:
         fcntl.flock(descriptor, operation)
 
 
-class PunchCalls:
-    """Stands in for the C library where holes are punched."""
-
-    def __init__(self, machine: Machine, real: Any) -> None:
-        self._machine = machine
-        self._real = real
-
-    def fallocate(self, descriptor: int, mode: int, offset: int, length: int) -> int:
-        self._machine.step()
-        result: int = self._real.fallocate(descriptor, mode, offset, length)
-        return result
-
-
 class _Room:
     """What `statvfs` tells."""
 
@@ -266,15 +270,3 @@ class _Room:
         self.f_blocks = f_bavail + 1  # it has a size
         self.f_bavail = f_bavail
         self.f_frsize = f_frsize
-
-
-class _Silent:
-    """A pipe that nobody writes to."""
-
-    readable = writable = False
-
-    def close(self) -> None:
-        pass
-
-    def die(self) -> None:
-        pass

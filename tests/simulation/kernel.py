@@ -17,15 +17,14 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from shmlease.client import endpoint
-from shmlease.core.model import Identity
 from shmlease.core.settings import Settings
 from shmlease.errors import LeaseWarning, RegistryUnavailableError
 from shmlease.registry import loop
 from shmlease.registry import process as registry_process
-from shmlease.system import directory, ledger, mapping, notice_log, owned_descriptor, registry_lock, safe_open, work_log
-from simulation.files import Disk, Files, LockCalls, PunchCalls, ignore
+from shmlease.system import directory, ledger, notice_log, syscalls
+from simulation.files import Disk, Files, ignore
 from simulation.scheduler import FOR_EVER, Killed, Machine, Process, Stopped
-from simulation.sockets import Pidfd, SelectCalls, SocketCalls
+from simulation.sockets import SocketCalls
 
 __all__ = ["Kernel"]
 
@@ -34,11 +33,15 @@ _MODULES: Final = {"notice_log": notice_log, "ledger": ledger, "loop": loop}
 _START_S: Final = (0.02, 0.08)
 
 
-class _NoSignals:
-    """Stands in for the module `signal`: processes die here, they are not asked to."""
+class _Overlay:
+    """A module of which some functions are others."""
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_, **__: None
+    def __init__(self, module: Any, calls: dict[str, Any]) -> None:
+        self.__dict__.update(calls)
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
 
 
 class Kernel:
@@ -55,47 +58,32 @@ class Kernel:
         self.started = 0
         self.limits: dict[str, int] = {}  # "module.NAME" -> value in place of the real one
 
+    def calls(self) -> dict[str, Any]:
+        """What takes the place of `shmlease.system.syscalls`, by name; what decides nothing is left to the real ones."""
+        simulated = {
+            name: getattr(part, name)
+            for part in (self.files, self.sockets)
+            for name in syscalls.__all__
+            if hasattr(part, name)
+        }
+        # each process has one thread, and forks nothing
+        return {**simulated, "fork_lock": contextlib.nullcontext()}
+
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Run the code of shmlease on this kernel."""
-        select = SelectCalls(self.machine, self.files)
+        calls = self.calls()
         replaced: list[tuple[Any, str, Any]] = [
-            *(
-                (module, "os", self.files)
-                for module in (
-                    directory,
-                    endpoint,
-                    notice_log,
-                    ledger,
-                    loop,
-                    mapping,
-                    owned_descriptor,
-                    registry_process,
-                    registry_lock,
-                    safe_open,
-                    work_log,
-                )
-            ),
-            *((module, "socket", self.sockets) for module in (endpoint, registry_process)),
-            (registry_lock, "_no_fork", contextlib.nullcontext()),  # each process has its own, and one thread
-            (registry_lock, "_held", {}),
-            *((module, "fcntl", LockCalls(self.machine)) for module in (directory, registry_lock)),
-            (directory, "_libc", PunchCalls(self.machine, directory._libc)),
-            (notice_log, "_stores_of", self.files.stores_of),
+            *((syscalls, name, call) for name, call in calls.items()),
+            *((_MODULES[name.partition(".")[0]], name.partition(".")[2], value) for name, value in self.limits.items()),
+            *((module, "os", _Overlay(os, calls)) for module in (directory, endpoint)),
+            (endpoint, "socket", _Overlay(endpoint.socket, {"socket": calls["socket"]})),
+            (directory, "fcntl", _Overlay(directory.fcntl, {"fcntl": calls["fcntl"]})),
+            (directory, "_libc", _Overlay(directory._libc, {"fallocate": calls["fallocate"]})),
             (endpoint, "launch", self.launch),
             (endpoint, "complete", lambda work: work()),
-            (endpoint, "peer_of", lambda connected: (connected.peer.owner.identity.pid, os.geteuid())),
-            (loop, "select", select),
-            (loop, "signal", _NoSignals()),
-            (loop, "peer_of", lambda accepted: (accepted.peer.owner.identity.pid, os.geteuid())),
-            (loop, "pidfd_of_peer", lambda accepted, _: self.files.register(Pidfd(accepted.peer.owner))),
-            (loop, "identify", self._identify),
-            (loop, "watch", self._watch),
-            (registry_process, "own_identity", lambda: self.machine.current.process.identity),
-            (registry_process, "SystemClock", lambda: self.machine),
-            *((_MODULES[name.partition(".")[0]], name.partition(".")[2], value) for name, value in self.limits.items()),
+            (sys, "unraisablehook", self._unraisable),
         ]
-        replaced.append((sys, "unraisablehook", self._unraisable))
         real = [(module, name, getattr(module, name)) for module, name, _ in replaced]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LeaseWarning)
@@ -111,18 +99,6 @@ class Kernel:
         """An exception in a finalizer; Python drops one that the user or the simulation raised."""
         if not isinstance(unraisable.exc_value, Killed | Stopped | KeyboardInterrupt):
             self.machine.report(unraisable.exc_value)
-
-    def _identify(self, pid: int) -> Identity:
-        self.machine.step()
-        process = self.machine.find(pid)
-        if process is None:
-            raise ProcessLookupError(f"there is no process {pid}")
-        return process.identity
-
-    def _watch(self, identity: Identity) -> int | None:
-        self.machine.step()
-        process = self.machine.find(identity.pid, identity.start_ticks)
-        return None if process is None else self.files.register(Pidfd(process))
 
     def launch(self, settings: Settings, lock_fd: int) -> None:
         """Start a registry process, as `shmlease.system.launch` does."""
@@ -140,7 +116,7 @@ class Kernel:
         def body() -> None:
             machine.wait_s(machine.random.uniform(*_START_S))
             try:
-                registry_process.serve(settings, inherited, ready)
+                registry_process.serve(settings, inherited, ready, clock=machine, ends_on=())
             except RegistryUnavailableError as error:
                 state.words = str(error)
             except OSError as error:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Final, NoReturn
 
 from shmlease.core.model import Identity
+from shmlease.system.identity import boot_id, own_pid_namespace, own_time_namespace
 
 __all__ = ["FOR_EVER", "Killed", "Machine", "Process", "Stopped", "Task"]
 
@@ -28,6 +29,9 @@ _START_NS: Final = 1_000_000_000_000
 _LEAST_STEP_NS: Final = 1_000
 _STEP_BITS: Final = 14
 _TRACE_KEPT: Final = 300
+# Simulated processes live in the namespaces of the one that simulates them.
+_PID_NAMESPACE: Final = own_pid_namespace()
+_TIME_NAMESPACE: Final = own_time_namespace()
 
 
 class Killed(BaseException):
@@ -123,7 +127,9 @@ class Machine:
             pid = self._next_pid
         self._next_pid = max(self._next_pid, pid + 1)
         self._next_start += 1
-        return Process(name, Identity(pid, self._next_start, "simulated", 1, os.geteuid(), name), life)
+        return Process(
+            name, Identity(pid, self._next_start, boot_id(), _PID_NAMESPACE, os.geteuid(), name, _TIME_NAMESPACE), life
+        )
 
     def start(self, process: Process, body: Callable[[], None]) -> None:
         """Let `process` run `body`, and end with it."""

@@ -11,20 +11,23 @@ import errno
 import os
 import select
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
+from shmlease.system.identity import SO_PEERPIDFD
 from simulation.files import Files, ignore
+from simulation.processes import Pidfd
 from simulation.scheduler import Machine, Process
 
-__all__ = ["Pidfd", "SelectCalls", "SocketCalls"]
+__all__ = ["SocketCalls"]
 
 _SECOND_NS: Final = 1_000_000_000
 
 
 class SocketCalls:
-    """Stands in for the module `socket`.
+    """The calls of `shmlease.system.syscalls` that make sockets and wait for them.
 
     Attributes
     ----------
@@ -48,14 +51,19 @@ class SocketCalls:
         self.after_wait: Callable[[], None] = ignore
         self.connections: list[_Socket] = []  # their clients' ends
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(socket, name)
-
     def socket(self, family: int, kind: int) -> _Socket:
         del family
         made = _Socket(self, self.machine.current.process, nonblocking=bool(kind & socket.SOCK_NONBLOCK))
         made.descriptor = self.files.register(made)
         return made
+
+    server_socket = socket
+
+    def epoll(self) -> _Epoll:
+        return _Epoll(self.machine, self.files)
+
+    def poll(self) -> _Poll:
+        return _Poll(self.files)
 
     def sever(self, end: _Socket) -> None:
         """End a connection under both ends; what is in its queues is lost, or not."""
@@ -105,6 +113,14 @@ class _Socket:
         del level, value
         if option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             self._timeout_ns = _SECOND_NS
+
+    def getsockopt(self, level: int, option: int, size_bytes: int = 0) -> int | bytes:
+        del level
+        assert self.peer is not None
+        process = self.peer.owner
+        if option == SO_PEERPIDFD:
+            return self._calls.files.register(Pidfd(process))
+        return struct.pack("3i", process.identity.pid, process.identity.uid, 0)[:size_bytes]
 
     def bind(self, path: str) -> None:
         self._machine.step()
@@ -196,39 +212,6 @@ class _Socket:
                 self._calls.on_hung_up(client.owner)
 
 
-class Pidfd:
-    """A descriptor that becomes readable when its process has died."""
-
-    writable = False
-
-    def __init__(self, process: Process) -> None:
-        self._process = process
-
-    @property
-    def readable(self) -> bool:
-        return not self._process.alive
-
-    def close(self) -> None:
-        """Nothing to do."""
-
-    def die(self) -> None:
-        """Nothing to do."""
-
-
-class SelectCalls:
-    """Stands in for the module `select`."""
-
-    def __init__(self, machine: Machine, files: Files) -> None:
-        self._machine = machine
-        self._files = files
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(select, name)
-
-    def epoll(self) -> _Epoll:
-        return _Epoll(self._machine, self._files)
-
-
 class _Epoll:
     """Says what is ready, in any order, and not always all of it."""
 
@@ -262,3 +245,18 @@ class _Epoll:
     def _events(self, descriptor: int) -> int:
         thing, mask = self._things[descriptor], self._masks[descriptor]
         return (mask & select.EPOLLIN if thing.readable else 0) | (mask & select.EPOLLOUT if thing.writable else 0)
+
+
+class _Poll:
+    """Says what is ready, without waiting."""
+
+    def __init__(self, files: Files) -> None:
+        self._things = files.simulated
+        self._masks: dict[int, int] = {}
+
+    def register(self, descriptor: int, mask: int) -> None:
+        self._masks[descriptor] = mask
+
+    def poll(self, timeout_ms: float) -> list[tuple[int, int]]:
+        assert timeout_ms == 0
+        return [(fd, mask & select.POLLIN) for fd, mask in self._masks.items() if self._things[fd].readable]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import copy
+import fcntl
 import functools
+import os
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +17,7 @@ import pytest
 
 import shmlease
 from rig.repeated import for_each
+from shmlease.system import syscalls
 
 PACKAGE = Path(shmlease.__file__).parent
 
@@ -111,6 +115,39 @@ def test_registry_process_runs_without_numpy_and_without_the_client(path: Path) 
     used = set(imports(path))
     assert "numpy" not in {name.split(".")[0] for name in used}
     assert not any(name.startswith("shmlease.client") for name in used)
+
+
+# Modules of the lease product that start processes, or are yet to be changed.
+START_PROCESSES = {"launch", "forkserver", "interpreter", "surroundings", "forks", "signals"}
+NOT_YET = {"directory", "owned_directory", "endpoint", "registry"}
+LEASE_PRODUCT = [
+    path
+    for path in MODULES
+    if part_of(path) in {"system", "registry", "client"} and path.stem not in START_PROCESSES | NOT_YET | {"syscalls"}
+]
+LIBRARIES = {"os": os, "posix": os, "fcntl": fcntl, "select": select}
+SEAM = [getattr(syscalls, name) for name in syscalls.__all__]
+
+
+def calls_past_the_seam(tree: ast.Module) -> Iterator[str]:
+    """Functions that the seam has, taken from the libraries that it has them from."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            library = node.value.id
+            function = getattr(LIBRARIES.get(library), node.attr, None)
+            if any(function is call for call in SEAM) or (library == "_libc" and node.attr in syscalls.__all__):
+                yield f"{library}.{node.attr}"
+
+
+@for_each("path", LEASE_PRODUCT)
+def test_lease_product_makes_its_system_calls_through_the_seam(path: Path) -> None:
+    found = list(calls_past_the_seam(tree_of(path)))
+    assert not found, f"call them as `syscalls.X`, of shmlease.system, where the simulation replaces them: {found}"
+
+
+def test_a_call_past_the_seam_would_be_found() -> None:
+    text = "os.open; os.path; fcntl.flock; fcntl.LOCK_EX; select.epoll; _libc.mmap; _libc.statfs; syscalls.open"
+    assert list(calls_past_the_seam(ast.parse(text))) == ["os.open", "fcntl.flock", "select.epoll", "_libc.mmap"]
 
 
 @for_each("path", MODULES)

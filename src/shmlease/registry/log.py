@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from shmlease.core.model import Change, EventKind, EventRow
 from shmlease.core.work import Unit
 from shmlease.errors import PermissionDeniedError
+from shmlease.system import syscalls
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.safe_open import create_regular, open_regular, read_regular
 
@@ -123,7 +124,7 @@ class RegistryLog(SilentLog):
             with contextlib.suppress(OSError, PermissionDeniedError):
                 said = read_regular(_CRASH_NAME, _LIMIT_BYTES, directory=directory)
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(_CRASH_NAME, dir_fd=directory)
+                syscalls.unlink(_CRASH_NAME, dir_fd=directory)
             self._crash_fd = create_regular(_CRASH_NAME, directory=directory)
             faulthandler.enable(self._crash_fd)
             if said:
@@ -136,7 +137,7 @@ class RegistryLog(SilentLog):
         """Stop watching."""
         if self._crash_fd >= 0:
             faulthandler.disable()
-            os.close(self._crash_fd)
+            syscalls.close(self._crash_fd)
             self._crash_fd = -1
 
     def _place(self) -> str:
@@ -162,12 +163,12 @@ class _BoundedFile:
             except FileExistsError:
                 descriptor = open_regular(LOG_NAME, os.O_WRONLY, directory=directory)
             try:
-                size_bytes = os.fstat(descriptor).st_size
-                os.pwrite(descriptor, text.encode(errors="backslashreplace"), size_bytes)
+                size_bytes = syscalls.fstat(descriptor).st_size
+                syscalls.pwrite(descriptor, text.encode(errors="backslashreplace"), size_bytes)
             finally:
-                os.close(descriptor)
+                syscalls.close(descriptor)
             if size_bytes + len(text) > _LIMIT_BYTES:
-                os.rename(LOG_NAME, f"{LOG_NAME}.old", src_dir_fd=directory, dst_dir_fd=directory)
+                syscalls.rename(LOG_NAME, f"{LOG_NAME}.old", src_dir_fd=directory, dst_dir_fd=directory)
 
     def flush(self) -> None:
         """Nothing is held back."""

@@ -16,6 +16,7 @@ from shmlease.core.messages import MAX_PACKET_BYTES
 from shmlease.core.model import Identity
 from shmlease.errors import PermissionDeniedError
 from shmlease.registry.server import Server
+from shmlease.system import syscalls
 from shmlease.system.clock import Clock
 from shmlease.system.descriptors import Descriptors, descriptors_of
 from shmlease.system.identity import identify, peer_of, pidfd_of_peer, require_same_user, unseen_identity, watch
@@ -55,7 +56,7 @@ class Loop:
         self.server: Server
         self._clock = clock
         self._listener = listener
-        self._epoll = select.epoll()
+        self._epoll = syscalls.epoll()
         self._connections: dict[int, _Connection] = {}  # by descriptor
         self._by_client: dict[int, _Connection] = {}
         self._pidfds: dict[int, int] = {}  # pidfd -> client
@@ -64,7 +65,7 @@ class Loop:
         self._running = True
         self._accepting = True
         self._may_go_on: Callable[[], bool] | None = None
-        self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wake_r, self._wake_w = syscalls.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._epoll.register(listener.fileno(), select.EPOLLIN)
         self._epoll.register(self._wake_r, select.EPOLLIN)
 
@@ -128,7 +129,7 @@ class Loop:
                     self._epoll.unregister(fd)
                     self.server.table.owner_ended(self._clock.now_ns())
                 elif fd == self._wake_r:
-                    os.read(self._wake_r, 4096)
+                    syscalls.read(self._wake_r, 4096)
             self.server.tick()
             self.server.settle()
             if self._may_go_on is not None and self._clock.now_ns() - looked_ns >= _LOOK_S * 1e9:
@@ -142,7 +143,7 @@ class Loop:
         strangers = [connection.pidfd for connection in self._connections.values()]
         for pidfd in [*self._pidfds, *strangers, self._owner_pidfd]:
             if pidfd >= 0:
-                os.close(pidfd)
+                syscalls.close(pidfd)
         self._listener.close()
         self._epoll.close()
 
@@ -181,7 +182,7 @@ class Loop:
             identity = identify(pid) if pid else unseen_identity(uid)
         except (PermissionDeniedError, OSError):  # another user, or dead already
             if pidfd >= 0:
-                os.close(pidfd)
+                syscalls.close(pidfd)
             accepted.close()
             return
         connection = _Connection(accepted, identity, pidfd, since_ns=self._clock.now_ns())
@@ -247,7 +248,7 @@ class Loop:
         self._by_client[answer] = connection
         if connection.pidfd >= 0:
             if answer in self._pidfd_of:
-                os.close(connection.pidfd)
+                syscalls.close(connection.pidfd)
             else:
                 self._watch(answer, connection.pidfd)
         connection.pidfd = -1
@@ -263,7 +264,7 @@ class Loop:
         if pidfd is not None:
             self._epoll.unregister(pidfd)
             del self._pidfds[pidfd]
-            os.close(pidfd)
+            syscalls.close(pidfd)
 
     def _hang_up(self, connection: _Connection) -> None:
         fd = connection.socket.fileno()
@@ -274,7 +275,7 @@ class Loop:
         if self._by_client.get(connection.client) is connection:
             del self._by_client[connection.client]
         if connection.pidfd >= 0:
-            os.close(connection.pidfd)
+            syscalls.close(connection.pidfd)
         connection.socket.close()
 
     def _turn_away_the_silent(self) -> None:

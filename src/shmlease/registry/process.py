@@ -12,7 +12,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -28,7 +28,8 @@ from shmlease.registry.log import SILENT, RegistryLog, SilentLog
 from shmlease.registry.loop import ACCEPT_WITH, Loop
 from shmlease.registry.quarantine import Quarantine, is_suspect
 from shmlease.registry.server import DESCRIPTORS_OF_CLIENT, RESERVED_DESCRIPTORS, Server
-from shmlease.system.clock import SystemClock
+from shmlease.system import syscalls
+from shmlease.system.clock import Clock, SystemClock
 from shmlease.system.descriptors import descriptors_of
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.exhaustion import explained
@@ -42,7 +43,7 @@ from shmlease.system.work_log import WorkLog
 
 __all__ = ["main", "serve"]
 
-_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class _FileStore(RegistryDirectory):
@@ -88,6 +89,8 @@ def serve(
     ready: Callable[[], None],
     settle: Callable[[RegistryRow | None], Limits | None] = lambda _: None,
     log: SilentLog = SILENT,
+    clock: Clock | None = None,
+    ends_on: Sequence[int] = ENDING_SIGNALS,
 ) -> None:
     """Serve the registry `settings.id` until it is closed, stopped by a signal, or no longer needed.
 
@@ -103,6 +106,10 @@ def serve(
         Called with what the predecessor left, or None: makes this process fit to serve, and tells what it may use.
     log : SilentLog
         Where it is told what goes on.
+    clock : Clock
+        The machine's if not given.
+    ends_on : sequence of int
+        Signals that end it in order.
 
     Raises
     ------
@@ -116,12 +123,14 @@ def serve(
     store = _FileStore(settings.id, settings.root)
     if not store.is_locked_by(lock_fd):
         raise RegistryUnavailableError(f"{store.path} was removed before registry {settings.id} began; start it again")
-    clock = SystemClock()
+    clock = clock or SystemClock()
     snapshot = _inheritance(store)
     previous = None if snapshot is None else snapshot.registry
     _require_a_beginning(store, settings, previous)
     row = _registry_row(settings, previous, settle(previous), clock.now_ns())
     serving = _Serving(store, row, snapshot, clock, log)
+    if ends_on:
+        serving.loop.stop_on(*ends_on)
     serving.loop.end_unless(lambda: store.is_locked_by(lock_fd))
     serving.run(ready)
     was_there = True
@@ -132,7 +141,7 @@ def serve(
             _remove(store, lock_fd)  # before the connections: a client that sees its connection end finds nothing left
     finally:
         serving.close()
-        os.close(lock_fd)
+        syscalls.close(lock_fd)
     if not was_there:
         raise RegistryUnavailableError(
             f"{store.path} was removed under registry {settings.id}, which has ended: its segments are gone but for what is "
@@ -145,7 +154,7 @@ class _Serving:
     """The parts of a registry process put together, on what its predecessor left."""
 
     def __init__(
-        self, store: _FileStore, row: RegistryRow, snapshot: Snapshot | None, clock: SystemClock, log: SilentLog
+        self, store: _FileStore, row: RegistryRow, snapshot: Snapshot | None, clock: Clock, log: SilentLog
     ) -> None:
         self._clock = clock
         self._log = log
@@ -159,7 +168,6 @@ class _Serving:
         if crash:
             self._table.rows.record(clock.now_ns(), EventKind.FAULT, detail=crash)
         self.loop = Loop(_listen(store), clock)
-        self.loop.stop_on(*_ENDING)
         self._ledger = Ledger(store.ledger_path, self._table.rows.all_rows())
         for change in self._table.rows.take_changes():
             log.changed(change)
@@ -293,16 +301,16 @@ def _remove(store: RegistryDirectory, lock_fd: int) -> None:
 
 
 def _listen(store: RegistryDirectory) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    listener = syscalls.server_socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     beside = f"{store.socket_path}.new"
     try:
-        os.unlink(beside)  # of a predecessor that was killed here
+        syscalls.unlink(beside)  # of a predecessor that was killed here
     except FileNotFoundError:
         pass
     listener.bind(beside)
-    os.chmod(beside, FILE_MODE)
+    syscalls.chmod(beside, FILE_MODE)
     listener.listen(512)
-    os.rename(beside, store.socket_path)  # whoever finds the socket finds it listening
+    syscalls.rename(beside, store.socket_path)  # whoever finds the socket finds it listening
     return listener
 
 
@@ -312,16 +320,16 @@ def main(settings: str) -> None:
     os.umask(0o077)
     os.chdir("/")
     # the rest was blocked for the start; these are when there is something to end in order
-    signal.pthread_sigmask(signal.SIG_SETMASK, _ENDING)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ENDING_SIGNALS)
 
     def ready() -> None:
         nonlocal report_fd
         os.write(report_fd, b"ready")
         report_fd = -1
-        null = os.open(os.devnull, os.O_RDWR)
+        null = syscalls.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
-        os.close(null)
+        syscalls.close(null)
 
     try:
         decoded = msgspec.json.decode(settings, type=Settings)

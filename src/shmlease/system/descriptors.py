@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import resource
 from typing import Final, NamedTuple
+
+from shmlease.system import syscalls
 
 __all__ = ["Descriptors", "descriptors_of"]
 
@@ -35,7 +36,7 @@ def descriptors_of(pid: int | None = None) -> Descriptors:
     directory = f"/proc/{'self' if pid is None else pid}/fd"
     limit = resource.prlimit(pid or 0, resource.RLIMIT_NOFILE)[0]
     try:
-        in_use = os.stat(directory).st_size or len(os.listdir(directory))
+        in_use = syscalls.stat(directory).st_size or len(syscalls.listdir(directory))
     except FileNotFoundError:
         if pid is not None:
             raise
@@ -47,6 +48,6 @@ def _count_own(limit: int) -> int:
     in_use = 0
     for descriptor in range(min(limit, _MOST_TRIED)):
         with contextlib.suppress(OSError):
-            fcntl.fcntl(descriptor, fcntl.F_GETFD)
+            syscalls.fcntl(descriptor, fcntl.F_GETFD)
             in_use += 1
     return in_use

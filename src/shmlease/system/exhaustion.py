@@ -9,6 +9,7 @@ import stat
 from itertools import islice
 from typing import Final
 
+from shmlease.system import syscalls
 from shmlease.units import format_bytes
 
 __all__ = ["explained", "require_file_size", "shortage_of_shm"]
@@ -65,7 +66,7 @@ def require_file_size(size_bytes: int) -> None:
 
 def shortage_of_shm(root: str = _SHM) -> str:
     """What /dev/shm is full of, and by whom; of bytes or of inodes."""
-    status = os.statvfs(root)
+    status = syscalls.statvfs(root)
     free_bytes = status.f_bavail * status.f_frsize
     total = format_bytes(status.f_blocks * status.f_frsize)
     if status.f_files and status.f_favail < 16:
@@ -94,12 +95,12 @@ def _largest(root: str) -> list[str]:
 
 
 def _bytes_below(path: str) -> int:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    directory = syscalls.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         with os.scandir(directory) as entries:
             return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in islice(entries, _LOOKED_AT))
     finally:
-        os.close(directory)
+        syscalls.close(directory)
 
 
 def _bytes(number: int) -> str:

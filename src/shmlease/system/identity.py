@@ -16,6 +16,8 @@ from typing import Final
 
 from shmlease.core.model import UNSEEN_NAMESPACE, Identity
 from shmlease.errors import PermissionDeniedError, UnsupportedPlatformError
+from shmlease.system import syscalls
+from shmlease.system.safe_open import read_kernel_file
 
 __all__ = [
     "boot_id",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 SO_PEERPIDFD: Final = 77
+_COMMAND_BYTES: Final = 256  # of the command line: to be recognized by people
 _UCRED: Final = struct.Struct("3i")
 
 
@@ -52,23 +55,21 @@ def identify(pid: int) -> Identity:
         There is no such process, or it is a zombie: dead, and only not buried.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            stat = file.read()
-        owner = os.stat(f"/proc/{pid}")
+        stat = read_kernel_file(f"/proc/{pid}/stat")
+        owner = syscalls.stat(f"/proc/{pid}")
         # the command name in parentheses may hold blanks and parentheses itself; what follows the last one is clean
         fields = stat[stat.rindex(b")") + 2 :].split()
         is_leader_dead, threads = fields[0] in (b"Z", b"X"), int(fields[17])
         if is_leader_dead and threads <= 1:
             raise ProcessLookupError
         # a process lives until its last thread has ended; a leader that has gone before has no command line any more
-        alive = next(thread for thread in os.listdir(f"/proc/{pid}/task") if int(thread) != pid) if is_leader_dead else pid
-        with open(f"/proc/{pid}/task/{alive}/cmdline", "rb") as file:
-            command = file.read(256).rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+        tasks = map(int, syscalls.listdir(f"/proc/{pid}/task")) if is_leader_dead else (pid,)
+        alive = next(task for task in tasks if task != pid or not is_leader_dead)
+        arguments = read_kernel_file(f"/proc/{pid}/task/{alive}/cmdline", _COMMAND_BYTES)
     except (FileNotFoundError, ProcessLookupError, StopIteration):
         raise ProcessLookupError(errno.ESRCH, f"there is no process {pid}, or it has ended") from None
-    return Identity(
-        pid, int(fields[19]), boot_id(), own_pid_namespace(), owner.st_uid, command, own_time_namespace()
-    )  # fmt: skip
+    command = arguments.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+    return Identity(pid, int(fields[19]), boot_id(), own_pid_namespace(), owner.st_uid, command, own_time_namespace())
 
 
 def require_proc(proc: str = "/proc") -> None:
@@ -87,13 +88,13 @@ def require_proc(proc: str = "/proc") -> None:
 
 def own_pid_namespace() -> int:
     """The namespace in which this process counts pids: those of another mean nothing here."""
-    return os.stat("/proc/self/ns/pid").st_ino
+    return syscalls.stat("/proc/self/ns/pid").st_ino
 
 
 def own_time_namespace() -> int:
     """The namespace in which this process reads start times; 0 before Linux 5.6, which has one clock for all."""
     try:
-        return os.stat("/proc/self/ns/time").st_ino
+        return syscalls.stat("/proc/self/ns/time").st_ino
     except FileNotFoundError:
         return 0
 
@@ -105,7 +106,7 @@ def unseen_identity(uid: int) -> Identity:
 
 def own_identity() -> Identity:
     """The identity of this process."""
-    return identify(os.getpid())
+    return identify(syscalls.getpid())
 
 
 def is_dead(identity: Identity) -> bool:
@@ -149,7 +150,7 @@ def pidfd_of_peer(connection: socket.socket, pid: int) -> int:
     try:
         return connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
     except OSError:  # before Linux 6.5: by pid; the caller compares the start time it reads afterwards
-        return os.pidfd_open(pid) if pid else -1
+        return syscalls.pidfd_open(pid) if pid else -1
 
 
 def watch(identity: Identity) -> int | None:
@@ -163,17 +164,17 @@ def watch(identity: Identity) -> int | None:
     if identity.pid_namespace != own_pid_namespace():
         return -1
     try:
-        pidfd = os.pidfd_open(identity.pid)
+        pidfd = syscalls.pidfd_open(identity.pid)
     except ProcessLookupError:
         return None
     try:
-        death = select.poll()  # select() knows no descriptor beyond 1023, and a registry watches all its clients
+        death = syscalls.poll()  # select() knows no descriptor beyond 1023, and a registry watches all its clients
         death.register(pidfd, select.POLLIN)
         gone = is_dead(identity) or bool(death.poll(0))
     except BaseException:
-        os.close(pidfd)
+        syscalls.close(pidfd)
         raise
     if gone:
-        os.close(pidfd)
+        syscalls.close(pidfd)
         return None
     return pidfd

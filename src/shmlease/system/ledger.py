@@ -13,7 +13,6 @@ written to a new file that takes the old one's name: a reader has one or the oth
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
@@ -23,6 +22,7 @@ import msgspec
 
 from shmlease.core.model import Change, Gone, Row, Snapshot, key_of
 from shmlease.errors import ProtocolError
+from shmlease.system import syscalls
 from shmlease.system.safe_open import create_regular, open_directory, read_regular
 
 __all__ = ["FOREIGN_LEDGER_LIMIT_BYTES", "LEDGER_LIMIT_BYTES", "Ledger", "MemoryLedger", "parse_ledger", "read_ledger"]
@@ -62,7 +62,7 @@ class Ledger:
         try:
             self._rewrite(rows)
         except BaseException:
-            os.close(self._directory)
+            syscalls.close(self._directory)
             raise
 
     def wants_compaction(self) -> bool:
@@ -76,7 +76,7 @@ class Ledger:
         if self._length + RESERVE_BYTES > LEDGER_LIMIT_BYTES:
             return False
         try:
-            os.posix_fallocate(self._fd, self._length, RESERVE_BYTES)
+            syscalls.posix_fallocate(self._fd, self._length, RESERVE_BYTES)
         except OSError:
             return False
         self._reserved = self._length + RESERVE_BYTES
@@ -91,7 +91,7 @@ class Ledger:
             The record could not be written; the log is as it was.
         """
         record = _record(changes)
-        written = os.pwrite(self._fd, record, self._length)
+        written = syscalls.pwrite(self._fd, record, self._length)
         if written != len(record):
             raise OSError(f"{written} of {len(record)} bytes of a record were written")
         self._length += len(record)
@@ -105,25 +105,25 @@ class Ledger:
 
     def close(self) -> None:
         """Let go of the file; it stays."""
-        os.close(self._fd)
-        os.close(self._directory)
+        syscalls.close(self._fd)
+        syscalls.close(self._directory)
 
     def _rewrite(self, rows: Iterable[Row]) -> None:
         beside = f"{self._name}.new"
         content = MAGIC + _record(list(rows))
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside, dir_fd=self._directory)  # of a predecessor that was killed here
+            syscalls.unlink(beside, dir_fd=self._directory)  # of a predecessor that was killed here
         fd = create_regular(beside, directory=self._directory)
         try:
-            os.posix_fallocate(fd, 0, len(content) + RESERVE_BYTES)
-            os.pwrite(fd, content, 0)
-            os.rename(beside, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            syscalls.posix_fallocate(fd, 0, len(content) + RESERVE_BYTES)
+            syscalls.pwrite(fd, content, 0)
+            syscalls.rename(beside, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         except OSError:
-            os.close(fd)
-            os.unlink(beside, dir_fd=self._directory)
+            syscalls.close(fd)
+            syscalls.unlink(beside, dir_fd=self._directory)
             raise
         if self._fd >= 0:
-            os.close(self._fd)
+            syscalls.close(self._fd)
         self._fd = fd
         self._length = self._live_length = len(content)
         self._reserved = len(content) + RESERVE_BYTES

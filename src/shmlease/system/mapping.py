@@ -15,6 +15,8 @@ import mmap
 import os
 from typing import Final
 
+from shmlease.system import syscalls
+
 __all__ = ["HUGE_PAGE_BYTES", "Mapping", "map_segment", "reserve_pages"]
 
 HUGE_PAGE_BYTES: Final = 2 * 1024 * 1024
@@ -22,10 +24,6 @@ _MADV_COLLAPSE: Final = 25
 _MAP_FIXED: Final = 0x10
 _MAP_NORESERVE: Final = 0x4000
 _SET_ASIDE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
-_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 class _Buffer(ctypes.Structure):
@@ -81,7 +79,7 @@ def map_segment(fd: int, size_bytes: int, *, writable: bool) -> Mapping:
     if is_huge:
         address = -(-address // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    if _libc.mmap(address, size_bytes, protection, mmap.MAP_SHARED | _MAP_FIXED, fd, 0) != address:
+    if syscalls.mmap(address, size_bytes, protection, mmap.MAP_SHARED | _MAP_FIXED, fd, 0) != address:
         code = ctypes.get_errno() or errno.ENOMEM
         raise OSError(code, os.strerror(code))
     return Mapping(address, size_bytes, writable=writable, region=region)
@@ -102,9 +100,9 @@ def reserve_pages(fd: int, mapping: Mapping, *, collapse: bool = True) -> None:
     if huge_bytes:
         # one small page each, for MADV_COLLAPSE refuses empty ranges; by pwrite, since a store could be a SIGBUS
         for offset in range(0, huge_bytes, HUGE_PAGE_BYTES):
-            os.pwrite(fd, b"\0", offset)
-        _libc.madvise(mapping.address, huge_bytes, _MADV_COLLAPSE)  # a refusal leaves small pages, which will do
-    os.posix_fallocate(fd, 0, mapping.size_bytes)
+            syscalls.pwrite(fd, b"\0", offset)
+        syscalls.madvise(mapping.address, huge_bytes, _MADV_COLLAPSE)  # a refusal leaves small pages, which will do
+    syscalls.posix_fallocate(fd, 0, mapping.size_bytes)
 
 
 def _address_of(region: mmap.mmap) -> int:

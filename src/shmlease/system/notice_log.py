@@ -12,12 +12,12 @@ import errno
 import os
 import struct
 import zlib
-from collections.abc import Callable
 from typing import Final
 
 from shmlease.core.messages import Notice
 from shmlease.core.wire import decode_notice, encode_notice
 from shmlease.errors import ProtocolError
+from shmlease.system import syscalls
 from shmlease.system.mapping import map_segment
 
 __all__ = ["NOTICE_LOG_BYTES", "NoticeLog", "NoticeLogReader"]
@@ -47,10 +47,10 @@ class NoticeLog:
     """
 
     def __init__(self, descriptor: int) -> None:
-        if os.fstat(descriptor).st_size < NOTICE_LOG_BYTES:  # mapped beyond its end, it would be a SIGBUS to write
+        if syscalls.fstat(descriptor).st_size < NOTICE_LOG_BYTES:  # mapped beyond its end, it would be a SIGBUS to write
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         self._mapping = map_segment(descriptor, NOTICE_LOG_BYTES, writable=True)
-        self._store = _stores_of(
+        self._store = syscalls.stores_in(
             memoryview((ctypes.c_char * NOTICE_LOG_BYTES).from_address(self._mapping.address)).cast("B")
         )
         self._length = 0
@@ -75,11 +75,6 @@ class NoticeLog:
         self._length = 0
 
 
-def _stores_of(memory: memoryview) -> Callable[[slice, bytes], None]:
-    """What writes into `memory`."""
-    return memory.__setitem__
-
-
 class NoticeLogReader:
     """The reader's side, which remembers how far it has read.
 
@@ -95,9 +90,9 @@ class NoticeLogReader:
     def read(self, applied: int) -> list[Notice]:
         """The notices after number `applied` that were not read before, in order."""
         for _ in range(_MOST_RUNS):
-            content = os.pread(self._fd, NOTICE_LOG_BYTES - self._position, self._position)
+            content = syscalls.pread(self._fd, NOTICE_LOG_BYTES - self._position, self._position)
             # the header after the content: if the client began another run meanwhile, what was read may be the middle of it
-            header = os.pread(self._fd, _HEADER.size, 0)
+            header = syscalls.pread(self._fd, _HEADER.size, 0)
             first = _HEADER.unpack(header)[2] if len(header) == _HEADER.size else 0
             if first == self._first:
                 return self._parse(content, applied)
@@ -106,7 +101,7 @@ class NoticeLogReader:
 
     def close(self) -> None:
         """Let go of the file."""
-        os.close(self._fd)
+        syscalls.close(self._fd)
 
     def _parse(self, content: bytes, applied: int) -> list[Notice]:
         start = self._position

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from shmlease.system import syscalls
 from shmlease.system.signals import is_from_handler
 
 __all__ = ["OwnedDescriptor", "file_of"]
@@ -14,7 +15,7 @@ __all__ = ["OwnedDescriptor", "file_of"]
 
 def file_of(fd: int) -> tuple[int, int]:
     """Device and inode of what `fd` is open on."""
-    status = os.fstat(fd)
+    status = syscalls.fstat(fd)
     return status.st_dev, status.st_ino
 
 
@@ -30,7 +31,7 @@ class OwnedDescriptor:
 
     def stat(self) -> os.stat_result:
         """What is open; from here on it is known which file that is."""
-        status = os.fstat(self.fds[0])
+        status = syscalls.fstat(self.fds[0])
         self._file = (status.st_dev, status.st_ino)
         return status
 
@@ -41,7 +42,7 @@ class OwnedDescriptor:
         fd = self.fds[0]
         if self._file != (0, 0):
             try:
-                status = os.fstat(fd)
+                status = syscalls.fstat(fd)
             except OSError as error:
                 if is_from_handler(error):
                     raise
@@ -51,4 +52,4 @@ class OwnedDescriptor:
                 self._is_closed = True
                 return
         self._is_closed = True  # no call between the two: it is never closed twice
-        os.close(fd)
+        syscalls.close(fd)

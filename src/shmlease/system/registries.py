@@ -7,6 +7,7 @@ import re
 import secrets
 import stat
 
+from shmlease.system import syscalls
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.names import DIRECTORY_NAME
 from shmlease.system.shm_root import SHM_ROOT, list_root
@@ -49,7 +50,7 @@ def default_registry_id(root: str = SHM_ROOT) -> str:
     """
     usual = f"u{os.geteuid()}"
     try:
-        status = os.stat(f"{root}/shmlease-{usual}", follow_symlinks=False)
+        status = syscalls.stat(f"{root}/shmlease-{usual}", follow_symlinks=False)
     except OSError:
         is_free = True
     else:

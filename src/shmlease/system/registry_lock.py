@@ -13,16 +13,15 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from shmlease.system import syscalls
 from shmlease.system.forks import after_fork_in_child
 from shmlease.system.owned_descriptor import file_of
-from shmlease.system.primitives import RLock
 from shmlease.system.safe_open import open_regular
 
 __all__ = ["file_of", "is_locked", "let_go", "take"]
 
 # With the file that each is of: a descriptor closed behind this module's back may be of another file by now.
 _held: Final[dict[int, tuple[int, int]]] = {}
-_no_fork: Final = RLock()  # a signal handler may fork in that moment
 
 
 def take(open_lock: Callable[[], int]) -> int | None:
@@ -33,18 +32,18 @@ def take(open_lock: Callable[[], int]) -> int | None:
     OSError
         What `open_lock` raises, but for FileNotFoundError.
     """
-    with _no_fork:
+    with syscalls.fork_lock:  # reentrant: a signal handler may fork in that moment
         try:
             fd = open_lock()
         except FileNotFoundError:
             return None
         _held[fd] = file_of(fd)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        syscalls.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         let_go(fd)
         return None
-    if os.fstat(fd).st_nlink == 0:  # the registry ended between open and flock
+    if syscalls.fstat(fd).st_nlink == 0:  # the registry ended between open and flock
         let_go(fd)
         return None
     return fd
@@ -56,9 +55,9 @@ def let_go(fd: int) -> None:
     A number that is of another file by now, since the program has closed every descriptor, is left alone.
     """
     known = _held.get(fd)
-    with _no_fork, contextlib.suppress(OSError):
+    with syscalls.fork_lock, contextlib.suppress(OSError):
         if known is None or file_of(fd) == known:
-            os.close(fd)
+            syscalls.close(fd)
     _held.pop(fd, None)
 
 
@@ -79,11 +78,11 @@ def is_locked(name: str, *, directory: int, owner: int) -> bool:
     except FileNotFoundError:
         return False  # it had not been made, or was the last thing removed
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        syscalls.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
-        os.close(descriptor)
+        syscalls.close(descriptor)
     return False
 
 
@@ -91,9 +90,13 @@ def _after_fork_in_child() -> None:
     for fd, file in _held.items():
         with contextlib.suppress(OSError):
             if file_of(fd) == file:
-                os.close(fd)
+                syscalls.close(fd)
     _held.clear()
 
 
 after_fork_in_child(_after_fork_in_child)
-os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_no_fork.release)
+os.register_at_fork(
+    before=syscalls.fork_lock.acquire,
+    after_in_parent=syscalls.fork_lock.release,
+    after_in_child=syscalls.fork_lock.release,
+)

@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from shmlease.errors import PermissionDeniedError
+from shmlease.system import syscalls
 from shmlease.system.signals import is_from_handler
 from shmlease.units import format_bytes
 
@@ -84,7 +85,7 @@ def open_directory(path: str, *, directory: int | None = None) -> int:
     except NotADirectoryError as error:
         if is_from_handler(error):
             raise
-        status = os.stat(path, dir_fd=directory, follow_symlinks=False)
+        status = syscalls.stat(path, dir_fd=directory, follow_symlinks=False)
         raise _refused(path, status, stat.S_IFDIR, None, directory) from None
 
 
@@ -101,16 +102,16 @@ def directory_of(root: str, name: str) -> Iterator[tuple[int, str]]:
     PermissionDeniedError
         It is no directory any more.
     """
-    directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = syscalls.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         *parents, last = name.split("/")
         for parent in parents:
             below = open_directory(parent, directory=directory)
-            os.close(directory)
+            syscalls.close(directory)
             directory = below
         yield directory, last
     finally:
-        os.close(directory)
+        syscalls.close(directory)
 
 
 def open_regular(path: str, flags: int = os.O_RDONLY, *, directory: int | None = None, owner: int | None = None) -> int:
@@ -144,11 +145,11 @@ def open_regular(path: str, flags: int = os.O_RDONLY, *, directory: int | None =
             raise
         descriptor = _second_try(path, flags, directory, owner)
     try:
-        status = os.fstat(descriptor)
+        status = syscalls.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or (owner is not None and status.st_uid != owner):
             raise _refused(path, status, stat.S_IFREG, owner, directory)
     except BaseException:
-        os.close(descriptor)
+        syscalls.close(descriptor)
         raise
     return descriptor
 
@@ -170,11 +171,11 @@ def create_regular(path: str, *, directory: int | None = None, owner: int | None
     """
     descriptor = _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_SURPRISE, directory)
     try:
-        os.fchmod(descriptor, FILE_MODE)
+        syscalls.fchmod(descriptor, FILE_MODE)
         if owner is not None and owner != os.geteuid():
-            os.fchown(descriptor, owner, -1)
+            syscalls.fchown(descriptor, owner, -1)
     except BaseException:
-        os.close(descriptor)
+        syscalls.close(descriptor)
         raise
     return descriptor
 
@@ -193,17 +194,17 @@ def read_regular(path: str, limit_bytes: int, *, directory: int | None = None, o
     """
     descriptor = open_regular(path, directory=directory, owner=owner)
     try:
-        size_bytes = os.fstat(descriptor).st_size
+        size_bytes = syscalls.fstat(descriptor).st_size
         position = 0
         pieces: list[bytes] = []
         while position <= limit_bytes and size_bytes <= limit_bytes:
-            piece = os.pread(descriptor, min(_PIECE_BYTES, limit_bytes + 1 - position), position)
+            piece = syscalls.pread(descriptor, min(_PIECE_BYTES, limit_bytes + 1 - position), position)
             if not piece:
                 return b"".join(pieces)
             pieces.append(piece)
             position += len(piece)
     finally:
-        os.close(descriptor)
+        syscalls.close(descriptor)
     path = _full(path, directory)
     raise PermissionDeniedError(
         f"{path} holds {format_bytes(max(size_bytes, position))}; not more than {format_bytes(limit_bytes)} is read",
@@ -211,8 +212,8 @@ def read_regular(path: str, limit_bytes: int, *, directory: int | None = None, o
     )
 
 
-def read_kernel_file(path: str) -> bytes:
-    """What a file of /proc or /sys holds; an interrupt loses no descriptor.
+def read_kernel_file(path: str, limit_bytes: int = NAMED_LIMIT_BYTES) -> bytes:
+    """What a file of /proc or /sys holds, up to a bound; an interrupt loses no descriptor.
 
     Raises
     ------
@@ -222,13 +223,14 @@ def read_kernel_file(path: str) -> bytes:
     opened: list[int] = []
     pieces: list[bytes] = [b" "]
     try:
-        opened.extend(map(os.open, (path,), (os.O_RDONLY | os.O_CLOEXEC,)))
-        while pieces[-1]:
-            pieces.append(os.read(opened[0], _PIECE_BYTES))
+        opened.extend(map(syscalls.open, (path,), (os.O_RDONLY | os.O_CLOEXEC,)))
+        while pieces[-1] and limit_bytes > 0:
+            pieces.append(syscalls.read(opened[0], min(_PIECE_BYTES, limit_bytes)))
+            limit_bytes -= len(pieces[-1])
         return b"".join(pieces[1:])
     finally:
         if opened:
-            os.close(opened[0])
+            syscalls.close(opened[0])
 
 
 def read_named(path: str) -> bytes:
@@ -251,9 +253,9 @@ def ensure_mode(descriptor: int, wanted: int) -> None:
 
     A mode that lets others in is nothing that a umask has made: it stays, for its owner to look into.
     """
-    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    mode = stat.S_IMODE(syscalls.fstat(descriptor).st_mode)
     if mode & wanted != wanted and not mode & 0o077:
-        os.chmod(f"/proc/self/fd/{descriptor}", wanted)  # fchmod(2) does not take an O_PATH descriptor
+        syscalls.chmod(f"/proc/self/fd/{descriptor}", wanted)  # fchmod(2) does not take an O_PATH descriptor
 
 
 def reason_of(error: OSError) -> str:
@@ -269,17 +271,17 @@ def _open(path: str, flags: int, directory: int | None) -> int:
     """
     opened: list[int] = []
     try:
-        opened.extend(map(functools.partial(os.open, dir_fd=directory), (path,), (flags,), (FILE_MODE,)))
+        opened.extend(map(functools.partial(syscalls.open, dir_fd=directory), (path,), (flags,), (FILE_MODE,)))
     except BaseException:
         if opened:
-            os.close(opened[0])
+            syscalls.close(opened[0])
         raise
     return opened[0]
 
 
 def _second_try(path: str, flags: int, directory: int | None, owner: int | None) -> int:
     """Open what could not be opened, if that can be repaired; else raise why not."""
-    status = os.stat(path, dir_fd=directory, follow_symlinks=False)
+    status = syscalls.stat(path, dir_fd=directory, follow_symlinks=False)
     if not stat.S_ISREG(status.st_mode):  # ELOOP, ENXIO, EISDIR, or EACCES
         raise _refused(path, status, stat.S_IFREG, owner, directory) from None
     if owner == os.geteuid():
@@ -289,13 +291,13 @@ def _second_try(path: str, flags: int, directory: int | None, owner: int | None)
 
 def _repair(path: str, directory: int | None) -> None:
     """Give a regular file of this user's the bits of its owner that it lacks."""
-    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    descriptor = syscalls.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
-        status = os.fstat(descriptor)
+        status = syscalls.fstat(descriptor)
         if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
             ensure_mode(descriptor, FILE_MODE)
     finally:
-        os.close(descriptor)
+        syscalls.close(descriptor)
 
 
 def _refused(

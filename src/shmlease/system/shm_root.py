@@ -15,6 +15,7 @@ from shmlease.errors import (
     RegistryUnavailableError,
     UnsupportedPlatformError,
 )
+from shmlease.system import syscalls
 from shmlease.system.exhaustion import explained, shortage_of_shm
 from shmlease.system.safe_open import reason_of
 
@@ -48,7 +49,7 @@ def list_root(root: str = SHM_ROOT) -> list[str]:
         It cannot be read.
     """
     try:
-        return os.listdir(root)
+        return syscalls.listdir(root)
     except OSError as error:
         raise no_shared_memory(root, error) from None
 
@@ -77,7 +78,7 @@ def require_shared_memory(root: str = SHM_ROOT) -> None:
         It is full.
     """
     try:
-        status = os.statvfs(root)
+        status = syscalls.statvfs(root)
     except OSError as error:
         raise _unavailable(no_shared_memory(root, error)) from None
     kind = _kind_of(root)

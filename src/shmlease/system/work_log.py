@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 import struct
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from shmlease.core.work import KIND_BYTES, Unit
 from shmlease.errors import PermissionDeniedError
+from shmlease.system import syscalls
 from shmlease.system.safe_open import create_regular, read_regular
 
 __all__ = ["WORK_NAME", "Left", "WorkLog", "parse_work"]
@@ -127,18 +127,18 @@ def _made(directory: int, suspects: Mapping[Unit, int]) -> mmap.mmap:
         _UNIT.pack_into(content, _SUSPECTS_AT + n * _UNIT.size, unit.kind.encode(), deaths, 0, unit.key, unit.number)
     beside = f"{WORK_NAME}.new"
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(beside, dir_fd=directory)  # of a predecessor that was killed here
+        syscalls.unlink(beside, dir_fd=directory)  # of a predecessor that was killed here
     descriptor = create_regular(beside, directory=directory)
     try:
-        os.posix_fallocate(descriptor, 0, _BYTES)  # a store where no page is would be a bus error
-        os.pwrite(descriptor, content, 0)
+        syscalls.posix_fallocate(descriptor, 0, _BYTES)  # a store where no page is would be a bus error
+        syscalls.pwrite(descriptor, content, 0)
         mapped = mmap.mmap(descriptor, _BYTES)
-        os.rename(beside, WORK_NAME, src_dir_fd=directory, dst_dir_fd=directory)
+        syscalls.rename(beside, WORK_NAME, src_dir_fd=directory, dst_dir_fd=directory)
     except OSError:
-        os.unlink(beside, dir_fd=directory)
+        syscalls.unlink(beside, dir_fd=directory)
         raise
     finally:
-        os.close(descriptor)
+        syscalls.close(descriptor)
     return mapped
 
 

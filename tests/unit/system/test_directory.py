@@ -20,6 +20,7 @@ from shmlease.errors import (
     RegistryUnavailableError,
     UnsupportedPlatformError,
 )
+from shmlease.system import syscalls
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.owned_descriptor import OwnedDescriptor
 from shmlease.system.registries import default_registry_id, registry_directories
@@ -130,15 +131,13 @@ def test_lock_taken_while_the_registry_was_ending_is_not_given(
     directory: RegistryDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its file was opened, then unlinked by the one that ended, then locked: nobody else will ever see that lock."""
-    import fcntl
-
-    flock = fcntl.flock
+    flock = syscalls.flock
 
     def unlink_first(fd: int, operation: int) -> None:
         os.unlink(directory.lock_path)
         flock(fd, operation)
 
-    monkeypatch.setattr(fcntl, "flock", unlink_first)
+    monkeypatch.setattr(syscalls, "flock", unlink_first)
     assert directory.lock() is None
 
 

@@ -24,6 +24,7 @@ from shmlease.core.model import (
 )
 from shmlease.errors import ProtocolError
 from shmlease.system import ledger as module
+from shmlease.system import syscalls
 from shmlease.system.ledger import RESERVE_BYTES, Ledger, MemoryLedger, read_ledger
 
 WHO = Identity(1, 2, "boot", 3, 4, "x")
@@ -99,7 +100,7 @@ def full(*_: object) -> None:
 
 
 def test_ledger_without_room_to_begin_is_an_error_and_leaves_no_file(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(syscalls, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space left"):
         Ledger(path, [REGISTRY])
     assert not os.path.exists(path)
@@ -108,7 +109,7 @@ def test_ledger_without_room_to_begin_is_an_error_and_leaves_no_file(path: str, 
 
 def test_ledger_that_cannot_grow_says_so_and_goes_on(ledger: Ledger, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ledger.has_room()
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(syscalls, "posix_fallocate", full)
     number = 0
     while ledger.has_room():
         ledger.commit([lease(number)])
@@ -122,7 +123,7 @@ def test_ledger_that_cannot_grow_says_so_and_goes_on(ledger: Ledger, path: str, 
 def test_compaction_without_room_keeps_the_old_log(ledger: Ledger, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger.commit([lease(1)])
     before = read_ledger(path)
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(syscalls, "posix_fallocate", full)
     ledger.compact([REGISTRY])
     assert read_ledger(path) == before
     ledger.commit([lease(2)])
@@ -135,7 +136,7 @@ def test_commit_that_was_cut_short_never_happened(ledger: Ledger, path: str, mon
     before = read_ledger(path)
     pwrite = os.pwrite
     with monkeypatch.context() as short:
-        short.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:-3], offset))
+        short.setattr(syscalls, "pwrite", lambda fd, data, offset: pwrite(fd, data[:-3], offset))
         with pytest.raises(OSError, match=r"\d+ of \d+ bytes"):
             ledger.commit([lease(1)])
     assert read_ledger(path) == before

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shmlease.system import mapping as module
+from shmlease.system import syscalls
 from shmlease.system.mapping import HUGE_PAGE_BYTES, Mapping, map_segment, reserve_pages
 
 PAGE = 4096
@@ -162,17 +162,12 @@ def test_pages_are_reserved_also_where_the_system_refuses_huge_ones(fd: int, mon
     mapping = map_segment(fd, size, writable=True)
     asked = []
 
-    class Refusing:
-        def __getattr__(self, name: str) -> object:
-            return getattr(libc, name)
+    def refuse(address: int, length: int, advice: int) -> int:
+        asked.append((address, length, advice))
+        ctypes.set_errno(errno.EINVAL)
+        return -1
 
-        def madvise(self, address: int, length: int, advice: int) -> int:
-            asked.append((address, length, advice))
-            ctypes.set_errno(errno.EINVAL)
-            return -1
-
-    libc = module._libc
-    monkeypatch.setattr(module, "_libc", Refusing())
+    monkeypatch.setattr(syscalls, "madvise", refuse)
     reserve_pages(fd, mapping)
     assert asked == [(mapping.address, size, 25)]
     assert os.fstat(fd).st_blocks * 512 >= size
@@ -186,7 +181,7 @@ def test_reservation_in_a_full_shm_is_an_error_and_no_signal(fd: int, monkeypatc
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(syscalls, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space left"):
         reserve_pages(fd, mapping)
     mapping.close()

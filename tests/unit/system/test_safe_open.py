@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from shmlease.errors import PermissionDeniedError
+from shmlease.system import syscalls
 from shmlease.system.safe_open import create_regular, directory_of, open_directory, open_regular, read_regular
 
 ME = os.geteuid()
@@ -97,7 +98,7 @@ def test_file_is_read_up_to_a_bound_and_a_larger_one_not_at_all(tmp_path: Path, 
     path = tmp_path / "x"
     path.write_bytes(b"x" * 3_000_000)
     assert read_regular(str(path), 3_000_000) == b"x" * 3_000_000
-    monkeypatch.setattr(os, "pread", None)
+    monkeypatch.setattr(syscalls, "pread", None)
     with pytest.raises(PermissionDeniedError, match=r"holds 2.861 MiB; not more than 2.861 MiB is read"):
         read_regular(str(path), 2_999_999)
     os.truncate(path, 1 << 40)
@@ -115,7 +116,7 @@ def test_file_that_grows_while_it_is_read_is_read_up_to_the_bound(tmp_path: Path
             file.write(b"x" * 1_000_000)
         return pread(descriptor, length, offset)
 
-    monkeypatch.setattr(os, "pread", growing)
+    monkeypatch.setattr(syscalls, "pread", growing)
     with pytest.raises(PermissionDeniedError, match="not more than 5 MiB is read"):
         read_regular(str(path), 5 << 20)
 
