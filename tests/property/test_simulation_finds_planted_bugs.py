@@ -39,9 +39,9 @@ def notice_logs_are_not_read_at_takeover(patch: pytest.MonkeyPatch) -> None:
     recover = Server.recover
 
     def deaf(self: Server, dead: Iterable[int]) -> None:
-        self._read_notice_log = lambda client: None  # type: ignore[method-assign]
+        self._notices.read = lambda client: None  # type: ignore[method-assign]
         recover(self, dead)
-        del self._read_notice_log  # type: ignore[method-assign]
+        del self._notices.read  # type: ignore[method-assign]
 
     patch.setattr(Server, "recover", deaf)
 

@@ -18,11 +18,11 @@ from typing import Final
 import msgspec
 
 from shmlease.core.limits import Limits
-from shmlease.core.messages import Notice
 from shmlease.core.model import ClientState, EventKind, EventRow, RegistryRow, Snapshot
 from shmlease.core.settings import Settings
 from shmlease.core.table import Table
-from shmlease.errors import LeaseError, PermissionDeniedError, RegistryFaultError, RegistryUnavailableError
+from shmlease.errors import LeaseError, RegistryFaultError, RegistryUnavailableError
+from shmlease.registry.file_store import FileStore
 from shmlease.registry.log import ENVIRONMENT as LOG_ENVIRONMENT
 from shmlease.registry.log import SILENT, RegistryLog, SilentLog
 from shmlease.registry.loop import ACCEPT_WITH, Loop
@@ -36,7 +36,6 @@ from shmlease.system.exhaustion import explained
 from shmlease.system.identity import own_identity
 from shmlease.system.launch import LOCK_FD, REPORT_FD
 from shmlease.system.ledger import Ledger
-from shmlease.system.notice_log import NoticeLogReader
 from shmlease.system.safe_open import FILE_MODE
 from shmlease.system.surroundings import settle_in
 from shmlease.system.work_log import WorkLog
@@ -44,43 +43,6 @@ from shmlease.system.work_log import WorkLog
 __all__ = ["main", "serve"]
 
 ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-class _FileStore(RegistryDirectory):
-    """The registry's directory, as the server asks for it."""
-
-    def __init__(self, id: str, root: str) -> None:
-        super().__init__(id, root)
-        self._notice_logs: dict[int, NoticeLogReader] = {}
-
-    def create_notice_log(self, client: int) -> None:
-        """Make the notice log of a client and open it: a client that was admitted can be heard, however few descriptors are left.
-
-        Raises
-        ------
-        OSError
-            /dev/shm has no room for it, or there is no descriptor for it.
-        """
-        super().create_notice_log(client)
-        if client not in self._notice_logs:  # else it did not hear its welcome, and has said hello once more
-            self._notice_logs[client] = NoticeLogReader(self.open_notice_log(client, writable=False))
-
-    def read_notice_log(self, client: int, applied: int) -> list[Notice]:
-        """What `client` wrote after notice number `applied` and was not read before."""
-        reader = self._notice_logs.get(client)
-        if reader is None:
-            try:
-                reader = self._notice_logs[client] = NoticeLogReader(self.open_notice_log(client, writable=False))
-            except (FileNotFoundError, PermissionDeniedError):  # or its client has put something else there: its own harm
-                return []
-        return reader.read(applied)
-
-    def drop_notice_log(self, client: int) -> None:
-        """Remove the notice log of a client that has ended."""
-        reader = self._notice_logs.pop(client, None)
-        if reader is not None:
-            reader.close()
-        super().drop_notice_log(client)
 
 
 def serve(
@@ -120,7 +82,7 @@ def serve(
     RegistryFaultError
         It failed through a fault of its own, which is recorded; everything is left to a successor.
     """
-    store = _FileStore(settings.id, settings.root)
+    store = FileStore(settings.id, settings.root)
     if not store.is_locked_by(lock_fd):
         raise RegistryUnavailableError(f"{store.path} was removed before registry {settings.id} began; start it again")
     clock = clock or SystemClock()
@@ -153,9 +115,7 @@ def serve(
 class _Serving:
     """The parts of a registry process put together, on what its predecessor left."""
 
-    def __init__(
-        self, store: _FileStore, row: RegistryRow, snapshot: Snapshot | None, clock: Clock, log: SilentLog
-    ) -> None:
+    def __init__(self, store: FileStore, row: RegistryRow, snapshot: Snapshot | None, clock: Clock, log: SilentLog) -> None:
         self._clock = clock
         self._log = log
         self._is_ready = False

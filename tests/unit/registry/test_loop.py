@@ -494,7 +494,7 @@ def test_ring_that_lies_in_its_socket_is_found_before_a_request_is_refused(serve
     lease = writer.lease(2, "a").lease
     served.clock.wait_s(LOOK_AGAIN_NS / 1e9)
     served.wake()
-    until(lambda: not served.server._look_again_ns, what="nobody having rung lately")
+    until(lambda: served.server._notices.next_deadline_ns() is None, what="nobody having rung lately")
     with served.held_up():
         reader.say(m.Attach(3, reader.client << NUMBER_BITS | 3, "a", "", 0, 0))
         served.files.open_notice_log(writer.client).append(m.Publish(3, lease, 0, 0))

@@ -233,7 +233,10 @@ def test_death_lets_in_who_waits_at_once() -> None:
         lease = hoarder.lease(shape=1 << 20, dtype="u1")
         waiting = threads.submit(lambda: registry.lease(shape=1 << 20, dtype="u1", timeout=30).release())
         server = registry._host.server
-        until(lambda: server.table._grants and not server._look_again_ns, what="nothing to happen for a while")
+        until(
+            lambda: server.table._grants and server._notices.next_deadline_ns() is None,
+            what="nothing to happen for a while",
+        )
         registry.kill(hoarder)
         waiting.result(0.5)
         del lease

@@ -1,0 +1,114 @@
+"""Reads the notices of all clients, in an order in which nothing comes before what it depends on.
+
+Rules:
+
+* The notices of one client are applied in the order in which they were written.
+* A redeemed ticket was made by another client: that client's notices, up to the making, come first.
+* Who has sent a `Ring` may write for a while without another one: its log is looked at again once that while is over, and before any
+  request of anybody is answered.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable
+from typing import Protocol
+
+from shmlease.core import messages as m
+from shmlease.core.model import client_of
+from shmlease.core.table import Table
+
+__all__ = ["NoticeReader"]
+
+
+class _NoticeLogs(Protocol):
+    def read_notice_log(self, client: int, applied: int) -> list[m.Notice]: ...
+
+
+class NoticeReader:
+    """The notices that were written and not applied yet.
+
+    Parameters
+    ----------
+    table : Table
+        It is asked who has ended, and which notices and tickets it knows; nothing is applied to it.
+    store : Store
+        Has the notice logs.
+    apply : callable
+        Applies one notice of a client to the table.
+    """
+
+    def __init__(self, table: Table, store: _NoticeLogs, apply: Callable[[int, m.Notice], None]) -> None:
+        self._table = table
+        self._store = store
+        self._apply = apply
+        self._unapplied: defaultdict[int, deque[m.Notice]] = defaultdict(deque)
+        self._being_read: set[int] = set()
+        self._look_again_ns: dict[int, int] = {}
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether notices are being applied just now, by a caller of the one who asks."""
+        return bool(self._being_read)
+
+    def look_again_at(self, client: int, now_ns: int) -> None:
+        """`client` may write notices for a while without a `Ring`."""
+        self._look_again_ns[client] = now_ns + m.LOOK_AGAIN_NS
+
+    def next_deadline_ns(self) -> int | None:
+        """When a log is to be looked at again; None if there is nobody whose notices may have been missed."""
+        return min(self._look_again_ns.values(), default=None)
+
+    def read_due(self, now_ns: int) -> None:
+        """Read the logs whose time has come."""
+        for client in [client for client, look_ns in self._look_again_ns.items() if look_ns <= now_ns]:
+            del self._look_again_ns[client]
+            self.read(client)
+
+    def read_all(self) -> None:
+        """Read the logs of all who may have written without a `Ring`."""
+        for client in list(self._look_again_ns):
+            self.read(client)
+
+    def read(self, client: int) -> None:
+        """Apply what `client` has written, and of others what that depends on."""
+        self._go_on_with(client)
+        while waiting := [other for other, unapplied in self._unapplied.items() if unapplied]:
+            before = sum(len(self._unapplied[other]) for other in waiting)
+            for other in waiting:
+                self._go_on_with(other)
+            if sum(map(len, self._unapplied.values())) >= before:
+                # a ring of tickets that wait for each other cannot come about in good faith
+                self._apply(waiting[0], self._unapplied[waiting[0]].popleft())
+
+    def forget(self, client: int) -> None:
+        """`client` has ended: what it wrote and was not applied is nobody's."""
+        self._look_again_ns.pop(client, None)
+        self._unapplied.pop(client, None)
+
+    def _go_on_with(self, client: int) -> None:
+        """Apply the notices of `client` up to one that depends on what another, being read just now, has yet to tell."""
+        table = self._table
+        if client in self._being_read:
+            return
+        if table.is_ended(client):
+            self._unapplied.pop(client, None)
+            return
+        self._being_read.add(client)
+        unapplied = self._unapplied[client]
+        unapplied.extend(self._store.read_notice_log(client, table.rows.applied.get(client, 0)))
+        while unapplied and not table.is_ended(client):
+            if isinstance(unapplied[0], m.Redeemed) and not self._is_ready(unapplied[0]):
+                break
+            self._apply(client, unapplied.popleft())
+        self._being_read.discard(client)
+        if not unapplied or table.is_ended(client):
+            self._unapplied.pop(client, None)
+
+    def _is_ready(self, notice: m.Redeemed) -> bool:
+        """Whether the making of the ticket was applied, or will never be told."""
+        if self._table.knows_ticket(notice.ticket):
+            return True
+        sender = client_of(notice.ticket)
+        self._go_on_with(sender)
+        return self._table.knows_ticket(notice.ticket) or not (sender in self._being_read or self._unapplied.get(sender))
