@@ -146,8 +146,8 @@ def _children() -> list[str]:
 
 
 def test_child_does_not_hold_its_parents_connection_open(registry: shmlease.Registry) -> None:
-    registry.statistics()
-    connected = registry._link._connection
+    with registry.share(np.arange(10)) as lease, registry.redeem(lease.ticket()):
+        connected = registry._link._connection
 
     def held() -> list[str]:
         return [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd.isdigit() and _is_open(fd)]
@@ -159,7 +159,7 @@ def test_child_does_not_hold_its_parents_connection_open(registry: shmlease.Regi
     assert mine.startswith("socket:")
     theirs = in_child(held)
     assert mine not in theirs
-    assert not [path for path in theirs if f"shmlease-{registry.id}" in path], "no notice log, no lock"
+    assert not [path for path in theirs if f"shmlease-{registry.id}" in path], "no notice log, no lock, no directory"
 
 
 FORKS = """

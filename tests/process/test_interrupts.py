@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import shmlease
-from rig.interrupted_calls import CALLS, Call, descriptors, in_use, nothing_is_left, prepared
+from rig.interrupted_calls import ARRAY, CALLS, Call, descriptors, in_use, nothing_is_left, prepared
 from rig.interrupts import Interrupt, Interrupter
 from rig.until import until
 
@@ -19,6 +19,8 @@ each_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name_
 @pytest.fixture(scope="module")
 def registry() -> Iterator[shmlease.Registry]:
     with shmlease.Registry("64MiB", warm="8MiB") as registry:
+        with registry.share(ARRAY) as lease, registry.redeem(lease.ticket()):
+            pass  # from here on the descriptors that a client keeps are open
         yield registry
 
 

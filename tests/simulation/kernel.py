@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from shmlease.core.settings import Settings
 from shmlease.errors import LeaseWarning, RegistryUnavailableError
 from shmlease.registry import loop
 from shmlease.registry import process as registry_process
-from shmlease.system import directory, ledger, notice_log, syscalls
+from shmlease.system import ledger, notice_log, syscalls
 from simulation.files import Disk, Files, ignore
 from simulation.scheduler import FOR_EVER, Killed, Machine, Process, Stopped
 from simulation.sockets import SocketCalls
@@ -31,17 +30,6 @@ __all__ = ["Kernel"]
 _MODULES: Final = {"notice_log": notice_log, "ledger": ledger, "loop": loop}
 # A registry takes some 40 ms to start: Python, and what it imports.
 _START_S: Final = (0.02, 0.08)
-
-
-class _Overlay:
-    """A module of which some functions are others."""
-
-    def __init__(self, module: Any, calls: dict[str, Any]) -> None:
-        self.__dict__.update(calls)
-        self._module = module
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
 
 
 class Kernel:
@@ -76,10 +64,6 @@ class Kernel:
         replaced: list[tuple[Any, str, Any]] = [
             *((syscalls, name, call) for name, call in calls.items()),
             *((_MODULES[name.partition(".")[0]], name.partition(".")[2], value) for name, value in self.limits.items()),
-            *((module, "os", _Overlay(os, calls)) for module in (directory, endpoint)),
-            (endpoint, "socket", _Overlay(endpoint.socket, {"socket": calls["socket"]})),
-            (directory, "fcntl", _Overlay(directory.fcntl, {"fcntl": calls["fcntl"]})),
-            (directory, "_libc", _Overlay(directory._libc, {"fallocate": calls["fallocate"]})),
             (endpoint, "launch", self.launch),
             (endpoint, "complete", lambda work: work()),
             (sys, "unraisablehook", self._unraisable),

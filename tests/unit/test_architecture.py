@@ -117,13 +117,12 @@ def test_registry_process_runs_without_numpy_and_without_the_client(path: Path) 
     assert not any(name.startswith("shmlease.client") for name in used)
 
 
-# Modules of the lease product that start processes, or are yet to be changed.
+# Modules of the lease product that start processes.
 START_PROCESSES = {"launch", "forkserver", "interpreter", "surroundings", "forks", "signals"}
-NOT_YET = {"directory", "owned_directory", "endpoint", "registry"}
 LEASE_PRODUCT = [
     path
     for path in MODULES
-    if part_of(path) in {"system", "registry", "client"} and path.stem not in START_PROCESSES | NOT_YET | {"syscalls"}
+    if part_of(path) in {"system", "registry", "client"} and path.stem not in START_PROCESSES | {"syscalls"}
 ]
 LIBRARIES = {"os": os, "posix": os, "fcntl": fcntl, "select": select}
 SEAM = [getattr(syscalls, name) for name in syscalls.__all__]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import _socket as socket  # not the module of that name, where gevent puts its own
 import contextlib
 import errno
-import os
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from shmlease.core.model import ClientState
 from shmlease.core.session import ClaimToken
 from shmlease.core.settings import Settings
 from shmlease.errors import CapacityError, LeaseError, ProtocolError, RegistryUnavailableError
+from shmlease.system import syscalls
 from shmlease.system.clock import Clock, SystemClock
 from shmlease.system.control_group import require_memory
 from shmlease.system.directory import RegistryDirectory
@@ -138,6 +138,10 @@ class Endpoint(Protocol):
         """See `RegistryDirectory.claim_token`."""
         ...
 
+    def close(self) -> None:
+        """Let go of what is kept open between calls; it is opened again when it is needed."""
+        ...
+
 
 class _SocketConnection:
     """A connection over a socket of which the descriptor is looked at before each use.
@@ -158,7 +162,7 @@ class _SocketConnection:
 
     def _open(self) -> None:
         # made and kept in one: closing it is not left to a finalizer when an interrupt comes between
-        self._made.extend(map(socket.socket, (socket.AF_UNIX,), (socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC,)))
+        self._made.extend(map(syscalls.socket, (socket.AF_UNIX,), (socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC,)))
         made = self._made[0]
         self._file = file_of(made.fileno())
         made.setblocking(True)  # whatever the program has set as the default
@@ -283,7 +287,7 @@ class DirectoryEndpoint:
         now_ns = self.clock.now_ns()
         if self._hesitating[0] != registry.epoch:
             clients = (client.identity for client in snapshot.clients.values() if client.state is not ClientState.ENDED)
-            others = any(not is_dead(identity) for identity in clients if identity.pid != os.getpid())
+            others = any(not is_dead(identity) for identity in clients if identity.pid != syscalls.getpid())
             self._hesitating = registry.epoch, now_ns + (_HESITATE_NS if others else 0)
         return now_ns < self._hesitating[1]
 
@@ -295,7 +299,7 @@ class DirectoryEndpoint:
             try:
                 return NoticeLog(fd)
             finally:
-                os.close(fd)
+                syscalls.close(fd)
 
     def map(self, segment: int, size_bytes: int, *, writable: bool, reserve: bool) -> Mapping:
         """Map the segment's file; nothing but the mapping keeps it open.
@@ -312,14 +316,14 @@ class DirectoryEndpoint:
                     require_memory(size_bytes, f"a segment of {format_bytes(size_bytes)}")
             fd = self.directory.open_segment(segment, writable=writable)
             try:
-                if os.fstat(fd).st_size < size_bytes:  # mapped beyond its end, it would be a SIGBUS to read
+                if syscalls.fstat(fd).st_size < size_bytes:  # mapped beyond its end, it would be a SIGBUS to read
                     raise FileNotFoundError(errno.ENOENT, f"segment {segment} has no {size_bytes} bytes")
                 mapping = map_segment(fd, size_bytes, writable=writable)
                 if reserve:
                     reserve_pages(fd, mapping)
                 return mapping
             finally:
-                os.close(fd)
+                syscalls.close(fd)
         except OSError as error:
             if error.errno in _LIMITS and not is_from_handler(error):
                 size = format_bytes(size_bytes)
@@ -346,3 +350,7 @@ class DirectoryEndpoint:
     def claim_token(self, ticket: int, client: int, claimed: list[None]) -> bool:
         """See `RegistryDirectory.claim_token`."""
         return self.directory.claim_token(ticket, client, claimed)
+
+    def close(self) -> None:
+        """Close the descriptor of the directory."""
+        self.directory.close()

@@ -273,6 +273,7 @@ class Link:
         self._hang_up()
         for claim in self.session.claims.values():
             claim.token.close()
+        self.endpoint.close()
         self._begin()
 
     # --- calls that were interrupted ---------------------------------------------------------------------------------
@@ -591,6 +592,7 @@ class Link:
         self.loose_ends.clear()
         self.lingering.clear()
         self._ended = why
+        self.endpoint.close()
         self._deaths.put(None)
         for waiting in list(self._waiting.values()):
             if waiting.locked():

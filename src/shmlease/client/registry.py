@@ -30,6 +30,7 @@ from shmlease.errors import (
     UnreleasedLeaseWarning,
     UnsupportedPlatformError,
 )
+from shmlease.system import syscalls
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.exhaustion import explained
 from shmlease.system.identity import own_identity, require_proc, watch
@@ -131,7 +132,7 @@ class OwnedRegistry:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.id = link.endpoint.id
-        self._pid = os.getpid()
+        self._pid = syscalls.getpid()
         self._previous = os.environ.get(ENVIRONMENT)
         os.environ[ENVIRONMENT] = self.id
         _open_registries[self.id] = weakref.ref(self)
@@ -149,7 +150,7 @@ class OwnedRegistry:
     @property
     def is_ours(self) -> bool:
         """Whether it was not inherited through a fork."""
-        return self._pid == os.getpid()
+        return self._pid == syscalls.getpid()
 
     def close(self, stacklevel: int) -> None:
         """End it, if that was not done; warn of those who still hold a lease."""
@@ -307,7 +308,7 @@ def _end_unused(directory: RegistryDirectory) -> None:
             try:
                 signal.pidfd_send_signal(pidfd, signal.SIGTERM)
             finally:
-                os.close(pidfd)
+                syscalls.close(pidfd)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,6 @@ first.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import functools
@@ -35,17 +34,16 @@ from typing import Final
 from shmlease.core.model import Snapshot
 from shmlease.core.os_names import os_names_of
 from shmlease.errors import PermissionDeniedError
-from shmlease.system import registry_lock
+from shmlease.system import registry_lock, syscalls
 from shmlease.system.ledger import FOREIGN_LEDGER_LIMIT_BYTES, LEDGER_LIMIT_BYTES, read_ledger
 from shmlease.system.notice_log import NOTICE_LOG_BYTES
 from shmlease.system.owned_descriptor import OwnedDescriptor
+from shmlease.system.owned_directory import OwnedDirectory
 from shmlease.system.safe_open import (
     DIRECTORY_MODE,
     FILE_MODE,
     create_regular,
     directory_of,
-    ensure_mode,
-    open_directory,
     open_regular,
 )
 from shmlease.system.shm_root import FULL, SHM_ROOT, cannot_be_made, no_shared_memory
@@ -59,17 +57,14 @@ _REMOVALS: Final = 100
 _FLOCK: Final = struct.Struct("@hhqqi")  # struct flock
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 class RegistryDirectory:
     """The directory of the registry `id` under `root`, which is `owner`'s alone.
 
-    It is one directory: the first that was entered or made. If it is removed and another takes its name, what is done here is
-    done to neither; device and inode decide, for tmpfs does not use an inode number again. Whatever is in it is reached
-    through its descriptor, which is opened for each operation: one that is kept could be closed by the program, and its number
-    be of something else by the next time.
+    It is one directory, and whatever is in it is reached through a descriptor of it: see `OwnedDirectory`. The descriptor is
+    opened for each operation; but what a client does all the time, `claim_spare`, `mint_token` and `claim_token`, uses one that is
+    kept until `close`, and is for one thread at a time.
 
     Parameters
     ----------
@@ -94,7 +89,14 @@ class RegistryDirectory:
         self.ledger_path = f"{self.path}/ledger"
         self.socket_path = f"{self.path}/socket"
         self._owner = os.geteuid() if owner is None else owner
-        self._identity = identity
+        self._directory = OwnedDirectory(
+            root,
+            self._name,
+            self._owner,
+            identity,
+            advice=f"registry {id} cannot be there: choose another id, or have {self.path} removed",
+            unreadable=lambda error: no_shared_memory(root, error),
+        )
 
     def create(self) -> None:
         """Make the directory; one of that name that is this user's alone will do.
@@ -109,71 +111,21 @@ class RegistryDirectory:
             Nothing can be made there.
         """
         try:
-            os.mkdir(self.path, DIRECTORY_MODE)
+            syscalls.mkdir(self.path, DIRECTORY_MODE)
         except FileExistsError:
             pass
         except OSError as error:
             raise cannot_be_made(self.id, self.root, error) from None
-        self._identity = None
-        os.close(self.enter())
+        self._directory.forget_identity()
+        syscalls.close(self._directory.open())
 
-    def enter(self, root: int | None = None) -> int:
-        """A descriptor of the directory, for use as `dir_fd`; to be closed. `root` is one of the directory that it is in.
+    def close(self) -> None:
+        """Close the descriptor that is kept; the next operation that needs one opens it again."""
+        self._directory.close()
 
-        A mode that a start under a strange umask has given it is repaired.
-
-        Raises
-        ------
-        FileNotFoundError
-            It is gone, though another of its name may be there.
-        PermissionDeniedError
-            It belongs to somebody else, is a link, or others may enter it.
-        """
-        try:
-            directory = open_directory(self.path if root is None else self._name, directory=root)
-        except PermissionError as error:
-            if is_from_handler(error):
-                raise
-            if isinstance(error, PermissionDeniedError):
-                raise self._refused(str(error)) from None
-            raise no_shared_memory(self.root, error) from None
-        try:
-            self._check(os.fstat(directory), directory)
-        except BaseException:
-            os.close(directory)
-            raise
-        return directory
-
-    def _check(self, status: os.stat_result, directory: int) -> None:
-        identity = status.st_dev, status.st_ino
-        if identity != self._identity:
-            if self._identity is not None:
-                raise FileNotFoundError(errno.ENOENT, "another directory has taken its name", self.path)
-            self._identity = identity
-        if status.st_uid != self._owner:
-            raise self._refused(f"{self.path} belongs to uid {status.st_uid}; this process runs as uid {os.geteuid()}")
-        if status.st_mode & 0o777 == DIRECTORY_MODE:
-            return
-        if status.st_mode & 0o077:
-            raise PermissionDeniedError(
-                f"{self.path} has mode {stat.S_IMODE(status.st_mode):04o}, others may enter it; it must be 0700"
-            )
-        if self._owner == os.geteuid():
-            ensure_mode(directory, DIRECTORY_MODE)
-
-    def _refused(self, what: str) -> PermissionDeniedError:
-        return PermissionDeniedError(
-            f"{what}; registry {self.id} cannot be there: choose another id, or have {self.path} removed", path=self.path
-        )
-
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[int]:
-        """A block in which the directory is open: see `enter`. Not for clients, whom an interrupt may take out of it half-way."""
-        directory = self.enter()
-        try:
-            yield directory
-        finally:
-            os.close(directory)
+    def entered(self) -> contextlib.AbstractContextManager[int]:
+        """A block in which the directory is open, for use as `dir_fd`: see `OwnedDirectory.opened`."""
+        return self._directory.opened()
 
     def exists(self) -> bool:
         """Whether the registry has not ended: a registry that ends removes its directory last.
@@ -184,12 +136,12 @@ class RegistryDirectory:
             There is a directory of its name, and it is not this user's alone.
         """
         try:
-            os.close(self.enter())
+            syscalls.close(self._directory.open())
         except FileNotFoundError as error:
             if is_from_handler(error):
                 raise
             try:  # os.path.isdir would take any OSError for a no, one that a signal handler raises as well
-                os.stat(self.root)
+                syscalls.stat(self.root)
             except FileNotFoundError as missing:
                 if is_from_handler(missing):
                     raise
@@ -233,7 +185,7 @@ class RegistryDirectory:
         """Whether `fd`, which `lock` gave, is of the lock that is in the directory now."""
         try:
             with self.entered() as directory:
-                found = os.stat("lock", dir_fd=directory, follow_symlinks=False)
+                found = syscalls.stat("lock", dir_fd=directory, follow_symlinks=False)
         except OSError:
             return False
         return (found.st_dev, found.st_ino) == registry_lock.file_of(fd)
@@ -271,15 +223,15 @@ class RegistryDirectory:
     def _open(self, name: str, *, writable: bool) -> int:
         opened: list[int] = []  # by now, whatever interrupts what follows
         try:
-            directory = self.enter()
+            directory = self._directory.open()
             try:
                 flags = os.O_RDWR if writable else os.O_RDONLY
                 opened.append(open_regular(name, flags, directory=directory, owner=self._owner))
             finally:
-                os.close(directory)
+                syscalls.close(directory)
         except BaseException:
             if opened:
-                os.close(opened[0])
+                syscalls.close(opened[0])
             raise
         return opened[0]
 
@@ -294,15 +246,15 @@ class RegistryDirectory:
         with self.entered() as directory:
             fd = create_regular(f"s{number}", directory=directory)
         try:
-            os.ftruncate(fd, size_bytes)
+            syscalls.ftruncate(fd, size_bytes)
         finally:
-            os.close(fd)
+            syscalls.close(fd)
 
     def unreserved_bytes(self, number: int) -> int:
         """How much of a segment has no pages yet; 0 if it is gone."""
         try:
             with self.entered() as directory:
-                status = os.stat(f"s{number}", dir_fd=directory, follow_symlinks=False)
+                status = syscalls.stat(f"s{number}", dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
             return 0
         return max(status.st_size - status.st_blocks * 512, 0)
@@ -319,7 +271,7 @@ class RegistryDirectory:
             with contextlib.suppress(FileNotFoundError), directory_of(self.root, alias) as (root, name):
                 self._unlink_os_name(name, root)
         try:
-            directory = self.enter()
+            directory = self._directory.open()
         except FileNotFoundError:
             return
         try:
@@ -327,7 +279,7 @@ class RegistryDirectory:
                 self._punch(f"s{number}", directory)
             _unlink(f"s{number}", directory)
         finally:
-            os.close(directory)
+            syscalls.close(directory)
 
     def _punch(self, name: str, directory: int) -> None:
         try:
@@ -336,9 +288,9 @@ class RegistryDirectory:
             return
         try:
             # not truncated: a stray access to a punched page reads zeros, to a truncated one it is a SIGBUS
-            _libc.fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, 0, os.fstat(fd).st_size)
+            syscalls.fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, 0, syscalls.fstat(fd).st_size)
         finally:
-            os.close(fd)
+            syscalls.close(fd)
 
     def link_alias(self, number: int, alias: str) -> None:
         """Give a segment the name `alias` in /dev/shm itself.
@@ -351,16 +303,16 @@ class RegistryDirectory:
         target = f"{self.root}/{alias}"
         with self.entered() as directory:
             try:
-                os.link(f"s{number}", target, src_dir_fd=directory, follow_symlinks=False)
+                syscalls.link(f"s{number}", target, src_dir_fd=directory, follow_symlinks=False)
             except FileExistsError:
-                own, there = os.stat(f"s{number}", dir_fd=directory), os.stat(target, follow_symlinks=False)
+                own, there = syscalls.stat(f"s{number}", dir_fd=directory), syscalls.stat(target, follow_symlinks=False)
                 if not os.path.samestat(own, there):
                     raise
 
     def _unlink_os_name(self, name: str, root: int) -> None:
         """Remove a name that a segment was given in /dev/shm itself; not what somebody else has put there."""
         try:
-            status = os.stat(name, dir_fd=root, follow_symlinks=False)
+            status = syscalls.stat(name, dir_fd=root, follow_symlinks=False)
         except FileNotFoundError:
             return
         if stat.S_ISREG(status.st_mode) and status.st_uid == self._owner:
@@ -375,7 +327,7 @@ class RegistryDirectory:
             There is no /dev/shm.
         """
         try:
-            status = os.statvfs(self.root)
+            status = syscalls.statvfs(self.root)
         except OSError as error:
             raise no_shared_memory(self.root, error) from None
         if status.f_blocks == 0:  # mounted without a limit: as much as the machine has
@@ -391,7 +343,7 @@ class RegistryDirectory:
         again.
         """
         try:
-            fd = self.open_segment(number, writable=True)
+            fd = open_regular(f"s{number}", os.O_RDWR, directory=self._directory.kept_open(), owner=self._owner)
         except FileNotFoundError as error:
             if is_from_handler(error):
                 raise
@@ -410,7 +362,7 @@ class RegistryDirectory:
                 return False
             self.retire_segment(number, "", punch=True)
         finally:
-            os.close(fd)
+            syscalls.close(fd)
         return True
 
     # --- tickets: a token file that one rename redeems --------------------------------------------------------------
@@ -423,13 +375,9 @@ class RegistryDirectory:
         OSError
             ENOSPC and the like.
         """
-        directory = self.enter()
-        try:
-            # what bits the umask leaves it means nothing: it is renamed and removed, never opened
-            make = functools.partial(os.mknod, dir_fd=directory)
-            (minted if minted is not None else []).extend(map(make, (f"t{ticket}",), (FILE_MODE,)))
-        finally:
-            os.close(directory)
+        # what bits the umask leaves it means nothing: it is renamed and removed, never opened
+        make = functools.partial(syscalls.mknod, dir_fd=self._directory.kept_open())
+        (minted if minted is not None else []).extend(map(make, (f"t{ticket}",), (FILE_MODE,)))
 
     def claim_token(self, ticket: int, client: int, claimed: list[None] | None = None) -> bool:
         """Redeem a ticket for `client`; False if it was redeemed before, has expired, or never was.
@@ -437,12 +385,9 @@ class RegistryDirectory:
         `claimed` has an entry as soon as it has happened, whatever interrupts this call.
         """
         try:
-            directory = self.enter()
-            try:
-                rename = functools.partial(os.rename, src_dir_fd=directory, dst_dir_fd=directory)
-                (claimed if claimed is not None else []).extend(map(rename, (f"t{ticket}",), (f"t{ticket}.{client}",)))
-            finally:
-                os.close(directory)
+            directory = self._directory.kept_open()
+            rename = functools.partial(syscalls.rename, src_dir_fd=directory, dst_dir_fd=directory)
+            (claimed if claimed is not None else []).extend(map(rename, (f"t{ticket}",), (f"t{ticket}.{client}",)))
         except FileNotFoundError as error:
             if is_from_handler(error):
                 raise
@@ -491,12 +436,12 @@ class RegistryDirectory:
         with self.entered() as directory:
             fd = self._create_or_open(f"j{client}", directory)
             try:
-                os.posix_fallocate(fd, 0, NOTICE_LOG_BYTES)
+                syscalls.posix_fallocate(fd, 0, NOTICE_LOG_BYTES)
             except OSError:
                 _unlink(f"j{client}", directory)
                 raise
             finally:
-                os.close(fd)
+                syscalls.close(fd)
 
     def drop_notice_log(self, client: int) -> None:
         """Remove the notice log of a client."""
@@ -522,11 +467,11 @@ class RegistryDirectory:
 
     def _remove_if_there(self, name: str) -> bool:
         try:
-            directory = self.enter()
+            directory = self._directory.open()
             try:
                 return _unlink(name, directory)
             finally:
-                os.close(directory)
+                syscalls.close(directory)
         except FileNotFoundError as error:
             if is_from_handler(error):
                 raise
@@ -544,10 +489,10 @@ class RegistryDirectory:
             Something that no registry has made is in the way; all else is removed.
         """
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as opened:
-            root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            opened.callback(os.close, root)
-            directory = self.enter(root)
-            opened.callback(os.close, directory)
+            root = syscalls.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(syscalls.close, root)
+            directory = self._directory.open(root)
+            opened.callback(syscalls.close, directory)
             for name in filter(os_names_of(self.id).fullmatch, _names_in(root)):
                 self._unlink_os_name(name, root)
             for _ in range(_REMOVALS):
@@ -562,8 +507,8 @@ class RegistryDirectory:
                 _unlink(name, directory)
         try:
             # a namesake made since stays; one made between these two calls is empty, and its maker makes it anew
-            if os.path.samestat(os.fstat(directory), os.stat(self._name, dir_fd=root, follow_symlinks=False)):
-                os.rmdir(self._name, dir_fd=root)
+            if os.path.samestat(syscalls.fstat(directory), syscalls.stat(self._name, dir_fd=root, follow_symlinks=False)):
+                syscalls.rmdir(self._name, dir_fd=root)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -576,7 +521,7 @@ class RegistryDirectory:
 def _try_lock(fd: int, byte: int) -> bool:
     """Lock one byte of a file for this open file description (fcntl(2), F_OFD_SETLK); False if another one has it."""
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
+        syscalls.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
     except (BlockingIOError, PermissionError) as error:
         if is_from_handler(error):
             raise
@@ -586,16 +531,16 @@ def _try_lock(fd: int, byte: int) -> bool:
 
 def _names_in(directory: int) -> list[str]:
     # opened anew: what is listed through one descriptor by two at a time is listed by halves
-    listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    listed = syscalls.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     try:
-        return os.listdir(listed)
+        return syscalls.listdir(listed)
     finally:
-        os.close(listed)
+        syscalls.close(listed)
 
 
 def _unlink(path: str, directory: int | None = None) -> bool:
     try:
-        os.unlink(path, dir_fd=directory)
+        syscalls.unlink(path, dir_fd=directory)
     except FileNotFoundError as error:
         if is_from_handler(error):
             raise

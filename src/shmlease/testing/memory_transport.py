@@ -289,3 +289,6 @@ class MemoryEndpoint:
     def claim_token(self, ticket: int, client: int, claimed: list[None]) -> bool:
         """See `RegistryDirectory.claim_token`."""
         return self.host.directory.claim_token(ticket, client, claimed)
+
+    def close(self) -> None:
+        """Nothing is kept open."""

@@ -166,6 +166,9 @@ class FakeRegistry:
         claim.segment = segment
         return True
 
+    def close(self) -> None:
+        """Nothing is kept open."""
+
 
 @pytest.fixture
 def registry() -> FakeRegistry:

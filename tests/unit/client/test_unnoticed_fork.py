@@ -84,3 +84,39 @@ assert [ended(pid) for pid in children] == [0, 0, 0]
 kept.release()
 registry.close()
 """)
+
+
+def test_such_a_child_is_noticed_where_the_kernel_wipes_no_memory() -> None:
+    """As under gVisor: the process id is asked for."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            """
+import mmap
+class Refusing(mmap.mmap):
+    def madvise(self, option, *rest):
+        if option == 18: raise OSError(22, "Invalid argument")
+        return super().madvise(option, *rest)
+mmap.mmap = Refusing
+from shmlease.system import forks
+import ctypes, os
+assert not forks._is_wiped
+told = []
+forks.after_fork_in_child(lambda: told.append(os.getpid()))
+forks.notice_fork()
+assert told == []
+child = ctypes.PyDLL(None).fork()
+if child == 0:
+    forks.notice_fork()
+    forks.notice_fork()
+    os._exit(0 if told == [os.getpid()] else 1)
+assert os.waitpid(child, 0)[1] == 0
+""",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -325,7 +325,7 @@ def test_removal_cut_short_anywhere_is_finished_by_the_next(
         unlink(path, dir_fd=dir_fd)
 
     with monkeypatch.context() as killed:
-        killed.setattr(os, "unlink", until_killed)
+        killed.setattr(syscalls, "unlink", until_killed)
         try:
             directory.remove()
         except KeyboardInterrupt:
@@ -372,7 +372,7 @@ def test_notice_log_that_has_no_room_leaves_no_file(directory: RegistryDirectory
     def full(fd: int, offset: int, length: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(syscalls, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space left"):
         directory.create_notice_log(3)
     assert os.listdir(directory.path) == []
@@ -452,7 +452,7 @@ def test_link_that_takes_the_place_of_the_directory_while_it_is_removed_is_not_f
             os.symlink(elsewhere, directory.path)
         return names
 
-    monkeypatch.setattr(os, "listdir", swap_first)
+    monkeypatch.setattr(syscalls, "listdir", swap_first)
     directory.remove()
     monkeypatch.undo()
     assert sorted(os.listdir(elsewhere)) == ["j3", "ledger", "s1", "t77"]
@@ -496,7 +496,7 @@ def test_directory_that_cannot_be_made_says_why(
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "mkdir", refuse)
+    monkeypatch.setattr(syscalls, "mkdir", refuse)
     with pytest.raises(error, match=f"registry x cannot be made.*{words}"):
         RegistryDirectory("x", str(tmp_path)).create()
 
