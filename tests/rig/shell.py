@@ -205,7 +205,7 @@ class Shell:
                 table.token_voided(ticket, claimed_by, now)
             case e.LinkAlias(number, alias, _, _):
                 self.aliases[alias] = number
-                table.alias_linked(effect, "", now)
+                table.aliases.linked(effect, "", now)
             case e.RetireSegment(number, alias, punch):
                 self.files.pop(number, None)
                 self.aliases.pop(alias, None)

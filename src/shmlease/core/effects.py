@@ -53,7 +53,7 @@ class VoidToken:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LinkAlias:
-    """Give a segment its name in /dev/shm itself; answered by `Table.alias_linked`."""
+    """Give a segment its name in /dev/shm itself; answered by `Aliases.linked`."""
 
     segment: int
     alias: str
@@ -101,7 +101,5 @@ class Stop:
     """End the registry: nothing is left that needs it."""
 
 
-Effect = (
-    CreateSegment | RevokeSpare | VoidToken | LinkAlias | RetireSegment | DropToken | Send | DropClient | Stop
-)  # fmt: skip
+Effect = CreateSegment | RevokeSpare | VoidToken | LinkAlias | RetireSegment | DropToken | Send | DropClient | Stop
 BEFORE_COMMIT: Final = (CreateSegment, RevokeSpare, VoidToken)

@@ -2,10 +2,12 @@
 
 Client messages carry `seq`, which a client counts up for each command, so that one that arrives twice (sent again after a
 takeover) is applied once. *Requests* are answered by the reply with the same `seq`. *Notices* get no answer: they cannot be
-refused for a reason that their sender could mend, so nobody waits for them. Notices are not sent at all: a client writes
-them to its notice log in shared memory, where the registry, or its successor, reads them; a `Ring` says when to look.
+refused for a reason that their sender could remove, so nobody waits for them. Notices are not sent at all: a client writes
+them to its notice log in shared memory, where the registry, or its successor, reads them; a `Ring`, the doorbell, asks it to look.
 
 Every field is bounded here, and a decoder that meets anything else refuses the packet.
+
+One list, longer than other modules are: whoever looks for a message finds it here, and nothing else.
 """
 
 from __future__ import annotations
@@ -149,8 +151,14 @@ class Expose(Struct, frozen=True, array_like=True, tag=7):
     lease: Count
 
 
+# After a `Ring` a client writes to its notice log for this long without another, and the registry looks again after
+# the longer time. A wake-up costs 3-90 us, a look 2 us; 10 ms is how late the table may learn of a release.
+QUIET_NS: Final = 8_000_000
+LOOK_AGAIN_NS: Final = 10_000_000
+
+
 class Ring(Struct, frozen=True, array_like=True, tag=12):
-    """Look at my notice log, now and once more `QUIET_NS` later: until then I write without ringing again."""
+    """Look at my notice log, now and again after `LOOK_AGAIN_NS`: for `QUIET_NS` its client writes without another `Ring`."""
 
     seq: Seq
 
@@ -195,7 +203,7 @@ class Claim(Struct, frozen=True, array_like=True, tag=32):
 
 
 class Publish(Struct, frozen=True, array_like=True, tag=33):
-    """The array is finished; it also stays for `readers` to come, until `ttl_ns` from now."""
+    """The array is finished: others may attach. Until `deadline_ns` the segment also stays for `readers` yet to come."""
 
     seq: Seq
     lease: Count
@@ -366,12 +374,6 @@ class Spare(Struct, frozen=True, array_like=True, tag=72):
     fresh: bool
 
 
-# A client that has rung writes to its notice log for this long without ringing again, and the registry looks again after the
-# longer time. A wake-up costs 3-90 us, a look 2 us; 10 ms is how late the table may learn of a release.
-QUIET_NS: Final = 8_000_000
-LOOK_AGAIN_NS: Final = 10_000_000
-
-
 class Forget(Struct, frozen=True, array_like=True, tag=73):
     """Pushed: `segment` is gone, and its pages will be when nobody maps it: unmap it if it is idle."""
 
@@ -380,8 +382,6 @@ class Forget(Struct, frozen=True, array_like=True, tag=73):
 
 Request = Hello | Lease | Attach | Inherit | Redeem | Decline | Expose | Statistics | Trim | Ping | Close
 Notice = Claim | Publish | Mint | Redeemed | Linger | Release | Share | Bye
-ClientMessage = (
-    Hello | Lease | Attach | Inherit | Redeem | Decline | Expose | Statistics | Trim | Ping | Close | Ring
-)  # fmt: skip
+ClientMessage = Request | Ring
 RegistryMessage = Welcome | Granted | Attached | Exposed | Figures | Done | Closed | Refused | Spare | Forget
 NOTICES: Final = (Claim, Publish, Mint, Redeemed, Linger, Release, Share, Bye)

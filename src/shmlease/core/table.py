@@ -13,37 +13,32 @@ Rules:
 * Requests that must wait do so in order of arrival; one that needs much is not overtaken by ones that need little.
 
 The table is made of parts that each own their state: `Pool` the files, `Prefetch` the spares, `Leases`, `Grants` those who wait
-for a new segment, `Readers` those who attach, `Tickets`, `Clients`. Rows, outbox and timers are common to all. Every command
-ends with `_finish`: what has become free is granted to those who wait.
+for a new segment, `Readers` those who attach, `Tickets`, `Clients`, `Ending` the end of the registry, `Figures` the statistics. Rows,
+outbox and timers are common to all. Every command ends with `_finish`: what has become free is granted to those who wait.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Final
-
-from msgspec.structs import replace
 
 from shmlease.core import messages as m
+from shmlease.core.aliases import Aliases
 from shmlease.core.clients import Clients
-from shmlease.core.effects import Effect, LinkAlias, RevokeSpare, Stop
+from shmlease.core.effects import Effect, RevokeSpare
+from shmlease.core.ending import Ending
 from shmlease.core.grants import Grants
 from shmlease.core.leases import Leases
-from shmlease.core.limits import Limits, is_better, shortfalls
 from shmlease.core.model import (
     AppliedRow,
-    ClientState,
     EventKind,
     Identity,
-    LeaseRow,
     LeaseState,
     RegistryRow,
     SegmentState,
     Snapshot,
     client_of,
 )
-from shmlease.core.os_names import os_name_of
 from shmlease.core.outbox import Outbox
 from shmlease.core.pool import Pool
 from shmlease.core.prefetch import Prefetch
@@ -51,15 +46,11 @@ from shmlease.core.readers import Readers
 from shmlease.core.refusals import Refusal, closing_refusal, not_held_refusal
 from shmlease.core.requirements import held_by
 from shmlease.core.rows import Rows
+from shmlease.core.statistics import Figures
 from shmlease.core.tickets import Tickets
 from shmlease.core.timers import Timers
-from shmlease.core.transitions import LeaseEvent
 
-__all__ = ["IDLE_NS", "Table"]
-
-# A registry that nobody has asked for ends when it has had no client, lease or ticket for so long: a program that is started
-# again and again meets it, and it is gone before anybody wonders what it is.
-IDLE_NS: Final = 60_000_000_000
+__all__ = ["Table"]
 
 
 class Table:
@@ -75,6 +66,15 @@ class Table:
         The time, CLOCK_MONOTONIC.
     inherited : str
         What else is known of how the predecessor ended, for the event log.
+
+    Attributes
+    ----------
+    aliases : Aliases
+        Names in /dev/shm; told what came of a `LinkAlias`.
+    ending : Ending
+        Closes the registry, or leaves it to another process.
+    figures : Figures
+        What the statistics tell; the shell adds what it measures.
     """
 
     def __init__(
@@ -90,6 +90,11 @@ class Table:
         self._readers = Readers(self.rows, self._outbox, self._timers, self._leases)
         self._tickets = Tickets(self.rows, self._outbox, self._timers, self._leases)
         self._clients = Clients(self.rows, self._outbox, self._leases, self._prefetch, self._forget_requests)
+        self.aliases = Aliases(self.rows, self._outbox)
+        self.ending = Ending(
+            self.rows, self._outbox, self._timers, self._pool, self._prefetch, self._grants, self._readers, self._clients
+        )
+        self.figures = Figures(self.rows, self._outbox, self._pool, lambda: len(self._grants) + len(self._readers), now_ns)
         self._handlers: dict[type, Callable[..., None]] = {
             m.Lease: self._grants.lease,
             m.Decline: self._grants.decline,
@@ -103,18 +108,13 @@ class Table:
             m.Release: self._leases.release,
             m.Share: self._leases.share,
             m.Claim: self._claim,
-            m.Expose: self._expose,
-            m.Statistics: self._statistics,
+            m.Expose: self.aliases.expose,
+            m.Statistics: self.figures.send,
             m.Trim: self._trim,
             m.Ping: self._ping,
-            m.Close: self._close,
+            m.Close: self.ending.close_for,
             m.Bye: self._clients.bye,
         }
-        self.descriptors_in_use = self.descriptors_limit = 0  # as the shell last counted them
-        self._started_ns = now_ns
-        self._idle_since_ns: int | None = None
-        self._timers.handle("idle", None, lambda entries: entries if self._idle_since_ns is not None else set())
-        self._stopping = False
         if snapshot is not None:
             self._restore(now_ns, inherited)
 
@@ -150,26 +150,6 @@ class Table:
         client = self._clients.hello(message, identity, now_ns)
         self._finish(now_ns)
         return client
-
-    def hands_over_to(self, limits: Limits | None, identity: Identity, now_ns: int) -> bool:
-        """Whether the process that may use `limits` is to start a better registry than this one; that is then recorded."""
-        registry = self.rows.registry
-        if limits is None or registry.limits is None or registry.wanted is None or registry.closing:
-            return False
-        if not is_better(limits, registry.limits, registry.wanted):
-            return False
-        lacked = shortfalls(registry.limits, registry.wanted)
-        detail = f"to pid {identity.pid}, for this process had {lacked}"
-        self.rows.record(now_ns, EventKind.HANDED_OVER, detail=detail)
-        return True
-
-    def makes_way_for(self, identity: Identity, now_ns: int) -> bool:
-        """Whether the process that its user has started to serve may go on in this one's place; that is then recorded."""
-        registry = self.rows.registry
-        if registry.closing or not registry.ends_when_idle:
-            return False
-        self.rows.record(now_ns, EventKind.HANDED_OVER, detail=f"to pid {identity.pid}, which was started to serve")
-        return True
 
     def detached(self, client: int, now_ns: int, reason: str = "") -> None:
         """The connection of `client` ended; its process is not proved dead, so its leases stay."""
@@ -240,40 +220,6 @@ class Table:
             return parent is None or parent.state is LeaseState.RESERVED
         return False
 
-    def _expose(self, client: int, message: m.Expose, now_ns: int) -> None:
-        del now_ns
-        segment = self.rows.segments[held_by(self.rows, client, message.lease).segment]
-        if not segment.alias:
-            segment = replace(segment, alias=os_name_of(segment, self.rows.registry), exposed=True)
-            self.rows.put(segment)
-        self._outbox.add(LinkAlias(segment.number, segment.alias, client, message.seq))
-
-    def _statistics(self, client: int, message: m.Statistics, now_ns: int) -> None:
-        rows = self.rows
-        counts: Counter[str] = Counter()
-        sizes: Counter[str] = Counter()
-        for segment in rows.segments.values():
-            counts[segment.state] += 1
-            sizes[segment.state] += segment.size_bytes
-        figures = m.Figures(
-            message.seq,
-            rows.registry.capacity_bytes,
-            self.shm_free_bytes,
-            rows.registry.epoch,
-            now_ns - self._started_ns,
-            sum(row.state is not ClientState.ENDED for row in rows.clients.values()),
-            len(rows.tickets),
-            len(self._grants) + len(self._readers),
-            dict(counts),
-            dict(sizes),
-            _count_leases(rows),
-            dict(self._outbox.counters),
-            dict(self._outbox.peaks),
-            self.descriptors_in_use,
-            self.descriptors_limit,
-        )
-        self._outbox.send(client, figures)
-
     def _trim(self, client: int, message: m.Trim, now_ns: int) -> None:
         del now_ns
         self._outbox.send(client, m.Done(message.seq, self.trim_warm()))
@@ -281,17 +227,6 @@ class Table:
     def _ping(self, client: int, message: m.Ping, now_ns: int) -> None:
         del now_ns
         self._outbox.send(client, m.Done(message.seq))
-
-    def _close(self, client: int, message: m.Close, now_ns: int) -> None:
-        owner, asking = self.rows.registry.owner, self.rows.clients[client].identity
-        if owner is not None and not owner.may_be(asking):
-            raise Refusal(
-                m.RefusalCode.PERMISSION,
-                f"registry {self.rows.registry.id} belongs to pid {owner.pid}; pid {asking.pid} cannot close it",
-            )
-        holders = self.close(now_ns)
-        self._outbox.send(client, m.Closed(message.seq, holders))
-        self._stop()
 
     def _claim(self, client: int, message: m.Claim, now_ns: int) -> None:
         lease = held_by(self.rows, client, message.lease, spare=True)
@@ -351,14 +286,6 @@ class Table:
             else:
                 self._leases.taint(number)
 
-    def alias_linked(self, effect: LinkAlias, failure: str, now_ns: int) -> None:
-        """The segment has its name in /dev/shm, or could not get it."""
-        if failure:
-            refusal = Refusal(m.RefusalCode.NOT_HELD, f"segment {effect.segment} cannot be named in /dev/shm: {failure}")
-            self._outbox.refuse(effect.client, effect.seq, refusal, now_ns)
-        else:
-            self._outbox.send(effect.client, m.Exposed(effect.seq, effect.alias))
-
     # --- time and room ---------------------------------------------------------------------------------------------
 
     def next_deadline_ns(self) -> int | None:
@@ -387,56 +314,13 @@ class Table:
     def _finish(self, now_ns: int) -> None:
         """The end of every command: serve those who wait, and stop if nobody needs the registry any more."""
         self._grants.serve(now_ns)
-        if self._clients.owner_has_ended and not self._is_needed():
-            self._stop()
-        elif self.rows.registry.ends_when_idle:
-            self._stop_when_idle(now_ns)
-
-    def _stop_when_idle(self, now_ns: int) -> None:
-        if self._is_needed():
-            self._idle_since_ns = None
-        elif self._idle_since_ns is None:
-            self._idle_since_ns = now_ns
-            self._timers.at(now_ns + IDLE_NS, "idle")
-        elif now_ns >= self._idle_since_ns + IDLE_NS:
-            self._stop()
-
-    def _is_needed(self) -> bool:
-        return bool(self.rows.tickets) or not self._clients.all_have_ended() or self._readers.are_expected()
-
-    def _stop(self) -> None:
-        if not self._stopping:
-            self._stopping = True
-            self._outbox.add(Stop())
+        self.ending.stop_if_unneeded(now_ns)
 
     def _forget_requests(self, client: int) -> None:
         self._grants.forget(client)
         self._readers.forget(client)
 
-    # --- the end, and a new beginning --------------------------------------------------------------------------------
-
-    def close(self, now_ns: int) -> list[str]:
-        """Refuse everything new and give all names and memory back; who still holds a lease, in words."""
-        rows = self.rows
-        holders = [
-            _holder_in_words(rows, lease) for lease in rows.leases.values() if lease.state is not LeaseState.RESERVED
-        ]
-        rows.put(replace(rows.registry, closing=True))
-        if holders:
-            rows.record(now_ns, EventKind.CLOSED_WITH_HOLDERS, detail="; ".join(holders)[:512])
-        self._grants.refuse_all(now_ns)
-        self._readers.refuse_all(now_ns)
-        for segment in list(rows.segments.values()):
-            if segment.state not in (SegmentState.CREATING, SegmentState.RETIRING):
-                # a spare counts as held too: its claim may be on its way
-                held = bool(rows.leases_on.get(segment.number))
-                self._pool.retire(replace(segment, exposed=segment.exposed or held))
-        for lease in list(rows.leases.values()):
-            rows.move_lease(lease, LeaseEvent.ENDED)
-        for ticket in list(rows.tickets.values()):
-            rows.drop_ticket(ticket)
-        self._prefetch.clear()
-        return holders
+    # --- a new beginning -----------------------------------------------------------------------------------------------
 
     def _restore(self, now_ns: int, inherited: str) -> None:
         rows = self.rows
@@ -451,20 +335,3 @@ class Table:
         detail = f"epoch {rows.registry.epoch}, pid {rows.registry.identity.pid}{inherited}"
         rows.record(now_ns, EventKind.TAKEOVER, detail=detail)
         self.counters["takeovers"] += 1
-
-
-def _count_leases(rows: Rows) -> dict[str, int]:
-    """Leases by mode, those of spares apart; those that linger are counted again under that word."""
-    counts: Counter[str] = Counter()
-    for lease in rows.leases.values():
-        counts["spare" if lease.state is LeaseState.RESERVED else lease.mode] += 1
-        counts["lingering"] += lease.state is LeaseState.LINGERING
-    return dict(counts)
-
-
-def _holder_in_words(rows: Rows, lease: LeaseRow) -> str:
-    client = rows.clients.get(client_of(lease.id))
-    who = "a client that is gone" if client is None else f"pid {client.identity.pid}"
-    segment = rows.segments[lease.segment]
-    what = f"{segment.name!r}" if segment.name else f"segment {segment.number}"
-    return f"{who} holds {what}" + (f" (lease taken at {lease.site})" if lease.site else "")

@@ -121,7 +121,7 @@ class Actions:
             self._store.link_alias(effect.segment, effect.alias)
         except OSError as error:
             failure = str(error)
-        self._table.alias_linked(effect, failure, self._clock.now_ns())
+        self._table.aliases.linked(effect, failure, self._clock.now_ns())
 
     def _drop_client(self, effect: DropClient) -> None:
         self._forget_client(effect.client)

@@ -150,7 +150,7 @@ class _Serving:
     def free_everything(self) -> None:
         """Give all names and memory back."""
         if not self._table.rows.registry.closing:
-            self._table.close(self._clock.now_ns())
+            self._table.ending.close(self._clock.now_ns())
         self.server.settle()
 
     def close(self) -> None:

@@ -82,12 +82,12 @@ class Server:
                 raise ProtocolError(f"a connection begins with Hello, not {type(message).__name__}")
             seq = message.seq
             if message.to_serve:
-                if not self.table.makes_way_for(identity, now_ns):
+                if not self.table.ending.makes_way_for(identity, now_ns):
                     raise running_refusal(self.table.rows)
                 self.is_handed_over = True
                 self._transport.stop()
                 return b""
-            if self.table.hands_over_to(message.limits, identity, now_ns):
+            if self.table.ending.hands_over_to(message.limits, identity, now_ns):
                 self.is_handed_over = True
                 self._transport.stop()
                 return b""  # what it would read if this process had died: it goes on as then
@@ -137,7 +137,7 @@ class Server:
             if isinstance(message, m.Statistics):
                 self.settle()  # figures of what is, not of what is under way
                 self._actions.measure_room()
-                self.table.descriptors_in_use, self.table.descriptors_limit = self._transport.descriptors()
+                self.table.figures.descriptors = self._transport.descriptors()
             if self.table.is_ended(client):  # what one who is dead or gone has asked for nobody waits for
                 return
             if self.table.would_refuse(message):  # what would change that may have been said, and rung for, just before

@@ -218,7 +218,7 @@ class MemoryTransport:
         """As the registry process ends."""
         table = self.server.table
         if not table.rows.registry.closing:
-            table.close(self.clock.now_ns())
+            table.ending.close(self.clock.now_ns())
         self.server.settle()
         self.directory.remove()
         for connection in self._connections.values():

@@ -273,9 +273,9 @@ def test_registry_that_its_user_has_started_is_never_idle() -> None:
 
 def test_registry_makes_way_only_if_clients_have_started_it() -> None:
     shell = Shell()
-    assert not shell.table.makes_way_for(identity(5), shell.now)
+    assert not shell.table.ending.makes_way_for(identity(5), shell.now)
     shell = shell_that_ends_when_idle()
-    assert shell.table.makes_way_for(identity(5), shell.now)
+    assert shell.table.ending.makes_way_for(identity(5), shell.now)
     assert [event.kind for event in shell.table.rows.events.values()][-1] is EventKind.HANDED_OVER
-    shell.table.close(shell.now)
-    assert not shell.table.makes_way_for(identity(5), shell.now)
+    shell.table.ending.close(shell.now)
+    assert not shell.table.ending.makes_way_for(identity(5), shell.now)
