@@ -118,11 +118,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
-    """/dev/shm and the registry processes are as they were before the test."""
-    entries, processes = shm_entries(), set(os.listdir("/proc"))
+    """/dev/shm, the registry processes and what signals do are as they were before the test."""
+    entries, processes, handlers = shm_entries(), set(os.listdir("/proc")), signal_handlers()
     yield
     left = what_is_left(entries, processes)
     assert not left, f"left behind: {', '.join(left)}"
+    # a child that Pool() forks loses a SIGTERM that comes too soon, if Python is to handle it: the pool waits for ever
+    assert signal_handlers() == handlers
 
 
 @pytest.fixture
@@ -150,6 +152,11 @@ def what_is_left(entries_before: set[str], processes_before: set[str]) -> list[s
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.02)
+
+
+def signal_handlers() -> dict[int, object]:
+    """What is done at signals; all but SIGALRM, with which pytest-timeout watches over tests."""
+    return {number: signal.getsignal(number) for number in signal.valid_signals() if number != signal.SIGALRM}
 
 
 def shm_entries() -> set[str]:

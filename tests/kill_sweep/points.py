@@ -114,7 +114,7 @@ class _Play:
                 return
             if self.tracer.handle(pid, status):
                 self.killed.add(self.tracer.killed)
-            else:
+            elif self.tracer.process_of(pid) == pid:  # the end of another thread is nobody's end
                 self.ended[pid] = os.waitstatus_to_exitcode(status)
 
     def failures(self) -> list[str]:

@@ -72,6 +72,7 @@ class Tracer:
         self._kill_at = kill_at
         self._options = _O_TRACESYSGOOD | _O_EXITKILL | (_O_FOLLOW if follow else 0)
         self._traced: set[int] = set()
+        self._process_of: dict[int, int] = {}  # what is traced is threads, what is killed is processes
 
     def adopt(self, pid: int) -> None:
         """Trace a child that has asked for it."""
@@ -94,11 +95,13 @@ class Tracer:
             self._traced.discard(pid)
             return False
         reason, is_known = status >> 8, pid in self._traced
-        self._traced.add(pid)
+        if not is_known:
+            self._traced.add(pid)
+            self._process_of[pid] = _process_of(pid)
         if reason == _SYSCALL_STOP:
             self.stops += 1
             if self.stops == self._kill_at:
-                self.killed, self.place = _process_of(pid), _place(pid)
+                self.killed, self.place = self.process_of(pid), _place(pid)
                 os.kill(pid, signal.SIGKILL)
                 return True
         # a stop of ptrace's own, or the first of one that was followed, brings no signal to deliver
@@ -109,9 +112,13 @@ class Tracer:
             pass
         return True
 
+    def process_of(self, thread: int) -> int:
+        """The process that a thread belongs to, or belonged to."""
+        return self._process_of.get(thread, thread)
+
 
 def _process_of(thread: int) -> int:
-    """The process of a thread: what is traced is threads, what is killed is processes."""
+    """The process of a thread that is stopped."""
     with open(f"/proc/{thread}/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("Tgid:"))
 

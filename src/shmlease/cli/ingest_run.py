@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import click
@@ -56,8 +56,7 @@ def run(
         return
     if output is None:
         return
-    signal.signal(signal.SIGTERM, _terminate)
-    with _display(shown=not quiet) as progress:
+    with _ended_by_sigterm(), _display(shown=not quiet) as progress:
         report = _checked(
             output,
             lambda: ingest(
@@ -101,6 +100,16 @@ def _to_resume(output: str) -> str:
     return f" (what was stored is in {partial}, --resume goes on with it)" if os.path.isdir(partial) else ""
 
 
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """A block that SIGTERM ends in order, as Ctrl-C does."""
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def _terminate(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - a signal handler's signature
     sys.exit(_TERMINATED)
 
@@ -116,9 +125,9 @@ def _inferred(path: str, layout: str | None, dtype: str | None, options: dict[st
     return inference.schema
 
 
-def _display(*, shown: bool) -> AbstractContextManager[Callable[[Progress], None] | None]:
+def _display(*, shown: bool) -> contextlib.AbstractContextManager[Callable[[Progress], None] | None]:
     if not shown or not sys.stderr.isatty():
-        return nullcontext()
+        return contextlib.nullcontext()
     from shmlease.cli.progress import Display  # noqa: PLC0415 - only a terminal needs rich
 
     return Display()
