@@ -70,7 +70,7 @@ class Episode:
         # some episodes are quiet, so that what takes many steps in peace happens as well
         self.registry_life = choice((150, 600, 2_000, 6_000, FOR_EVER))
         self.client_life = choice((600, 3_000, 10_000, FOR_EVER))
-        self.world = World(machine, self.oracle, _ID, root, self._life_of_client)
+        self.world = World(machine, self.oracle, _ID, root, self._life_of_client, self.kernel.launch)
         self.injector = FaultInjector(machine, self.kernel, self.world)
         self.population = machine.random.randrange(2, 7)
         self.has_rogue = not machine.random.randrange(6)
@@ -129,10 +129,9 @@ class Episode:
         self.directory.create()
         lock_fd = self.directory.lock()
         assert lock_fd is not None
-        settings = Settings(
-            _ID, self.root, self.capacity_bytes, self.machine.random.choice((self.capacity_bytes // 2, self.capacity_bytes)),
-            _WARM_IDLE_S, None if owner is None else owner.identity,
-        )  # fmt: skip
+        warm_limit_bytes = self.machine.random.choice((self.capacity_bytes // 2, self.capacity_bytes))
+        owner_identity = None if owner is None else owner.identity
+        settings = Settings(_ID, self.root, self.capacity_bytes, warm_limit_bytes, _WARM_IDLE_S, owner_identity)
         self.kernel.launch(settings, lock_fd)
         self.directory.unlock(lock_fd)
 

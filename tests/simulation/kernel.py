@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, Final
 
-from shmlease.client import endpoint
 from shmlease.core.settings import Settings
 from shmlease.errors import LeaseWarning, RegistryUnavailableError
 from shmlease.registry import loop
@@ -64,8 +63,6 @@ class Kernel:
         replaced: list[tuple[Any, str, Any]] = [
             *((syscalls, name, call) for name, call in calls.items()),
             *((_MODULES[name.partition(".")[0]], name.partition(".")[2], value) for name, value in self.limits.items()),
-            (endpoint, "launch", self.launch),
-            (endpoint, "complete", lambda work: work()),
             (sys, "unraisablehook", self._unraisable),
         ]
         real = [(module, name, getattr(module, name)) for module, name, _ in replaced]

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Final
 
-from shmlease.client.endpoint import Connection, DirectoryEndpoint
+from shmlease.client.endpoint import Connection
 from shmlease.core import messages as m
 from shmlease.core.model import NUMBER_BITS
 from shmlease.core.wire import decode_registry_packet, encode
@@ -30,7 +30,7 @@ class Rogue:
         self.world = world
         self.process = process
         self.random = world.machine.random
-        self.endpoint = DirectoryEndpoint(world.directory(), world.machine)
+        self.endpoint = world.endpoint()
         self.client = 0
         self.seq = 1
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from shmlease.client.endpoint import DirectoryEndpoint
 from shmlease.client.link import Link
+from shmlease.core.settings import Settings
 from shmlease.system.directory import RegistryDirectory
 from simulation.contents import Paper
 from simulation.oracle import Oracle
@@ -24,6 +25,7 @@ class World:
     directory_id: str
     root: str
     life: Callable[[], int]
+    launch: Callable[[Settings, int], None]
     mailbox: list[Paper] = dataclasses.field(default_factory=list)
     calm: bool = False
     over: bool = False
@@ -43,9 +45,13 @@ class World:
         """The registry's directory, as one process has it."""
         return RegistryDirectory(self.directory_id, self.root)
 
+    def endpoint(self) -> DirectoryEndpoint:
+        """The registry, as one process reaches it."""
+        return DirectoryEndpoint(self.directory(), self.machine, spawn=None, launch_successor=self.launch)
+
     def link(self, process: Process) -> Link:
         """A link of `process` to the registry; silent once the process is dead."""
-        link = Link(DirectoryEndpoint(self.directory(), self.machine, spawn=None))
+        link = Link(self.endpoint())
 
         def died() -> None:
             link._ended = f"{process} is dead"

@@ -209,13 +209,20 @@ class _SocketConnection:
 
 
 class DirectoryEndpoint:
-    """The registry in a directory of /dev/shm."""
+    """The registry in a directory of /dev/shm; `launch_successor` takes the place of `shmlease.system.launch.launch`."""
 
-    def __init__(self, directory: RegistryDirectory, clock: Clock | None = None, spawn: Spawn = start_new_thread) -> None:
+    def __init__(
+        self,
+        directory: RegistryDirectory,
+        clock: Clock | None = None,
+        spawn: Spawn = start_new_thread,
+        launch_successor: Callable[[Settings, int], None] | None = None,
+    ) -> None:
         self.directory = directory
         self.id = directory.id
         self.clock: Clock = clock or SystemClock()
         self.spawn = spawn
+        self._launch = launch_successor
         self._can_start = True
         self._hesitating = 0, 0  # which epoch was not succeeded at once, and until when it is not
 
@@ -243,7 +250,10 @@ class DirectoryEndpoint:
 
         A process that may use less than the registry might leaves that to other clients for a moment.
         """
-        complete(self._succeed)
+        if self.spawn is None:
+            self._succeed()
+        else:
+            complete(self._succeed)
 
     def _succeed(self) -> None:
         lock_fd = self.directory.lock()
@@ -253,7 +263,7 @@ class DirectoryEndpoint:
             if self._leaves_it_to_others():
                 return
             self._can_start = False
-            launch(Settings(self.id, self.directory.root), lock_fd)
+            (self._launch or launch)(Settings(self.id, self.directory.root), lock_fd)
             self._can_start = True
         finally:
             self.directory.unlock(lock_fd)
