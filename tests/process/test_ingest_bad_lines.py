@@ -84,9 +84,14 @@ def test_the_header_and_what_is_before_it_count_as_lines(tmp_path):
     (tmp_path / "table.csv").write_text("about\n\na,b\n1,2\n# remark\nx,3\n")
     with pytest.raises(IngestError, match=r"table.csv:6: a: 'x'"):
         ingest(
-            tmp_path / "table.csv", tmp_path / "out.h5", dtype="a:i4,b:i4", delimiter=",", header=True, skip_lines=1,
+            tmp_path / "table.csv",
+            tmp_path / "out.h5",
+            dtype="a:i4,b:i4",
+            delimiter=",",
+            header=True,
+            skip_lines=1,
             comments=("#",),
-        )  # fmt: skip
+        )
 
 
 FAILURES = {

@@ -25,7 +25,11 @@ DEV = "mount -t tmpfs dev /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /
 MOUNTS = {
     "missing": (DEV, RegistryUnavailableError, "there is no /dev/shm"),
     "on a disk": ("mount --bind {directory} /dev/shm", RegistryUnavailableError, "is no shared memory but a directory"),
-    "read-only": ("mount -t tmpfs -o ro tmpfs /dev/shm", RegistryUnavailableError, "mounted read-only; `mount -o remount,rw"),
+    "read-only": (
+        "mount -t tmpfs -o ro tmpfs /dev/shm",
+        RegistryUnavailableError,
+        "mounted read-only; `mount -o remount,rw",
+    ),
     "full": (
         "mount -t tmpfs -o size=2m tmpfs /dev/shm && head -c 2M /dev/zero > /dev/shm/psm_big",
         CapacityError,
@@ -36,7 +40,7 @@ MOUNTS = {
         CapacityError,
         "/dev/shm",
     ),
-}  # fmt: skip
+}
 
 
 def run_where(mount: str, directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -46,9 +50,14 @@ def run_where(mount: str, directory: Path, *command: str) -> subprocess.Complete
     (directory / "disk").mkdir(exist_ok=True)
     script = f'{mount.format(directory=directory / "disk")} || exit 97; exec "$@"'
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", *command], cwd=directory, env=environment(), capture_output=True,
-        text=True, timeout=90, check=False,
-    )  # fmt: skip
+        ["unshare", "--mount", "sh", "-c", script, "sh", *command],
+        cwd=directory,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
     if done.returncode == 97 or "unshare" in done.stderr:
         pytest.skip(f"this cannot be mounted here: {done.stderr.strip()}")
     return done

@@ -218,8 +218,11 @@ def planted(plant: Callable[[], None]) -> Iterator[None]:
     after = os.stat(SECRET)
     secret.close()
     assert (after.st_mode, after.st_uid, after.st_nlink, after.st_mtime_ns) == (
-        before.st_mode, before.st_uid, before.st_nlink, before.st_mtime_ns,
-    )  # fmt: skip
+        before.st_mode,
+        before.st_uid,
+        before.st_nlink,
+        before.st_mtime_ns,
+    )
     assert sorted(os.listdir("/etc")) == etc_before
     assert not os.path.exists(f"{SHM}/made-by-following")
     assert stat.S_ISCHR(os.stat("/dev/zero").st_mode)

@@ -105,8 +105,14 @@ def a_link_into_nowhere(folder: Path, ending: str) -> Path:
 
 
 TARGETS = [
-    a_directory, a_missing_directory, a_file_as_directory, a_name_too_long, a_socket, a_link_to_itself, a_link_into_nowhere,
-]  # fmt: skip
+    a_directory,
+    a_missing_directory,
+    a_file_as_directory,
+    a_name_too_long,
+    a_socket,
+    a_link_to_itself,
+    a_link_into_nowhere,
+]
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.__name__)
@@ -188,8 +194,12 @@ def run_pytest(folder: Path, report: Path) -> subprocess.CompletedProcess[str]:
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--shmlease-audit", "--shmlease-report", str(report)]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, "test_nothing.py"],
-        cwd=folder, capture_output=True, text=True, check=False, timeout=100,
-    )  # fmt: skip
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.__name__)
@@ -344,8 +354,12 @@ def test_a_file_system_that_takes_nothing_is_an_error_of_every_command(
     calls = [call for call in calls if "--dry-run" not in call and not call.startswith("stress")]
     done = subprocess.run(
         [*namespace(), "sh", "-ec", MOUNT[mode], "sh", folder, sys.executable, MOUNTED],
-        input="\n".join(calls), capture_output=True, text=True, check=False, timeout=100,
-    )  # fmt: skip
+        input="\n".join(calls),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
     assert done.stdout.splitlines() == ["2 True"] * len(calls), done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count(os.strerror(code)) == len(calls), done.stderr

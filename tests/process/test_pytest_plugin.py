@@ -76,12 +76,14 @@ def test_leak_is_an_error_at_the_teardown_that_names_the_line(pytester: pytest.P
     write(pytester, LEAK)
     result = pytester.runpytest_subprocess("--shmlease-audit")
     result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines([
-        "*ERROR at teardown of test_leak*",
-        "LH001 orphan  psm_*",
-        "*shared memory leaks*",
-        "test_it.py::test_leak: orphan psm_*, made at test_it.py:5 in make",
-    ])  # fmt: skip
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR at teardown of test_leak*",
+            "LH001 orphan  psm_*",
+            "*shared memory leaks*",
+            "test_it.py::test_leak: orphan psm_*, made at test_it.py:5 in make",
+        ]
+    )
     assert "at test_it.py:5 in make in test test_it.py::test_leak" in unwrapped(result)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 

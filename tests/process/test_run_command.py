@@ -322,9 +322,7 @@ def test_rules_can_be_chosen_and_ignored(tmp_path: Path) -> None:
 
 def test_in_github_actions_the_line_is_annotated_and_the_summary_written(tmp_path: Path) -> None:
     summary = tmp_path / "summary.md"
-    finished = run_program(
-        tmp_path, LEAK, *PRIVATE, env={"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary)}
-    )  # fmt: skip
+    finished = run_program(tmp_path, LEAK, *PRIVATE, env={"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary)})
     assert "::error file=program.py,line=1,title=LH001 orphan::test-run-leak" in finished.stderr
     assert finished.stdout == ""
     assert "test-run-leak" in summary.read_text()

@@ -27,9 +27,16 @@ LEAK = "from multiprocessing.shared_memory import SharedMemory\nsegment = Shared
 def as_nobody(directory: Path, python: str, *words: str) -> subprocess.CompletedProcess[str]:
     search = os.pathsep.join(map(str, PACKAGES))
     return subprocess.run(
-        [python, "-B", *words], capture_output=True, text=True, cwd=directory, user=NOBODY, group=NOBODY, extra_groups=[],
-        env=environment(PYTHONPATH=search, HOME=str(directory)), check=False,
-    )  # fmt: skip
+        [python, "-B", *words],
+        capture_output=True,
+        text=True,
+        cwd=directory,
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
+        env=environment(PYTHONPATH=search, HOME=str(directory)),
+        check=False,
+    )
 
 
 @pytest.fixture

@@ -59,10 +59,17 @@ def test_a_program_that_the_writer_starts_holds_no_descriptor_of_the_file(tmp_pa
     with HDF5Sink(tmp_path / "out.h5") as sink:
         sink.append("calls", np.arange(300_000))
         listing = subprocess.run(
-            [sys.executable, "-c", "import os; [print(os.readlink(f'/proc/self/fd/{n}')) for n in range(3, 20)"
-             " if os.path.exists(f'/proc/self/fd/{n}')]"],
-            capture_output=True, text=True, check=True, close_fds=False,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-c",
+                "import os; [print(os.readlink(f'/proc/self/fd/{n}')) for n in range(3, 20)"
+                " if os.path.exists(f'/proc/self/fd/{n}')]",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            close_fds=False,
+        )
     assert "partial" not in listing.stdout
 
 

@@ -34,9 +34,8 @@ def run_in_64_mb(code: str) -> str:
     script = 'mount -t tmpfs -o size=64m,mode=1777 tmpfs /dev/shm && exec "$@" || exit 97'
     command = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
     done = subprocess.run(
-        [*command, "sh", "-c", script, "sh", sys.executable, "-c", HEAD + code],
-        check=False, capture_output=True, text=True,
-    )  # fmt: skip
+        [*command, "sh", "-c", script, "sh", sys.executable, "-c", HEAD + code], check=False, capture_output=True, text=True
+    )
     if done.returncode == 97 or "unshare" in done.stderr:
         pytest.skip(f"no private /dev/shm here: {done.stderr.strip()}")
     assert done.returncode == 0, f"{done.returncode}: {done.stderr}"

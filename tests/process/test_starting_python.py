@@ -49,9 +49,15 @@ BEFORE = {
 
 def run(program: str, directory: Path, **popen: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", program], cwd=directory, env=environment(), capture_output=True, text=True, timeout=90,
-        check=False, **popen,  # type: ignore[call-overload]
-    )  # fmt: skip
+        [sys.executable, "-c", program],
+        cwd=directory,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+        **popen,  # type: ignore[call-overload]
+    )
 
 
 @pytest.mark.parametrize("before", BEFORE)

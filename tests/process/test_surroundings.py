@@ -168,9 +168,14 @@ def test_calls_that_wait_survive_a_handing_over(registry: shmlease.Registry, sit
 
 def run(program: str, **popen: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", POWERLESS + textwrap.dedent(program)], env=environment(PYTHONPATH=os.pathsep.join(import_path())),
-        capture_output=True, text=True, timeout=90, check=False, **popen,
-    )  # fmt: skip
+        [sys.executable, "-c", POWERLESS + textwrap.dedent(program)],
+        env=environment(PYTHONPATH=os.pathsep.join(import_path())),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+        **popen,
+    )
 
 
 def test_only_client_succeeds_at_once_and_is_told_which_limit_it_meets() -> None:

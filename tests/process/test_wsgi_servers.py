@@ -64,9 +64,13 @@ class Server:
         self._log = open(directory / "log", "w+")  # noqa: SIM115
         search = os.pathsep.join([str(directory), *import_path()])
         self._process = subprocess.Popen(
-            command, cwd=directory, env=environment(PYTHONPATH=search), stdin=subprocess.DEVNULL, stdout=self._log,
+            command,
+            cwd=directory,
+            env=environment(PYTHONPATH=search),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
             stderr=self._log,
-        )  # fmt: skip
+        )
 
     def get(self) -> list[str]:
         """What a worker answers: its pid, the registry, two sums, and the epoch."""
@@ -227,9 +231,20 @@ def test_program_that_embeds_python(tmp_path: Path) -> None:
         else [f"-L{library.parent}", f"-Wl,-rpath,{library.parent}", f"-l{library.name[3:]}"]
     )
     words = [
-        compiler, "-o", "host", "host.c", f"-I{sysconfig.get_path('include')}", "-w", "-rdynamic", *linked, "-lpthread", "-ldl",
-        "-lutil", "-lm", *(sysconfig.get_config_var("LIBS") or "").split(),
-    ]  # fmt: skip
+        compiler,
+        "-o",
+        "host",
+        "host.c",
+        f"-I{sysconfig.get_path('include')}",
+        "-w",
+        "-rdynamic",
+        *linked,
+        "-lpthread",
+        "-ldl",
+        "-lutil",
+        "-lm",
+        *(sysconfig.get_config_var("LIBS") or "").split(),
+    ]
     built = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     if built.returncode != 0:
         pytest.skip(f"a program that embeds Python cannot be built here: {built.stderr[-200:]}")
@@ -243,7 +258,12 @@ def test_program_that_embeds_python(tmp_path: Path) -> None:
     )
     home = sys.base_prefix
     done = subprocess.run(
-        [str(tmp_path / "host"), program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+        [str(tmp_path / "host"), program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
         env=environment(PYTHONPATH=os.pathsep.join(import_path()), PYTHONHOME=home),
-    )  # fmt: skip
+    )
     assert done.stdout == "45 2\n", done.stderr

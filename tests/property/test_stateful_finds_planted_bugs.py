@@ -44,9 +44,15 @@ def planted(request: pytest.FixtureRequest) -> Iterator[str]:
 )
 def test_is_found(planted: str) -> None:
     count = settings(
-        max_examples=200, stateful_step_count=50, phases=[Phase.generate], derandomize=True, deadline=None,
-        suppress_health_check=list(HealthCheck), database=None, report_multiple_bugs=False,
-    )  # fmt: skip
+        max_examples=200,
+        stateful_step_count=50,
+        phases=[Phase.generate],
+        derandomize=True,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+        report_multiple_bugs=False,
+    )
     with pytest.raises(Exception) as caught:  # noqa: PT011 - whichever promise breaks first
         run_state_machine_as_test(Infected, settings=count)
     print(f"{planted}: {str(caught.value).splitlines()[0][:200]}")

@@ -12,9 +12,19 @@ class Content:
     """What one writer put into a segment, and who counts on it."""
 
     __slots__ = (
-        "disturbed", "holdings", "inode", "is_said", "name", "number", "papers", "published", "readers", "readers_certain",
-        "readers_deadline_ns", "stamp",
-    )  # fmt: skip
+        "disturbed",
+        "holdings",
+        "inode",
+        "is_said",
+        "name",
+        "number",
+        "papers",
+        "published",
+        "readers",
+        "readers_certain",
+        "readers_deadline_ns",
+        "stamp",
+    )
 
     def __init__(self, number: int, inode: int, stamp: int, name: str | None) -> None:
         self.number = number

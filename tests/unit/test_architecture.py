@@ -53,9 +53,30 @@ NOBODY_IMPORTS = {"cli", "integrations", "__main__"}
 # What decides and does no I/O, and what it must not touch.
 PURE = {"errors", "units", "core", "auditor.judge"}
 WORLD = {
-    "asyncio", "ctypes", "fcntl", "io", "logging", "mmap", "multiprocessing", "os", "pathlib", "random", "resource", "secrets",
-    "select", "signal", "socket", "subprocess", "sys", "tempfile", "threading", "time", "numpy", "psutil", "h5py",
-}  # fmt: skip
+    "asyncio",
+    "ctypes",
+    "fcntl",
+    "io",
+    "logging",
+    "mmap",
+    "multiprocessing",
+    "os",
+    "pathlib",
+    "random",
+    "resource",
+    "secrets",
+    "select",
+    "signal",
+    "socket",
+    "subprocess",
+    "sys",
+    "tempfile",
+    "threading",
+    "time",
+    "numpy",
+    "psutil",
+    "h5py",
+}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 

@@ -15,11 +15,25 @@ from shmlease.units import format_bytes, format_count, format_duration, parse_by
 @pytest.mark.parametrize(
     ("text", "size_bytes"),
     [
-        ("0", 0), ("17", 17), ("17B", 17), ("512K", 512 * 1024), ("512k", 512 * 1024), ("1KiB", 1024), ("1 kib", 1024),
-        ("1kB", 1000), ("64 MB", 64_000_000), ("64MiB", 64 << 20), (" 2GiB ", 2 << 30), ("1.5GiB", 3 << 29), (".5k", 512),
-        ("1TiB", 1 << 40), ("1PB", 10**15), (0, 0), (4096, 4096),
+        ("0", 0),
+        ("17", 17),
+        ("17B", 17),
+        ("512K", 512 * 1024),
+        ("512k", 512 * 1024),
+        ("1KiB", 1024),
+        ("1 kib", 1024),
+        ("1kB", 1000),
+        ("64 MB", 64_000_000),
+        ("64MiB", 64 << 20),
+        (" 2GiB ", 2 << 30),
+        ("1.5GiB", 3 << 29),
+        (".5k", 512),
+        ("1TiB", 1 << 40),
+        ("1PB", 10**15),
+        (0, 0),
+        (4096, 4096),
     ],
-)  # fmt: skip
+)
 def test_size_is_parsed(text: int | str, size_bytes: int) -> None:
     assert parse_bytes(text) == size_bytes
 
@@ -53,9 +67,19 @@ def test_what_is_neither_number_nor_words_is_a_type_error_that_says_what_is(nons
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("5", 5.0), ("5s", 5.0), ("500ms", 0.5), ("10us", 1e-5), ("7 ns", 7e-9), ("2min", 120.0), ("2m", 120.0), ("1.5 h", 5400.0),
-     (0, 0.0), (0.25, 0.25)],
-)  # fmt: skip
+    [
+        ("5", 5.0),
+        ("5s", 5.0),
+        ("500ms", 0.5),
+        ("10us", 1e-5),
+        ("7 ns", 7e-9),
+        ("2min", 120.0),
+        ("2m", 120.0),
+        ("1.5 h", 5400.0),
+        (0, 0.0),
+        (0.25, 0.25),
+    ],
+)
 def test_duration_is_parsed(text: float | str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds, rel=1e-12)
 
@@ -79,9 +103,17 @@ def test_endless_duration_fits_the_nanoseconds_of_a_message() -> None:
 
 @pytest.mark.parametrize(
     ("size_bytes", "text"),
-    [(0, "0 B"), (17, "17 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (1 << 20, "1 MiB"),
-     (1000 << 20, "1000 MiB"), (1 << 60, "1024 PiB")],
-)  # fmt: skip
+    [
+        (0, "0 B"),
+        (17, "17 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (1536, "1.5 KiB"),
+        (1 << 20, "1 MiB"),
+        (1000 << 20, "1000 MiB"),
+        (1 << 60, "1024 PiB"),
+    ],
+)
 def test_size_is_printed(size_bytes: int, text: str) -> None:
     assert format_bytes(size_bytes) == text
 

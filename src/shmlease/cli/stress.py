@@ -51,9 +51,20 @@ _SHM_SLACK_BYTES: Final = 32 << 20
 @click.option("--json", "as_json", is_flag=True, help="Write the verdict as JSON.")
 @click.option("--html", "page", metavar="FILE", help="Write the verdict as a page.")
 def command(
-    seed: int | None, clients: int, capacity: str, duration: str, operations: int | None, chaos: str, every: str,
-    rest_every: str, isolate: bool, replay: BinaryIO | None, shrink_for: str, as_json: bool, page: str | None,
-) -> None:  # fmt: skip
+    seed: int | None,
+    clients: int,
+    capacity: str,
+    duration: str,
+    operations: int | None,
+    chaos: str,
+    every: str,
+    rest_every: str,
+    isolate: bool,
+    replay: BinaryIO | None,
+    shrink_for: str,
+    as_json: bool,
+    page: str | None,
+) -> None:
     """Run clients under chaos, and give a verdict.
 
     Processes hand arrays to one another while a fault injector kills and stops them and the registry. Every few seconds all let go

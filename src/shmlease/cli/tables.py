@@ -81,23 +81,38 @@ def _registry_as_json(directory: RegistryDirectory, served: bool, snapshot: Snap
                 "exposed": s.exposed,
                 "alias": s.alias or None,
                 "leases": [
-                    {"id": lease.id, "pid": _pid(snapshot, lease.id), "mode": str(lease.mode), "state": str(lease.state),
-                     "held_s": (now_ns - lease.granted_ns) / 1e9, "site": lease.site}
-                    for lease in snapshot.leases.values() if lease.segment == s.number
+                    {
+                        "id": lease.id,
+                        "pid": _pid(snapshot, lease.id),
+                        "mode": str(lease.mode),
+                        "state": str(lease.state),
+                        "held_s": (now_ns - lease.granted_ns) / 1e9,
+                        "site": lease.site,
+                    }
+                    for lease in snapshot.leases.values()
+                    if lease.segment == s.number
                 ],
                 "tickets": [
                     {"id": t.id, "expires_in_s": (t.deadline_ns - now_ns) / 1e9, "site": t.site}
-                    for t in snapshot.tickets.values() if t.segment == s.number
+                    for t in snapshot.tickets.values()
+                    if t.segment == s.number
                 ],
             }
             for s in snapshot.segments.values()
         ],
         "events": [
-            {"number": e.number, "age_s": (now_ns - e.at_ns) / 1e9, "kind": str(e.kind), "segment": e.segment,
-             "lease": e.lease, "client": e.client, "detail": e.detail}
+            {
+                "number": e.number,
+                "age_s": (now_ns - e.at_ns) / 1e9,
+                "kind": str(e.kind),
+                "segment": e.segment,
+                "lease": e.lease,
+                "client": e.client,
+                "detail": e.detail,
+            }
             for e in snapshot.events
         ],
-    }  # fmt: skip
+    }
 
 
 def as_text(looks: list[Look], registry: str | None = None) -> RenderableType:
@@ -126,11 +141,13 @@ def _headline(directory: RegistryDirectory, served: bool, snapshot: Snapshot, no
     present = sum(client.state is not ClientState.ENDED for client in snapshot.clients.values())
     modes = Counter(lease.mode for lease in snapshot.leases.values())
     line = Text.assemble(
-        ("registry ", "bold"), (directory.id, "bold cyan"), "  ",
+        ("registry ", "bold"),
+        (directory.id, "bold cyan"),
+        "  ",
         (f"pid {row.identity.pid}", "") if served else (f"DEAD (was pid {row.identity.pid})", "bold red"),
         f"  up {format_duration((now_ns - row.started_ns) / 1e9)}",
         f"  epoch {row.epoch}" if row.epoch > 1 else "",
-    )  # fmt: skip
+    )
     figures = Text(
         f"  {format_bytes(used)} of {format_bytes(row.capacity_bytes)} in {len(snapshot.segments)} segments "
         f"({format_bytes(warm)} warm), {modes[LeaseMode.WRITE]} writers, {modes[LeaseMode.READ]} readers, "
@@ -162,22 +179,35 @@ def _segments(snapshot: Snapshot, now_ns: int) -> RenderableType:
     if not snapshot.segments:
         return Text("  no segments")
     table = Table(box=None, pad_edge=True, header_style="bold")
-    for title, justify in (("segment", "right"), ("name", "left"), ("state", "left"), ("size", "right"), ("age", "right"),
-                           ("held by", "left"), ("taken at", "left")):  # fmt: skip
+    for title, justify in (
+        ("segment", "right"),
+        ("name", "left"),
+        ("state", "left"),
+        ("size", "right"),
+        ("age", "right"),
+        ("held by", "left"),
+        ("taken at", "left"),
+    ):
         table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
     rows = sorted(snapshot.segments.values(), key=lambda segment: segment.number)
     for segment in rows[:_MOST_ROWS]:
         holders = Counter(
             f"pid {_pid(snapshot, lease.id)} {lease.mode}" + (" (lingering)" if lease.state == "lingering" else "")
-            for lease in snapshot.leases.values() if lease.segment == segment.number
-        )  # fmt: skip
+            for lease in snapshot.leases.values()
+            if lease.segment == segment.number
+        )
         tickets = sum(ticket.segment == segment.number for ticket in snapshot.tickets.values())
         held = [name if count == 1 else f"{name} x{count}" for name, count in holders.items()]
         held += [_counted(tickets, "ticket")] if tickets else []
         table.add_row(
-            str(segment.number), segment.name or "-", str(segment.state), format_bytes(segment.size_bytes),
-            format_duration((now_ns - segment.created_ns) / 1e9), ", ".join(held) or "-", segment.site,
-        )  # fmt: skip
+            str(segment.number),
+            segment.name or "-",
+            str(segment.state),
+            format_bytes(segment.size_bytes),
+            format_duration((now_ns - segment.created_ns) / 1e9),
+            ", ".join(held) or "-",
+            segment.site,
+        )
     if len(rows) > _MOST_ROWS:
         table.add_row("", f"... and {len(rows) - _MOST_ROWS} more")
     return table

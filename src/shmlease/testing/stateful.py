@@ -547,9 +547,15 @@ class RegistryMachine(RuleBasedStateMachine):
     # --- parts ---------------------------------------------------------------------------------------------------------
 
     def _new_content(
-        self, worker: WorkerProcess, function: Callable[..., int], name: str | None, layout: LayoutArguments, stamp: int,
-        *, is_published: bool,
-    ) -> None:  # fmt: skip
+        self,
+        worker: WorkerProcess,
+        function: Callable[..., int],
+        name: str | None,
+        layout: LayoutArguments,
+        stamp: int,
+        *,
+        is_published: bool,
+    ) -> None:
         key = self.new_key()
         nbytes = int(layout["dtype"].itemsize)
         for side in layout["shape"]:

@@ -129,9 +129,20 @@ def test_what_the_run_has_leased_and_not_released_is_a_leak(registry, monkeypatc
 def made(**changes: Any) -> IngestReport:
     files = (FileReport("a.tsv", "a", 0, 90, 12, 2000, {"blank lines": 3}), FileReport("b.tsv", "b", 0, 5, 0, 100))
     report = IngestReport(
-        "out.h5", (DatasetReport("a", "i4", 90, 4), DatasetReport("b", "i4", 5, 4)), files,
-        (Rejected("a.tsv", 7, "pos", "x", "'x' is not an integer"),), 500, 2.0, "numpy", 2, 0, 1 << 20, 8 << 20, 0, (),
-    )  # fmt: skip
+        "out.h5",
+        (DatasetReport("a", "i4", 90, 4), DatasetReport("b", "i4", 5, 4)),
+        files,
+        (Rejected("a.tsv", 7, "pos", "x", "'x' is not an integer"),),
+        500,
+        2.0,
+        "numpy",
+        2,
+        0,
+        1 << 20,
+        8 << 20,
+        0,
+        (),
+    )
     return dataclasses.replace(report, **changes)
 
 

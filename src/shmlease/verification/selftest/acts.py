@@ -299,10 +299,26 @@ def _text(path: str) -> str:
 ACTS: Final = {
     act.__name__: act
     for act in (
-        make, map_file, open_file, unlink_mapped, unlink_open, unlink_secretly, unnamed, anonymous, send, register,
-        open_in_thread, outlive_leader, make_sysv, make_sysv_held, remove_sysv, other_namespace, huge_pages, charge,
+        make,
+        map_file,
+        open_file,
+        unlink_mapped,
+        unlink_open,
+        unlink_secretly,
+        unnamed,
+        anonymous,
+        send,
+        register,
+        open_in_thread,
+        outlive_leader,
+        make_sysv,
+        make_sysv_held,
+        remove_sysv,
+        other_namespace,
+        huge_pages,
+        charge,
     )
-}  # fmt: skip
+}
 
 
 if __name__ == "__main__":

@@ -33,9 +33,18 @@ class Verb(enum.StrEnum):
 
 
 _WEIGHTS: Final = {
-    Verb.PRIVATE: 14, Verb.HAND_OVER: 36, Verb.CONTEND: 4, Verb.PUBLISH: 12, Verb.PROMISE: 5, Verb.ATTACH: 18,
-    Verb.VIEW: 4, Verb.BURST: 3, Verb.LOSE: 2, Verb.FORK: 0.4, Verb.LOOK: 1.6,
-}  # fmt: skip
+    Verb.PRIVATE: 14,
+    Verb.HAND_OVER: 36,
+    Verb.CONTEND: 4,
+    Verb.PUBLISH: 12,
+    Verb.PROMISE: 5,
+    Verb.ATTACH: 18,
+    Verb.VIEW: 4,
+    Verb.BURST: 3,
+    Verb.LOSE: 2,
+    Verb.FORK: 0.4,
+    Verb.LOOK: 1.6,
+}
 _VERBS: Final = list(_WEIGHTS)
 _CUMULATED: Final = [sum(list(_WEIGHTS.values())[: index + 1]) for index in range(len(_WEIGHTS))]
 SLOTS: Final = 3  # names a client may publish under

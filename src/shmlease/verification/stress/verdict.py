@@ -125,7 +125,11 @@ def as_text(verdict: Verdict) -> str:
 
 
 _KINDS: Final = {
-    "leak": "leaks", "wrong read": "wrong reads", "lost publication": "lost publications",
-    "redeemed twice": "tickets redeemed twice", "unexpected error": "unexpected errors",
-    "death": "clients that died by themselves", "stuck": "clients stuck",
-}  # fmt: skip
+    "leak": "leaks",
+    "wrong read": "wrong reads",
+    "lost publication": "lost publications",
+    "redeemed twice": "tickets redeemed twice",
+    "unexpected error": "unexpected errors",
+    "death": "clients that died by themselves",
+    "stuck": "clients stuck",
+}

@@ -24,10 +24,20 @@ def system() -> System:
 
 
 def sysv(**changes: object) -> SysVSegment:
-    return SysVSegment(**{  # type: ignore[arg-type]
-        "id": 3, "key": 0, "size_bytes": 2 * PAGE, "resident_bytes": PAGE, "creator_pid": 60, "attachments": 0,
-        "uid": 1000, "changed_s": NOW_S, "is_condemned": False, **changes,
-    })  # fmt: skip
+    return SysVSegment(
+        **{  # type: ignore[arg-type]
+            "id": 3,
+            "key": 0,
+            "size_bytes": 2 * PAGE,
+            "resident_bytes": PAGE,
+            "creator_pid": 60,
+            "attachments": 0,
+            "uid": 1000,
+            "changed_s": NOW_S,
+            "is_condemned": False,
+            **changes,
+        }
+    )
 
 
 def test_system_v_segment_of_a_dead_creator_without_attachment_is_a_leak(system: System) -> None:
@@ -115,8 +125,13 @@ def test_scope_knows_everything_that_is_there(system: System) -> None:
     system.unlinked(7)
     system.usage(10 * PAGE)
     system.change(sysv=(sysv(),), charges=(Charge("/job", PAGE, ""),))
-    system.registry(lock=LockState.HELD, segments=[segment(1)], clients=[client(1, 60)], leases=[lease(1, 1, 1)],
-                    events=[EventRow(1, 0, EventKind.TICKET_EXPIRED)])  # fmt: skip
+    system.registry(
+        lock=LockState.HELD,
+        segments=[segment(1)],
+        clients=[client(1, 60)],
+        leases=[lease(1, 1, 1)],
+        events=[EventRow(1, 0, EventKind.TICKET_EXPIRED)],
+    )
     assert system.findings() != []
     assert system.findings(Limits(scope=scope_of(system.indexed(), "the test"))) == []
 

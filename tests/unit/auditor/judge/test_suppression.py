@@ -64,8 +64,11 @@ def test_use_of_each_suppression_is_counted_and_the_unused_are_told() -> None:
     assert [one.name for one in kept] == ["x"]
     assert [(one.reason, one.source) for one in aside] == [("used", "pyproject.toml")] * 2
     assert [(use.reason, use.uses, use.expired) for use in uses] == [
-        ("used", 2, False), ("never", 0, False), ("late", 0, False), ("old", 0, True),
-    ]  # fmt: skip
+        ("used", 2, False),
+        ("never", 0, False),
+        ("late", 0, False),
+        ("old", 0, True),
+    ]
     assert uses[3].expires == "2020-01-01"
 
 

@@ -35,11 +35,18 @@ def full(name: str = "psm_1") -> Report:
     """A report with everything in it."""
     place = Place("job/load.py", 12, "load")
     leak = Finding.of(
-        "LH001", f"{name} has no holder", name=name, path=f"/dev/shm/{name}", label="calls",
-        identity=FileIdentity(0x1C, 42, 1), size_bytes=5000, resident_bytes=8192,
+        "LH001",
+        f"{name} has no holder",
+        name=name,
+        path=f"/dev/shm/{name}",
+        label="calls",
+        identity=FileIdentity(0x1C, 42, 1),
+        size_bytes=5000,
+        resident_bytes=8192,
         creator=Creator(7, 1, f"python {name}", place, (Place("run.py", 3, "<module>"), place), "tests/test_a.py::test_b"),
-        holders=(Process(9, 1, "python other.py"),), evidence=(Fact(f"seen {name}", "statx"),),
-    )  # fmt: skip
+        holders=(Process(9, 1, "python other.py"),),
+        evidence=(Fact(f"seen {name}", "statx"),),
+    )
     note = Finding.of("LH017", "charged to a group", name="/group", resident_bytes=9)
     return Report(
         findings=(leak, note),

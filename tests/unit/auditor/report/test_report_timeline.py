@@ -101,8 +101,9 @@ def test_lease_is_a_bar_from_grant_to_release() -> None:
         event(3, "exit", "shmlease-ab/s1", lease="ab:1"),
     )
     assert [(bar.kind, bar.begin_ns // SECOND, bar.end_ns // SECOND, bar.pid, bar.is_open) for bar in lane.bars] == [
-        ("grant", 1, 3, 7, False), ("attach", 2, 10, 8, True),
-    ]  # fmt: skip
+        ("grant", 1, 3, 7, False),
+        ("attach", 2, 10, 8, True),
+    ]
 
 
 def test_birth_that_two_tell_of_is_one_mark_with_what_both_say() -> None:
@@ -164,14 +165,21 @@ def traced(*events: Event, findings: tuple[Finding, ...] = ()) -> list[dict[str,
 
 def test_trace_nests_what_happens_to_a_segment_in_its_life() -> None:
     rows = traced(
-        *scope(0, 4), event(1, "create", pid=7), event(2, "attach", pid=8, lease="a:1"), event(3, "release", lease="a:1"),
+        *scope(0, 4),
+        event(1, "create", pid=7),
+        event(2, "attach", pid=8, lease="a:1"),
+        event(3, "release", lease="a:1"),
         findings=(finding(creator=Creator(pid=7, command="python run.py")),),
-    )  # fmt: skip
+    )
     lives = [(row["ph"], row["name"], row["ts"]) for row in rows if row.get("id") == "0x0" and row["ph"] in "be"]
     assert lives == [
-        ("b", "psm_1", 1e6), ("b", "outlived its scope", 4e6), ("e", "outlived its scope", 10e6), ("e", "psm_1", 10e6),
-        ("b", "read lease", 2e6), ("e", "read lease", 3e6),
-    ]  # fmt: skip
+        ("b", "psm_1", 1e6),
+        ("b", "outlived its scope", 4e6),
+        ("e", "outlived its scope", 10e6),
+        ("e", "psm_1", 10e6),
+        ("b", "read lease", 2e6),
+        ("e", "read lease", 3e6),
+    ]
     assert {row["pid"] for row in rows if row.get("id") == "0x0"} == {7}
     assert [row["name"] for row in rows if row["ph"] == "n"] == ["create", "attach", "release"]
     names = {row["pid"]: row["args"]["name"] for row in rows if row["ph"] == "M"}

@@ -32,9 +32,11 @@ def read(tmp_path: Path, *lines: str) -> Records:
 
 def test_record_names_the_process_the_segment_and_the_stack(tmp_path: Path) -> None:
     records = read(
-        tmp_path, line("process", 7, "python run.py"), line("stack", "7.1", *STANDARD, *OWN),
+        tmp_path,
+        line("process", 7, "python run.py"),
+        line("stack", "7.1", *STANDARD, *OWN),
         line("size", 100, 7, 55, 4096, "/dev/shm/psm_1", "tests/test_a.py::test_b (call)", "7.1"),
-    )  # fmt: skip
+    )
     (record,) = records.records
     assert (record.at_ns, record.pid, record.inode, record.size_bytes) == (100, 7, 55, 4096)
     assert record.test == "tests/test_a.py::test_b"

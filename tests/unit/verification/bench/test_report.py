@@ -10,14 +10,18 @@ from shmlease.verification.bench.report import as_chart, as_markdown, as_table, 
 from shmlease.verification.bench.timing import Figure, Measurement, figure_of, interleaved
 
 MEASURED = Measurement(
-    "hand-over", "What it is.", "s", "bytes", "stdlib",
+    "hand-over",
+    "What it is.",
+    "s",
+    "bytes",
+    "stdlib",
     [
         Figure("shmlease", 4096.0, 1e-4, 2e-4, 1.1, 10),
         Figure("stdlib", 4096.0, 2e-4, 3e-4, 1.2, 10),
         Figure("shmlease", 1048576.0, 1e-3, 2e-3, 2.0, 10),
     ],
     {"processors": "2"},
-)  # fmt: skip
+)
 
 
 def test_a_table_has_ratios_to_the_reference_where_it_was_measured() -> None:

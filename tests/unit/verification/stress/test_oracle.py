@@ -78,9 +78,7 @@ def test_everything_that_is_left_after_the_end_is_found(shm: Path) -> None:
     maps(shm, 77, f"{shm}/s4 (deleted)", rss=0)
     (shm.parent.parent / "proc" / "99").mkdir()
     found = oracle(shm).leaks_after_end({99, 100})
-    assert found == [
-        f"{shm} is still there", "registry process 99 is still there", "pid 77 still maps its segments",
-    ]  # fmt: skip
+    assert found == [f"{shm} is still there", "registry process 99 is still there", "pid 77 still maps its segments"]
 
 
 def test_a_sample_counts_blocks_not_lengths(shm: Path) -> None:

@@ -13,14 +13,26 @@ from shmlease.verification.stress.verdict import Broken, Latency, Moment, Verdic
 def verdict(*findings: Broken) -> Verdict:
     latency = Latency(1234, 1e-4, 2e-3, 0.03, 0.4)
     return Verdict(
-        seed=7, clients=3, capacity_bytes=32 << 20, duration_s=10.0, operations=3800,
-        outcomes={"lease": 1234, "lease: CapacityError": 56}, latencies={"lease": latency}, faults={"kill": 2},
-        reclaim=latency, takeover=None, peak_bytes=10 << 20, registry_bytes=(1 << 20, 2 << 20), rests=4,
-        findings=list(findings), coverage=["shm-full: others use it"],
+        seed=7,
+        clients=3,
+        capacity_bytes=32 << 20,
+        duration_s=10.0,
+        operations=3800,
+        outcomes={"lease": 1234, "lease: CapacityError": 56},
+        latencies={"lease": latency},
+        faults={"kill": 2},
+        reclaim=latency,
+        takeover=None,
+        peak_bytes=10 << 20,
+        registry_bytes=(1 << 20, 2 << 20),
+        rests=4,
+        findings=list(findings),
+        coverage=["shm-full: others use it"],
         moments=[Moment(second, second * 380, second << 20, 3) for second in range(11)],
-        reclaims_s=[(1.0, 0.01)], takeovers_s=[],
+        reclaims_s=[(1.0, 0.01)],
+        takeovers_s=[],
         schedule=Schedule(7, 32 << 20, {0: [(0, 10)]}, [Fault(FaultKind.KILL, 0, 0, 0.1, 1.0)]),
-    )  # fmt: skip
+    )
 
 
 def test_sound_run_says_so_with_its_figures_and_charts() -> None:
