@@ -26,7 +26,7 @@ from shmlease import RegistryUnavailableError, connect
 from shmlease.core.settings import Settings
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.reclaim import sweep
-from shmlease.verification.stress.oracle import Oracle
+from shmlease.verification.oracle import Oracle
 
 __all__ = ["PLANS", "Outcome", "Point", "run_point"]
 

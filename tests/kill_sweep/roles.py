@@ -12,7 +12,7 @@ from kill_sweep.workloads import KEPT, KIB, WORDS, Line, Workload, is_sealed, se
 from rig.site import Site
 from rig.until import until
 from shmlease.client.handle import RegistryHandle
-from shmlease.verification.stress.oracle import Oracle
+from shmlease.verification.oracle import Oracle
 
 __all__ = ["play_victim", "play_witness"]
 

@@ -15,8 +15,9 @@ import pytest
 
 import shmlease
 from rig import planted_bugs
-from shmlease.verification.stress.generator import FAULTS, FaultKind, Schedule
-from shmlease.verification.stress.oracle import Oracle
+from shmlease.verification.faults import FAULTS, FaultKind
+from shmlease.verification.oracle import Oracle
+from shmlease.verification.stress.generator import Schedule
 from shmlease.verification.stress.run import Options, Run, run
 from shmlease.verification.stress.verdict import Verdict, as_text
 

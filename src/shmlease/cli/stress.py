@@ -20,7 +20,8 @@ from shmlease.errors import LeaseError, UnsupportedPlatformError
 from shmlease.output_file import check_output, write_output
 from shmlease.system.interpreter import module_command
 from shmlease.units import format_bytes, format_duration, parse_bytes, parse_duration
-from shmlease.verification.stress.generator import FAULTS, FaultKind, Schedule
+from shmlease.verification.faults import FAULTS, FaultKind
+from shmlease.verification.stress.generator import Schedule
 from shmlease.verification.stress.page import as_page
 from shmlease.verification.stress.run import Options, Progress, run
 from shmlease.verification.stress.sandbox import enter_small_shm

@@ -1,42 +1,35 @@
-"""One client of a stress run: goes through its operations, writes down what happened, and obeys the coordinator between two.
+"""One client of a stress run: goes through its operations, and writes down what happened.
 
-Tickets travel by mail: a file in the receiver's box, so that a letter outlives both its sender and a receiver that is killed
-before it looks. Whoever takes the place of a killed client goes on with its operations and its mail.
+Whoever takes the place of a killed client goes on with its operations and its mail.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import mmap
-import multiprocessing.connection
 import os
 import select
 import signal
-import struct
-import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
 import numpy as np
 
 import shmlease
-from shmlease import Lease, connect  # imported with this module, so that a fork server has them before it forks
-from shmlease.verification.stress import content
-from shmlease.verification.stress.generator import SLOTS, Operation, Verb, operation
-from shmlease.verification.stress.history import Act, Scribe
+from shmlease.verification.history import Scribe
+from shmlease.verification.operations import Call, Client, Note
+from shmlease.verification.stress.generator import SLOTS, Operation, Verb
+from shmlease.verification.stress.mail import Letter, Mail
 
-__all__ = ["BEACON", "TTL_S", "Assignment", "Letter", "StressClient", "run"]
+__all__ = ["TTL_S", "Assignment", "StressClient"]
 
 # How long a letter may wait: longer than any fault lasts, short enough that a run does not wait long for lost ones.
 TTL_S: Final = 4.0
-BEACON: Final = "beacon"
 _WAIT_S: Final = 2.0  # for room
-_COUNT: Final = struct.Struct("<Q")
 _FORKED_WITHIN_S: Final = 30.0
+_MOST_HELD: Final = 32
 
 
 class Assignment(msgspec.Struct, frozen=True):
@@ -52,23 +45,13 @@ class Assignment(msgspec.Struct, frozen=True):
     ranges: list[tuple[int, int]]
 
 
-class Letter(msgspec.Struct, frozen=True, array_like=True):
-    """A ticket on its way."""
-
-    ticket: str
-    stamp: int
-    deadline_ns: int
+class _Held(NamedTuple):
+    key: int
+    until: int  # which operation
 
 
-class _Held(msgspec.Struct):
-    lease: Lease
-    stamp: int
-    until: int
-    name: str = ""
-
-
-class WrongReadError(Exception):
-    """An array did not hold what its writer wrote."""
+class _NotedError(Exception):
+    """A call has failed, and the history has it: whether it may fail is for the checker."""
 
 
 class StressClient:
@@ -76,30 +59,31 @@ class StressClient:
 
     def __init__(self, assignment: Assignment, epoch: int) -> None:
         self.assignment = assignment
-        self.registry = connect(assignment.registry)
-        self.tag = f"{assignment.client}.{assignment.incarnation}"
-        self.mailbox = f"{assignment.directory}/mail/{assignment.client}"
-        self.held: collections.deque[_Held] = collections.deque()
-        self.views: collections.deque[tuple[np.ndarray[Any, Any], int, int]] = collections.deque()
-        self.named: dict[int, _Held] = {}
-        self.serial = 0
+        self.client = Client(shmlease.connect(assignment.registry), self._noting)
         self.number = 0
-        self.beacon: Lease | None = None
+        self._tag = f"{assignment.client}.{assignment.incarnation}"
+        self._mail = Mail(assignment.directory, assignment.client, self._tag)
+        self._held: collections.deque[_Held] = collections.deque()
+        self._views: collections.deque[_Held] = collections.deque()
+        self._named: dict[int, int] = {}  # slot -> key
+        self._serial = self._keys = 0
+        self._beacon: shmlease.Lease | None = None
         self.begin_epoch(epoch)
 
     # --- what the coordinator asks for -------------------------------------------------------------------------------
 
     def begin_epoch(self, epoch: int) -> None:
         """A new file of history, and a beacon: a segment that only this process's death or rest ends."""
-        self.scribe = Scribe(f"{self.assignment.directory}/history/{epoch}/{self.tag}")
-        with self._noting("lease"):
-            self.beacon = self.registry.lease(f"{BEACON}/{self.tag}/{epoch}", shape=1, timeout=_WAIT_S)
+        self._epoch = epoch
+        self._begin_history()
+        with contextlib.suppress(_NotedError), self._noting(Note(Call.LEASE)):
+            self._beacon = self.client.registry.lease(f"beacon/{self._tag}/{epoch}", shape=1, timeout=_WAIT_S)
 
     def beacon_inode(self) -> int:
         """Which file the beacon is, from this process's own maps; 0 if there was no room for one."""
-        if self.beacon is None:
+        if self._beacon is None:
             return 0
-        address = self.beacon.array.__array_interface__["data"][0]
+        address = self._beacon.array.__array_interface__["data"][0]
         with open("/proc/self/maps") as file:
             for line in file:
                 addresses, _, _, _, inode = line.split(maxsplit=5)[:5]
@@ -112,85 +96,67 @@ class StressClient:
         """Read what mail there is, then let go of everything."""
         while self.read_mail():
             pass
-        while self.views:
+        while self._views:
             self._drop_view()
-        while self.held:
-            self._let_go(self.held.popleft())
-        for slot in list(self.named):
-            self._let_go(self.named.pop(slot))
-        if self.beacon is not None:
-            self.beacon.release()
-            self.beacon = None
-        self.scribe.close()
+        for key in (*(held.key for held in self._held), *self._named.values()):
+            self._let_go(key)
+        self._held.clear()
+        self._named.clear()
+        if self._beacon is not None:
+            self._beacon.release()
+            self._beacon = None
+        self._scribe.close()
 
-    # --- operations -----------------------------------------------------------------------------------------------------
+    # --- operations --------------------------------------------------------------------------------------------------
 
     def step(self, op: Operation) -> None:
         """One operation, after the mail."""
         self.read_mail()
-        while self.held and (self.held[0].until <= self.number or len(self.held) > 32):
-            self._let_go(self.held.popleft())
-        while self.views and self.views[0][2] <= self.number:
+        while self._held and (self._held[0].until <= self.number or len(self._held) > _MOST_HELD):
+            self._let_go(self._held.popleft().key)
+        while self._views and self._views[0].until <= self.number:
             self._drop_view()
-        _DEEDS[op.verb](self, op)
+        with contextlib.suppress(_NotedError):
+            _DEEDS[op.verb](self, op)
 
     def read_mail(self) -> int:
         """Redeem what was sent; how many letters there were."""
-        letters = os.listdir(self.mailbox)
-        for name in letters:
-            path = f"{self.mailbox}/{name}"
-            with open(path, "rb") as file:
-                letter = msgspec.json.decode(file.read(), type=Letter)
-            os.unlink(path)
-            ticket = str(shmlease.Ticket.parse(letter.ticket).id)
-            lease = None
-            with self._noting("redeem", letter.stamp, ticket, letter.deadline_ns):
-                lease = self.registry.redeem(letter.ticket)
-            if lease is not None:
-                self._keep(lease, letter.stamp, hold=letter.stamp % 3)
-        return len(letters)
+        count = 0
+        for letter in self._mail.receive():
+            count += 1
+            key = self._new_key()
+            with contextlib.suppress(_NotedError):
+                self.client.redeem(key, letter.ticket, letter.stamp)
+                self._keep(key, hold=letter.stamp % 3)
+        return count
 
     def private(self, op: Operation) -> None:
         """A segment of its own."""
-        stamp = self._new_stamp()
-        lease = self._lease(None, op.words, stamp)
-        if lease is not None:
-            self._let_go(_Held(lease, stamp, 0))
+        self._let_go(self._lease(None, op.words))
 
     def hand_over(self, op: Operation) -> None:
         """An array for another client."""
-        stamp = self._new_stamp()
-        lease = self._share(op.words, stamp)
-        if lease is None:
-            return
-        self._send_ticket(lease, stamp, [self._peer(op.peer)])
-        self._keep(lease, stamp, op.hold)
+        key = self._share(op.words)
+        self._send_ticket(key, op.peer)
+        self._keep(key, op.hold)
 
     def contend(self, op: Operation) -> None:
         """The same ticket for two."""
-        stamp = self._new_stamp()
-        lease = self._share(op.words, stamp)
-        if lease is not None:
-            self._send_ticket(lease, stamp, [self._peer(op.peer), self._peer(op.other)])
-            self._let_go(_Held(lease, stamp, 0))
+        key = self._share(op.words)
+        self._send_ticket(key, op.peer, op.other)
+        self._let_go(key)
 
     def publish(self, op: Operation, readers: int = 0) -> None:
-        """A named array, held for a while."""
-        before = self.named.pop(op.slot, None)
-        if before is not None:
-            self._let_go(before)
-        name, stamp = self._name(self.assignment.client, op.slot), self._new_stamp()
-        lease = self._lease(name, op.words, stamp)
-        if lease is None:
-            return
-        limit_ns = time.monotonic_ns() + int(TTL_S * 1e9) if readers else 0
-        with self._noting("publish", stamp, name, limit_ns, readers):
-            lease.publish(readers=readers, ttl=TTL_S)
-        held = _Held(lease, stamp, 0, name)
+        """A named array, held for a while; one for `readers` is let go of at once."""
+        if op.slot in self._named:
+            self._let_go(self._named.pop(op.slot))
+        key = self._lease(self._name(self.assignment.client, op.slot), op.words)
+        with contextlib.suppress(_NotedError):
+            self.client.publish(key, readers, TTL_S)
         if readers:
-            self._let_go(held)
+            self._let_go(key)
         else:
-            self.named[op.slot] = held
+            self._named[op.slot] = key
 
     def promise(self, op: Operation) -> None:
         """A named array that outlives its lease until its readers have come."""
@@ -198,49 +164,34 @@ class StressClient:
 
     def attach(self, op: Operation) -> None:
         """Another's array, by name."""
-        name = self._name(self._peer(op.peer), op.slot)
-        timeout = (0.0, 0.01, 0.1)[op.variant % 3]
-        act = self.scribe.begin("attach", 0, name)
-        try:
-            lease = self.registry.attach(name, timeout=timeout)
-        except shmlease.LeaseError as error:
-            self.scribe.end(act, error)
-            return
-        stamp = content.stamp_of(lease.array)
-        self.scribe.end(act, stamp=stamp)
-        self._keep(lease, stamp, op.hold)
+        key = self._new_key()
+        self.client.attach(key, self._name(self._peer(op.peer), op.slot), (0.0, 0.01, 0.1)[op.variant % 3])
+        self._keep(key, op.hold)
 
     def view(self, op: Operation) -> None:
         """A view that outlives its lease."""
-        stamp = self._new_stamp()
-        lease = self._share(op.words, stamp)
-        if lease is None:
-            return
-        view = lease.array[...]
-        with self._noting("release", stamp), warnings.catch_warnings():
+        key = self._share(op.words)
+        self.client.keep_view(key)
+        self._views.append(_Held(key, self.number + op.hold))
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", shmlease.LingeringViewWarning)
-            lease.release()
-        self.views.append((view, stamp, self.number + op.hold))
+            self.client.release(key)
 
     def burst(self, op: Operation) -> None:
         """Many small ones at once."""
-        taken = []
-        for _ in range(8 + op.variant):
-            stamp = self._new_stamp()
-            lease = self._lease(None, op.words % 512 + 1, stamp)
-            if lease is None:
-                break
-            taken.append(_Held(lease, stamp, 0))
+        taken: list[int] = []
+        with contextlib.suppress(_NotedError):
+            for _ in range(8 + op.variant):
+                taken.append(self._lease(None, op.words % 512 + 1))
         while taken:
             self._let_go(taken.pop())
 
     def lose(self, op: Operation) -> None:
         """A lease that nobody releases."""
-        stamp = self._new_stamp()
-        lease = self._lease(None, op.words, stamp)
+        key = self._lease(None, op.words)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", shmlease.UnreleasedLeaseWarning)
-            del lease
+            self.client.forget(key)
 
     def fork(self, op: Operation) -> None:
         """A child that uses what its parent holds, and ends in one of several ways."""
@@ -248,131 +199,108 @@ class StressClient:
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
-            self._as_a_child(op)
+            self._live_as_a_child(op)
         pidfd = os.pidfd_open(pid)
-        act = self.scribe.begin("child")
-        ended = select.select([pidfd], [], [], _FORKED_WITHIN_S)[0]
-        if not ended:
-            os.kill(pid, signal.SIGKILL)
-        os.close(pidfd)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        wrong = None
-        if not ended:
-            wrong = TimeoutError(f"a forked child had not ended after {_FORKED_WITHIN_S:g} s")
-        elif code not in (0, -signal.SIGKILL):
-            wrong = TimeoutError(f"a forked child ended with code {code}")
-        self.scribe.end(act, wrong)
+        with contextlib.suppress(_NotedError), self._noting(Note(Call.CHILD)):
+            ended = select.select([pidfd], [], [], _FORKED_WITHIN_S)[0]
+            if not ended:
+                os.kill(pid, signal.SIGKILL)
+            os.close(pidfd)
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if not ended:
+                raise TimeoutError(f"a forked child had not ended after {_FORKED_WITHIN_S:g} s")
+            if code not in (0, -signal.SIGKILL):
+                raise ChildProcessError(f"a forked child ended with code {code}")
 
     def look(self, op: Operation) -> None:
         """The registry's figures."""
         del op
-        with self._noting("statistics"):
-            self.registry.statistics()
+        with self._noting(Note(Call.STATISTICS)):
+            self.client.registry.statistics()
 
-    # --- parts ------------------------------------------------------------------------------------------------------------
+    # --- parts -------------------------------------------------------------------------------------------------------
 
-    def _as_a_child(self, op: Operation) -> None:
-        """In the forked child: never returns."""
+    def _live_as_a_child(self, op: Operation) -> NoReturn:
+        """In the forked child."""
         code = 1
         try:
-            self.tag += f"f{self.number}"
-            epoch_directory = os.path.dirname(os.readlink(f"/proc/self/fd/{self.scribe._fd}"))
-            self.scribe = Scribe(f"{epoch_directory}/{self.tag}")
-            inherited = [*list(self.held)[:4], *list(self.named.values())[:1]]
-            for held in inherited:
-                with self._noting("read", held.stamp):
-                    self._check(held.lease.array, held.stamp)
-            self.serial += 1 << 24
-            stamp = self._new_stamp()
-            lease = self._share(op.words, stamp)
-            if lease is not None:
-                self._send_ticket(lease, stamp, [self._peer(op.peer)])
+            self._tag += f"f{self.number}"
+            self._begin_history()
+            self._mail = Mail(self.assignment.directory, self.assignment.client, self._tag)
+            self._serial += 1 << 24
+            inherited = [*(held.key for held in list(self._held)[:4]), *list(self._named.values())[:1]]
+            for key in inherited:
+                with contextlib.suppress(_NotedError):
+                    self.client.read(key)
+            with contextlib.suppress(_NotedError):
+                self._send_ticket(self._share(op.words), op.peer)
             if op.variant % 3 == 0:
-                for held in inherited:
-                    self._let_go(held)
+                for key in inherited:
+                    self._let_go(key)
             if op.variant % 3 == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             code = 0
         finally:
             os._exit(code)
 
-    def _lease(self, name: str | None, words: int, stamp: int) -> Lease | None:
-        lease = None
-        with self._noting("lease", stamp, name or ""):
-            lease = self.registry.lease(name, shape=words, dtype=np.uint64, timeout=_WAIT_S)
-        if lease is not None:
-            content.write(lease.array, stamp)
-        return lease
+    def _begin_history(self) -> None:
+        self._scribe = Scribe(f"{self.assignment.directory}/history/{self._epoch}/{self._tag}")
 
-    def _share(self, words: int, stamp: int) -> Lease | None:
-        array = content.array_of(stamp, words)
-        with self._noting("share", stamp):
-            return self.registry.share(array, timeout=_WAIT_S)
-        return None
+    def _lease(self, name: str | None, words: int) -> int:
+        key = self._new_key()
+        self.client.lease(key, self._new_stamp(), name, _WAIT_S, _words(words))
+        return key
 
-    def _send_ticket(self, lease: Lease, stamp: int, receivers: list[int]) -> None:
-        ticket = None
-        with self._noting("ticket", stamp):
-            ticket = lease.ticket(ttl=TTL_S)
-        if ticket is None:
-            return
-        letter = msgspec.json.encode(Letter(str(ticket), stamp, ticket.deadline_ns))
-        for copy, receiver in enumerate(receivers):
-            box = f"{self.assignment.directory}/mail/{receiver}"
-            beside = f"{self.assignment.directory}/outbox-{self.tag}"
-            with open(beside, "wb") as file:
-                file.write(letter)
-            os.rename(beside, f"{box}/{stamp:x}-{copy}")
+    def _share(self, words: int) -> int:
+        key = self._new_key()
+        self.client.share(key, self._new_stamp(), None, _WAIT_S, _words(words))
+        return key
 
-    def _keep(self, lease: Lease, stamp: int, hold: int) -> None:
-        held = _Held(lease, stamp, self.number + hold)
-        if not lease.writable:
-            with self._noting("read", stamp):
-                self._check(lease.array, stamp)
+    def _send_ticket(self, key: int, *distances: int) -> None:
+        with contextlib.suppress(_NotedError):
+            ticket = self.client.ticket(key, TTL_S)
+            self._mail.send(Letter(ticket, self.client.stamps[key]), map(self._peer, distances))
+
+    def _keep(self, key: int, hold: int) -> None:
+        if not self.client.leases[key].writable:
+            with contextlib.suppress(_NotedError):
+                self.client.read(key)
         if hold:
-            self.held.append(held)
+            self._held.append(_Held(key, self.number + hold))
         else:
-            self._let_go(held)
+            self._let_go(key)
 
-    def _let_go(self, held: _Held) -> None:
+    def _let_go(self, key: int) -> None:
         """Look once more, then release."""
-        with self._noting("read", held.stamp):
-            self._check(held.lease.array, held.stamp)
-        with self._noting("release", held.stamp, held.name):
-            held.lease.release()
+        with contextlib.suppress(_NotedError):
+            self.client.read(key)
+        with contextlib.suppress(_NotedError):
+            self.client.release(key)
 
     def _drop_view(self) -> None:
-        view, stamp, _ = self.views.popleft()
-        with self._noting("read", stamp):
-            self._check(view, stamp)
-
-    @staticmethod
-    def _check(array: np.ndarray[Any, Any], stamp: int) -> None:
-        wrong = content.flaw(array, stamp)
-        if wrong:
-            raise WrongReadError(wrong)
+        key = self._views.popleft().key
+        with contextlib.suppress(_NotedError):
+            self.client.read(key)
+        self.client.drop_view(key)
 
     @contextlib.contextmanager
-    def _noting(
-        self,
-        what: str,
-        stamp: int = 0,
-        subject: str = "",
-        limit_ns: int = 0,
-        readers: int = 0,
-    ) -> Iterator[None]:
-        """Write down what happens; whether an error may happen is for the checker, and the run goes on."""
-        act: Act = self.scribe.begin(what, stamp, subject, limit_ns, readers)
-        error: Exception | None = None
+    def _noting(self, note: Note) -> Iterator[None]:
+        """Write down what happens."""
+        act = self._scribe.begin(note)
         try:
             yield
-        except Exception as raised:
-            error = raised
-        self.scribe.end(act, error)
+        except Exception as error:
+            self._scribe.end(act, error)
+            raise _NotedError from error
+        self._scribe.end(act, stamp=note.stamp)
+
+    def _new_key(self) -> int:
+        self._keys += 1
+        return self._keys
 
     def _new_stamp(self) -> int:
-        self.serial += 1
-        return (self.assignment.client + 1) << 48 | (self.assignment.incarnation & 0xFFFF) << 32 | self.serial
+        self._serial += 1
+        return (self.assignment.client + 1) << 48 | (self.assignment.incarnation & 0xFFFF) << 32 | self._serial
 
     def _peer(self, distance: int) -> int:
         return (self.assignment.client + distance) % self.assignment.clients
@@ -380,6 +308,10 @@ class StressClient:
     @staticmethod
     def _name(client: int, slot: int) -> str:
         return f"client {client}/{slot % SLOTS}"
+
+
+def _words(words: int) -> dict[str, Any]:
+    return {"shape": words, "dtype": np.uint64}
 
 
 _DEEDS: Final[dict[Verb, Callable[[StressClient, Operation], None]]] = {
@@ -395,53 +327,3 @@ _DEEDS: Final[dict[Verb, Callable[[StressClient, Operation], None]]] = {
     Verb.FORK: StressClient.fork,
     Verb.LOOK: StressClient.look,
 }
-
-
-def run(address: str, text: str, epoch: int) -> None:
-    """Run as a client: work until told to be quiet, rest, and go on or end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the coordinator
-    assignment = msgspec.json.decode(text, type=Assignment)
-    client = StressClient(assignment, epoch)
-    connection = multiprocessing.connection.Client(address, "AF_UNIX")
-    connection.send(client.beacon_inode())
-    numbers = (number for start, end in assignment.ranges for number in range(start, end))
-    with open(f"{assignment.directory}/progress", "r+b") as file:
-        progress = mmap.mmap(file.fileno(), 0)
-    is_quiet, is_through = False, False
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    while True:
-        if poll.poll(None if is_quiet else 100 if is_through else 0):
-            try:
-                order, *rest = connection.recv()
-            except (EOFError, ConnectionResetError):
-                sys.exit("the coordinator has gone")
-            if order == "end":
-                break
-            if order == "quiet":
-                is_quiet = True
-            elif order == "rest":
-                client.rest()
-            elif order == "call":  # a client learns of what it should forget when it next calls
-                client.registry.statistics()
-            elif order == "go":
-                client.begin_epoch(rest[0])
-                is_quiet = False
-            elif order == "fork":
-                client.fork(
-                    operation(assignment.seed, assignment.client, rest[0], assignment.clients, assignment.most_words)
-                )
-            connection.send((order, client.beacon_inode() if order == "go" else 0))
-            continue
-        if is_through:
-            client.read_mail()
-            continue
-        number = next(numbers, None)
-        if number is None:
-            is_through = True
-            connection.send(("through", 0))
-            continue
-        client.number = number
-        client.step(operation(assignment.seed, assignment.client, number, assignment.clients, assignment.most_words))
-        _COUNT.pack_into(progress, assignment.client * _COUNT.size, number + 1)
-    connection.close()

@@ -6,20 +6,20 @@ import contextlib
 import dataclasses
 import mmap
 import os
-import struct
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, Listener, wait
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from shmlease.system.forkserver import Child, ForkServer
 from shmlease.verification.stress.client import Assignment
+from shmlease.verification.stress.client_process import COUNT
+from shmlease.verification.stress.mail import make_boxes
 
 __all__ = ["Clients", "Ranges", "Worker"]
 
 Ranges = Mapping[int, Sequence[tuple[int, int]]]
-_COUNT: Final = struct.Struct("<Q")
 
 
 @dataclasses.dataclass(slots=True)
@@ -65,10 +65,9 @@ class Clients:
         self._listener = Listener(f"{ground}/coordinator", "AF_UNIX", backlog=64)
         self._workers: dict[int, Worker] = {}
         self.epoch = 0
-        for box in ranges:
-            os.makedirs(f"{ground}/mail/{box}")
+        make_boxes(ground, ranges)
         with open(f"{ground}/progress", "wb") as file:
-            file.write(bytes(_COUNT.size * (max(ranges) + 1)))
+            file.write(bytes(COUNT.size * (max(ranges) + 1)))
         with open(f"{ground}/progress", "r+b") as file:
             self._progress = mmap.mmap(file.fileno(), 0)
 
@@ -135,7 +134,7 @@ class Clients:
         )
         text = msgspec.json.encode(assignment).decode()
         child = self._forkserver.fork(
-            "shmlease.verification.stress.client:run", str(self._listener.address), text, self.epoch
+            "shmlease.verification.stress.client_process:run", str(self._listener.address), text, self.epoch
         )
         connection = self._listener.accept()
         inode = connection.recv()
@@ -186,7 +185,7 @@ class Clients:
         return {number: _until(ranges, self._done(number)) for number, ranges in self._ranges.items()}
 
     def _done(self, number: int) -> int:
-        done: int = _COUNT.unpack_from(self._progress, number * _COUNT.size)[0]
+        done: int = COUNT.unpack_from(self._progress, number * COUNT.size)[0]
         return done
 
 

@@ -13,7 +13,9 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["FAULTS", "Fault", "FaultKind", "Operation", "Schedule", "Verb", "fault", "operation"]
+from shmlease.verification.faults import Fault, FaultKind
+
+__all__ = ["Operation", "Schedule", "Verb", "fault", "operation"]
 
 
 class Verb(enum.StrEnum):
@@ -73,32 +75,6 @@ def operation(seed: int, client: int, number: int, clients: int, most_words: int
     return Operation(
         verb, words, dice.randrange(SLOTS), peer, dice.randrange(clients), dice.choice((0, 0, 1, 3, 10)), dice.randrange(60)
     )
-
-
-class FaultKind(enum.StrEnum):
-    """What the fault injector may do."""
-
-    KILL = "kill"  # SIGKILL a client; another takes its place
-    STOP = "stop"  # SIGSTOP a client for a while
-    REGISTRY = "registry"  # SIGKILL the registry, or stop it for a while
-    SHM_FULL = "shm-full"  # fill /dev/shm for a while
-    FORK = "fork"  # have a client fork under load
-    SLOW_CLIENT = "slow-client"  # connections that are silent, talk nonsense, or never read
-    CLOCK = "clock"  # stop everything, so that time passes for all at once
-
-
-FAULTS: Final = tuple(FaultKind)
-
-
-class Fault(msgspec.Struct, frozen=True, array_like=True):
-    """One deed of the fault injector: due `at_s` into the run, or, replayed, `after_operations` of all clients together."""
-
-    kind: FaultKind
-    target: int
-    variant: int
-    lasts_s: float
-    at_s: float
-    after_operations: int = 0
 
 
 def fault(seed: int, number: int, kinds: tuple[FaultKind, ...], previous_s: float, every_s: float) -> Fault:

@@ -10,16 +10,18 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from shmlease.verification.stress.checker import Finding, check
-from shmlease.verification.stress.generator import Fault, Schedule
-from shmlease.verification.stress.history import Event
-from shmlease.verification.stress.oracle import Sample
+from shmlease.verification.faults import Fault
+from shmlease.verification.history import Event
+from shmlease.verification.operations import Call
+from shmlease.verification.oracle import Sample
+from shmlease.verification.promises import Finding, Violation, check
+from shmlease.verification.stress.generator import Schedule
 from shmlease.verification.stress.verdict import Broken, Latency, Moment, Verdict, latency_of
 
 __all__ = ["Record"]
 
 # What is written down but is no call of shmlease's.
-_NO_CALLS: Final = ("read", "child")
+_NO_CALLS: Final = (Call.READ, Call.CHILD)
 
 
 class Record:
@@ -46,7 +48,7 @@ class Record:
         """Seconds into the run."""
         return (time.monotonic_ns() - self._begin_ns) / 1e9
 
-    def find(self, kind: str, process: str, detail: str) -> None:
+    def find(self, kind: Violation, process: str, detail: str) -> None:
         """Something is wrong."""
         self.findings.append(Finding(kind, process, detail, time.monotonic_ns()))
 
@@ -61,16 +63,16 @@ class Record:
 
     def history(self, events: Iterable[Event]) -> None:
         """Count and judge the events between two rests."""
-        durations: defaultdict[str, list[int]] = defaultdict(list)
+        durations: defaultdict[Call, list[int]] = defaultdict(list)
         history = list(events)
         for event in history:
             act = event.act
             if not event.is_finished:
-                self._outcomes[f"{act.what}: cut short"] += 1
+                self._outcomes[f"{act.call}: cut short"] += 1
                 continue
-            self._outcomes[f"{act.what}: {act.outcome}" if act.outcome else act.what] += 1
-            if not act.outcome and act.what not in _NO_CALLS:
-                durations[act.what].append(act.end_ns - act.begin_ns)
+            self._outcomes[f"{act.call}: {act.outcome}" if act.outcome else act.call] += 1
+            if not act.outcome and act.call not in _NO_CALLS:
+                durations[act.call].append(act.end_ns - act.begin_ns)
         for what, nanoseconds in durations.items():
             self._durations[what].append(np.array(nanoseconds) / 1e9)
         self.findings += check(history)

@@ -19,12 +19,13 @@ from typing import Final
 
 import shmlease
 from shmlease.system.forkserver import ForkServer, Process
+from shmlease.verification.faults import Fault, FaultInjector, FaultKind
+from shmlease.verification.history import read_history
+from shmlease.verification.oracle import Oracle
+from shmlease.verification.promises import Violation
 from shmlease.verification.stress.client import TTL_S
 from shmlease.verification.stress.clients import Clients, Ranges
-from shmlease.verification.stress.fault_injector import FaultInjector
-from shmlease.verification.stress.generator import Fault, FaultKind, Schedule, fault
-from shmlease.verification.stress.history import read_history
-from shmlease.verification.stress.oracle import Oracle
+from shmlease.verification.stress.generator import Schedule, fault
 from shmlease.verification.stress.record import Record
 from shmlease.verification.stress.verdict import Verdict
 
@@ -103,7 +104,7 @@ class Run:
         self.registry_id = self._registry.id
         self._oracle = Oracle(self.registry_id, is_private=options.is_private)
         self._forkserver = ForkServer(
-            ["shmlease.verification.stress.client", "shmlease.verification.stress.rogues", *options.preload]
+            ["shmlease.verification.stress.client_process", "shmlease.verification.rogues", *options.preload]
         )
         most_words = max(self._capacity_bytes // _LARGEST_SHARE // 8, 64)
         self._clients = Clients(self._forkserver, self._ground, self.registry_id, self._seed, most_words, ranges)
@@ -156,12 +157,12 @@ class Run:
             process.close()
         shutil.rmtree(self._ground, ignore_errors=True)
 
-    # --- what the fault injector may do: see `fault_injector.Target` ---
+    # --- what the fault injector may do: see `faults.Target` ---
 
     def rogue(self, variant: int) -> Process:
         """A process that misbehaves at the registry's socket until it is closed."""
         return self._forkserver.fork(
-            "shmlease.verification.stress.rogues:run", f"/dev/shm/shmlease-{self.registry_id}/socket", variant
+            "shmlease.verification.rogues:run", f"/dev/shm/shmlease-{self.registry_id}/socket", variant
         )
 
     def victim(self, target: int) -> Process:
@@ -187,7 +188,9 @@ class Run:
         while worker.beacon_inode and self._oracle.has_inode(worker.beacon_inode):
             waited_s = self._record.now_s() - since_s
             if waited_s > _PATIENCE_S:
-                self._record.find("leak", str(worker), f"its segments were not reclaimed {waited_s:.1f} s after SIGKILL")
+                self._record.find(
+                    Violation.LEAK, str(worker), f"its segments were not reclaimed {waited_s:.1f} s after SIGKILL"
+                )
                 break
             if waited_s > 0.01:  # the registry may have been killed as well: somebody has to call it
                 self._registry.statistics()
@@ -243,7 +246,7 @@ class Run:
         """Hear what clients say, notice who has died, take samples."""
         for worker in self._clients.hear(_TICK_S):
             worker.child.wait_end(_PATIENCE_S)
-            self._record.find("death", str(worker), f"it ended with code {self._clients.replace(worker)}")
+            self._record.find(Violation.DEATH, str(worker), f"it ended with code {self._clients.replace(worker)}")
         now_s = self._record.now_s()
         if now_s - self._sampled_s < _SAMPLE_EVERY_S:
             return
@@ -251,7 +254,7 @@ class Run:
         seen, operations, struck = self._oracle.sample(), self._clients.operations(), self._record.struck
         self._record.sample(seen, operations)
         if seen.segment_bytes > self._capacity_bytes:
-            self._record.find("leak", "the registry", f"{seen.segment_bytes} bytes in use, beyond its capacity")
+            self._record.find(Violation.CAPACITY, "the registry", f"{seen.segment_bytes} bytes in use")
         if self._watch is not None:
             last = struck[-1].kind if struck else ""
             findings = len(self._record.findings)
@@ -273,7 +276,7 @@ class Run:
                 break
             time.sleep(0.02)
         for leak in leaks:
-            self._record.find("leak", "at rest", leak)
+            self._record.find(Violation.LEAK, "at rest", leak)
         self._record.history(read_history(self._clients.history))
         shutil.rmtree(self._clients.history)
 
@@ -284,7 +287,7 @@ class Run:
         while self._clients.late() and self._record.now_s() < deadline_s:
             self._attend()
         for worker in self._clients.late():
-            self._record.find("stuck", str(worker), f"it did not answer to {order!r} and was killed")
+            self._record.find(Violation.STUCK, str(worker), f"it did not answer to {order!r} and was killed")
             worker.child.kill()
             self._clients.reap(worker)
 
@@ -293,11 +296,11 @@ class Run:
             worker.connection.send(("end",))
         for worker in self._clients.all():
             if not worker.child.wait_end(_PATIENCE_S):
-                self._record.find("stuck", str(worker), f"it did not end within {_PATIENCE_S:g} s")
+                self._record.find(Violation.STUCK, str(worker), f"it did not end within {_PATIENCE_S:g} s")
                 worker.child.kill()
             code = self._clients.reap(worker)
             if code not in (0, -signal.SIGKILL):
-                self._record.find("death", str(worker), f"it ended with code {code}")
+                self._record.find(Violation.DEATH, str(worker), f"it ended with code {code}")
 
     def _close_registry(self) -> None:
         with warnings.catch_warnings():
@@ -305,12 +308,12 @@ class Run:
             try:
                 self._registry.close()
             except shmlease.LeaseWarning as held:
-                self._record.find("leak", "at the end", str(held))
+                self._record.find(Violation.LEAK, "at the end", str(held))
         deadline_s = self._record.now_s() + _PATIENCE_S
         while (left := self._oracle.leaks_after_end(set(self._registries))) and self._record.now_s() < deadline_s:
             time.sleep(0.01)
         for leak in left:
-            self._record.find("leak", "after the end", leak)
+            self._record.find(Violation.LEAK, "after the end", leak)
 
     def _registry_memory(self) -> int:
         return max((self._oracle.resident_bytes(process.pid) for process in self.registry_processes()), default=0)

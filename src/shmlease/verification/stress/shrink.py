@@ -11,7 +11,8 @@ from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
-from shmlease.verification.stress.generator import Fault, Schedule
+from shmlease.verification.faults import Fault
+from shmlease.verification.stress.generator import Schedule
 
 __all__ = ["shrink"]
 

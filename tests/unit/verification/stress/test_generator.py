@@ -6,7 +6,8 @@ from collections import Counter
 
 import msgspec
 
-from shmlease.verification.stress.generator import FAULTS, Fault, FaultKind, Schedule, Verb, fault, operation
+from shmlease.verification.faults import FAULTS, Fault, FaultKind
+from shmlease.verification.stress.generator import Schedule, Verb, fault, operation
 from shmlease.verification.stress.shrink import shrink
 
 KILL = Fault(FaultKind.KILL, 1, 0, 0.1, 1.0, 100)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from rig.html_page import EVIL, Page
-from shmlease.verification.stress.generator import Fault, FaultKind, Schedule
+from shmlease.verification.faults import Fault, FaultKind
+from shmlease.verification.stress.generator import Schedule
 from shmlease.verification.stress.page import as_page
 from shmlease.verification.stress.verdict import Broken, Latency, Moment, Verdict
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shmlease.verification.stress.oracle import Oracle
+from shmlease.verification.oracle import Oracle
 
 SMAPS = """\
 7f0000000000-7f0000001000 rw-s 00000000 00:1b 12 {path}

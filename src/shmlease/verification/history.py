@@ -13,17 +13,18 @@ from typing import Final
 
 import msgspec
 
+from shmlease.verification.operations import Call, Note
+
 __all__ = ["Act", "Event", "Scribe", "read_history"]
 
 
 class Act(msgspec.Struct, frozen=True, array_like=True):
     """One call, as it began (`end_ns` 0) or as it ended.
 
-    `what` is lease, publish, attach, ticket, redeem, release, share, read or statistics; `stamp` the array's; `subject` a
-    name or ticket; `limit_ns` a deadline; `outcome` the class of the error, `detail` its words.
+    `stamp`, `subject`, `limit_ns` and `readers` are as in its note; `outcome` is the class of the error, `detail` its words.
     """
 
-    what: str
+    call: Call
     begin_ns: int
     end_ns: int
     stamp: int = 0
@@ -57,20 +58,19 @@ class Scribe:
         """Write a line."""
         os.write(self._fd, _encoder.encode(act) + b"\n")
 
-    def begin(self, what: str, stamp: int = 0, subject: str = "", limit_ns: int = 0, readers: int = 0) -> Act:
+    def begin(self, note: Note) -> Act:
         """Write down that a call begins."""
-        act = Act(what, time.monotonic_ns(), 0, stamp, subject, limit_ns, readers)
+        act = Act(note.call, time.monotonic_ns(), 0, note.stamp, note.subject, note.limit_ns, note.readers)
         self.write(act)
         return act
 
     def end(self, act: Act, error: BaseException | None = None, stamp: int = 0) -> None:
-        """Write down how it ended."""
+        """Write down how it ended, and the stamp that showed only then."""
         outcome, detail = ("", "") if error is None else (type(error).__name__, str(error))
-        self.write(
-            msgspec.structs.replace(
-                act, end_ns=time.monotonic_ns(), stamp=stamp or act.stamp, outcome=outcome, detail=detail
-            )
+        ended = msgspec.structs.replace(
+            act, end_ns=time.monotonic_ns(), stamp=stamp or act.stamp, outcome=outcome, detail=detail
         )
+        self.write(ended)
 
     def close(self) -> None:
         """No more lines."""

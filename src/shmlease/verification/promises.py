@@ -1,42 +1,58 @@
-"""What must not have happened, found in the histories of all processes together.
+"""The promises: what may be refused, how each may be broken, and what must not have happened in the histories of all processes.
 
-The checker knows the promises and nothing of how they are kept. A call that began and did not end, because its process was
-killed, may or may not have happened; wherever that matters the benefit of the doubt is shmlease's. Times of different
-processes are compared only as "ended before the other began".
+Nothing here knows how a promise is kept. Times of different processes are compared only as "ended before the other began". A call
+that began and did not end, because its process was killed, may or may not have happened; wherever that matters the benefit of the
+doubt is shmlease's.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from shmlease.verification.stress.history import Event
+from shmlease.errors import CapacityError, LeaseError, SegmentExistsError, SegmentNotFoundError, TicketError
+from shmlease.verification.history import Act, Event
+from shmlease.verification.operations import Call, WrongReadError
 
-__all__ = ["Finding", "check"]
+__all__ = ["REFUSALS", "Finding", "Violation", "check"]
 
 # What a call may be refused with. Everything else, a registry that cannot be reached included, is a broken promise.
-_REFUSALS: Final[dict[str, set[str]]] = {
-    "lease": {"CapacityError", "SegmentExistsError"},
-    "share": {"CapacityError"},
-    "ticket": {"CapacityError"},
+REFUSALS: Final[dict[Call, tuple[type[LeaseError], ...]]] = {
+    Call.LEASE: (CapacityError, SegmentExistsError),
+    Call.SHARE: (CapacityError, SegmentExistsError),
+    Call.TICKET: (CapacityError,),
     # a full /dev/shm has no room for the lease table to grow: a forked child's first read takes a lease as well
-    "attach": {"SegmentNotFoundError", "CapacityError"},
-    "read": {"CapacityError"},
-    "redeem": {"TicketError"},
+    Call.ATTACH: (SegmentNotFoundError, CapacityError),
+    Call.READ: (CapacityError,),
+    Call.REDEEM: (TicketError,),
 }
 _FOREVER_NS: Final = 2**63
 
 
+class Violation(enum.StrEnum):
+    """How a promise may be broken."""
+
+    LEAK = "leak"  # something is there that nobody uses
+    LOST = "lost segment"  # something is gone that somebody uses
+    REUSED = "memory used again"  # though in use, or though its last use did not end in order
+    CAPACITY = "beyond the capacity"
+    WRONG_READ = "wrong read"
+    LOST_PUBLICATION = "lost publication"  # of a name or a ticket
+    REDEEMED_TWICE = "redeemed twice"
+    UNFAIR = "unfair wait"
+    UNEXPECTED_ERROR = "unexpected error"
+    DEATH = "death"
+    STUCK = "stuck"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
-    """One broken promise.
+    """One broken promise; `process` met it."""
 
-    `kind` is leak, wrong read, lost publication, redeemed twice, unexpected error, death or stuck; `process` who met it.
-    """
-
-    kind: str
+    kind: Violation
     process: str
     detail: str
     at_ns: int = 0
@@ -69,26 +85,33 @@ def _errors(history: list[Event]) -> Iterator[Finding]:
     cut_short = {event.process for event in history if not event.is_finished}
     for event in history:
         act = event.act
-        if not act.outcome or act.outcome in _REFUSALS.get(act.what, ()):
+        if not act.outcome or _may_be_refused(act):
             continue
         parent = event.process.partition("f")[0]
         if act.outcome == "LeaseClosedError" and parent != event.process and parent in cut_short:
             continue  # a forked child whose parent was killed before the child took a lease of its own
-        kind = "wrong read" if act.outcome == "WrongReadError" else "unexpected error"
-        what = f"{act.what} of {act.subject or hex(act.stamp)}: {act.outcome}: {act.detail}"
+        kind = Violation.WRONG_READ if act.outcome == WrongReadError.__name__ else Violation.UNEXPECTED_ERROR
+        what = f"{act.call} of {act.subject or hex(act.stamp)}: {act.outcome}: {act.detail}"
         yield Finding(kind, event.process, what, act.begin_ns)
+
+
+def _may_be_refused(act: Act) -> bool:
+    allowed = {kind.__name__ for kind in REFUSALS.get(act.call, ())}
+    if not act.subject:
+        allowed.discard(SegmentExistsError.__name__)
+    return act.outcome in allowed
 
 
 def _tickets(history: list[Event]) -> Iterator[Finding]:
     attempts: defaultdict[str, list[Event]] = defaultdict(list)
     for event in history:
-        if event.act.what == "redeem":
+        if event.act.call is Call.REDEEM:
             attempts[event.act.subject].append(event)
     for ticket, tries in attempts.items():
         got_it = [event for event in tries if event.is_finished and not event.act.outcome]
         for event in got_it[1:]:
             yield Finding(
-                "redeemed twice", event.process, f"ticket {ticket}, also by {got_it[0].process}", event.act.begin_ns
+                Violation.REDEEMED_TWICE, event.process, f"ticket {ticket}, also by {got_it[0].process}", event.act.begin_ns
             )
         for event in tries:
             if not event.is_finished or event.act.outcome != "TicketError" or event.act.end_ns >= event.act.limit_ns:
@@ -99,14 +122,17 @@ def _tickets(history: list[Event]) -> Iterator[Finding]:
                     f"ticket {ticket} of {event.act.stamp:#x}, valid for {_ms(event.act.limit_ns - event.act.end_ns)}, "
                 )
                 yield Finding(
-                    "lost publication", event.process, f"{detail}was refused: {event.act.detail}", event.act.begin_ns
+                    Violation.LOST_PUBLICATION,
+                    event.process,
+                    f"{detail}was refused: {event.act.detail}",
+                    event.act.begin_ns,
                 )
 
 
 def _names(history: list[Event]) -> Iterator[Finding]:
     attaches: defaultdict[str, list[Event]] = defaultdict(list)
     for event in history:
-        if event.act.what == "attach":
+        if event.act.call is Call.ATTACH:
             attaches[event.act.subject].append(event)
     publications = _publications(history, attaches)
     for name, tries in attaches.items():
@@ -122,16 +148,18 @@ def _attach(event: Event, name: str, published: list[_Publication]) -> Iterator[
         for publication in published:
             if publication.surely_from_ns <= act.begin_ns and act.end_ns <= publication.surely_to_ns:
                 detail = f"{name!r} was published as {publication.stamp:#x} by {publication.event.process}, and not found"
-                yield Finding("lost publication", event.process, detail, act.begin_ns)
+                yield Finding(Violation.LOST_PUBLICATION, event.process, detail, act.begin_ns)
     elif not act.outcome:
         mine = next((publication for publication in published if publication.stamp == act.stamp), None)
         if mine is None or mine.event.act.begin_ns > act.end_ns:
-            yield Finding("wrong read", event.process, f"{name!r} held {act.stamp:#x}, not published by then", act.begin_ns)
+            yield Finding(
+                Violation.WRONG_READ, event.process, f"{name!r} held {act.stamp:#x}, not published by then", act.begin_ns
+            )
             return
         later = [other for other in published if mine.granted_ns < other.granted_ns <= act.begin_ns]
         if later:
             detail = f"{name!r} was {act.stamp:#x}, although {later[0].stamp:#x} had taken the name before"
-            yield Finding("wrong read", event.process, detail, act.begin_ns)
+            yield Finding(Violation.WRONG_READ, event.process, detail, act.begin_ns)
 
 
 def _publications(history: list[Event], attaches: defaultdict[str, list[Event]]) -> defaultdict[str, list[_Publication]]:
@@ -140,13 +168,13 @@ def _publications(history: list[Event], attaches: defaultdict[str, list[Event]])
     found: defaultdict[str, list[_Publication]] = defaultdict(list)
     for event in history:
         act = event.act
-        if act.what == "lease" and act.subject and event.is_finished and not act.outcome:
+        if act.call is Call.LEASE and act.subject and event.is_finished and not act.outcome:
             granted[act.stamp] = act.end_ns
-        elif act.what == "release" and act.subject:
+        elif act.call is Call.RELEASE and act.subject:
             released.setdefault(act.stamp, act.begin_ns)
     for event in history:
         act = event.act
-        if act.what == "publish" and act.stamp in granted:
+        if act.call is Call.PUBLISH and act.stamp in granted:
             # a process that was killed held it until its last sign of life, if no longer
             to_ns = min(released.get(act.stamp, _FOREVER_NS), event.last_sign_ns)
             if act.readers:

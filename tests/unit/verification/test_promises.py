@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from shmlease.verification.stress.checker import check
-from shmlease.verification.stress.history import Act, Event
+from shmlease.verification.history import Act, Event
+from shmlease.verification.operations import Call
+from shmlease.verification.promises import check
 
 LATE = 10_000
 
 
 def event(what: str, begin: int, end: int, process: str = "0.0", *, last: int = LATE, **fields: object) -> Event:
     """One call; `end` 0 is one that was cut short."""
-    return Event(process, Act(what, begin, end, **fields), end != 0, last)  # type: ignore[arg-type]
+    return Event(process, Act(Call(what), begin, end, **fields), end != 0, last)  # type: ignore[arg-type]
 
 
 def published(
@@ -122,6 +123,8 @@ def test_an_array_with_other_words_is_a_wrong_read() -> None:
 
 def test_refusals_that_are_promised_are_no_findings_and_others_are() -> None:
     assert kinds(event("lease", 0, 5, outcome="CapacityError")) == []
+    assert kinds(event("lease", 0, 5, subject="a", outcome="SegmentExistsError")) == []
+    assert kinds(event("lease", 0, 5, outcome="SegmentExistsError")) == ["unexpected error"]
     assert kinds(event("publish", 0, 5, outcome="CapacityError")) == ["unexpected error"]
     assert kinds(event("lease", 0, 5, outcome="RegistryUnavailableError")) == ["unexpected error"]
 
