@@ -19,11 +19,13 @@ from shmlease.errors import (
     LeaseError,
     RegistryFaultError,
     RegistryUnavailableError,
-    SegmentExistsError,
     SegmentNotFoundError,
     TicketError,
 )
 from shmlease.system.mapping import map_segment
+from shmlease.verification import contents
+from shmlease.verification.operations import Call
+from shmlease.verification.promises import REFUSALS
 from simulation.contents import Holding
 from simulation.scheduler import Killed, Process
 from simulation.world import World
@@ -61,9 +63,9 @@ class Client:
     def live(self) -> None:
         """Do one thing after another; then let go of everything and rest."""
         while not self.world.calm:
-            act = self.random.choices(_ACTS, _WEIGHTS)[0]
+            act, call = self.random.choices(_ACTS, _WEIGHTS)[0]
             self.machine.note(act.__name__)
-            with self._excused(CapacityError), contextlib.suppress(KeyboardInterrupt):
+            with self._excused(call), contextlib.suppress(KeyboardInterrupt):
                 act(self)
             if not self.process.alive:  # killed in a callback of the collector, which swallows that
                 raise Killed
@@ -93,9 +95,8 @@ class Client:
             return
         name = self.random.choice((None, None, None, *_NAMES))
         pages, timeout_s = self.random.choice((1, 1, 1, 2, 4, 5)), self.random.choice((0.0, 0.005, 0.05, 0.4))
-        with self._excused(CapacityError, SegmentExistsError):
-            lease = self.handle.lease(name, shape=pages * WORDS_A_PAGE, dtype=np.int64, timeout=timeout_s)
-            self._keep(lease, self.oracle.granted(lease, name), write=True)
+        lease = self.handle.lease(name, shape=pages * WORDS_A_PAGE, dtype=np.uint64, timeout=timeout_s)
+        self._keep(lease, self.oracle.granted(lease, name), write=True)
 
     def share(self) -> None:
         """Lease, fill and publish in one."""
@@ -103,9 +104,8 @@ class Client:
             return
         name = self.random.choice((None, None, *_NAMES))
         stamp = self.oracle.announce(name)
-        with self._excused(CapacityError, SegmentExistsError):
-            lease = self.handle.share(np.full(WORDS_A_PAGE, stamp), name, timeout=0.02)
-            self.held.append(_Held(lease, self.oracle.shared(lease, stamp)))
+        lease = self.handle.share(contents.array_of(stamp, WORDS_A_PAGE), name, timeout=0.02)
+        self.held.append(_Held(lease, self.oracle.shared(lease, stamp)))
 
     def attach(self) -> None:
         """Read by name."""
@@ -174,7 +174,7 @@ class Client:
 
     def inherit(self, inherited: Lease, shadow: Holding, parent: Holding) -> None:
         """In a forked child: use what the parent holds, which takes a lease of its own."""
-        with self._excused(CapacityError), contextlib.suppress(KeyboardInterrupt):
+        with self._excused(), contextlib.suppress(KeyboardInterrupt):
             try:
                 inherited.array  # noqa: B018 - asking is what takes it
             except LeaseClosedError:
@@ -243,7 +243,7 @@ class Client:
         self.held.remove(held)
         self.oracle.looks(held.holding, held.lease.array)
         if not self.random.getrandbits(2):
-            held.view = held.lease.array[1:]
+            held.view = held.lease.array[...]
             self.views.append(held)
             held.lease.release()
         else:
@@ -281,7 +281,7 @@ class Client:
 
     def _keep(self, lease: Lease, holding: Holding, *, write: bool = False) -> None:
         if write:
-            lease.array[:] = holding.content.stamp
+            contents.write(lease.array, holding.content.stamp)
         else:
             self.oracle.looks(holding, lease.array)
         self.held.append(_Held(lease, holding))
@@ -291,8 +291,8 @@ class Client:
         return self.random.choice(fitting) if fitting else None
 
     @contextlib.contextmanager
-    def _excused(self, *kinds: type[LeaseError]) -> Iterator[None]:
-        """Errors that may come: of these kinds, and that the registry cannot be reached when there is a reason for that."""
+    def _excused(self, call: Call | None = None) -> Iterator[None]:
+        """Errors that may come: refusals of `call`, and that the registry cannot be reached when there is a reason for that."""
         try:
             yield
         except LeaseError as error:
@@ -303,25 +303,26 @@ class Client:
             elif isinstance(error, RegistryUnavailableError):
                 if not self.world.excuses():
                     self.machine.fail(error)
-            elif not isinstance(error, kinds):
+            # a successor is joined anew, for which a full /dev/shm has no room
+            elif not isinstance(error, (*(REFUSALS.get(call, ()) if call else ()), CapacityError)):
                 raise
 
 
-_CHANCES: Final[dict[Callable[[Client], None], int]] = {
-    Client.lease: 16,
-    Client.share: 4,
-    Client.attach: 8,
-    Client.redeem: 14,
-    Client.publish: 10,
-    Client.ticket: 12,
-    Client.release: 18,
-    Client.inspect: 8,
-    Client.drop_view: 4,
-    Client.pause: 8,
-    Client.fork: 1,
-    Client.expose: 1,
-    Client.figures: 2,
-    Client.leave: 1,
+_CHANCES: Final[dict[tuple[Callable[[Client], None], Call | None], int]] = {
+    (Client.lease, Call.LEASE): 16,
+    (Client.share, Call.SHARE): 4,
+    (Client.attach, Call.ATTACH): 8,
+    (Client.redeem, Call.REDEEM): 14,
+    (Client.publish, Call.PUBLISH): 10,
+    (Client.ticket, Call.TICKET): 12,
+    (Client.release, Call.RELEASE): 18,
+    (Client.inspect, Call.READ): 8,
+    (Client.drop_view, None): 4,
+    (Client.pause, None): 8,
+    (Client.fork, None): 1,
+    (Client.expose, None): 1,
+    (Client.figures, Call.STATISTICS): 2,
+    (Client.leave, None): 1,
 }
 _ACTS: Final = list(_CHANCES)
 _WEIGHTS: Final = list(_CHANCES.values())

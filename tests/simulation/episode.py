@@ -13,6 +13,7 @@ from shmlease.core import messages as m
 from shmlease.core.model import client_of
 from shmlease.core.settings import Settings
 from shmlease.system.directory import RegistryDirectory
+from shmlease.verification.promises import Violation
 from simulation.actors import Client
 from simulation.fairness import Queue
 from simulation.fault_injector import FaultInjector
@@ -162,7 +163,9 @@ class Episode:
         )
         late = [process for process in busy if process.alive and process not in world.resting]
         if late:
-            machine.fail(f"promise broken: {late} still wait {_AT_REST_WITHIN_S:.0f} s after the last fault")
+            machine.fail(
+                f"promise broken: {Violation.STUCK}: {late} still wait {_AT_REST_WITHIN_S:.0f} s after the last fault"
+            )
         handle = RegistryHandle(world.link(machine.current.process))
         handle.statistics()  # if the registry is dead, this sees to a successor
         machine.wait_s(_LONG_S)
@@ -171,7 +174,7 @@ class Episode:
         if used:
             machine.fail(f"the simulation is wrong: at rest, and still in use: {used}")
         if any(figures.segments.values()) or figures.tickets or any(figures.leases.values()) or figures.waiting:
-            machine.fail(f"promise broken: nobody holds anything, and the table has {figures}")
+            machine.fail(f"promise broken: {Violation.LEAK}: nobody holds anything, and the table has {figures}")
         notice_logs = [f"j{number}" for number in world.client_ids()]
         self._expect_nothing(self.directory.path, ("lock", "ledger", "socket", "work", *notice_logs))
         handle._link.close()
@@ -190,7 +193,7 @@ class Episode:
             if name not in but and not (name.startswith("t") and client_of(int(name[1:].partition(".")[0])) not in living)
         ]
         if left:
-            self.machine.fail(f"promise broken: nobody holds anything, and {path} has {left}")
+            self.machine.fail(f"promise broken: {Violation.LEAK}: nobody holds anything, and {path} has {left}")
 
     # --- parts ---------------------------------------------------------------------------------------------------------------
 
@@ -216,8 +219,8 @@ class Episode:
         first, used = self.queue.first(), sum(self.oracle.files.values())
         if first is not None and used + first.size_bytes <= self.capacity_bytes:
             self.machine.report(
-                f"promise broken: {first.client} waits for {first.size_bytes} bytes, first in line, and {used} of "
-                f"{self.capacity_bytes} are in use"
+                f"promise broken: {Violation.UNFAIR}: {first.client} waits for {first.size_bytes} bytes, first in line, and "
+                f"{used} of {self.capacity_bytes} are in use"
             )
 
     def _life_of_registry(self) -> int:

@@ -7,6 +7,7 @@ import dataclasses
 from shmlease.core import messages as m
 from shmlease.core.wire import decode_client_packet, decode_registry_packet
 from shmlease.errors import ProtocolError
+from shmlease.verification.promises import Violation
 from simulation.scheduler import Machine, Process
 
 __all__ = ["Queue", "Waiting"]
@@ -71,8 +72,8 @@ class Queue:
             loser = self._waiting.get(key)
             if loser is not None:
                 self._machine.report(
-                    f"promise broken: {winner} was granted room before {loser.client}, which asked for {loser.size_bytes} "
-                    "bytes earlier and still waits"
+                    f"promise broken: {Violation.UNFAIR}: {winner} was granted room before {loser.client}, which asked for "
+                    f"{loser.size_bytes} bytes earlier and still waits"
                 )
         self._overtaken.clear()
 

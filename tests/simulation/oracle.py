@@ -14,6 +14,8 @@ import numpy as np
 from shmlease.client.lease import Lease
 from shmlease.client.ticket import Ticket
 from shmlease.errors import RegistryUnavailableError
+from shmlease.verification import contents
+from shmlease.verification.promises import Violation
 from simulation.contents import Content, Holding, Paper
 from simulation.scheduler import Machine, Process
 
@@ -44,7 +46,7 @@ class Oracle:
         self._contents.pop(inode, None)  # the kernel may use an inode number again
         used = sum(self.files.values())
         if used > self._capacity_bytes:
-            self._broken(f"segments of {used} bytes in all, and the capacity is {self._capacity_bytes}")
+            self._broken(Violation.CAPACITY, f"segments of {used} bytes in all, and the capacity is {self._capacity_bytes}")
 
     def segment_unlinked(self, number: int, inode: int) -> None:
         """A segment file has lost its name."""
@@ -52,7 +54,7 @@ class Oracle:
         self.files.pop(inode, None)
         content = self._contents.get(inode)
         if content is not None and not self.closing and (use := self._use_of(content)):
-            self._broken(f"s{number} was unlinked under a live use: {use}")
+            self._broken(Violation.LOST, f"s{number} was unlinked under a live use: {use}")
 
     def renamed(self, source: str, target: str) -> None:
         """A token that is renamed is a ticket that is redeemed."""
@@ -62,8 +64,11 @@ class Oracle:
             paper = self._papers.get(int(name[1:]))
             if paper is not None:
                 if paper.redeemer is not None:
-                    self._broken(f"{paper} was redeemed by {paper.redeemer} and then by {self.machine.current.process}")
-                paper.redeemer = self.machine.current.process
+                    self._broken(
+                        Violation.REDEEMED_TWICE,
+                        f"{paper} was redeemed by {paper.redeemer} and then by {self._running}",
+                    )
+                paper.redeemer = self._running
 
     # --- what clients were told ------------------------------------------------------------------------------------------
 
@@ -74,13 +79,18 @@ class Oracle:
         if before is not None:
             use = self._use_of(before, mapped=True)
             if use:
-                self._broken(f"s{lease._grant.segment} was granted to {self.machine.current.process} though in use: {use}")
+                self._broken(
+                    Violation.REUSED,
+                    f"s{lease._grant.segment} was granted to {self._running} though in use: {use}",
+                )
             if before.disturbed:
-                self._broken(f"s{lease._grant.segment} was used again though {before.disturbed}")
+                self._broken(Violation.REUSED, f"s{lease._grant.segment} was used again though {before.disturbed}")
             for paper in before.papers:
                 if paper.redeemer is None:
-                    self._broken(f"s{lease._grant.segment} was used again though {paper} was never redeemed")
-        return Holding(self._begin(lease, inode, stamp or self._next_stamp(), name), self.machine.current.process)
+                    self._broken(
+                        Violation.REUSED, f"s{lease._grant.segment} was used again though {paper} was never redeemed"
+                    )
+        return Holding(self._begin(lease, inode, stamp or self._next_stamp(), name), self._running)
 
     def announce(self, name: str | None) -> int:
         """What the running process is about to share: others may read it before `share` has returned."""
@@ -92,7 +102,7 @@ class Oracle:
         """`share` has returned."""
         content = self._contents.get(self._inode_of(lease))
         if content is not None and content.stamp == stamp:
-            holding = Holding(content, self.machine.current.process)
+            holding = Holding(content, self._running)
         else:
             holding = self.granted(lease, self._announced[stamp], stamp)
         holding.content.published = holding.content.is_said = True
@@ -102,26 +112,27 @@ class Oracle:
         """`lease` was granted to the running process as a reader."""
         inode = self._inode_of(lease)
         content = self._contents.get(inode)
-        stamp = int(lease.array[0])
+        stamp = contents.stamp_of(lease.array)
         if (content is None or content.stamp != stamp) and stamp in self._announced:
             content = self._begin(lease, inode, stamp, self._announced[stamp])
             content.published = True
         self.machine.note("reads", content)
         if content is None or not content.published:
             self._broken(
-                f"{self.machine.current.process} reads s{lease._grant.segment}, where nothing was published: {content}"
+                Violation.WRONG_READ,
+                f"{self._running} reads s{lease._grant.segment}, where nothing was published: {content}",
             )
         if content.name != name:
-            self._broken(f"{self.machine.current.process} asked for {name!r} and got {content}")
-        return Holding(content, self.machine.current.process)
+            self._broken(Violation.WRONG_READ, f"{self._running} asked for {name!r} and got {content}")
+        return Holding(content, self._running)
 
     def redeemed(self, lease: Lease, paper: Paper) -> Holding:
         """`lease` was granted for `paper`."""
         holding = self.attached(lease, paper.content.name)
         if holding.content is not paper.content:
-            self._broken(f"{paper} gave {holding.content}")
-        if paper.used or paper.redeemer is not self.machine.current.process:
-            self._broken(f"{paper} was redeemed twice")
+            self._broken(Violation.WRONG_READ, f"{paper} gave {holding.content}")
+        if paper.used or paper.redeemer is not self._running:
+            self._broken(Violation.REDEEMED_TWICE, f"{paper} was redeemed before")
         paper.used = True
         return holding
 
@@ -150,9 +161,9 @@ class Oracle:
 
     def looks(self, holding: Holding, array: np.ndarray[Any, Any]) -> None:
         """The running process reads its array."""
-        if not (array == holding.content.stamp).all():
-            wrong = array[array != holding.content.stamp]
-            self._broken(f"{holding} reads {wrong[:3].tolist()}: another's content, or none")
+        wrong = contents.flaw(array, holding.content.stamp)
+        if wrong:
+            self._broken(Violation.WRONG_READ, f"{holding} reads another's content, or none: {wrong}")
 
     # --- what clients were refused ---------------------------------------------------------------------------------------
 
@@ -165,30 +176,36 @@ class Oracle:
 
     def answered(self) -> None:
         """The running process has its answer to `attach`."""
-        self._asking.pop(self.machine.current.process, None)
+        self._asking.pop(self._running, None)
 
     def asked_for(self, name: str) -> None:
         """The running process attaches by name: how many readers are still to come is not certain any more."""
-        self._asking[self.machine.current.process] = name
+        self._asking[self._running] = name
         for content in self._contents.values():
             if content.name == name:
                 content.readers_certain = False
 
     def lost_in_fork(self, parent: Holding) -> None:
         """A child was refused a lease of its own, and its parent has the one it inherited from."""
-        self._broken(f"a child could not inherit what {parent} holds")
+        self._broken(Violation.LOST, f"a child could not inherit what {parent} holds")
 
     def not_found(self, name: str, before: Content | None, counting: list[Holding]) -> None:
         """`attach` said that nothing of that name was published; `before` and `counting` are of when it was called."""
         if before is not None and not self.closing and any(holding.counts for holding in counting):
-            self._broken(f"{self.machine.current.process} could not attach {name!r} though {before} was published and held")
+            self._broken(
+                Violation.LOST_PUBLICATION,
+                f"{self._running} could not attach {name!r} though {before} was published and held",
+            )
 
     def not_redeemed(self, paper: Paper, was_good: bool) -> None:
         """`redeem` refused."""
         if self.closing:
             return
-        if was_good and paper.is_good(self.machine.now_ns()) and paper.redeemer in (None, self.machine.current.process):
-            self._broken(f"{paper} was refused though it is good for {paper.ticket.deadline_ns - self.machine.now_ns()} ns")
+        if was_good and paper.is_good(self.machine.now_ns()) and paper.redeemer in (None, self._running):
+            self._broken(
+                Violation.LOST_PUBLICATION,
+                f"{paper} was refused though it is good for {paper.ticket.deadline_ns - self.machine.now_ns()} ns",
+            )
 
     # --- at the end ------------------------------------------------------------------------------------------------------
 
@@ -196,7 +213,11 @@ class Oracle:
         """What is used by somebody, in words."""
         return [use for content in self._contents.values() if (use := self._use_of(content, mapped=True))]
 
-    # --- parts -----------------------------------------------------------------------------------------------------------
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _running(self) -> Process:
+        return self.machine.current.process
 
     def _use_of(self, content: Content, *, mapped: bool = False) -> str:
         now_ns = self.machine.now_ns()
@@ -223,14 +244,18 @@ class Oracle:
         mapping = lease._require_held().mapping
         if mapping.size_bytes < lease.nbytes:
             self._broken(
-                f"s{lease._grant.segment} is mapped with {mapping.size_bytes} bytes for an array of {lease.nbytes}"
+                Violation.CAPACITY,
+                f"s{lease._grant.segment} is mapped with {mapping.size_bytes} bytes for an array of {lease.nbytes}",
             )
         try:
             return os.stat(f"{self._path}/s{lease._grant.segment}").st_ino
         except FileNotFoundError:
             if self.closing:
                 raise RegistryUnavailableError("the registry is being closed") from None
-            self._broken(f"{self.machine.current.process} was given a lease on s{lease._grant.segment}, which has no file")
+            self._broken(
+                Violation.LOST,
+                f"{self._running} was given a lease on s{lease._grant.segment}, which has no file",
+            )
 
-    def _broken(self, what: str) -> NoReturn:
-        self.machine.fail(f"promise broken: {what}")
+    def _broken(self, how: Violation, what: str) -> NoReturn:
+        self.machine.fail(f"promise broken: {how}: {what}")
