@@ -200,7 +200,9 @@ def test_client_that_cannot_start_a_successor_names_its_limit_and_others_start_o
     registry: shmlease.Registry, site: Site
 ) -> None:
     program = f"""
-        import os, resource, signal, time, shmlease
+        import os, resource, signal, shmlease
+        import shmlease.client.link as link
+        link.RECOVER_WITHIN_S = 2.0
         registry = shmlease.connect({registry.id!r})
         resource.setrlimit(resource.RLIMIT_DATA, (1 << 20, 1 << 20))
         os.kill({site.pid}, signal.SIGKILL)

@@ -47,7 +47,7 @@ def test_a_subclass_has_rules_of_its_own() -> None:
             assert self.call(holding.worker, bytes_of, holding.key) == holding.content.nbytes
             asked += 1
 
-    few = settings(max_examples=12, stateful_step_count=30, derandomize=True, phases=[Phase.generate], **COMMON)
+    few = settings(max_examples=4, stateful_step_count=20, derandomize=True, phases=[Phase.generate], **COMMON)
     run_state_machine_as_test(Asking, settings=few)
     assert asked
 

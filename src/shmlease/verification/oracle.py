@@ -145,6 +145,9 @@ class Oracle:
         """Who maps files whose path begins so, and how much of them is in memory."""
         for pid in filter(str.isdigit, os.listdir(self._proc)):
             try:
+                with open(f"{self._proc}/{pid}/maps") as file:  # quick; for smaps the kernel counts pages
+                    if path not in file.read():
+                        continue
                 with open(f"{self._proc}/{pid}/smaps") as file:
                     resident = _resident_of(file, path, unlinked=unlinked)
             except OSError:  # it has ended, or is another user's
