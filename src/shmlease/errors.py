@@ -73,7 +73,10 @@ class SegmentExistsError(LeaseError, FileExistsError):
 
 
 class CapacityError(LeaseError, MemoryError):
-    """Neither the registry's capacity nor /dev/shm had room within the time allowed; the figures are attributes."""
+    """Neither the registry's capacity nor /dev/shm had room within the time allowed, or this process has met a limit of its own.
+
+    The figures of a capacity are attributes.
+    """
 
 
 class LeaseClosedError(LeaseError, ValueError):

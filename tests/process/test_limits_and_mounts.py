@@ -195,3 +195,66 @@ def test_process_without_descriptors_is_told_so(
             assert "descriptors in use (RLIMIT_NOFILE)" in words
         limited("[os.close(fd) for fd in opened]; held.release()")
         assert limited("with registry.attach('a') as lease: total = int(lease.array.sum())\ntotal") == 6
+
+
+# --- memory that runs out -------------------------------------------------------------------------------------------------
+
+CALLS = {
+    "audit": "shmlease.audit()",
+    "begin_scope": "begin_scope('a')",
+    "Registry": "shmlease.Registry('1MiB')",
+    "connect": "shmlease.connect(registry.id)",
+    "lease": "registry.lease('b', shape=100_000)",
+    "share": "registry.share(array)",
+    "attach": "registry.attach('held')",
+    "redeem": "registry.redeem(ticket)",
+    "ticket": "held.ticket()",
+    "segment": "held.segment",
+    "statistics": "registry.statistics()",
+    "trim": "registry.trim()",
+    "ingest": "shmlease.ingest('one.cov', 'out.h5', layout='bismark-cov')",
+}
+
+
+def test_memory_that_runs_out_is_told_with_its_limit_by_every_call(tmp_path: Path) -> None:
+    """In a forked child, which has to connect anew, all memory that the limit leaves is taken; then the call is made."""
+    make_table(tmp_path / "one.cov", 10)
+    program = f"""
+        import os, resource, sys, numpy as np, shmlease, shmlease.ingestion.ingest
+        from shmlease.auditor.audit import begin_scope
+        array = np.ones(100_000)
+        def fill():
+            with open("/proc/self/status") as file:
+                used = next(int(line.split()[1]) for line in file if line.startswith("VmData")) * 1024
+            resource.setrlimit(resource.RLIMIT_DATA, (used, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+            taken, size = [], 1 << 22
+            while size >= 64:
+                try:
+                    while True: taken.append(bytes(size))
+                except MemoryError: size //= 2
+            del taken[-200:]
+            return taken
+        def outcome(call):
+            try: eval(call, globals())
+            except BaseException as error: return error
+        with shmlease.Registry("64MiB") as registry, registry.share(np.arange(1000), "held") as held:
+            ticket = held.ticket()
+            for name, call in {CALLS!r}.items():
+                if os.fork() == 0:
+                    taken = fill()
+                    error = outcome(call)
+                    taken = None
+                    resource.setrlimit(resource.RLIMIT_DATA, (resource.getrlimit(resource.RLIMIT_DATA)[1],) * 2)
+                    print(name, type(error).__mro__[:-1], error, flush=True)
+                    os._exit(0)
+                os.wait()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, env=environment(OPENBLAS_NUM_THREADS="1"),
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    told = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert told.keys() == CALLS.keys(), done.stderr
+    for words in told.values():
+        assert "shmlease.errors.LeaseError" in words
+        assert "this process gets no more memory: RLIMIT_DATA is" in words

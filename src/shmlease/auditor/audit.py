@@ -23,6 +23,7 @@ from shmlease.auditor.judge.timeline import events_of
 from shmlease.auditor.observe.environment import environment_of
 from shmlease.auditor.observe.observer import Observer
 from shmlease.system.clock import Clock, SystemClock
+from shmlease.system.exhaustion import explains_shortage
 from shmlease.units import parse_duration
 
 __all__ = ["audit", "begin_scope"]
@@ -33,6 +34,7 @@ _PAUSES_S: Final = (0.02, 0.08)
 _SEVERITY_ORDER: Final = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 
 
+@explains_shortage("shared memory cannot be audited")
 def audit(
     *,
     paths: Iterable[str] | None = None,
@@ -87,6 +89,8 @@ def audit(
         A rule does not exist.
     UnsupportedPlatformError
         There is no shared memory at the paths.
+    CapacityError
+        This process has met a limit of memory or descriptors; the error says which.
 
     Notes
     -----
@@ -139,6 +143,7 @@ def _rank(finding: Finding) -> tuple[int, str, int, str]:
     return _SEVERITY_ORDER[finding.severity], finding.rule, -finding.resident_bytes, finding.name
 
 
+@explains_shortage("shared memory cannot be audited")
 def begin_scope(name: str, *, paths: Iterable[str] | None = None, foreign: bool = True) -> Scope:
     """Record what exists now, so that `audit` can report only what is new.
 

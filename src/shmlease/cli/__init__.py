@@ -16,7 +16,7 @@ import click
 
 from shmlease import __version__
 from shmlease.errors import LeaseError
-from shmlease.system.exhaustion import explained
+from shmlease.system.exhaustion import explained, shortage_behind
 
 __all__ = ["main"]
 
@@ -74,8 +74,11 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"shmlease: {subject}: {error.strerror}" if subject else f"shmlease: {explained(error)}", err=True)
         _drop_unwritten_stdout()
         sys.exit(2)
-    except MemoryError:
-        click.echo(f"shmlease: {explained(OSError(errno.ENOMEM, ''))}", err=True)
+    except (MemoryError, RuntimeError) as error:
+        shortage = shortage_behind(error)
+        if shortage is None:
+            raise
+        click.echo(f"shmlease: {explained(shortage)}", err=True)
         sys.exit(2)
     except ImportError as error:  # an extra that is not installed; or there is no memory for a library
         click.echo(f"shmlease: {error.name or 'a library'} cannot be loaded: {error}", err=True)

@@ -16,7 +16,7 @@ from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
 from shmlease.core.sizes import WASTE_LIMIT, file_size
 from shmlease.errors import CapacityError, LeaseClosedError, ProtocolError, SegmentNotFoundError, TicketError
-from shmlease.system.exhaustion import explained
+from shmlease.system.exhaustion import explained, shortage_behind
 from shmlease.system.signals import is_from_handler
 from shmlease.units import format_bytes
 
@@ -36,6 +36,9 @@ def acquired(link: Link, on_lingering: OnLingering, fill: Callable[[Lease], None
             loose_ends.append(hold)
         finally:
             link.see_to_loose_ends(error)
+        shortage = shortage_behind(error)
+        if shortage is not None:
+            raise CapacityError(f"no segment can be leased: {explained(shortage)}") from error
         raise
     return lease
 

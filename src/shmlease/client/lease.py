@@ -27,7 +27,7 @@ from shmlease.errors import (
     LingeringViewWarning,
     UnreleasedLeaseWarning,
 )
-from shmlease.system.exhaustion import explained
+from shmlease.system.exhaustion import explained, shortage_behind
 from shmlease.system.forks import notice_fork
 from shmlease.system.mapping import Mapping
 from shmlease.system.signals import deliver_again, is_from_handler
@@ -243,6 +243,9 @@ class Lease:
                 link.see_to_loose_ends(error)
             if isinstance(error, OSError) and not isinstance(error, LeaseError) and not is_from_handler(error):
                 raise CapacityError(f"no room in /dev/shm for a ticket of {self!r}: {explained(error)}") from None
+            shortage = shortage_behind(error)
+            if shortage is not None:
+                raise CapacityError(f"no ticket of {self!r} can be made: {explained(shortage)}") from None
             raise
         return ticket
 

@@ -34,7 +34,8 @@ from shmlease.client.refusals import error_of
 from shmlease.core import messages as m
 from shmlease.core.session import GRANTS, Build, Session
 from shmlease.core.wire import decode_registry_packet, encode
-from shmlease.errors import LeaseError, ProtocolError, ReentrantCallError, RegistryUnavailableError
+from shmlease.errors import CapacityError, LeaseError, ProtocolError, ReentrantCallError, RegistryUnavailableError
+from shmlease.system.exhaustion import explained, shortage_behind
 from shmlease.system.forks import after_fork_in_child, notice_fork
 from shmlease.system.primitives import AT_ONCE, RLock, allocate_lock
 from shmlease.system.signals import is_from_handler
@@ -127,9 +128,12 @@ class Link:
         asked = hold or Hold(self)
         try:
             reply = self._ask(build, timeout_s, asked)
-        except BaseException:
+        except BaseException as error:
             if hold is None:
                 self.loose_ends.append(asked)
+            shortage = shortage_behind(error)
+            if shortage is not None:
+                raise CapacityError(f"registry {self.endpoint.id} cannot be asked: {explained(shortage)}") from error
             raise
         if self.loose_ends or self.session.outbox:  # queued by a signal handler while this thread had the lock
             self.settle()
@@ -341,6 +345,9 @@ class Link:
         except BaseException as error:
             if not isinstance(error, LeaseError | OSError) or is_from_handler(error):
                 self.sweep_soon()
+            shortage = shortage_behind(error)
+            if shortage is not None:
+                raise CapacityError(f"registry {self.endpoint.id} cannot be told: {explained(shortage)}") from error
             raise
 
     def _write_all(self, *, urgent: bool = False) -> bool:

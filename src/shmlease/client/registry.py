@@ -32,7 +32,7 @@ from shmlease.errors import (
 )
 from shmlease.system import syscalls
 from shmlease.system.directory import RegistryDirectory
-from shmlease.system.exhaustion import explained
+from shmlease.system.exhaustion import explained, explains_shortage, shortage_behind
 from shmlease.system.identity import own_identity, require_proc, watch
 from shmlease.system.launch import launch
 from shmlease.system.names import REGISTRY_ID
@@ -107,8 +107,12 @@ class Registry(RegistryHandle):
             self._link.connect()
             self._owned = OwnedRegistry(self._link)
             self._owned.__class__ = _OpenRegistry  # the last: what comes after this is the caller's
-        except BaseException:
+        except BaseException as error:
             start.is_wanted = False
+            shortage = shortage_behind(error)
+            if shortage is not None:  # of memory or threads, perhaps: none for another thread
+                start.undo()
+                raise RegistryUnavailableError(f"a registry cannot be started: {explained(shortage)}") from error
             start_new_thread(start.undo, ())
             start.undone.acquire(True, _UNDO_WITHIN_S)
             raise
@@ -257,6 +261,7 @@ def _restore_environment(id: str, previous: str | None) -> None:
             os.environ[ENVIRONMENT] = previous
 
 
+@explains_shortage("the registry cannot be joined", RegistryUnavailableError)
 def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn") -> RegistryHandle:
     """Join a registry that runs.
 

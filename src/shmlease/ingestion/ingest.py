@@ -21,6 +21,7 @@ from shmlease.ingestion.report import FileReport, IngestReport, Progress, Reject
 from shmlease.ingestion.resources import RunResources
 from shmlease.ingestion.string_length_pass import measure
 from shmlease.ingestion.tasks import OnError
+from shmlease.system.exhaustion import explains_shortage
 from shmlease.system.identity import require_proc
 from shmlease.text.parser_choice import Parser, choose_parser
 from shmlease.text.schema import Schema
@@ -29,6 +30,7 @@ from shmlease.text.sources import PathLike
 __all__ = ["ingest"]
 
 
+@explains_shortage("the files cannot be ingested")
 def ingest(
     paths: PathLike | Sequence[PathLike],
     out: PathLike,

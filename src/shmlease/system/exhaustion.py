@@ -3,21 +3,70 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import resource
 import stat
+from collections.abc import Callable
 from itertools import islice
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
+from shmlease.errors import CapacityError, LeaseError
 from shmlease.system import syscalls
+from shmlease.system.signals import is_from_handler
 from shmlease.units import format_bytes
 
-__all__ = ["explained", "require_file_size", "shortage_of_shm"]
+__all__ = ["explained", "explains_shortage", "require_file_size", "shortage_behind", "shortage_of_shm"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _SHM: Final = "/dev/shm"
 _LISTED: Final = 3
 # Others may have made any number of files.
 _LOOKED_AT: Final = 10_000
+# Not ENOSPC: which file system is full, only who writes there can say.
+_SHORTAGES: Final = frozenset((errno.E2BIG, errno.EAGAIN, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+
+
+def explains_shortage(failure: str, kind: type[LeaseError] = CapacityError) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Have a function raise `kind` with the words "`failure`: what ran out" where memory, descriptors or processes run out.
+
+    Not for what is called often, nor where the caller must get the result at once, whatever a signal handler raises.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except (OSError, MemoryError, RuntimeError) as error:
+                shortage = shortage_behind(error)
+                if shortage is None:
+                    raise
+                raise kind(f"{failure}: {explained(shortage)}") from error
+
+        return call
+
+    return decorate
+
+
+def shortage_behind(error: BaseException) -> OSError | None:
+    """What ran out, if that is why Python raised `error`; None if it is an error of ours, of a signal handler or of another kind."""
+    if (
+        not isinstance(error, OSError | MemoryError | RuntimeError)
+        or isinstance(error, LeaseError)
+        or is_from_handler(error)
+    ):
+        return None
+    if isinstance(error, OSError):
+        return error if error.errno in _SHORTAGES else None
+    if isinstance(error, MemoryError):
+        return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    if "start new thread" in str(error):  # there was no room for its stack, or the user may have no more
+        number = errno.ENOMEM if _set_memory_limits() else errno.EAGAIN
+        return OSError(number, os.strerror(number))
+    return None
 
 
 def explained(error: OSError, who: str = "this process") -> str:
@@ -42,7 +91,17 @@ def explained(error: OSError, who: str = "this process") -> str:
             return f"{who} gets no more memory{_memory_limits()}"
         case errno.EAGAIN:
             limit = resource.getrlimit(resource.RLIMIT_NPROC)[0]
-            return f"this user may have {limit} processes at most (RLIMIT_NPROC); end some, or raise `ulimit -u`"
+            if limit == resource.RLIM_INFINITY:
+                return "the system or its control group (pids.max) allows no more processes and threads; end some"
+            return (
+                f"this user may have {limit} processes and threads at most (RLIMIT_NPROC); end some, or raise `ulimit -u`"
+            )
+        case errno.E2BIG:
+            limit = os.sysconf("SC_ARG_MAX")
+            return (
+                f"the arguments and environment of a program may have {format_bytes(limit)} together, and 128 KiB each; "
+                "shorten an environment variable or the arguments, or raise `ulimit -s`"
+            )
         case errno.EROFS:
             return f"{_SHM} is mounted read-only; `mount -o remount,rw {_SHM}` makes it writable"
         case errno.ENOSPC | errno.EDQUOT:
@@ -108,12 +167,16 @@ def _bytes(number: int) -> str:
     return "unlimited size" if limit == resource.RLIM_INFINITY else format_bytes(limit)
 
 
-def _memory_limits() -> str:
+def _set_memory_limits() -> list[str]:
     limits = {
         name: resource.getrlimit(number)[0]
         for name, number in (("RLIMIT_AS", resource.RLIMIT_AS), ("RLIMIT_DATA", resource.RLIMIT_DATA))
     }
-    finite = [f"{name} is {format_bytes(limit)}" for name, limit in limits.items() if limit != resource.RLIM_INFINITY]
+    return [f"{name} is {format_bytes(limit)}" for name, limit in limits.items() if limit != resource.RLIM_INFINITY]
+
+
+def _memory_limits() -> str:
+    finite = _set_memory_limits()
     if finite:
         return f": {', '.join(finite)}; raise `ulimit -v` or `ulimit -d`"
     return "; neither RLIMIT_AS nor RLIMIT_DATA is set, so the system, its control group or vm.max_map_count is the limit"

@@ -7,6 +7,7 @@ which would then find the link half-changed. What is imported from here never do
 from __future__ import annotations
 
 import sys
+import weakref
 from _thread import RLock, allocate_lock, start_new_thread
 from collections.abc import Callable
 from time import sleep
@@ -22,6 +23,8 @@ if (_monkey := sys.modules.get("gevent.monkey")) is not None:
 # For `taken.extend(map(lock.acquire, AT_ONCE))`: take the lock if it is free, and note whether it was, before any signal handler
 # can run. A plain call could be interrupted between the two, and the lock would never be released.
 AT_ONCE: Final = (False,)
+# How often `complete` asks whether its thread has ended without a word.
+_LOOK_EVERY_S: Final = 0.1
 
 
 def complete(work: Callable[[], object]) -> None:
@@ -33,11 +36,13 @@ def complete(work: Callable[[], object]) -> None:
     ------
     BaseException
         What `work` raised, or a signal handler.
+    MemoryError
+        There was no memory for the first step of the thread, in which nothing could be caught.
     """
     done = allocate_lock()
     failures: list[BaseException] = []
 
-    def run() -> None:
+    def run(token: object) -> None:  # noqa: ARG001 - it dies with the thread
         try:
             work()
         except BaseException as failure:
@@ -46,11 +51,17 @@ def complete(work: Callable[[], object]) -> None:
             done.release()
 
     done.acquire()
+    token = allocate_lock()
+    is_alive = weakref.ref(token)
     try:
-        start_new_thread(run, ())
+        start_new_thread(run, (token,))
     except RuntimeError:  # no more threads are to be had, or the interpreter is about to end
-        run()
-    with done:
-        pass
+        run(token)
+    del token  # from here on only the thread refers to it
+    while not done.acquire(True, _LOOK_EVERY_S):
+        if is_alive() is None:
+            if not done.acquire(False):
+                raise MemoryError
+            break
     if failures:
         raise failures.pop()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from shmlease.system.exhaustion import explained, require_file_size, shortage_of_shm
+from shmlease.errors import CapacityError, LeaseError, RegistryUnavailableError
+from shmlease.system.exhaustion import explained, explains_shortage, require_file_size, shortage_behind, shortage_of_shm
 
 
 @pytest.fixture
@@ -30,7 +32,8 @@ def limit() -> Iterator[None]:
             "the registry has all of its {nofile} descriptors in use (RLIMIT_NOFILE); close some, or raise `ulimit -n`",
         ),
         (errno.ENFILE, "raise the sysctl fs.file-max"),
-        (errno.EAGAIN, "processes at most (RLIMIT_NPROC)"),
+        (errno.EAGAIN, "processes and threads"),
+        (errno.E2BIG, "the arguments and environment of a program may have"),
         (errno.EROFS, "/dev/shm is mounted read-only; `mount -o remount,rw /dev/shm` makes it writable"),
         (errno.ENOSPC, "/dev/shm is full"),
         (errno.EIO, "Input/output error"),
@@ -67,3 +70,65 @@ def test_what_takes_most_is_named_whoever_made_it(tmp_path: Path) -> None:
     listed = words.partition("most is in ")[2].partition(";")[0]
     assert [one.split(" (")[0] for one in listed.split("), ")] == ["shmlease-1", "odd\\nname\\udcff", "larger"]
     assert f"uid {os.geteuid()})" in listed
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (MemoryError(), errno.ENOMEM),
+        (RuntimeError("can't start new thread"), errno.EAGAIN),
+        (OSError(errno.EMFILE, ""), errno.EMFILE),
+        (BlockingIOError(errno.EAGAIN, ""), errno.EAGAIN),
+        (OSError(errno.E2BIG, ""), errno.E2BIG),
+        (OSError(errno.EFBIG, ""), errno.EFBIG),
+        (FileNotFoundError(errno.ENOENT, ""), None),
+        (RuntimeError("another"), None),
+        (ValueError(), None),
+        (CapacityError("ours"), None),
+    ],
+)
+def test_shortage_is_told_from_other_errors(error: Exception, number: int | None) -> None:
+    shortage = shortage_behind(error)
+    assert (shortage.errno if shortage else None) == number
+
+
+def test_thread_that_has_no_room_for_its_stack_is_a_shortage_of_memory(limit: None) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 40, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    shortage = shortage_behind(RuntimeError("can't start new thread"))
+    assert shortage is not None
+    assert "RLIMIT_AS is 1 TiB" in explained(shortage)
+
+
+def test_function_whose_shortages_are_explained_raises_nothing_else_anew() -> None:
+    @explains_shortage("the tea cannot be made", RegistryUnavailableError)
+    def make(error: Exception | None) -> str:
+        if error is not None:
+            raise error
+        return "tea"
+
+    assert make(None) == "tea"
+    with pytest.raises(
+        RegistryUnavailableError, match=r"the tea cannot be made: this process gets no more memory.*RLIMIT"
+    ) as raised:
+        make(MemoryError())
+    assert isinstance(raised.value.__cause__, MemoryError)
+    for other in (KeyError("k"), FileNotFoundError(errno.ENOENT, "gone"), RuntimeError("another"), LeaseError("ours")):
+        with pytest.raises(type(other)) as passed:
+            make(other)
+        assert passed.value is other
+
+
+def test_error_of_a_signal_handler_is_not_explained() -> None:
+    def handler(number: int, frame: object) -> None:
+        raise MemoryError("of the handler")
+
+    @explains_shortage("it cannot be done")
+    def interrupted() -> None:
+        signal.raise_signal(signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(MemoryError, match="of the handler"):
+            interrupted()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
