@@ -10,12 +10,13 @@ says for what and how long; when all wait, time passes to the first that has wai
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import threading
 from _thread import allocate_lock
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NoReturn
 
 from shmlease.core.model import Identity
@@ -98,6 +99,7 @@ class Machine:
         self._stopping = False
         self._main = allocate_lock()
         self._main.acquire()
+        self._entered: Task | None = None
         self._next_pid = 1_000
         self._next_start = 1
 
@@ -235,6 +237,28 @@ class Machine:
             self.current.baton.release()
             self._main.acquire()
 
+    @contextlib.contextmanager
+    def entered(self, process: Process) -> Iterator[None]:
+        """A block in which the thread that is in it runs `process`; all others end with it.
+
+        Raises
+        ------
+        AssertionError
+            A promise was broken.
+        """
+        task = self.current = self._entered = Task(process)
+        self._tasks.append(task)
+        try:
+            yield
+        finally:
+            self.kill(process)
+            self._entered = None
+            self._tasks.remove(task)
+            self._stopping = True
+            self.run()
+        if self.failure is not None:
+            raise AssertionError("a process failed") from self.failure if isinstance(self.failure, BaseException) else None
+
     def _live(self, task: Task, body: Callable[[], None]) -> None:
         task.baton.acquire()
         try:
@@ -247,6 +271,11 @@ class Machine:
         self.kill(task.process)
         self._tasks.remove(task)
         following = None if self._stopping or not self._tasks else self._choose()
+        self._hand_over_to(following)
+
+    def _hand_over_to(self, following: Task | None) -> None:
+        if following is None:
+            following = self._entered
         if following is None:
             self._main.release()
         else:
@@ -271,12 +300,8 @@ class Machine:
     def _lay_down(self) -> None:
         task = self.current
         following = self._choose()
-        if following is not task:
-            if following is None:
-                self._main.release()
-            else:
-                self.current = following
-                following.baton.release()
+        if following is not task and not (following is None and task is self._entered):
+            self._hand_over_to(following)
             task.baton.acquire()
         if not task.process.alive:
             raise Killed

@@ -124,8 +124,11 @@ class _Socket:
 
     def bind(self, path: str) -> None:
         self._machine.step()
-        with open(path, "x", encoding="ascii") as file:
-            file.write(str(self.descriptor))
+        try:
+            with open(path, "x", encoding="ascii") as file:
+                file.write(str(self.descriptor))
+        except FileExistsError:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from None
 
     def listen(self, backlog: int) -> None:
         del backlog
@@ -151,7 +154,7 @@ class _Socket:
         return accepted, None
 
     def send(self, packet: bytes) -> int:
-        self._machine.step()
+        self._step()
         peer = self.peer
         if not self.writable:
             if self._nonblocking:
@@ -166,8 +169,7 @@ class _Socket:
         return len(packet)
 
     def recv(self, size_bytes: int, flags: int = 0) -> bytes:
-        del size_bytes
-        self._machine.step()
+        self._step()
         if not self.readable:
             if not (self._nonblocking or flags & socket.MSG_DONTWAIT):
                 self._machine.wait(lambda: self.readable, self._timeout_ns)
@@ -179,10 +181,15 @@ class _Socket:
             raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         if not self.inbox:
             return b""
-        packet = self.inbox.popleft()
+        packet = self.inbox.popleft()[:size_bytes]
         if self.peer is not None and not (self.severed or self.peer.closed):
             self._calls.on_read(self.peer.owner, self.owner, packet)
         return packet
+
+    def _step(self) -> None:
+        self._machine.step()
+        if self.closed:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     def close(self) -> None:
         if not self.closed:
@@ -221,13 +228,17 @@ class _Epoll:
         self._masks: dict[int, int] = {}
 
     def register(self, descriptor: int, mask: int) -> None:
+        if descriptor in self._masks:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         self._masks[descriptor] = mask
 
     def modify(self, descriptor: int, mask: int) -> None:
+        self.unregister(descriptor)
         self._masks[descriptor] = mask
 
     def unregister(self, descriptor: int) -> None:
-        del self._masks[descriptor]
+        if self._masks.pop(descriptor, None) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     def close(self) -> None:
         self._masks.clear()
@@ -243,7 +254,9 @@ class _Epoll:
         return ready
 
     def _events(self, descriptor: int) -> int:
-        thing, mask = self._things[descriptor], self._masks[descriptor]
+        thing, mask = self._things.get(descriptor), self._masks[descriptor]
+        if thing is None:  # closed, and so forgotten by the kernel
+            return 0
         return (mask & select.EPOLLIN if thing.readable else 0) | (mask & select.EPOLLOUT if thing.writable else 0)
 
 
