@@ -1,4 +1,4 @@
-"""Locks, threads and sleep of the system itself, also where gevent has put its own in their place.
+"""Locks, threads, sleep and polls of the system itself, also where gevent has put its own in their place, or nothing.
 
 A lock of gevent's is Python code: a signal may interrupt it half-way. And it lets another greenlet run in the middle of a call,
 which would then find the link half-changed. What is imported from here never does.
@@ -13,12 +13,15 @@ from collections.abc import Callable
 from time import sleep
 from typing import Final
 
-__all__ = ["AT_ONCE", "RLock", "allocate_lock", "complete", "sleep", "start_new_thread"]
+__all__ = ["AT_ONCE", "RLock", "allocate_lock", "complete", "epoll", "poll", "sleep", "start_new_thread"]
 
 if (_monkey := sys.modules.get("gevent.monkey")) is not None:
     allocate_lock = _monkey.get_original("_thread", "allocate_lock")
     start_new_thread = _monkey.get_original("_thread", "start_new_thread")
     sleep = _monkey.get_original("time", "sleep")
+    epoll, poll = _monkey.get_original("select", ["epoll", "poll"])
+else:
+    from select import epoll, poll
 
 # For `taken.extend(map(lock.acquire, AT_ONCE))`: take the lock if it is free, and note whether it was, before any signal handler
 # can run. A plain call could be interrupted between the two, and the lock would never be released.

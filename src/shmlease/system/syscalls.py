@@ -15,11 +15,11 @@ import _socket  # not socket, where gevent puts its own
 import ctypes
 import fcntl as _fcntl
 import os
-import select
 from collections.abc import Callable
 from socket import socket as server_socket
 from typing import Final
 
+from shmlease.system import primitives
 from shmlease.system.primitives import RLock
 
 __all__ = [
@@ -93,8 +93,8 @@ pidfd_open = os.pidfd_open
 
 # sockets, and what waits for them; only the registry needs the class that accepts
 socket = _socket.socket
-epoll = select.epoll
-poll = select.poll
+epoll = primitives.epoll
+poll = primitives.poll
 
 # memory: these return -1, or an address, and leave their error to ctypes.get_errno()
 _libc: Final = ctypes.CDLL(None, use_errno=True)
