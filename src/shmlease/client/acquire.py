@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
+from shmlease.client.claims import redeem_token, take_spare
 from shmlease.client.layout import Layout, decode_layout
 from shmlease.client.lease import Grant, Lease, OnLingering
 from shmlease.client.link import Link
@@ -26,7 +27,7 @@ __all__ = ["acquire_by_name", "acquire_by_ticket", "acquire_new", "acquire_spare
 def acquired(link: Link, on_lingering: OnLingering, fill: Callable[[Lease], None]) -> Lease:
     """The lease that `fill` has filled; if an exception ends that, nothing stays leased."""
     lease = Lease(link, on_lingering)
-    hold, loose_ends = lease._hold, link.loose_ends
+    hold, loose_ends = lease._hold, link.loose_ends.queue
     try:
         fill(lease)
     except BaseException as error:
@@ -88,7 +89,7 @@ def acquire_spare(lease: Lease, layout: Layout, site: str) -> bool:
     """A segment granted ahead, to be claimed by `claim_spare`; False if there is none that fits."""
     link, hold = lease._link, lease._hold
     size_bytes = file_size(layout.nbytes)
-    spare = link.take_spare(hold, size_bytes, int(size_bytes * WASTE_LIMIT))
+    spare = take_spare(hold, size_bytes, int(size_bytes * WASTE_LIMIT))
     if spare is None:
         return False
     try:
@@ -137,7 +138,7 @@ def acquire_by_name(lease: Lease, name: str, timeout_s: float, due_ns: int, site
 def acquire_by_ticket(lease: Lease, ticket: Ticket, due_ns: int, site: str) -> None:
     """The segment that a ticket was made for."""
     link, number = lease._link, ticket.id
-    if not link.redeem(lease._hold, number, site, due_ns):
+    if not redeem_token(lease._hold, number, site, due_ns):
         link.request(m.Done, lambda seq: m.Redeem(seq, number))  # always refused: the registry knows why
         raise TicketError(f"ticket {number:#x} cannot be redeemed", ticket=str(ticket))
     try:

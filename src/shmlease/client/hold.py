@@ -1,8 +1,8 @@
 """What a call has taken on, and how that ends: the records of leases and tickets behind the objects that a user has.
 
 A call that takes something first makes its record. When the lease has ended, or when an exception has ended the call half-way, the
-record goes into `Link.loose_ends`, and whoever next uses the link settles it. `settle` may itself be interrupted, and is then called
-again, so each step of it is one that can be repeated.
+record becomes one of the link's loose ends, and whoever next uses the link settles it. `settle` may itself be interrupted, and is
+then called again, so each step of it is one that can be repeated.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Hold:
             else:
                 self.link.mappings.give_back(self)
         lease, release = self.lease, self.session.release_of(self.lease, unsure=self.is_unsure)
-        self.link.lingering.pop(lease, None)
+        self.link.loose_ends.lingering.pop(lease, None)
         held.pop(self, None)
         self.lease, self.anchor = 0, None
         self.session.outbox.append(release)
@@ -102,10 +102,10 @@ class Hold:
     def _linger(self, anchor: Anchor) -> None:
         """Views are alive: say so, and be told when the last one dies."""
         if not self.is_lingering:
-            self.link.attend()
-            self.anchor = self.link.watch(anchor, self)
+            self.link.loose_ends.attend(self.link.settle)
+            self.anchor = self.link.loose_ends.watch(anchor, self)
             linger = self.session.linger_of(self.lease)
-            self.link.lingering[self.lease] = self
+            self.link.loose_ends.lingering[self.lease] = self
             self.is_lingering = True
             self.session.outbox.append(linger)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from shmlease.client.arrays import Anchor, array_on, seal
 from shmlease.client.call_site import calling_site
+from shmlease.client.claims import mint_token
 from shmlease.client.hold import Hold, Minting, held
 from shmlease.client.layout import Layout
 from shmlease.client.link import Link
@@ -84,7 +85,7 @@ class Lease:
         self._site = site
         self._is_writer = self._writable = mapping.writable
         self._anchor = Anchor(mapping)
-        hold.anchor = hold.link.watch(self._anchor, hold)
+        hold.anchor = hold.link.loose_ends.watch(self._anchor, hold)
         hold.segment, hold.mapping = grant.segment, mapping
         held[hold] = weakref.ref(self)
         self.__class__ = _HeldLease
@@ -231,14 +232,14 @@ class Lease:
         deadline_ns = link.endpoint.clock.now_ns() + int(ttl_s * 1e9)
         minting = Minting(link, self._hold, deadline_ns, calling_site())
         try:
-            link.mint(minting)
+            mint_token(minting)
             ticket = Ticket(
                 link.endpoint.id, minting.ticket, grant.segment, grant.generation, grant.size_bytes, deadline_ns, grant.name,
                 grant.layout.encoded,
             )  # fmt: skip
         except BaseException as error:  # nobody has the ticket
             try:
-                link.loose_ends.append(minting)
+                link.loose_ends.queue.append(minting)
             finally:
                 link.see_to_loose_ends(error)
             if isinstance(error, OSError) and not isinstance(error, LeaseError) and not is_from_handler(error):
@@ -321,11 +322,11 @@ class Lease:
             own.segment, own.mapping = theirs.segment, theirs.mapping
             held[own] = weakref.ref(self)
             assert self._anchor is not None
-            own.anchor = link.watch(self._anchor, own)
+            own.anchor = link.loose_ends.watch(self._anchor, own)
             self._hold = own
         except BaseException as error:
             try:
-                link.loose_ends.append(own)
+                link.loose_ends.queue.append(own)
             finally:
                 link.see_to_loose_ends(error)
             raise
@@ -338,7 +339,7 @@ class Lease:
         if self._anchor is None:
             return False
         is_ours = hold.session is link.session and not link.is_ended
-        loose_end = link.loose_ends.append
+        loose_end = link.loose_ends.queue.append
         unwatched = weakref.ref(self._anchor)
         self.__class__ = Lease
         hold.anchor = unwatched

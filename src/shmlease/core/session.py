@@ -30,6 +30,8 @@ __all__ = ["GRANTS", "Claim", "ClaimToken", "Session"]
 # Answers that grant a lease, and requests that are answered by one after a while.
 GRANTS: Final = (m.Granted, m.Attached)
 _GRANTING: Final = (m.Lease, m.Attach, m.Inherit, m.Decline)
+# Notices that say what becomes of a claimed spare.
+_OF_CLAIMS: Final = (m.Claim, m.Release)
 # Number of a claim whose notice is not written.
 _NOT_WRITTEN: Final = 2**62
 # More spares are asked for when one in this many is left, which lasts until the registry has answered.
@@ -216,12 +218,20 @@ class Session:
 
     def written(self, notice: m.Notice) -> None:
         """`notice`, the last that `next_notice` gave, is in the notice log."""
-        if self.claims and isinstance(notice, m.Claim | m.Release):
+        if self.claims and isinstance(notice, _OF_CLAIMS):
             claim = self.claims.get(notice.lease)
             if claim is not None:
                 claim.number = notice.seq
         self._notice = None
         self.outbox.popleft()
+
+    def drop(self) -> None:
+        """The registry has ended, or was left: nothing is claimed, and nothing is to be said."""
+        self.spares.clear()
+        for claim in self.claims.values():
+            claim.token.close()
+        self.claims.clear()
+        self.outbox.clear()
 
     # --- messages from the registry --------------------------------------------------------------------------------------
 

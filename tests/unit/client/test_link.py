@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import traceback
 from collections import deque
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from rig.until import until
+from shmlease.client.claims import take_spare
 from shmlease.client.hold import Hold
 from shmlease.client.link import RECOVER_WITHIN_S, Link
 from shmlease.core import messages as m
@@ -525,9 +527,9 @@ def test_spare_that_fits_is_taken_and_its_lock_is_let_go_when_its_claim_was_read
 ) -> None:
     ping(link)
     registry.connections[0].push(m.Spare(0, 3 << 40 | 1 << 39 | 1, 8, 1, 8192, True))
-    assert link.take_spare(Hold(link), 16384, 20480) is None
-    assert link.take_spare(Hold(link), 4096, 5120) is None
-    spare = link.take_spare(Hold(link), 8192, 10240)
+    assert take_spare(Hold(link), 16384, 20480) is None
+    assert take_spare(Hold(link), 4096, 5120) is None
+    spare = take_spare(Hold(link), 8192, 10240)
     assert spare is not None
     link.send(lambda seq: m.Claim(seq, spare.lease, 1, b"", "", 0, False))
     assert registry.let_gone == []
@@ -538,7 +540,7 @@ def test_spare_that_fits_is_taken_and_its_lock_is_let_go_when_its_claim_was_read
 def test_spare_taken_and_given_back_keeps_no_descriptor(link: Link, registry: FakeRegistry) -> None:
     ping(link)
     registry.connections[0].push(m.Spare(0, 3 << 40 | 1 << 39 | 1, 8, 1, 8192, True))
-    spare = link.take_spare(Hold(link), 8192, 10240)
+    spare = take_spare(Hold(link), 8192, 10240)
     assert spare is not None
     link.send(lambda seq: m.Release(seq, spare.lease))
     ping(link)
@@ -550,20 +552,45 @@ def test_spare_that_was_revoked_is_not_taken(link: Link, registry: FakeRegistry)
     ping(link)
     registry.connections[0].push(m.Spare(0, 3 << 40 | 1 << 39 | 1, 8, 1, 8192, True))
     registry.claim_spare = lambda segment, generation, claim: False  # type: ignore[method-assign]
-    assert link.take_spare(Hold(link), 8192, 10240) is None
+    assert take_spare(Hold(link), 8192, 10240) is None
 
 
-def test_refused_notice_is_told_on_stderr(link: Link, registry: FakeRegistry, capsys: pytest.CaptureFixture[str]) -> None:
+def refuse_a_notice(link: Link, registry: FakeRegistry) -> None:
     ping(link)
     registry.connections[0].push(m.Refused(1, m.RefusalCode.NOT_HELD, "lease 0x5: this client does not hold it"))
     ping(link)
-    assert "lease 0x5: this client does not hold it" in capsys.readouterr().err
+
+
+def test_refused_notice_is_logged_as_an_error_once(
+    link: Link, registry: FakeRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    refuse_a_notice(link, registry)
+    ping(link)
+    assert caplog.record_tuples == [
+        ("shmlease", logging.ERROR, "registry fake refused a notice: lease 0x5: this client does not hold it")
+    ]
+
+
+def test_handler_of_logging_may_use_the_link(link: Link, registry: FakeRegistry) -> None:
+    class Asking(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            ping(link)
+            told.append(record.getMessage())
+
+    told: list[str] = []
+    handler = Asking()
+    logging.getLogger("shmlease").addHandler(handler)
+    try:
+        refuse_a_notice(link, registry)
+    finally:
+        logging.getLogger("shmlease").removeHandler(handler)
+    assert told
 
 
 def test_forked_child_begins_anew_and_closes_what_was_its_parents(link: Link, registry: FakeRegistry) -> None:
     ping(link)
     registry.connections[0].push(m.Spare(0, 3 << 40 | 1 << 39 | 1, 8, 1, 8192, True))
-    link.take_spare(Hold(link), 8192, 10240)
+    take_spare(Hold(link), 8192, 10240)
     session = link.session
     link.after_fork_in_child()
     assert link.session is not session
@@ -577,7 +604,7 @@ def test_forked_child_begins_anew_and_closes_what_was_its_parents(link: Link, re
 
 def test_forked_child_is_not_held_up_by_a_lock_of_its_parent(link: Link) -> None:
     ping(link)
-    link._lock.acquire()
+    link.lock.acquire()
     link.after_fork_in_child()
     ping(link)
 
