@@ -11,7 +11,7 @@ from typing import Final
 from shmlease.client.handle import RegistryHandle
 from shmlease.core import messages as m
 from shmlease.core.model import client_of
-from shmlease.core.settings import Settings
+from shmlease.core.settings import NewRegistry, Settings
 from shmlease.system.directory import RegistryDirectory
 from shmlease.verification.promises import Violation
 from simulation.actors import Client
@@ -130,10 +130,9 @@ class Episode:
         self.directory.create()
         lock_fd = self.directory.lock()
         assert lock_fd is not None
-        warm_limit_bytes = self.machine.random.choice((self.capacity_bytes // 2, self.capacity_bytes))
-        owner_identity = None if owner is None else owner.identity
-        settings = Settings(_ID, self.root, self.capacity_bytes, warm_limit_bytes, _WARM_IDLE_S, owner_identity)
-        self.kernel.launch(settings, lock_fd)
+        warm_bytes = self.machine.random.choice((self.capacity_bytes // 2, self.capacity_bytes))
+        new = NewRegistry(self.capacity_bytes, warm_bytes, _WARM_IDLE_S, None if owner is None else owner.identity)
+        self.kernel.launch(Settings(_ID, self.root, new), lock_fd)
         self.directory.unlock(lock_fd)
 
     def _populate(self) -> None:

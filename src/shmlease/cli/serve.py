@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 import click
-from msgspec.structs import replace
 
 from shmlease.client.handover import begin_or_take_over
-from shmlease.client.registry import WARM_IDLE_S, checked_id, settings_for, starting
+from shmlease.client.registry import WARM_IDLE_S, checked_id, new_registry, starting
+from shmlease.core.settings import Settings
 from shmlease.errors import LeaseError, RegistryUnavailableError
 from shmlease.registry.log import ENVIRONMENT, RegistryLog
 from shmlease.registry.process import serve
@@ -42,16 +42,16 @@ def command(registry: str | None, capacity: str | None, warm: str | None, warm_i
         sweep()
         try:
             directory = RegistryDirectory(default_registry_id() if registry is None else checked_id(registry))
-            settings = settings_for(directory, capacity, warm, warm_idle)
+            new = new_registry(directory, capacity, warm, warm_idle)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         lock_fd = begin_or_take_over(directory)
     os.umask(0o077)
-    settings = replace(settings, in_foreground=True)
+    settings = Settings(directory.id, directory.root, new, in_foreground=True)
 
     def ready() -> None:
         click.echo(
-            f"shmlease: registry {directory.id} serves up to {format_bytes(settings.capacity_bytes)} in {directory.path}; "
+            f"shmlease: registry {directory.id} serves up to {format_bytes(new.capacity_bytes)} in {directory.path}; "
             "Ctrl-C ends it",
             err=True,
         )

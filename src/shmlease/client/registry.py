@@ -20,7 +20,7 @@ from shmlease.client.link import Link
 from shmlease.client.link_cache import connected_link_to, link_to, links
 from shmlease.core import messages as m
 from shmlease.core.model import EventKind, Identity
-from shmlease.core.settings import Settings
+from shmlease.core.settings import NewRegistry, Settings
 from shmlease.core.sizes import PAGE_BYTES
 from shmlease.errors import (
     LeaseError,
@@ -51,7 +51,7 @@ __all__ = [
     "begin",
     "checked_id",
     "connect",
-    "settings_for",
+    "new_registry",
     "starting",
 ]
 
@@ -220,10 +220,10 @@ class _Start:
             with starting():
                 sweep()
                 directory = self.directory
-                settings = settings_for(directory, *self._limits, owner=own_identity())
+                new = new_registry(directory, *self._limits, owner=own_identity())
                 lock_fd = begin(directory)
                 try:
-                    launch(settings, lock_fd)
+                    launch(Settings(directory.id, directory.root, new), lock_fd)
                     self._is_launched = True
                 except BaseException:
                     directory.remove()
@@ -367,14 +367,14 @@ def checked_id(id: str) -> str:
     return id
 
 
-def settings_for(
+def new_registry(
     directory: RegistryDirectory,
     capacity: int | str | None,
     warm: int | str | None,
     warm_idle: float | str,
     owner: Identity | None = None,
-) -> Settings:
-    """The settings that `Registry` and ``shmlease serve`` start a registry with.
+) -> NewRegistry:
+    """What `Registry` and ``shmlease serve`` begin a registry with.
 
     Raises
     ------
@@ -386,7 +386,7 @@ def settings_for(
     if capacity_bytes < PAGE_BYTES:
         raise ValueError(f"a capacity of {capacity_bytes} bytes holds no segment; give at least {PAGE_BYTES}")
     warm_bytes = int(capacity_bytes * WARM_SHARE) if warm is None else parse_bytes(warm)
-    return Settings(directory.id, directory.root, capacity_bytes, warm_bytes, parse_duration(warm_idle), owner)
+    return NewRegistry(capacity_bytes, warm_bytes, parse_duration(warm_idle), owner)
 
 
 _open_registries: Final[dict[str, weakref.ref[OwnedRegistry]]] = {}

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from shmlease.core.limits import Limits
 from shmlease.core.model import ClientState, EventKind, EventRow, RegistryRow, Snapshot
@@ -187,7 +188,7 @@ def _require_a_beginning(store: RegistryDirectory, settings: Settings, previous:
     RegistryUnavailableError
         There is nothing else.
     """
-    if previous is None and settings.capacity_bytes == 0:
+    if previous is None and settings.new is None:
         store.remove()
         raise RegistryUnavailableError(f"registry {settings.id} was killed before it began; what it left is removed now")
     if previous is not None and previous.closing:
@@ -196,22 +197,34 @@ def _require_a_beginning(store: RegistryDirectory, settings: Settings, previous:
 
 
 def _registry_row(settings: Settings, previous: RegistryRow | None, limits: Limits | None, now_ns: int) -> RegistryRow:
-    wanted = None if previous is None or settings.in_foreground else previous.wanted
-    owner = settings.owner if previous is None else previous.owner
+    row = previous or _row_to_begin_with(settings, now_ns)
+    wanted = None if settings.in_foreground else row.wanted
+    return replace(
+        row,
+        identity=own_identity(),
+        epoch=row.epoch + 1,
+        started_ns=now_ns,
+        limits=limits,
+        wanted=wanted or limits,
+        cpus=row.cpus or tuple(os.sched_getaffinity(0)),
+        ends_when_idle=row.owner is None and not settings.in_foreground,
+    )
+
+
+def _row_to_begin_with(settings: Settings, now_ns: int) -> RegistryRow:
+    """The row of the predecessor that the first registry has not got."""
+    new = settings.new
+    assert new is not None
     return RegistryRow(
         settings.id,
         own_identity(),
-        settings.capacity_bytes if previous is None else previous.capacity_bytes,
-        settings.warm_limit_bytes if previous is None else previous.warm_limit_bytes,
-        int(settings.warm_idle_s * 1e9) if previous is None else previous.warm_idle_ns,
-        1 if previous is None else previous.epoch + 1,
+        new.capacity_bytes,
+        new.warm_limit_bytes,
+        int(new.warm_idle_s * 1e9),
+        0,
         now_ns,
-        owner,
-        name_key=secrets.token_bytes(16) if previous is None else previous.name_key,
-        limits=limits,
-        wanted=wanted or limits,
-        cpus=(previous and previous.cpus) or tuple(os.sched_getaffinity(0)),
-        ends_when_idle=owner is None and not settings.in_foreground,
+        new.owner,
+        name_key=secrets.token_bytes(16),
     )
 
 

@@ -14,7 +14,7 @@ from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import OnLingering
 from shmlease.client.link import Link
 from shmlease.client.link_cache import links
-from shmlease.client.registry import WARM_IDLE_S, OwnedRegistry, Registry, settings_for
+from shmlease.client.registry import WARM_IDLE_S, OwnedRegistry, Registry, new_registry
 from shmlease.core import messages as m
 from shmlease.system.clock import Clock
 from shmlease.system.directory import RegistryDirectory
@@ -45,9 +45,9 @@ class MemoryRegistry(Registry):
         clock: Clock | None = None,
     ) -> None:
         id = f"m{secrets.token_hex(4)}"
-        settings = settings_for(RegistryDirectory(id), capacity, warm, warm_idle, own_identity())
+        new = new_registry(RegistryDirectory(id), capacity, warm, warm_idle, own_identity())
         self._clock = FakeClock() if clock is None else clock
-        self._host = MemoryTransport(settings, self._clock)
+        self._host = MemoryTransport(id, new, self._clock)
         RegistryHandle.__init__(self, Link(MemoryEndpoint(self._host, id)), on_lingering)
         self._link.connect()
         links[id] = self._link

@@ -9,7 +9,7 @@ from typing import Final
 
 from shmlease.client.endpoint import Connection, NoticeWriter, Spawn
 from shmlease.core.model import RegistryRow
-from shmlease.core.settings import Settings
+from shmlease.core.settings import NewRegistry
 from shmlease.core.table import Table
 from shmlease.errors import RegistryUnavailableError
 from shmlease.registry.server import Server
@@ -87,14 +87,20 @@ class MemoryTransport:
     garbage collector when it releases a lease in the middle of the server's work.
     """
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, id: str, new: NewRegistry, clock: Clock) -> None:
         self.clock = clock
         self.pid = os.getpid()
-        self.directory = MemoryStore(settings.capacity_bytes)
+        self.directory = MemoryStore(new.capacity_bytes)
         row = RegistryRow(
-            settings.id, own_identity(), settings.capacity_bytes, settings.warm_limit_bytes, int(settings.warm_idle_s * 1e9),
-            1, clock.now_ns(), settings.owner,
-        )  # fmt: skip
+            id,
+            own_identity(),
+            new.capacity_bytes,
+            new.warm_limit_bytes,
+            int(new.warm_idle_s * 1e9),
+            1,
+            clock.now_ns(),
+            new.owner,
+        )
         self.server = Server(Table(row, None, clock.now_ns()), self.directory, MemoryLedger(), self, clock)
         self.stopped = False
         self._posted: deque[tuple[_MemoryConnection, bytes | None]] = deque()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from rig.until import until
-from shmlease.core.settings import Settings
+from shmlease.core.settings import NewRegistry, Settings
 from shmlease.errors import RegistryUnavailableError
 from shmlease.system import launch as module
 from shmlease.system.directory import SHM_ROOT, RegistryDirectory
@@ -36,7 +36,7 @@ def directory() -> Iterator[RegistryDirectory]:
 
 def start(directory: RegistryDirectory, **changes: object) -> int:
     """A registry is started; its pid."""
-    settings = Settings(directory.id, SHM_ROOT, 1 << 20, 1 << 19, 1.0)
+    settings = Settings(directory.id, SHM_ROOT, NewRegistry(1 << 20, 1 << 19, 1.0))
     lock_fd = directory.lock()
     assert lock_fd is not None
     try:
@@ -146,7 +146,7 @@ def test_registry_of_an_owner_that_has_died_already_ends(directory: RegistryDire
     owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     from shmlease.system.identity import identify
 
-    settings = Settings(directory.id, SHM_ROOT, 1 << 20, 0, 1.0, identify(owner.pid))
+    settings = Settings(directory.id, SHM_ROOT, NewRegistry(1 << 20, 0, 1.0, identify(owner.pid)))
     owner.communicate(b"\n")
     lock_fd = directory.lock()
     assert lock_fd is not None
@@ -178,7 +178,7 @@ def test_registry_whose_directory_was_removed_before_it_began_leaves_its_namesak
     namesake = RegistryDirectory(directory.id)
     namesake.create()
     with pytest.raises(RegistryUnavailableError, match=r"was removed before registry .* began"):
-        launch(Settings(directory.id, SHM_ROOT, 1 << 20, 0, 1.0), lock_fd)
+        launch(Settings(directory.id, SHM_ROOT, NewRegistry(1 << 20, 0, 1.0)), lock_fd)
     directory.unlock(lock_fd)
     assert os.listdir(namesake.path) == []
     namesake.remove()
