@@ -185,7 +185,6 @@ LONG_LINES = 350
 STILL_LONG = {
     "client/endpoint.py",
     "client/lease.py",
-    "client/link.py",
     "client/registry.py",
     "hdf5/sink.py",
     "system/directory.py",

@@ -17,7 +17,7 @@ def take_spare(hold: Hold, size_bytes: int, most_bytes: int) -> m.Spare | None:
     From here on it cannot be revoked: a lock on its file says that it is taken, until the registry has read the claim.
     """
     link = hold.link
-    link.require_unlocked()
+    link.require_outside()
     session = link.session
     with link.lock:
         link.make_ready()

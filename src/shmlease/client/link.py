@@ -17,24 +17,23 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-import weakref
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from shmlease.client.channel import RECOVER_WITHIN_S, Channel
 from shmlease.client.endpoint import Endpoint
+from shmlease.client.forked_links import begin_anew_in_child
 from shmlease.client.hold import Hold
 from shmlease.client.loose_ends import LooseEnds
 from shmlease.client.mappings import MappingCache
 from shmlease.client.reception import Reception
-from shmlease.client.refusals import error_of
+from shmlease.client.refusals import error_of, log_refusals
 from shmlease.core import messages as m
 from shmlease.core.session import GRANTS, Build, Session
 from shmlease.errors import CapacityError, LeaseError, ProtocolError, ReentrantCallError, RegistryUnavailableError
 from shmlease.system.exhaustion import explained, shortage_behind
-from shmlease.system.forks import after_fork_in_child, notice_fork
+from shmlease.system.forks import notice_fork
 from shmlease.system.primitives import RLock
 from shmlease.system.signals import is_from_handler
 
@@ -50,8 +49,7 @@ class Link:
         self.endpoint = endpoint
         self._ended = ""  # why the registry cannot be used any more
         self._begin()
-        _all[:] = [reference for reference in _all if reference() is not None]
-        _all.append(weakref.ref(self))
+        begin_anew_in_child(self)
 
     def _begin(self) -> None:
         """As after a fork: no connection, no client."""
@@ -211,16 +209,7 @@ class Link:
         if self.loose_ends.queue or session.outbox:
             self.settle()
         if session.complaints:
-            self._log_complaints()
-
-    def _log_complaints(self) -> None:
-        import logging  # noqa: PLC0415 - few processes ever have any
-
-        log = logging.getLogger("shmlease")
-        with contextlib.suppress(IndexError):  # another thread logs them as well
-            while True:
-                complaint = self.session.complaints.popleft()  # first: a handler of logging's may use this link
-                log.error("registry %s refused a notice: %s", self.endpoint.id, complaint)
+            log_refusals(self.endpoint.id, session.complaints)
 
     # --- for calls that change the session themselves ------------------------------------------------------------------
 
@@ -234,17 +223,6 @@ class Link:
         """
         notice_fork()
         if self.lock._is_owned() or self._reception.is_own:
-            raise _reentrant()
-
-    def require_unlocked(self) -> None:
-        """Refuse a call in the middle of what this very thread is changing.
-
-        Raises
-        ------
-        ReentrantCallError
-            A signal handler or finalizer makes it.
-        """
-        if self.lock._is_owned():
             raise _reentrant()
 
     # --- sending -------------------------------------------------------------------------------------------------------
@@ -375,17 +353,3 @@ def _reentrant() -> ReentrantCallError:
         "shmlease was called by a signal handler or finalizer while its own thread was in the middle of a call of shmlease; "
         "let the handler set a flag or raise an exception, and call shmlease after that"
     )
-
-
-# Every link of this process; not a WeakSet, which runs Python code when one of its members dies.
-_all: Final[list[weakref.ref[Link]]] = []
-
-
-def _after_fork_in_child() -> None:
-    for reference in _all:
-        link = reference()
-        if link is not None:
-            link.after_fork_in_child()
-
-
-after_fork_in_child(_after_fork_in_child)

@@ -1,7 +1,9 @@
-"""Each refusal of the registry as the exception it is to a caller."""
+"""Each refusal of the registry as the exception it is to a caller, or as a line in the log where the caller has gone on."""
 
 from __future__ import annotations
 
+import contextlib
+from collections import deque
 from typing import Final
 
 from shmlease.core.messages import RefusalCode, Refused
@@ -18,7 +20,7 @@ from shmlease.errors import (
     TicketError,
 )
 
-__all__ = ["error_of"]
+__all__ = ["error_of", "log_refusals"]
 
 _ERRORS: Final[dict[RefusalCode, type[LeaseError]]] = {
     RefusalCode.CAPACITY: CapacityError,
@@ -37,3 +39,14 @@ _ERRORS: Final[dict[RefusalCode, type[LeaseError]]] = {
 def error_of(refused: Refused) -> LeaseError:
     """The exception for `refused`, with its facts."""
     return _ERRORS[refused.code](refused.message, **refused.fields)
+
+
+def log_refusals(registry: str, refusals: deque[str]) -> None:
+    """Log refusals of notices, whose senders did not wait for an answer, and take them from `refusals`."""
+    import logging  # noqa: PLC0415 - few processes ever have anything to log
+
+    log = logging.getLogger("shmlease")
+    with contextlib.suppress(IndexError):  # another thread logs them as well
+        while True:
+            refusal = refusals.popleft()  # first: a handler of logging's may use the link, and come here again
+            log.error("registry %s refused a notice: %s", registry, refusal)
