@@ -13,11 +13,12 @@ from shmlease.client.claims import redeem_token, take_spare
 from shmlease.client.layout import Layout, decode_layout
 from shmlease.client.lease import Grant, Lease, OnLingering
 from shmlease.client.link import Link
+from shmlease.client.refusals import explain_shortage
 from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
 from shmlease.core.sizes import WASTE_LIMIT, file_size
 from shmlease.errors import CapacityError, LeaseClosedError, ProtocolError, SegmentNotFoundError, TicketError
-from shmlease.system.exhaustion import explained, shortage_behind
+from shmlease.system.exhaustion import explained
 from shmlease.system.signals import is_from_handler
 from shmlease.units import format_bytes
 
@@ -37,9 +38,7 @@ def acquired(link: Link, on_lingering: OnLingering, fill: Callable[[Lease], None
             loose_ends.append(hold)
         finally:
             link.see_to_loose_ends(error)
-        shortage = shortage_behind(error)
-        if shortage is not None:
-            raise CapacityError(f"no segment can be leased: {explained(shortage)}") from error
+        explain_shortage(error, "no segment can be leased")
         raise
     return lease
 

@@ -18,6 +18,7 @@ from shmlease.client.claims import mint_token
 from shmlease.client.hold import Hold, Minting, held
 from shmlease.client.layout import Layout
 from shmlease.client.link import Link
+from shmlease.client.refusals import explain_shortage
 from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
 from shmlease.errors import (
@@ -28,7 +29,7 @@ from shmlease.errors import (
     LingeringViewWarning,
     UnreleasedLeaseWarning,
 )
-from shmlease.system.exhaustion import explained, shortage_behind
+from shmlease.system.exhaustion import explained
 from shmlease.system.forks import notice_fork
 from shmlease.system.mapping import Mapping
 from shmlease.system.signals import deliver_again, is_from_handler
@@ -244,9 +245,7 @@ class Lease:
                 link.see_to_loose_ends(error)
             if isinstance(error, OSError) and not isinstance(error, LeaseError) and not is_from_handler(error):
                 raise CapacityError(f"no room in /dev/shm for a ticket of {self!r}: {explained(error)}") from None
-            shortage = shortage_behind(error)
-            if shortage is not None:
-                raise CapacityError(f"no ticket of {self!r} can be made: {explained(shortage)}") from None
+            explain_shortage(error, f"no ticket of {self!r} can be made")
             raise
         return ticket
 

@@ -28,11 +28,10 @@ from shmlease.client.hold import Hold
 from shmlease.client.loose_ends import LooseEnds
 from shmlease.client.mappings import MappingCache
 from shmlease.client.reception import Reception
-from shmlease.client.refusals import error_of, log_refusals
+from shmlease.client.refusals import error_of, explain_shortage, log_refusals
 from shmlease.core import messages as m
 from shmlease.core.session import GRANTS, Build, Session
-from shmlease.errors import CapacityError, LeaseError, ProtocolError, ReentrantCallError, RegistryUnavailableError
-from shmlease.system.exhaustion import explained, shortage_behind
+from shmlease.errors import LeaseError, ProtocolError, ReentrantCallError, RegistryUnavailableError
 from shmlease.system.forks import notice_fork
 from shmlease.system.primitives import RLock
 from shmlease.system.signals import is_from_handler
@@ -110,9 +109,7 @@ class Link:
         except BaseException as error:
             if hold is None:
                 self.loose_ends.queue.append(asked)
-            shortage = shortage_behind(error)
-            if shortage is not None:
-                raise CapacityError(f"registry {self.endpoint.id} cannot be asked: {explained(shortage)}") from error
+            explain_shortage(error, f"registry {self.endpoint.id} cannot be asked")
             raise
         self.see_to_the_rest()
         if isinstance(reply, m.Refused):
@@ -242,9 +239,7 @@ class Link:
         except BaseException as error:
             if not isinstance(error, LeaseError | OSError) or is_from_handler(error):
                 self.loose_ends.sweep_soon(self._sweep)
-            shortage = shortage_behind(error)
-            if shortage is not None:
-                raise CapacityError(f"registry {self.endpoint.id} cannot be told: {explained(shortage)}") from error
+            explain_shortage(error, f"registry {self.endpoint.id} cannot be told")
             raise
 
     def _write_all(self, *, urgent: bool = False) -> bool:

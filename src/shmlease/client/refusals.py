@@ -1,4 +1,7 @@
-"""Each refusal of the registry as the exception it is to a caller, or as a line in the log where the caller has gone on."""
+"""Each refusal of the registry as the exception it is to a caller, or as a line in the log where the caller has gone on.
+
+Also what a call raises where this process itself ran out of something.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,9 @@ from shmlease.errors import (
     SegmentNotFoundError,
     TicketError,
 )
+from shmlease.system.exhaustion import explained, shortage_behind
 
-__all__ = ["error_of", "log_refusals"]
+__all__ = ["error_of", "explain_shortage", "log_refusals"]
 
 _ERRORS: Final[dict[RefusalCode, type[LeaseError]]] = {
     RefusalCode.CAPACITY: CapacityError,
@@ -39,6 +43,19 @@ _ERRORS: Final[dict[RefusalCode, type[LeaseError]]] = {
 def error_of(refused: Refused) -> LeaseError:
     """The exception for `refused`, with its facts."""
     return _ERRORS[refused.code](refused.message, **refused.fields)
+
+
+def explain_shortage(error: BaseException, what: str) -> None:
+    """Raise `error`, which has ended a call, in words if memory or the like ran out; `what` could not be done.
+
+    Raises
+    ------
+    CapacityError
+        It did.
+    """
+    shortage = shortage_behind(error)
+    if shortage is not None:
+        raise CapacityError(f"{what}: {explained(shortage)}") from error
 
 
 def log_refusals(registry: str, refusals: deque[str]) -> None:
