@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 import mmap
-import multiprocessing.connection
 import select
 import signal
 import struct
 import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 
+from shmlease.errors import LeaseError
+from shmlease.system.exhaustion import explained, shortage_behind
 from shmlease.verification.stress.client import Assignment, StressClient
 from shmlease.verification.stress.generator import Operation, operation
 
-__all__ = ["COUNT", "run"]
+__all__ = ["CANNOT_GO_ON", "COUNT", "run"]
 
 COUNT: Final = struct.Struct("<Q")  # of the operations that a client has done, at its place in the file `progress`
+CANNOT_GO_ON: Final = 2  # exit code of a client that ran out of memory, descriptors, or bytes that a file may have
 
 
-def run(address: str, text: str, epoch: int) -> None:
-    """Work until told to be quiet, rest, and go on or end."""
+def run(text: str, epoch: int, descriptor: int) -> None:
+    """Work until told to be quiet, rest, and go on or end; orders come through `descriptor`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the coordinator
     assignment = msgspec.json.decode(text, type=Assignment)
-    with multiprocessing.connection.Client(address, "AF_UNIX") as connection:
-        _ClientProcess(assignment, StressClient(assignment, epoch), connection).work()
+    connection: Connection[Any, Any] = Connection(descriptor)
+    with connection:
+        try:
+            client = StressClient(assignment, epoch)
+        except LeaseError as error:
+            _end(assignment, str(error))
+        try:
+            _ClientProcess(assignment, client, connection).work()
+        except (OSError, MemoryError, RuntimeError) as error:
+            shortage = shortage_behind(error)
+            if shortage is None:
+                raise
+            _end(assignment, explained(shortage))
+
+
+def _end(assignment: Assignment, words: str) -> NoReturn:
+    sys.stderr.write(f"shmlease: client {assignment.client}.{assignment.incarnation}: {words}\n")
+    sys.exit(CANNOT_GO_ON)
 
 
 class _ClientProcess:

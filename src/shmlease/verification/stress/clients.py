@@ -7,14 +7,15 @@ import dataclasses
 import mmap
 import os
 from collections.abc import Mapping, Sequence
-from multiprocessing.connection import Connection, Listener, wait
+from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
 import msgspec
 
+from shmlease.errors import LeaseError
 from shmlease.system.forkserver import Child, ForkServer
 from shmlease.verification.stress.client import Assignment
-from shmlease.verification.stress.client_process import COUNT
+from shmlease.verification.stress.client_process import CANNOT_GO_ON, COUNT
 from shmlease.verification.stress.mail import make_boxes
 
 __all__ = ["Clients", "Ranges", "Worker"]
@@ -62,7 +63,6 @@ class Clients:
         self._seed = seed
         self._most_words = most_words
         self._ranges = ranges
-        self._listener = Listener(f"{ground}/coordinator", "AF_UNIX", backlog=64)
         self._workers: dict[int, Worker] = {}
         self.epoch = 0
         make_boxes(ground, ranges)
@@ -114,16 +114,24 @@ class Clients:
         return code
 
     def reap(self, worker: Worker) -> int:
-        """Wait for the end of one; how it ended."""
+        """Wait for the end of one; how it ended.
+
+        Raises
+        ------
+        LeaseError
+            It ran out of something that this system does not give it: that is no broken promise, and no run.
+        """
         worker.connection.close()
         del self._workers[worker.number]
-        return worker.child.reap()
+        code = worker.child.reap()
+        if code == CANNOT_GO_ON:
+            raise LeaseError(f"the stress run cannot go on without {worker}, which has said why")
+        return code
 
     def close(self) -> None:
         """Let go of everything; the fork server kills who is left."""
         for worker in self.all():
             worker.connection.close()
-        self._listener.close()
         self._progress.close()
 
     def _start(self, number: int, incarnation: int) -> None:
@@ -133,12 +141,17 @@ class Clients:
             number, incarnation, max(self._ranges) + 1, self._seed, self._most_words, self._ground, self._registry, ranges
         )
         text = msgspec.json.encode(assignment).decode()
-        child = self._forkserver.fork(
-            "shmlease.verification.stress.client_process:run", str(self._listener.address), text, self.epoch
-        )
-        connection = self._listener.accept()
-        inode = connection.recv()
-        self._workers[number] = Worker(number, incarnation, child, connection, inode)
+        ours, theirs = Pipe()
+        with theirs:  # the only one of its kind in this process: the client's death is the end of what can be received
+            child = self._forkserver.fork(
+                "shmlease.verification.stress.client_process:run", text, self.epoch, descriptor=theirs.fileno()
+            )
+        worker = self._workers[number] = Worker(number, incarnation, child, ours, 0)
+        try:
+            worker.beacon_inode = ours.recv()
+        except (EOFError, ConnectionResetError):
+            code = self.reap(worker)
+            raise LeaseError(f"{worker} of the stress run ended with code {code} before its first operation") from None
 
     # --- talk ----------------------------------------------------------------------------------------------------------------
 
