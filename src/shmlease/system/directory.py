@@ -241,14 +241,17 @@ class RegistryDirectory:
         Raises
         ------
         OSError
-            ENOSPC and the like.
+            ENOSPC and the like; there is no file then.
         """
         with self.entered() as directory:
             fd = create_regular(f"s{number}", directory=directory)
-        try:
-            syscalls.ftruncate(fd, size_bytes)
-        finally:
-            syscalls.close(fd)
+            try:
+                syscalls.ftruncate(fd, size_bytes)
+            except OSError:  # EFBIG: the registry's own limit
+                _unlink(f"s{number}", directory)
+                raise
+            finally:
+                syscalls.close(fd)
 
     def unreserved_bytes(self, number: int) -> int:
         """How much of a segment has no pages yet; 0 if it is gone."""

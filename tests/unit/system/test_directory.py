@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 import shutil
 import stat
 import threading
@@ -38,6 +39,17 @@ def directory(tmp_path: Path) -> RegistryDirectory:
 
 def mode(path: str) -> int:
     return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def test_segment_beyond_the_limit_of_this_process_leaves_no_file(directory: RegistryDirectory) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            directory.create_segment(1, 2 * PAGE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(directory.path) == []
 
 
 def test_directory_and_all_in_it_are_this_users_alone(directory: RegistryDirectory) -> None:
