@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 import shmlease
-from shmlease.core.model import Snapshot
+from shmlease.core.snapshot import Snapshot
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.ledger import read_ledger
 

@@ -15,7 +15,7 @@ import pytest
 from rig.repeated import for_each
 from rig.shell import Shell
 from shmlease.core import messages as m
-from shmlease.core.model import Snapshot, key_of
+from shmlease.core.snapshot import Snapshot, key_of
 from shmlease.core.table import Table
 from shmlease.errors import ProtocolError
 from shmlease.system.ledger import MAGIC, Ledger, parse_ledger, read_ledger

@@ -20,7 +20,8 @@ from msgspec.structs import replace
 from rig import plants
 from shmlease.core import messages as m
 from shmlease.core.effects import RetireSegment, Send
-from shmlease.core.model import Gone, SegmentRow, SegmentState, Snapshot, TicketRow
+from shmlease.core.model import Gone, SegmentRow, SegmentState, TicketRow
+from shmlease.core.snapshot import Snapshot
 from shmlease.system import launch
 from shmlease.system.forkserver import Process
 from shmlease.system.ledger import read_ledger

@@ -11,8 +11,9 @@ from typing import Any
 
 from shmlease.core import effects as e
 from shmlease.core import messages as m
-from shmlease.core.model import NUMBER_BITS, Identity, RegistryRow, Snapshot, key_of
+from shmlease.core.model import NUMBER_BITS, Identity, RegistryRow
 from shmlease.core.sizes import file_size
+from shmlease.core.snapshot import Snapshot, key_of
 from shmlease.core.table import Table
 
 PAGE = 4096

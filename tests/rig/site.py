@@ -9,7 +9,7 @@ import os
 import signal
 
 from rig.until import until
-from shmlease.core.model import Snapshot
+from shmlease.core.snapshot import Snapshot
 from shmlease.system.directory import SHM_ROOT, RegistryDirectory
 from shmlease.system.ledger import read_ledger
 

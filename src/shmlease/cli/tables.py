@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from shmlease.core.model import ClientState, EventKind, LeaseMode, RegistryRow, Snapshot, client_of
+from shmlease.core.model import ClientState, EventKind, LeaseMode, RegistryRow, client_of
+from shmlease.core.snapshot import Snapshot
 from shmlease.errors import ProtocolError
 from shmlease.system.clock import SystemClock
 from shmlease.system.descriptors import Descriptors, descriptors_of

@@ -11,9 +11,7 @@ an auditor reads. Times are nanoseconds of CLOCK_MONOTONIC, which all processes 
 from __future__ import annotations
 
 import enum
-import operator
-from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -21,7 +19,6 @@ from shmlease.core.limits import Limits
 from shmlease.core.transitions import LeaseState, SegmentState
 
 __all__ = [
-    "EVENTS_KEPT",
     "NUMBER_BITS",
     "AppliedRow",
     "Change",
@@ -40,15 +37,11 @@ __all__ = [
     "Row",
     "SegmentRow",
     "SegmentState",
-    "Snapshot",
     "TicketRow",
     "client_of",
-    "key_of",
     "number_of",
 ]
 
-# The event log is bounded: a registry that runs for months must not grow, and an auditor wants the recent past.
-EVENTS_KEPT: Final = 1024
 # Lower bits of a lease's or ticket's id: a number its client chose; 2**40 of them last 1.7 years at 20,000 a second.
 NUMBER_BITS: Final = 40
 
@@ -243,70 +236,6 @@ class Gone(msgspec.Struct, frozen=True, array_like=True, tag="G"):
 
 Row = RegistryRow | MarkRow | ClientRow | AppliedRow | SegmentRow | LeaseRow | TicketRow | EventRow
 Change = RegistryRow | MarkRow | ClientRow | AppliedRow | SegmentRow | LeaseRow | TicketRow | EventRow | Gone
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """The whole table at one moment, as a reader of the ledger finds it."""
-
-    registry: RegistryRow | None = None
-    marks: dict[int, int] = {}
-    clients: dict[int, ClientRow] = {}
-    applied: dict[int, int] = {}
-    segments: dict[int, SegmentRow] = {}
-    leases: dict[int, LeaseRow] = {}
-    tickets: dict[int, TicketRow] = {}
-    events: tuple[EventRow, ...] = ()
-
-    @classmethod
-    def of(cls, rows: dict[tuple[str, int], Row]) -> Snapshot:
-        """The snapshot that `rows` (by tag and key) make up."""
-        registry = None
-        marks: dict[int, int] = {}
-        clients: dict[int, ClientRow] = {}
-        applied: dict[int, int] = {}
-        segments: dict[int, SegmentRow] = {}
-        leases: dict[int, LeaseRow] = {}
-        tickets: dict[int, TicketRow] = {}
-        events: list[EventRow] = []
-        for row in rows.values():
-            match row:
-                case SegmentRow():
-                    segments[row.number] = row
-                case LeaseRow():
-                    leases[row.id] = row
-                case TicketRow():
-                    tickets[row.id] = row
-                case ClientRow():
-                    clients[row.id] = row
-                case AppliedRow():
-                    applied[row.client] = row.seq
-                case EventRow():
-                    events.append(row)
-                case MarkRow():
-                    marks[row.mark] = row.number
-                case RegistryRow():
-                    registry = row
-        events.sort(key=lambda event: event.number)
-        return cls(registry, marks, clients, applied, segments, leases, tickets, tuple(events))
-
-
-# How each kind of row is found: its tag, and the key that is unique within it.
-_KEYS: Final[dict[type, tuple[str, Callable[[Any], int]]]] = {
-    SegmentRow: ("S", operator.attrgetter("number")),
-    LeaseRow: ("L", operator.attrgetter("id")),
-    TicketRow: ("T", operator.attrgetter("id")),
-    AppliedRow: ("A", operator.attrgetter("client")),
-    ClientRow: ("C", operator.attrgetter("id")),
-    EventRow: ("E", lambda row: row.number % EVENTS_KEPT),
-    RegistryRow: ("R", lambda _: 0),
-    MarkRow: ("M", operator.attrgetter("mark")),
-}
-
-
-def key_of(row: Row) -> tuple[str, int]:
-    """Tag and key under which `row` stands; two rows with the same key replace each other."""
-    tag, key = _KEYS[type(row)]
-    return tag, key(row)
 
 
 def client_of(identifier: int) -> int:

@@ -23,11 +23,10 @@ from shmlease.core.model import (
     Row,
     SegmentRow,
     SegmentState,
-    Snapshot,
     TicketRow,
     client_of,
-    key_of,
 )
+from shmlease.core.snapshot import Snapshot, key_of
 from shmlease.core.transitions import LeaseEvent, SegmentEvent, after_lease, after_segment
 from shmlease.core.warm_index import WarmIndex
 

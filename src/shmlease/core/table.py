@@ -29,16 +29,7 @@ from shmlease.core.effects import Effect, RevokeSpare
 from shmlease.core.ending import Ending
 from shmlease.core.grants import Grants
 from shmlease.core.leases import Leases
-from shmlease.core.model import (
-    AppliedRow,
-    EventKind,
-    Identity,
-    LeaseState,
-    RegistryRow,
-    SegmentState,
-    Snapshot,
-    client_of,
-)
+from shmlease.core.model import AppliedRow, EventKind, Identity, LeaseState, RegistryRow, SegmentState, client_of
 from shmlease.core.outbox import Outbox
 from shmlease.core.pool import Pool
 from shmlease.core.prefetch import Prefetch
@@ -46,6 +37,7 @@ from shmlease.core.readers import Readers
 from shmlease.core.refusals import Refusal, closing_refusal, not_held_refusal
 from shmlease.core.requirements import held_by
 from shmlease.core.rows import Rows
+from shmlease.core.snapshot import Snapshot
 from shmlease.core.statistics import Figures
 from shmlease.core.tickets import Tickets
 from shmlease.core.timers import Timers

@@ -15,11 +15,12 @@ from typing import Final
 from shmlease.core.messages import MAX_PACKET_BYTES
 from shmlease.core.model import Identity
 from shmlease.errors import PermissionDeniedError
+from shmlease.registry.death_watch import OWNER, DeathWatch
 from shmlease.registry.server import Server
 from shmlease.system import syscalls
 from shmlease.system.clock import Clock
 from shmlease.system.descriptors import Descriptors, descriptors_of
-from shmlease.system.identity import identify, peer_of, pidfd_of_peer, require_same_user, unseen_identity, watch
+from shmlease.system.identity import identify, peer_of, pidfd_of_peer, require_same_user, unseen_identity
 
 __all__ = ["ACCEPT_WITH", "Loop"]
 
@@ -59,9 +60,7 @@ class Loop:
         self._epoll = syscalls.epoll()
         self._connections: dict[int, _Connection] = {}  # by descriptor
         self._by_client: dict[int, _Connection] = {}
-        self._pidfds: dict[int, int] = {}  # pidfd -> client
-        self._pidfd_of: dict[int, int] = {}
-        self._owner_pidfd = -1
+        self._deaths = DeathWatch(self._epoll)
         self._running = True
         self._accepting = True
         self._may_go_on: Callable[[], bool] | None = None
@@ -80,23 +79,12 @@ class Loop:
 
     def watch_owner(self, owner: Identity) -> None:
         """Tell the server when the process that it works for has ended."""
-        pidfd = watch(owner)
-        if pidfd is None:
+        if not self._deaths.find(OWNER, owner):
             self.server.table.owner_ended(self._clock.now_ns())
-            return
-        if pidfd < 0:
-            return
-        self._owner_pidfd = pidfd
-        self._epoll.register(pidfd, select.EPOLLIN)
 
     def watch_client(self, client: int, identity: Identity) -> bool:
         """Watch over a client of a predecessor until it comes back; False if it is dead."""
-        pidfd = watch(identity)
-        if pidfd is None:
-            return False
-        if pidfd >= 0:
-            self._watch(client, pidfd)
-        return True
+        return self._deaths.find(client, identity)
 
     def end_unless(self, may_go_on: Callable[[], bool]) -> None:
         """End within a second of when `may_go_on` has become false."""
@@ -111,7 +99,8 @@ class Loop:
         while self._running:
             # what a descriptor is of is noted first: closed and given to another within this turn, it says nothing of that one
             ready = [
-                (fd, self._connections.get(fd), self._pidfds.get(fd)) for fd, _ in self._epoll.poll(self._patience_s())
+                (fd, self._connections.get(fd), self._deaths.client_of(fd))
+                for fd, _ in self._epoll.poll(self._patience_s())
             ]
             if not self._accepting:
                 self._accept_again()
@@ -120,14 +109,11 @@ class Loop:
                     if self._connections.get(fd) is connection:
                         self._read(connection)
                 elif client is not None:
-                    if self._pidfds.get(fd) == client:
-                        self._stop_watching(client)  # it will not die again
-                        self.server.died(client)
+                    if self._deaths.client_of(fd) == client:
+                        self._deaths.discard(client)  # it will not die again
+                        self._died(client)
                 elif fd == self._listener.fileno():
                     self._accept()
-                elif fd == self._owner_pidfd:
-                    self._epoll.unregister(fd)
-                    self.server.table.owner_ended(self._clock.now_ns())
                 elif fd == self._wake_r:
                     syscalls.read(self._wake_r, 4096)
             self.server.tick()
@@ -140,12 +126,17 @@ class Loop:
         """Let go of every connection."""
         for connection in list(self._connections.values()):
             connection.socket.close()
-        strangers = [connection.pidfd for connection in self._connections.values()]
-        for pidfd in [*self._pidfds, *strangers, self._owner_pidfd]:
-            if pidfd >= 0:
-                syscalls.close(pidfd)
+            if connection.pidfd >= 0:
+                syscalls.close(connection.pidfd)
+        self._deaths.close()
         self._listener.close()
         self._epoll.close()
+
+    def _died(self, client: int) -> None:
+        if client == OWNER:
+            self.server.table.owner_ended(self._clock.now_ns())
+        else:
+            self.server.died(client)
 
     def _patience_s(self) -> float:
         deadline_ns = self.server.next_deadline_ns()
@@ -247,24 +238,12 @@ class Loop:
         connection.client = answer
         self._by_client[answer] = connection
         if connection.pidfd >= 0:
-            if answer in self._pidfd_of:
+            if answer in self._deaths:
                 syscalls.close(connection.pidfd)
             else:
-                self._watch(answer, connection.pidfd)
+                self._deaths.add(answer, connection.pidfd)
         connection.pidfd = -1
         return True
-
-    def _watch(self, client: int, pidfd: int) -> None:
-        self._pidfds[pidfd] = client
-        self._pidfd_of[client] = pidfd
-        self._epoll.register(pidfd, select.EPOLLIN)
-
-    def _stop_watching(self, client: int) -> None:
-        pidfd = self._pidfd_of.pop(client, None)
-        if pidfd is not None:
-            self._epoll.unregister(pidfd)
-            del self._pidfds[pidfd]
-            syscalls.close(pidfd)
 
     def _hang_up(self, connection: _Connection) -> None:
         fd = connection.socket.fileno()
@@ -330,7 +309,7 @@ class Loop:
         if connection is not None:
             self._hang_up(connection)
         if self.server.table.is_ended(client):
-            self._stop_watching(client)
+            self._deaths.discard(client)
 
     def stop(self) -> None:
         """End `run` after this turn."""

@@ -19,8 +19,9 @@ import msgspec
 from msgspec.structs import replace
 
 from shmlease.core.limits import Limits
-from shmlease.core.model import ClientState, EventKind, EventRow, RegistryRow, Snapshot
+from shmlease.core.model import ClientState, EventKind, EventRow, RegistryRow
 from shmlease.core.settings import Settings
+from shmlease.core.snapshot import Snapshot
 from shmlease.core.table import Table
 from shmlease.errors import LeaseError, RegistryFaultError, RegistryUnavailableError
 from shmlease.registry.file_store import FileStore

@@ -31,8 +31,8 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from shmlease.core.model import Snapshot
 from shmlease.core.os_names import os_names_of
+from shmlease.core.snapshot import Snapshot
 from shmlease.errors import PermissionDeniedError
 from shmlease.system import registry_lock, syscalls
 from shmlease.system.ledger import FOREIGN_LEDGER_LIMIT_BYTES, LEDGER_LIMIT_BYTES, read_ledger

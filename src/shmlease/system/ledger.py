@@ -20,12 +20,13 @@ from typing import Final
 
 import msgspec
 
-from shmlease.core.model import Change, Gone, Row, Snapshot, key_of
+from shmlease.core.model import Change, Row
+from shmlease.core.snapshot import Snapshot, apply_changes
 from shmlease.errors import ProtocolError
 from shmlease.system import syscalls
 from shmlease.system.safe_open import create_regular, open_directory, read_regular
 
-__all__ = ["FOREIGN_LEDGER_LIMIT_BYTES", "LEDGER_LIMIT_BYTES", "Ledger", "MemoryLedger", "parse_ledger", "read_ledger"]
+__all__ = ["FOREIGN_LEDGER_LIMIT_BYTES", "LEDGER_LIMIT_BYTES", "Ledger", "parse_ledger", "read_ledger"]
 
 MAGIC: Final = b"shmlease ledger 1\n"
 _HEADER: Final = struct.Struct("<II")
@@ -129,31 +130,6 @@ class Ledger:
         self._reserved = len(content) + RESERVE_BYTES
 
 
-class MemoryLedger:
-    """A ledger that nobody else can read: for registries inside one process."""
-
-    def __init__(self) -> None:
-        self.rows: dict[tuple[str, int], Row] = {}
-
-    def wants_compaction(self) -> bool:
-        """Never: it holds the live rows only."""
-        return False
-
-    def has_room(self) -> bool:
-        """Always."""
-        return True
-
-    def commit(self, changes: Sequence[Change]) -> None:
-        """Take over `changes`."""
-        _apply(self.rows, changes)
-
-    def compact(self, rows: Iterable[Row]) -> None:
-        """Nothing to do."""
-
-    def close(self) -> None:
-        """Nothing to do."""
-
-
 def read_ledger(
     path: str, *, directory: int | None = None, owner: int | None = None, limit_bytes: int = LEDGER_LIMIT_BYTES
 ) -> Snapshot:
@@ -196,19 +172,11 @@ def parse_ledger(content: bytes) -> Snapshot:
         if length == 0 or len(payload) < length or zlib.crc32(payload) != crc:
             break
         try:
-            _apply(rows, _decoder.decode(payload))
+            apply_changes(rows, _decoder.decode(payload))
         except msgspec.DecodeError as error:
             raise ProtocolError(f"the ledger record at byte {position} is of another version: {error}") from None
         position += _HEADER.size + length
     return Snapshot.of(rows)
-
-
-def _apply(rows: dict[tuple[str, int], Row], changes: Iterable[Change]) -> None:
-    for change in changes:
-        if isinstance(change, Gone):
-            rows.pop((change.tag, change.key), None)
-        else:
-            rows[key_of(change)] = change
 
 
 def _record(changes: Sequence[Change]) -> bytes:

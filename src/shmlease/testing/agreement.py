@@ -13,7 +13,8 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 
-from shmlease.core.model import ClientState, SegmentRow, SegmentState, Snapshot, client_of
+from shmlease.core.model import ClientState, SegmentRow, SegmentState, client_of
+from shmlease.core.snapshot import Snapshot
 from shmlease.system.ledger import read_ledger
 from shmlease.testing.model import Holding, Model, Row
 from shmlease.testing.worker import Sight

@@ -16,8 +16,8 @@ from shmlease.registry.server import Server
 from shmlease.system.clock import Clock
 from shmlease.system.descriptors import Descriptors
 from shmlease.system.identity import own_identity
-from shmlease.system.ledger import MemoryLedger
 from shmlease.system.mapping import Mapping
+from shmlease.testing.memory_ledger import MemoryLedger
 from shmlease.testing.memory_store import MemoryClaim, MemoryStore
 
 __all__ = ["FakeClock", "MemoryEndpoint", "MemoryTransport"]

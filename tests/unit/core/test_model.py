@@ -6,7 +6,6 @@ import msgspec
 import pytest
 
 from shmlease.core.model import (
-    EVENTS_KEPT,
     AppliedRow,
     Change,
     ClientRow,
@@ -23,11 +22,10 @@ from shmlease.core.model import (
     RegistryRow,
     SegmentRow,
     SegmentState,
-    Snapshot,
     TicketRow,
     client_of,
-    key_of,
 )
+from shmlease.core.snapshot import EVENTS_KEPT, Snapshot, key_of
 
 WHO = Identity(10, 20, "boot", 30, 40, "python work.py")
 ROWS = [

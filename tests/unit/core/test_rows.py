@@ -17,11 +17,10 @@ from shmlease.core.model import (
     RegistryRow,
     SegmentRow,
     SegmentState,
-    Snapshot,
     TicketRow,
-    key_of,
 )
 from shmlease.core.rows import Rows
+from shmlease.core.snapshot import Snapshot, key_of
 from shmlease.core.transitions import LeaseEvent, SegmentEvent
 
 WHO = Identity(10, 20, "boot", 30, 40, "python")

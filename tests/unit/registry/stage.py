@@ -11,14 +11,14 @@ from typing import Any
 
 from rig.shell import PAGE, SECRET, S, identity
 from shmlease.core import messages as m
-from shmlease.core.model import NUMBER_BITS, EventKind, Identity, RegistryRow, Row, Snapshot, key_of
+from shmlease.core.model import NUMBER_BITS, EventKind, Identity, RegistryRow, Row
 from shmlease.core.table import Table
 from shmlease.core.wire import decode_registry_packet, encode
 from shmlease.core.work import Unit
 from shmlease.registry.quarantine import Quarantine
 from shmlease.registry.server import Server
 from shmlease.system.descriptors import Descriptors
-from shmlease.system.ledger import MemoryLedger
+from shmlease.testing.memory_ledger import MemoryLedger
 from shmlease.testing.memory_store import MemoryStore
 from shmlease.testing.memory_transport import FakeClock
 
@@ -141,9 +141,9 @@ class Stage:
         self.row = RegistryRow(
             "r1", identity(1), capacity_pages * PAGE, capacity_pages * PAGE, 5 * S, 1, self.clock.now_ns(), owner
         )
-        snapshot = None if left is None else Snapshot.of(left.log.rows)
+        snapshot = None if left is None else left.log.snapshot()
         self.table = Table(self.row, snapshot, self.clock.now_ns())
-        self.log.rows.update((key_of(row), row) for row in self.table.rows.all_rows())
+        self.log.commit(list(self.table.rows.all_rows()))
         self.work = _Work(None if left is None else left.work)
         quarantine = Quarantine(self.work, self.clock)
         self.server = Server(self.table, self.store, self.ledger, self.transport, self.clock, quarantine)

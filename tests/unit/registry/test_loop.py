@@ -352,7 +352,7 @@ def test_death_of_a_process_ends_what_it_held(
     process, client = stranger()
     process.kill()
     until(lambda: served.state_of(client) in (None, ClientState.ENDED))
-    until(lambda: not served.loop._pidfds)
+    until(lambda: not served.loop._deaths)
     assert served.entries() == set()
 
 

@@ -25,7 +25,7 @@ from shmlease.core.model import (
 from shmlease.errors import ProtocolError
 from shmlease.system import ledger as module
 from shmlease.system import syscalls
-from shmlease.system.ledger import RESERVE_BYTES, Ledger, MemoryLedger, read_ledger
+from shmlease.system.ledger import RESERVE_BYTES, Ledger, read_ledger
 
 WHO = Identity(1, 2, "boot", 3, 4, "x")
 REGISTRY = RegistryRow("r", WHO, 1, 2, 3, 1, 0, None)
@@ -144,17 +144,6 @@ def test_commit_that_was_cut_short_never_happened(ledger: Ledger, path: str, mon
     snapshot = read_ledger(path)
     assert not snapshot.leases
     assert len(snapshot.events) == 1
-    ledger.close()
-
-
-def test_ledger_in_memory_has_the_live_rows() -> None:
-    ledger = MemoryLedger()
-    ledger.commit([REGISTRY, lease(1), lease(2)])
-    ledger.commit([Gone("L", lease(1).id)])
-    assert list(ledger.rows.values()) == [REGISTRY, lease(2)]
-    assert ledger.has_room()
-    assert not ledger.wants_compaction()
-    ledger.compact([])
     ledger.close()
 
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from shmlease.auditor.judge.findings import Creator, Fact, FileIdentity, Gap
-from shmlease.core.model import Identity, SegmentRow, Snapshot
+from shmlease.core.model import Identity, SegmentRow
+from shmlease.core.snapshot import Snapshot
 
 __all__ = [
     "Charge",

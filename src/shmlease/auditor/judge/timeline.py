@@ -8,7 +8,8 @@ from typing import Final
 from shmlease.auditor.judge.evidence import RegistryFacts
 from shmlease.auditor.judge.findings import Event, Finding
 from shmlease.auditor.judge.indexed_evidence import IndexedEvidence
-from shmlease.core.model import EventKind, LeaseMode, LeaseState, Snapshot
+from shmlease.core.model import EventKind, LeaseMode, LeaseState
+from shmlease.core.snapshot import Snapshot
 
 __all__ = ["events_of"]
 

@@ -13,7 +13,8 @@ from shmlease.auditor.judge.evidence import LockState, RegistryFacts
 from shmlease.auditor.judge.findings import Gap
 from shmlease.auditor.observe.shm_scan import Listing
 from shmlease.auditor.observe.statx import AT_EMPTY_PATH, FileStatus, statx
-from shmlease.core.model import SegmentState, Snapshot
+from shmlease.core.model import SegmentState
+from shmlease.core.snapshot import Snapshot
 from shmlease.errors import PermissionDeniedError, ProtocolError
 from shmlease.system.ledger import FOREIGN_LEDGER_LIMIT_BYTES, LEDGER_LIMIT_BYTES, parse_ledger
 from shmlease.system.names import DIRECTORY_NAME

@@ -12,7 +12,8 @@ import numpy as np
 
 from shmlease.client.lease import Lease
 from shmlease.client.registry import Registry
-from shmlease.core.model import EventKind, EventRow, LeaseState, SegmentRow, SegmentState, Snapshot
+from shmlease.core.model import EventKind, EventRow, LeaseState, SegmentRow, SegmentState
+from shmlease.core.snapshot import Snapshot
 from shmlease.errors import LeaseWarning
 from shmlease.system.clock import SystemClock
 from shmlease.system.directory import RegistryDirectory

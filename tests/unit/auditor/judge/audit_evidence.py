@@ -33,9 +33,9 @@ from shmlease.core.model import (
     RegistryRow,
     SegmentRow,
     SegmentState,
-    Snapshot,
     TicketRow,
 )
+from shmlease.core.snapshot import Snapshot
 
 DEVICE = 27
 SHM = Root("/dev/shm", DEVICE)
