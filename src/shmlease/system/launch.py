@@ -87,7 +87,12 @@ def _spawn(interpreter: str, settings: Settings, lock_fd: int, report_fd: int) -
         pid = posix.posix_spawn(
             interpreter,
             [
-                interpreter, "-I", "-S", "-c", _BOOT, msgspec.json.encode(settings).decode(),
+                interpreter,
+                "-I",
+                "-S",
+                "-c",
+                _BOOT,
+                msgspec.json.encode(settings).decode(),
                 *places_of("shmlease", "msgspec"),
             ],
             environment_for(os.environ),
@@ -100,7 +105,7 @@ def _spawn(interpreter: str, settings: Settings, lock_fd: int, report_fd: int) -
             # Ctrl-C at the terminal is not meant for it: it unblocks what it handles when it serves, in its own session
             setsigmask=DEFAULT_SIGNALS,
             setsigdef=DEFAULT_SIGNALS,
-        )  # fmt: skip
+        )
     finally:
         for fd in above:
             os.close(fd)

@@ -61,9 +61,15 @@ def test_snapshot_has_each_row_in_its_place() -> None:
     snapshot = Snapshot.of({key_of(row): row for row in ROWS})
     registry, mark, client, applied, segment, lease, ticket, event = ROWS
     assert snapshot == Snapshot(
-        registry, {mark.mark: mark.number}, {client.id: client}, {applied.client: applied.seq}, {segment.number: segment},
-        {lease.id: lease}, {ticket.id: ticket}, (event,),
-    )  # fmt: skip
+        registry,
+        {mark.mark: mark.number},
+        {client.id: client},
+        {applied.client: applied.seq},
+        {segment.number: segment},
+        {lease.id: lease},
+        {ticket.id: ticket},
+        (event,),
+    )
 
 
 def test_snapshot_has_events_in_order() -> None:

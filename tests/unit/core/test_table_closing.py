@@ -65,11 +65,20 @@ def test_nobody_is_admitted_to_a_closing_registry() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        (m.Release,), (m.Linger,), (m.Share,), (m.Publish, 2, 10**12), (m.Expose,), (m.Decline, 0), (m.Statistics, None),
-        (m.Trim, None), (m.Close, None), (m.Ping, None), (m.Bye, None),
+        (m.Release,),
+        (m.Linger,),
+        (m.Share,),
+        (m.Publish, 2, 10**12),
+        (m.Expose,),
+        (m.Decline, 0),
+        (m.Statistics, None),
+        (m.Trim, None),
+        (m.Close, None),
+        (m.Ping, None),
+        (m.Bye, None),
     ],
     ids=lambda said: said[0].__name__,
-)  # fmt: skip
+)
 def test_whatever_a_holder_says_in_the_turn_of_the_close_harms_nobody(said: tuple[type, object]) -> None:
     shell = Shell()
     owner, holder = shell.hello(), shell.hello()

@@ -142,9 +142,10 @@ def test_lease_of_another_client_is_not_ones_own(kind: type) -> None:
     rows = shell.table.rows
     before = (dict(rows.leases), dict(rows.segments), dict(rows.tickets))
     fields = {
-        m.Publish: (lease.lease, 5, 10**15), m.Decline: (lease.lease, 0),
+        m.Publish: (lease.lease, 5, 10**15),
+        m.Decline: (lease.lease, 0),
         m.Mint: (lease.lease, shell.new_id(thief), 10**15, ""),
-    }.get(kind, (lease.lease,))  # fmt: skip
+    }.get(kind, (lease.lease,))
     refused = shell.ask(thief, kind, *fields)
     assert refused.code is m.RefusalCode.NOT_HELD
     assert (dict(rows.leases), dict(rows.segments), dict(rows.tickets)) == before
@@ -158,9 +159,10 @@ def test_lease_ids_of_others_cannot_be_chosen(kind: type) -> None:
     shell.publish(writer, lease.lease)
     for chosen in (writer << 40 | 77, thief << 40 | 1 << 39):
         fields = {
-            m.Lease: (chosen, None, 1, 1, b"", "", 0, 0), m.Attach: (chosen, "a", "", 0, 0),
+            m.Lease: (chosen, None, 1, 1, b"", "", 0, 0),
+            m.Attach: (chosen, "a", "", 0, 0),
             m.Inherit: (chosen, lease.lease, ""),
-        }[kind]  # fmt: skip
+        }[kind]
         assert shell.ask(thief, kind, *fields).code is m.RefusalCode.PROTOCOL
 
 

@@ -29,8 +29,12 @@ def test_successor_has_the_same_rows_under_the_next_epoch() -> None:
     shell.take_over()
     after = shell.snapshot()
     assert (after.segments, after.leases, after.tickets, after.applied, after.marks) == (
-        before.segments, before.leases, before.tickets, before.applied, before.marks,
-    )  # fmt: skip
+        before.segments,
+        before.leases,
+        before.tickets,
+        before.applied,
+        before.marks,
+    )
     assert after.registry is not None
     assert after.registry.epoch == 2
     assert {client.state for client in after.clients.values()} == {ClientState.DETACHED}

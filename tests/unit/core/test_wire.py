@@ -32,9 +32,15 @@ FROM_CLIENTS: list[Any] = [
     m.Ring(1),
 ]
 NOTICES: list[Any] = [
-    m.Claim(1, 2, 3, b"l", "s", 4, True), m.Publish(1, 2, 3, 4), m.Mint(1, 2, 3, 4, "s"), m.Redeemed(1, 2, 3, "s", 4),
-    m.Linger(1, 2), m.Release(1, TOP), m.Share(1, 2), m.Bye(1),
-]  # fmt: skip
+    m.Claim(1, 2, 3, b"l", "s", 4, True),
+    m.Publish(1, 2, 3, 4),
+    m.Mint(1, 2, 3, 4, "s"),
+    m.Redeemed(1, 2, 3, "s", 4),
+    m.Linger(1, 2),
+    m.Release(1, TOP),
+    m.Share(1, 2),
+    m.Bye(1),
+]
 FROM_REGISTRY: list[Any] = [
     m.Welcome(1, 2, 3, "r", 4, 5, 6),
     m.Granted(1, 2, 3, 4, 5, True),
@@ -122,10 +128,23 @@ def test_number_zero_is_nobodys_message() -> None:
 
 @pytest.mark.parametrize(
     "packet",
-    [b"", b"\x90", b"\xc1", b"\x91", b"\x91\x92\x01", b"\xdd\xff\xff\xff\xff", b"\x91" * 5000, b"\x91" * 60_000, b"\0" * 65537,
-     encode([m.Ping(1)]) + b"\0", encode([m.Ping(n) for n in range(1, 66)]), b"null", b"\x80"],
+    [
+        b"",
+        b"\x90",
+        b"\xc1",
+        b"\x91",
+        b"\x91\x92\x01",
+        b"\xdd\xff\xff\xff\xff",
+        b"\x91" * 5000,
+        b"\x91" * 60_000,
+        b"\0" * 65537,
+        encode([m.Ping(1)]) + b"\0",
+        encode([m.Ping(n) for n in range(1, 66)]),
+        b"null",
+        b"\x80",
+    ],
     ids=[str(number) for number in range(13)],
-)  # fmt: skip
+)
 def test_packet_that_is_none_is_a_protocol_error(packet: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode_client_packet(packet)

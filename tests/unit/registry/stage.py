@@ -25,9 +25,21 @@ from shmlease.testing.memory_transport import FakeClock
 __all__ = ["PAGE", "SECRET", "S", "Stage"]
 
 CHANGES = {
-    "create_segment", "retire_segment", "link_alias", "revoke_spare", "void_token", "drop_token", "create_notice_log",
-    "drop_notice_log", "remove_entry", "commit", "compact", "send", "drop", "stop",
-}  # fmt: skip
+    "create_segment",
+    "retire_segment",
+    "link_alias",
+    "revoke_spare",
+    "void_token",
+    "drop_token",
+    "create_notice_log",
+    "drop_notice_log",
+    "remove_entry",
+    "commit",
+    "compact",
+    "send",
+    "drop",
+    "stop",
+}
 
 
 class _Watched:
