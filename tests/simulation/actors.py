@@ -128,22 +128,22 @@ class Client:
         """Redeem a ticket that somebody made, perhaps one that was redeemed before, perhaps at the last moment."""
         if not self.world.mailbox or not self._may_take():
             return
-        paper = self.random.choice(self.world.mailbox)
-        left_ns = paper.ticket.deadline_ns - self.machine.now_ns()
+        issued = self.random.choice(self.world.mailbox)
+        left_ns = issued.ticket.deadline_ns - self.machine.now_ns()
         if 0 < left_ns < _LAST_MOMENT_NS and self.random.getrandbits(1):
             self.machine.wait_s(max(left_ns - self.random.randrange(60_000), 0) / 1e9)
-        was_good = paper.is_good(self.machine.now_ns())
+        was_good = issued.is_good(self.machine.now_ns())
         try:
-            lease = self.handle.redeem(paper.ticket)
+            lease = self.handle.redeem(issued.ticket)
         except TicketError:
-            self.oracle.not_redeemed(paper, was_good)
-            self.world.mailbox = [other for other in self.world.mailbox if other is not paper]
+            self.oracle.not_redeemed(issued, was_good)
+            self.world.mailbox = [other for other in self.world.mailbox if other is not issued]
         except (KeyboardInterrupt, RegistryUnavailableError):
-            if paper.redeemer is self.process:  # claimed, and not said: that ends with the process that gives up
+            if issued.redeemer is self.process:  # claimed, and not said: that ends with the process that gives up
                 self.leave()
             raise
         else:
-            self._keep(lease, self.oracle.redeemed(lease, paper))
+            self._keep(lease, self.oracle.redeemed(lease, issued))
 
     def fork(self) -> None:
         """Let a child take a lease of its own on what this process holds."""

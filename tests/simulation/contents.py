@@ -5,7 +5,7 @@ from __future__ import annotations
 from shmlease.client.ticket import Ticket
 from simulation.scheduler import Process
 
-__all__ = ["Content", "Holding", "Paper"]
+__all__ = ["Content", "Holding", "IssuedTicket"]
 
 
 class Content:
@@ -18,12 +18,12 @@ class Content:
         "is_said",
         "name",
         "number",
-        "papers",
         "published",
         "readers",
         "readers_certain",
         "readers_deadline_ns",
         "stamp",
+        "tickets",
     )
 
     def __init__(self, number: int, inode: int, stamp: int, name: str | None) -> None:
@@ -35,7 +35,7 @@ class Content:
         self.is_said = False  # for certain: the call that published it has returned
         self.disturbed = ""  # why this memory must not be used again
         self.holdings: list[Holding] = []
-        self.papers: list[Paper] = []
+        self.tickets: list[IssuedTicket] = []
         self.readers = 0
         self.readers_certain = True
         self.readers_deadline_ns = 0
@@ -75,7 +75,7 @@ class Holding:
         return f"{self.process} on {self.content}"
 
 
-class Paper:
+class IssuedTicket:
     """A ticket that was handed out."""
 
     __slots__ = ("content", "redeemer", "ticket", "used")

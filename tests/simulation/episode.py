@@ -91,7 +91,7 @@ class Episode:
         if isinstance(why, BaseException):
             trace += traceback.format_exception(why)
         self.counts["registry processes"] = self.kernel.started
-        self.counts.update({deed.replace("_", " "): count for deed, count in self.injector.did.items()})
+        self.counts.update({fault.replace("_", " "): count for fault, count in self.injector.counts.items()})
         return Outcome(machine.steps, machine.elapsed_s(), self.counts, violation, tuple(trace) if violation else ())
 
     # --- the course of events ------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ class Episode:
         if owner is not None:
             machine.start(owner, lambda: machine.wait(lambda: world.over))
         self._begin(owner)
-        machine.start(machine.process("fault injector"), self.injector.rage)
+        machine.start(machine.process("fault injector"), self.injector.run)
         if self.has_rogue:
             process = machine.process("rogue")
             machine.start(process, Rogue(self.world, process).live)
@@ -110,7 +110,7 @@ class Episode:
             self._populate()
             machine.wait_s(0.003)
         sudden = owner is None and not machine.random.getrandbits(2)
-        self._make_peace()
+        self._stop_faults()
         if not sudden:
             self._calm_down()
         link = world.link(machine.current.process)
@@ -144,9 +144,9 @@ class Episode:
             self.machine.start(process, client.live)
             self.clients.append(process)
 
-    def _make_peace(self) -> None:
+    def _stop_faults(self) -> None:
         """From now on nothing goes wrong."""
-        self.injector.relent()
+        self.injector.stop()
         self.registry_life = self.client_life = FOR_EVER
         for process in self.machine.processes():
             process.life = FOR_EVER

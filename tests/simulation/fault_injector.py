@@ -26,13 +26,13 @@ class FaultInjector:
         self.machine = machine
         self.kernel = kernel
         self.world = world
-        self.did: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         self._random = random = machine.random
-        self._relented_ns = 0
+        self._stopped_ns = 0
         self._pause_s = random.choice((0.002, 0.02, 0.2))
-        self._deeds: list[Callable[[], None]] = [
-            deed
-            for deed in (
+        self._faults: list[Callable[[], None]] = [
+            fault
+            for fault in (
                 self.kill_client,
                 self.kill_registry,
                 self.kill_many,
@@ -44,7 +44,7 @@ class FaultInjector:
         ]
         if not random.randrange(4):
             kernel.disk.size_bytes = 2 * 2**20
-            self._deeds.append(self.fill)
+            self._faults.append(self.fill)
         self._interrupts = random.choice((0, 0, 200, 40))
         kernel.sockets.queue_packets = random.choice((4, 16, 256))
         kernel.sockets.after_wait = self._interrupt
@@ -52,21 +52,21 @@ class FaultInjector:
         for module_limit, choices in _LIMITS.items():
             kernel.limits[module_limit] = random.choice(choices)
 
-    def rage(self) -> None:
-        """Do one bad thing after another until calm."""
-        while self._deeds:
+    def run(self) -> None:
+        """Cause one fault after another until `stop`."""
+        while self._faults:
             self.machine.wait_s(self._random.expovariate(1 / self._pause_s))
-            if self._deeds:
-                deed = self._random.choice(self._deeds)
-                self.did[deed.__name__] += 1
-                self.machine.note(deed.__name__)
-                deed()
+            if self._faults:
+                fault = self._random.choice(self._faults)
+                self.counts[fault.__name__] += 1
+                self.machine.note(fault.__name__)
+                fault()
 
-    def relent(self) -> None:
-        """Leave the rest in peace."""
-        self._deeds.clear()
+    def stop(self) -> None:
+        """Cause no more, and undo what lasts."""
+        self._faults.clear()
         if self.kernel.disk.is_tight:
-            self._relented_ns = self.machine.now_ns()
+            self._stopped_ns = self.machine.now_ns()
         self._interrupts = 0
         self.kernel.disk.others_bytes = 0
         self.kernel.disk.size_bytes = 2**40
@@ -74,9 +74,9 @@ class FaultInjector:
 
     def is_filling(self) -> bool:
         """Whether /dev/shm may be full, or was just now: who waits for room there looks again after a while."""
-        return self.kernel.disk.is_tight or self.machine.now_ns() < self._relented_ns + 100 * _MS
+        return self.kernel.disk.is_tight or self.machine.now_ns() < self._stopped_ns + 100 * _MS
 
-    # --- the deeds -----------------------------------------------------------------------------------------------------------
+    # --- faults -----------------------------------------------------------------------------------------------------------
 
     def kill_client(self) -> None:
         """SIGKILL one of them."""

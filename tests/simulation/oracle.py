@@ -16,7 +16,7 @@ from shmlease.client.ticket import Ticket
 from shmlease.errors import RegistryUnavailableError
 from shmlease.verification import contents
 from shmlease.verification.promises import Violation
-from simulation.contents import Content, Holding, Paper
+from simulation.contents import Content, Holding, IssuedTicket
 from simulation.scheduler import Machine, Process
 
 __all__ = ["Oracle"]
@@ -32,7 +32,7 @@ class Oracle:
         self._path = path
         self._capacity_bytes = capacity_bytes
         self._contents: dict[int, Content] = {}  # inode -> what was put there last
-        self._papers: dict[int, Paper] = {}
+        self._issued: dict[int, IssuedTicket] = {}
         self._stamps = 0
         self._asking: dict[Process, str] = {}  # by what name somebody attaches, or did when it died
         self._announced: dict[int, str | None] = {}
@@ -61,14 +61,14 @@ class Oracle:
         name = os.path.basename(source)
         if name.startswith("t") and name[1:].isdigit():
             self.machine.note("claimed", name, os.path.basename(target))
-            paper = self._papers.get(int(name[1:]))
-            if paper is not None:
-                if paper.redeemer is not None:
+            issued = self._issued.get(int(name[1:]))
+            if issued is not None:
+                if issued.redeemer is not None:
                     self._broken(
                         Violation.REDEEMED_TWICE,
-                        f"{paper} was redeemed by {paper.redeemer} and then by {self._running}",
+                        f"{issued} was redeemed by {issued.redeemer} and then by {self._running}",
                     )
-                paper.redeemer = self._running
+                issued.redeemer = self._running
 
     # --- what clients were told ------------------------------------------------------------------------------------------
 
@@ -85,10 +85,10 @@ class Oracle:
                 )
             if before.disturbed:
                 self._broken(Violation.REUSED, f"s{lease._grant.segment} was used again though {before.disturbed}")
-            for paper in before.papers:
-                if paper.redeemer is None:
+            for issued in before.tickets:
+                if issued.redeemer is None:
                     self._broken(
-                        Violation.REUSED, f"s{lease._grant.segment} was used again though {paper} was never redeemed"
+                        Violation.REUSED, f"s{lease._grant.segment} was used again though {issued} was never redeemed"
                     )
         return Holding(self._begin(lease, inode, stamp or self._next_stamp(), name), self._running)
 
@@ -126,23 +126,23 @@ class Oracle:
             self._broken(Violation.WRONG_READ, f"{self._running} asked for {name!r} and got {content}")
         return Holding(content, self._running)
 
-    def redeemed(self, lease: Lease, paper: Paper) -> Holding:
-        """`lease` was granted for `paper`."""
-        holding = self.attached(lease, paper.content.name)
-        if holding.content is not paper.content:
-            self._broken(Violation.WRONG_READ, f"{paper} gave {holding.content}")
-        if paper.used or paper.redeemer is not self._running:
-            self._broken(Violation.REDEEMED_TWICE, f"{paper} was redeemed before")
-        paper.used = True
+    def redeemed(self, lease: Lease, issued: IssuedTicket) -> Holding:
+        """`lease` was granted for `issued`."""
+        holding = self.attached(lease, issued.content.name)
+        if holding.content is not issued.content:
+            self._broken(Violation.WRONG_READ, f"{issued} gave {holding.content}")
+        if issued.used or issued.redeemer is not self._running:
+            self._broken(Violation.REDEEMED_TWICE, f"{issued} was redeemed before")
+        issued.used = True
         return holding
 
-    def minted(self, holding: Holding, ticket: Ticket) -> Paper:
+    def minted(self, holding: Holding, ticket: Ticket) -> IssuedTicket:
         """The running process was given `ticket`."""
-        paper = self._papers[ticket.id] = Paper(holding.content, ticket)
+        issued = self._issued[ticket.id] = IssuedTicket(holding.content, ticket)
         holding.content.is_said = True
-        holding.content.papers.append(paper)
-        self.machine.note("minted", paper)
-        return paper
+        holding.content.tickets.append(issued)
+        self.machine.note("minted", issued)
+        return issued
 
     def published(self, holding: Holding, readers: int, ttl_ns: int) -> None:
         """`publish` is about to be called."""
@@ -197,14 +197,14 @@ class Oracle:
                 f"{self._running} could not attach {name!r} though {before} was published and held",
             )
 
-    def not_redeemed(self, paper: Paper, was_good: bool) -> None:
+    def not_redeemed(self, issued: IssuedTicket, was_good: bool) -> None:
         """`redeem` refused."""
         if self.closing:
             return
-        if was_good and paper.is_good(self.machine.now_ns()) and paper.redeemer in (None, self._running):
+        if was_good and issued.is_good(self.machine.now_ns()) and issued.redeemer in (None, self._running):
             self._broken(
                 Violation.LOST_PUBLICATION,
-                f"{paper} was refused though it is good for {paper.ticket.deadline_ns - self.machine.now_ns()} ns",
+                f"{issued} was refused though it is good for {issued.ticket.deadline_ns - self.machine.now_ns()} ns",
             )
 
     # --- at the end ------------------------------------------------------------------------------------------------------
@@ -224,9 +224,9 @@ class Oracle:
         for holding in content.holdings:
             if holding.counts or (mapped and holding.maps):
                 return repr(holding)
-        for paper in content.papers:
-            if paper.is_good(now_ns):
-                return repr(paper)
+        for issued in content.tickets:
+            if issued.is_good(now_ns):
+                return repr(issued)
         if content.readers and content.readers_certain and now_ns < content.readers_deadline_ns:
             return f"{content.readers} readers expected on {content}"
         return ""

@@ -45,7 +45,7 @@ class Rogue:
                 for _ in range(self.random.randrange(1, 30)):
                     if self.world.calm:  # at rest, what it has left while it lived would be looked for in vain
                         break
-                    self.random.choice(_DEEDS)(self, connection)
+                    self.random.choice(_ACTS)(self, connection)
                 connection.close()
             machine.wait_s(self.random.choice((0.001, 0.02)))
 
@@ -60,22 +60,22 @@ class Rogue:
 
     # --- what it does ----------------------------------------------------------------------------------------------------
 
-    def babble(self, connection: Connection) -> None:
+    def send_garbage(self, connection: Connection) -> None:
         """Bytes that mean nothing."""
         connection.send(self.random.randbytes(self.random.choice((1, 3, 40, 3000))))
 
-    def ask(self, connection: Connection) -> None:
+    def send_requests(self, connection: Connection) -> None:
         """Requests that nobody would make."""
         connection.send(encode([self._request() for _ in range(self.random.randrange(1, 5))]))
 
-    def note(self, connection: Connection) -> None:
-        """Notices that nobody would write, and a ring."""
+    def write_notices(self, connection: Connection) -> None:
+        """Notices that nobody would write, and a Ring."""
         notice_log = self.endpoint.open_notice_log(self.client)
         for _ in range(self.random.randrange(1, 6)):
             notice_log.append(self._notice())
         connection.send(encode([m.Ring(self._next())]))
 
-    def listen(self, connection: Connection) -> None:
+    def receive(self, connection: Connection) -> None:
         """Read what was answered, now and then."""
         connection.receive(wait=bool(self.random.getrandbits(1)))
         connection.inbox.clear()
@@ -125,11 +125,11 @@ class Rogue:
         )
 
 
-_DEEDS: Final[tuple[Callable[[Rogue, Connection], None], ...]] = (
-    Rogue.babble,
-    Rogue.ask,
-    Rogue.ask,
-    Rogue.note,
-    Rogue.note,
-    Rogue.listen,
+_ACTS: Final[tuple[Callable[[Rogue, Connection], None], ...]] = (
+    Rogue.send_garbage,
+    Rogue.send_requests,
+    Rogue.send_requests,
+    Rogue.write_notices,
+    Rogue.write_notices,
+    Rogue.receive,
 )

@@ -9,7 +9,7 @@ from shmlease.client.endpoint import DirectoryEndpoint
 from shmlease.client.link import Link
 from shmlease.core.settings import Settings
 from shmlease.system.directory import RegistryDirectory
-from simulation.contents import Paper
+from simulation.contents import IssuedTicket
 from simulation.oracle import Oracle
 from simulation.scheduler import Machine, Process
 
@@ -26,7 +26,7 @@ class World:
     root: str
     life: Callable[[], int]
     launch: Callable[[Settings, int], None]
-    mailbox: list[Paper] = dataclasses.field(default_factory=list)
+    mailbox: list[IssuedTicket] = dataclasses.field(default_factory=list)
     calm: bool = False
     over: bool = False
     resting: set[Process] = dataclasses.field(default_factory=set)

@@ -73,8 +73,8 @@ class Clients:
         if rows.registry.closing:
             raise closing_refusal(rows.registry)
         # a process whose welcome was lost says hello once more: it is no other client
-        unheard = (row.id for row in rows.clients.values() if row.secret == message.secret and _is_of(row, identity))
-        client = next(unheard, 0) or rows.next_number(Mark.CLIENT)
+        unwelcomed = (row.id for row in rows.clients.values() if row.secret == message.secret and _is_of(row, identity))
+        client = next(unwelcomed, 0) or rows.next_number(Mark.CLIENT)
         rows.put(ClientRow(client, identity, message.secret, ClientState.CONNECTED, now_ns))
         self._outbox.counters["clients"] += 1
         return client

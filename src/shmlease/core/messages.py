@@ -1,4 +1,4 @@
-"""What clients and the registry say to each other.
+"""The messages between clients and the registry.
 
 Client messages carry `seq`, which a client counts up for each command, so that one that arrives twice (sent again after a
 takeover) is applied once. *Requests* are answered by the reply with the same `seq`. *Notices* get no answer: they cannot be

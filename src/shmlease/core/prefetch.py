@@ -1,6 +1,6 @@
 """Spares: segments granted ahead to a client that takes one unnamed segment after another.
 
-A client claims a spare without a round trip: a lock on its file says so, and its notice follows. Until the registry has read
+A client claims a spare without a round trip: it locks the file, and its notice follows. Until the registry has read
 that notice the spare can be asked back, and the lock decides who was first.
 """
 
@@ -141,7 +141,7 @@ class Prefetch:
         else:
             self._claimed.add(lease.id)
 
-    # --- what clients say ------------------------------------------------------------------------------------------
+    # --- messages -------------------------------------------------------------------------------------------------
 
     def claim(self, client: int, lease: LeaseRow, message: m.Claim, now_ns: int) -> SegmentRow:
         """`client` has taken the spare `lease`; its segment as it is now."""

@@ -158,9 +158,9 @@ def not_held_refusal(lease: int, why: str) -> Refusal:
     return Refusal(RefusalCode.NOT_HELD, f"lease {lease:#x}: {why}", {"lease": lease})
 
 
-def ticket_refusal(ticket: int, epitaph: str | None) -> Refusal:
+def ticket_refusal(ticket: int, outcome: str | None) -> Refusal:
     """The ticket is not live."""
-    why = epitaph or "is not known here: it was redeemed or expired long ago, or its segment is gone"
+    why = outcome or "is not known here: it was redeemed or expired long ago, or its segment is gone"
     return Refusal(
         RefusalCode.TICKET, f"ticket {ticket:#x} {why}; ask its sender for a new one", {"ticket": ticket}, recorded=True
     )

@@ -162,7 +162,7 @@ class Table:
         """Whether `client` is dead or gone."""
         return self._clients.has_ended(client)
 
-    # --- what clients say ----------------------------------------------------------------------------------------
+    # --- messages -----------------------------------------------------------------------------------------------
 
     def knows_ticket(self, ticket: int) -> bool:
         """Whether `ticket` is live; if not, its sender's notices may not have been read yet."""
@@ -259,7 +259,7 @@ class Table:
         self._finish(now_ns)
 
     def redeemer_ended(self, ticket: int, client: int, now_ns: int) -> None:
-        """Who had claimed the token of a live ticket has ended before it said so."""
+        """Who had claimed the token of a live ticket has ended before its notice of that."""
         self._tickets.redeemer_ended(ticket, client, now_ns)
         self._finish(now_ns)
 

@@ -54,7 +54,7 @@ class Tickets:
         require_new_id(self._rows, client, message.lease)
         self._leases.add(message.lease, ticket.segment, LeaseMode.READ, message.seq, message.site, message.due_ns, now_ns)
         self._rows.drop_ticket(ticket)
-        self._bury(ticket.id, f"was redeemed by pid {self._rows.clients[client].identity.pid}")
+        self._remember(ticket.id, f"was redeemed by pid {self._rows.clients[client].identity.pid}")
         self._outbox.add(DropToken(ticket.id, client))
 
     def redeem(self, client: int, message: m.Redeem, now_ns: int) -> None:
@@ -75,18 +75,18 @@ class Tickets:
                 self._timers.at(now_ns + CLAIM_RETRY_NS, "ticket", ticket_id)
             return
         self._rows.drop_ticket(ticket)
-        self._bury(ticket_id, "expired before it was redeemed")
+        self._remember(ticket_id, "expired before it was redeemed")
         self._outbox.counters["tickets expired"] += 1
         self._rows.record(now_ns, EventKind.TICKET_EXPIRED, ticket.segment, 0, client_of(ticket_id), ticket.site)
         self._leases.taint(ticket.segment)
         self._leases.free_if_unused(ticket.segment, now_ns)
 
     def redeemer_ended(self, ticket_id: int, client: int, now_ns: int) -> None:
-        """Who had claimed a ticket has ended before it said so: nobody else can redeem it, and it has no lease."""
+        """Who had claimed a ticket has ended before its notice of that: nobody else can redeem it, and it has no lease."""
         ticket = self._rows.tickets[ticket_id]
         self._rows.drop_ticket(ticket)
         self._outbox.add(DropToken(ticket_id, client))
-        self._bury(ticket_id, "was redeemed by a process that has ended since")
+        self._remember(ticket_id, "was redeemed by a process that has ended since")
         self._outbox.counters["reclaimed"] += 1
         made = f"with a ticket made at {ticket.site}"
         self._rows.record(now_ns, EventKind.HOLDER_DIED, ticket.segment, 0, client, made)
@@ -97,8 +97,8 @@ class Tickets:
         """Let `ticket` expire when its time has come."""
         self._timers.at(ticket.deadline_ns, "ticket", ticket.id)
 
-    def _bury(self, ticket: int, epitaph: str) -> None:
-        self._tombstones[ticket] = epitaph
+    def _remember(self, ticket: int, outcome: str) -> None:
+        self._tombstones[ticket] = outcome
         if len(self._tombstones) > TOMBSTONES_KEPT:
             del self._tombstones[next(iter(self._tombstones))]
 

@@ -14,7 +14,7 @@ KIND_BYTES: Final = 24
 _MESSAGE_KINDS: Final = {
     kind: f"message {kind.__name__}" for union in (m.ClientMessage, m.Notice) for kind in get_args(union)
 }
-# A process says Hello again and again until it is heard.
+# A process sends Hello again and again until it is answered.
 _NO_REQUESTS: Final = frozenset(kind.__name__ for kind in (*m.NOTICES, m.Hello))
 
 

@@ -18,7 +18,8 @@ class FileStore(RegistryDirectory):
         self._notice_logs: dict[int, NoticeLogReader] = {}
 
     def create_notice_log(self, client: int) -> None:
-        """Make the notice log of a client and open it: a client that was admitted can be heard, however few descriptors are left.
+        """Make the notice log of a client and open it: the notices of a client that was admitted are read, however few descriptors
+        are left.
 
         Raises
         ------
@@ -26,7 +27,7 @@ class FileStore(RegistryDirectory):
             /dev/shm has no room for it, or there is no descriptor for it.
         """
         super().create_notice_log(client)
-        if client not in self._notice_logs:  # else it did not hear its welcome, and has said hello once more
+        if client not in self._notice_logs:  # else its welcome was lost, and it has sent Hello once more
             self._notice_logs[client] = NoticeLogReader(self.open_notice_log(client, writable=False))
 
     def read_notice_log(self, client: int, applied: int) -> list[Notice]:

@@ -1,7 +1,7 @@
 """Files that no row of the table speaks of: of clients that ended between what they did to a file and their notice of it.
 
-One that made a token and did not tell of it has given the ticket to nobody. One that claimed a token and did not tell of it has used
-the ticket up.
+One that made a token without a notice has given the ticket to nobody. One that claimed a token without a notice has used the ticket
+up.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Leftovers:
         return bool(self._ended)
 
     def client_ended(self, client: int) -> None:
-        """`client` has ended, and may have left tokens that nobody was told of."""
+        """`client` has ended, and may have left tokens without a notice."""
         self._ended.add(client)
 
     def remove_tokens(self) -> None:
@@ -63,7 +63,7 @@ class Leftovers:
                 present.add(number)
             if kind == "t" and redeemer is not None and table.is_ended(redeemer):
                 self._end_claim(number, redeemer)
-            elif number not in known[kind] and not (kind == "t" and self._may_still_be_told(number, redeemer)):
+            elif number not in known[kind] and not (kind == "t" and self._may_still_have_notice(number, redeemer)):
                 self._store.remove_entry(kind, number, redeemer)
         now_ns = self._clock.now_ns()
         for number, segment in list(rows.segments.items()):
@@ -78,7 +78,7 @@ class Leftovers:
         else:
             self._store.remove_entry("t", ticket, redeemer)
 
-    def _may_still_be_told(self, ticket: int, redeemer: int | None) -> bool:
+    def _may_still_have_notice(self, ticket: int, redeemer: int | None) -> bool:
         """Whether the notice of a ticket's making may yet come from its sender.
 
         It has come, and the ticket gone again, when the ticket was redeemed and later notices have been applied.

@@ -78,7 +78,7 @@ class NoticeReader:
             for other in waiting:
                 self._go_on_with(other)
             if sum(map(len, self._unapplied.values())) >= before:
-                # a ring of tickets that wait for each other cannot come about in good faith
+                # a cycle of tickets that wait for each other cannot come about in good faith
                 self._apply(waiting[0], self._unapplied[waiting[0]].popleft())
 
     def forget(self, client: int) -> None:
@@ -87,7 +87,7 @@ class NoticeReader:
         self._unapplied.pop(client, None)
 
     def _go_on_with(self, client: int) -> None:
-        """Apply the notices of `client` up to one that depends on what another, being read just now, has yet to tell."""
+        """Apply the notices of `client` up to one that depends on what another, being read just now, has yet to be applied."""
         table = self._table
         if client in self._being_read:
             return
@@ -106,7 +106,7 @@ class NoticeReader:
             self._unapplied.pop(client, None)
 
     def _is_ready(self, notice: m.Redeemed) -> bool:
-        """Whether the making of the ticket was applied, or will never be told."""
+        """Whether the making of the ticket was applied, or will never come."""
         if self._table.knows_ticket(notice.ticket):
             return True
         sender = client_of(notice.ticket)

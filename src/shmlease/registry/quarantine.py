@@ -8,7 +8,7 @@ Rules:
 * A unit that two registries died of is refused: of an exception, or of a signal such as SIGSEGV.
 * A registry that was killed without a word may have been killed by somebody, or by the kernel for a lack of memory that a
   request has brought about. Requests are suspects then as well: they are refused with words, and can be asked anew. Notices
-  and deaths are not: what they have to say must not be lost because somebody killed two registries.
+  and deaths are not: what they report must not be lost because somebody killed two registries.
 """
 
 from __future__ import annotations

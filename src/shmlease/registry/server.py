@@ -4,7 +4,7 @@ The server owns no socket, file or clock; it is given them (`Transport`, `Store`
 runs in the registry process, in one process for tests, and in a simulation that crashes it between any two effects.
 
 The order within `settle` is the safety of the whole: what the next decision needs is found out first, then all changes go
-into the ledger as one commit, and only then is the world told. Whatever a client or the file system sees has been
+into the ledger as one commit, and only then does it become visible to others. Whatever a client or the file system sees has been
 committed; whatever was not committed has not happened.
 """
 
@@ -116,8 +116,8 @@ class Server:
     def received(self, client: int, packet: bytes) -> None:
         """Apply one packet of an admitted client; one that breaks the protocol ends its connection.
 
-        What the client, or anybody else who has rung lately, wrote to its notice log before comes first: a request is answered
-        by a registry that knows everything that was said before it was asked.
+        The notices that this client, or anybody else, wrote before come first: a request is answered by a registry that knows
+        everything that happened before it was sent.
         """
         now_ns = self._clock.now_ns()
         try:
@@ -140,25 +140,25 @@ class Server:
                 self.table.figures.descriptors = self._transport.descriptors()
             if self.table.is_ended(client):  # what one who is dead or gone has asked for nobody waits for
                 return
-            if self.table.would_refuse(message):  # what would change that may have been said, and rung for, just before
+            if self.table.would_refuse(message):  # a notice and a Ring that were sent just before may change that
                 for other in self._transport.unread():
                     self._notices.read(other)
             self._apply(client, message, now_ns)
 
     def disconnected(self, client: int, reason: str = "") -> None:
-        """The connection of `client` ended; what it wrote before counts, though its ring was lost with the connection."""
+        """The connection of `client` ended; its notices count, though a Ring may be lost with the connection."""
         self._notices.read(client)
         if self._may_begin(detach_unit(client)):
             self.table.detached(client, self._clock.now_ns(), reason)
 
     def died(self, client: int) -> None:
-        """The process of `client` is proved dead; what it said before counts."""
+        """The process of `client` is proved dead; its notices count."""
         self._notices.read(client)
         if self._may_begin(end_unit(client)):
             self.table.holder_died(client, self._clock.now_ns())
 
     def tick(self) -> None:
-        """Do what has come due, and read the notice logs of those who cannot be heard."""
+        """Do what has come due, and read the notice logs whose clients may have written without a Ring."""
         now_ns = self._clock.now_ns()
         self._notices.read_due(now_ns)
         self.table.tick(now_ns, lambda kind, key: self._may_begin(timer_unit(kind, key)))
@@ -186,7 +186,7 @@ class Server:
     def settle(self) -> None:
         """Carry out everything that was decided, in the order that a crash at any point survives."""
         if self._settling:
-            return  # called for what a notice log says that is read meanwhile: the call that is at it goes on to that
+            return  # called while notices are applied: the call that is settling goes on to what they decide
         self._settling = True
         try:
             self._carry_out()
@@ -203,22 +203,22 @@ class Server:
                 ):  # else a notice log is being read: to read others now would disturb their order
                     self._notices.read_all()  # what others have released can be granted ahead in place of something fresh
                 table.grant_ahead(self._clock.now_ns(), allowed=self._log.has_room())
-            told: list[Effect] = []
+            after_commit: list[Effect] = []
             while table.effects:
                 effect = table.effects.popleft()
                 if isinstance(effect, BEFORE_COMMIT):
                     self._actions.carry_out(effect)
                 else:
-                    told.append(effect)
+                    after_commit.append(effect)
             changes = table.rows.take_changes()
             if changes:
-                self._commit(changes, told)
-            if not told and not table.wants_to_grant_ahead():
+                self._commit(changes, after_commit)
+            if not after_commit and not table.wants_to_grant_ahead():
                 if not self._leftovers.may_exist or self._notices.is_reading:
                     return
                 self._leftovers.remove_tokens()
             replies: defaultdict[int, list[m.RegistryMessage]] = defaultdict(list)
-            for effect in told:
+            for effect in after_commit:
                 if isinstance(effect, Send):
                     replies[effect.client].append(effect.message)
                 else:
@@ -274,13 +274,13 @@ class Server:
                 return
         table.apply(client, message, now_ns)
 
-    def _commit(self, changes: list[Change], told: list[Effect]) -> None:
+    def _commit(self, changes: list[Change], after_commit: list[Effect]) -> None:
         try:
             self._log.commit(changes)
         except OSError:
             # no room even for this: let what was to be unlinked go first, and write the table anew
-            for effect in [effect for effect in told if isinstance(effect, RetireSegment)]:
-                told.remove(effect)
+            for effect in [effect for effect in after_commit if isinstance(effect, RetireSegment)]:
+                after_commit.remove(effect)
                 self._actions.retire(effect)
             self._log.compact(self.table.rows.all_rows())
             self._log.commit(changes)

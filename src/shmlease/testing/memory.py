@@ -70,7 +70,7 @@ class MemoryRegistry(Registry):
             raise ValueError(f"{peer!r} is no peer of {self!r}; peers are made by its method peer()")
         client, link._ended = link.session.client, f"pid {os.getpid()} has played its death"
         if client:
-            self._host.bury(client)
+            self._host.client_died(client)
 
     def advance(self, duration: float | str) -> None:
         """Let time pass: tickets expire, readers are no longer waited for, idle memory is given back.

@@ -147,7 +147,7 @@ class MemoryTransport:
         self.clock.advance_to(until_ns)
         self._serve(tick=True)
 
-    def bury(self, client: int) -> None:
+    def client_died(self, client: int) -> None:
         """The process of `client` is dead."""
         with self._serving:
             self.server.died(client)
