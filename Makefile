@@ -30,7 +30,7 @@ coverage: $(VENV)/.installed  ## how much of the code the tests within one proce
 
 stress: $(VENV)/.installed  ## the long stress and chaos runs
 	$(BIN)/python -m pytest -m stress --timeout 1800 --hypothesis-profile explore $(PYTEST_ARGS)
-	$(BIN)/python benchmarks/chaos.py
+	$(BIN)/shmlease stress --seconds 2min --chaos all --clients 8
 
 kill-sweep: $(VENV)/.installed  ## kills at every system call of clients, registries and successors; KILL_ARGS="--points 3000" for fewer
 	PYTHONPATH=tests $(BIN)/python -m kill_sweep $(KILL_ARGS)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import run_state_machine_as_test
 
 from shmlease.testing.model import Holding
-from shmlease.testing.stateful import RegistryMachine, close_forkservers, has_leases, leases
+from shmlease.testing.stateful import RegistryMachine, close_forkservers, held, rule_for
 from shmlease.testing.worker import Worker
 
 COMMON: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
@@ -40,11 +40,10 @@ def test_a_subclass_has_rules_of_its_own() -> None:
     class Asking(RegistryMachine):
         capacity = "1MiB"
 
-        @precondition(has_leases)
-        @rule(holding=leases())
+        @rule_for(holding=held)
         def ask(self, holding: Holding) -> None:
             nonlocal asked
-            assert self.call(holding.worker, bytes_of, holding.key) == holding.content.nbytes
+            assert holding.worker.call(bytes_of, holding.key) == holding.content.nbytes
             asked += 1
 
     few = settings(max_examples=4, stateful_step_count=20, derandomize=True, phases=[Phase.generate], **COMMON)

@@ -10,24 +10,10 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
-from shmlease.system.forkserver import Process
+from shmlease.testing.worker_pool import WorkerProcess
 
-__all__ = ["Content", "Holding", "IssuedTicket", "Model", "WorkerProcess"]
-
-
-@dataclasses.dataclass(eq=False)
-class WorkerProcess:
-    """A worker as its commander knows it."""
-
-    tag: int
-    process: Process
-    connection: Any
-    is_stopped: bool = False
-
-    def __repr__(self) -> str:
-        return f"worker {self.tag} (pid {self.process.pid})"
+__all__ = ["Content", "Holding", "IssuedTicket", "Model", "Row"]
 
 
 @dataclasses.dataclass(eq=False)
@@ -36,6 +22,7 @@ class Content:
 
     name: str | None
     nbytes: int
+    stamp: int
     checksum: int
     is_published: bool = False
     readers_expected: int = 0

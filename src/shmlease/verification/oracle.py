@@ -62,6 +62,10 @@ class Oracle:
         """The names that were given out and not taken back."""
         return [name for name in _listed(self._root) if name.startswith(f"{self._prefix}-")]
 
+    def sizes_by_inode(self) -> dict[int, int]:
+        """Bytes of each segment's file."""
+        return {status.st_ino: status.st_size for kind, status in self._entries() if kind == "s"}
+
     def has_inode(self, inode: int) -> bool:
         """Whether that file is still a segment."""
         try:
