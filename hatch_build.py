@@ -1,8 +1,8 @@
 """Compiles the C files of shmlease when it is built or installed, if there is a C compiler; if not, numpy does their work.
 
 The libraries use neither Python nor libc, so they are the same for all versions of both: a wheel with them is tagged
-``py3-none-`` and, with glibc, the oldest Linux that pip knows. ``SHMLEASE_NO_NATIVE=1`` makes a wheel of Python only. ``python
-hatch_build.py`` compiles for a source tree that is used where it lies.
+``py3-none-`` and, with glibc, the oldest Linux that pip knows. ``SHMLEASE_NO_NATIVE=1`` makes a wheel of Python only.
+``python hatch_build.py`` compiles for a source tree that is used where it lies.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ Two questions, each with its method:
     called orphans in looks of the same run.
 
 Both run in a /dev/shm of their own where the system allows it, so that what others keep there does not count; other mount
-namespaces are not looked into. Run ``python benchmarks/audit.py speed`` or ``python benchmarks/audit.py churn --seconds 30``;
-``--json`` is for machines.
+namespaces are not looked into. Run ``python benchmarks/audit.py speed`` or ``python benchmarks/audit.py churn --seconds
+30``; ``--json`` is for machines.
 """
 
 from __future__ import annotations

@@ -112,7 +112,8 @@ def show_file(report: IngestReport) -> None:
     began = time.monotonic()
     verdict = verify(report.path)
     print(
-        f"   verified against its checksums in {time.monotonic() - began:.2f} s: {'good' if verdict.is_good else 'NOT GOOD'}"
+        f"   verified against its checksums in {time.monotonic() - began:.2f} s: "
+        f"{'good' if verdict.is_good else 'NOT GOOD'}"
     )
 
 

@@ -6,17 +6,17 @@ Quantified, each as shmlease's figure divided by the idiom's in the same run, be
 - ``none``: the same without compression;
 - ``large``: one file of 20,000,000 rows, compressed; and shmlease's memory there against its own for a tenth of the rows.
 
-The idiom is what one finds written: a process and a ``SharedMemory`` for each file, `numpy.loadtxt`, and a parent that writes
-h5py gzip-4 with shuffle (or nothing) while the others go on. As usually printed it fails: each child starts a resource tracker
-of its own, which unlinks the child's segment when the child exits. Here it is repaired by starting the tracker first, and each
-child answers through a pipe of its own.
+The idiom is what one finds written: a process and a ``SharedMemory`` for each file, `numpy.loadtxt`, and a parent that
+writes h5py gzip-4 with shuffle (or nothing) while the others go on. As usually printed it fails: each child starts a
+resource tracker of its own, which unlinks the child's segment when the child exits. Here it is repaired by starting the
+tracker first, and each child answers through a pipe of its own.
 
-Method: both run as programs of their own, interpreter start and imports included, in turn, `--rounds` times after one unmeasured
-run of shmlease, on the same files (made by a seed, in the system's cache). Each round runs a program twice: for its wall time, from
-start to exit; and for its memory and processor time, which takes a tenth of the machine to watch. Memory is the most that all
-processes had at once, sampled every 10 ms: private memory and file pages by share (PSS without shared memory), and the files in
-/dev/shm. Ratios are of the medians, with the least and the most of the pairs. Other programs on the machine spoil the wall
-time; processor time they spoil less.
+Method: both run as programs of their own, interpreter start and imports included, in turn, `--rounds` times after one
+unmeasured run of shmlease, on the same files (made by a seed, in the system's cache). Each round runs a program twice: for
+its wall time, from start to exit; and for its memory and processor time, which takes a tenth of the machine to watch.
+Memory is the most that all processes had at once, sampled every 10 ms: private memory and file pages by share (PSS without
+shared memory), and the files in /dev/shm. Ratios are of the medians, with the least and the most of the pairs. Other
+programs on the machine spoil the wall time; processor time they spoil less.
 
 Run: ``python benchmarks/ingest.py`` (some five minutes, 1.5 GB of disk); for a quick look ``--scale 0.1 --rounds 1``.
 """
@@ -151,10 +151,12 @@ def run_case(case: Case, directory: str, options: argparse.Namespace) -> dict[st
             written = os.path.getsize(out)
             os.remove(out)
             print(
-                f"  {number + 1} {who:9}  {measured.wall_s:6.2f} s  cpu {measured.cpu_s:6.2f} s  busy {measured.busy:4.0%}  "
+                f"  {number + 1} {who:9}  {measured.wall_s:6.2f} s  cpu {measured.cpu_s:6.2f} s  busy {measured.busy:4.0%} "
+                " "
                 f"peak {measured.peak_bytes / 1e6:6.0f} MB  file {written / 1e6:.1f} MB",
-                flush=True, file=talk,
-            )  # fmt: skip
+                flush=True,
+                file=talk,
+            )
     return runs
 
 

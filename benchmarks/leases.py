@@ -1,10 +1,10 @@
 """What one lease and release costs, against the number of live leases; and what a fresh large segment costs.
 
-Quantified: (1) the median wall time of `lease` + `release` of one page, unnamed (granted ahead) and named (one round trip), while
-10, 1,000 and 100,000 other leases are live, as a ratio to the time at 10; the live leases are held by other processes, since one
-process may map at most vm.max_map_count regions. A bare AF_UNIX ping-pong between two processes in the same run is the unit of
-the last column. (2) The wall time of a fresh 64 MiB segment, reserved and written once, in memory copies of 64 MiB, with huge pages
-(MADV_COLLAPSE) and without; and of a recycled one.
+Quantified: (1) the median wall time of `lease` + `release` of one page, unnamed (granted ahead) and named (one round trip),
+while 10, 1,000 and 100,000 other leases are live, as a ratio to the time at 10; the live leases are held by other
+processes, since one process may map at most vm.max_map_count regions. A bare AF_UNIX ping-pong between two processes in the
+same run is the unit of the last column. (2) The wall time of a fresh 64 MiB segment, reserved and written once, in memory
+copies of 64 MiB, with huge pages (MADV_COLLAPSE) and without; and of a recycled one.
 
     python benchmarks/leases.py [--most 100000] [--seconds 2]
 """

@@ -2,12 +2,15 @@
 
 Quantified:
 
-(1) The time of a program that creates, fills and removes 1,000 plain `SharedMemory` segments, of 4 KiB and of 1 MiB, as taken
+(1) The time of a program that creates, fills and removes 1,000 plain `SharedMemory` segments, of 4 KiB and of 1 MiB, as
+taken
     by itself: under `shmlease run`, with the recorder and with `--no-hook`, as ratios to the same program alone. Processor
     time of the program is what the recorder takes from it; elapsed time is what a user sees, with Python's resource tracker
-    on another processor. At 4 KiB a segment costs little but system calls, so nothing that looks at each can be cheap beside it.
-(2) What `shmlease run` takes for a command that does nothing, in processor time, as a multiple of a bare interpreter's start.
-(3) The processor time that the plugin adds to each of 500 tests that do nothing, and of 500 that use one segment each.
+    on another processor. At 4 KiB a segment costs little but system calls, so nothing that looks at each can be cheap
+    beside it.
+(2) What `shmlease run` takes for a command that does nothing, in processor time, as a multiple of a bare interpreter's
+start. (3) The processor time that the plugin adds to each of 500 tests that do nothing, and of 500 that use one segment
+each.
 
 The variants take turns, and each figure of (1) and (2) is the median of all rounds, with the least beside it; (3) is the
 difference of the least. Run it on a quiet machine: what else runs there disturbs elapsed time most, processor time less.

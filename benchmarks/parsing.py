@@ -2,9 +2,9 @@
 
 Quantified: nanoseconds a row on one core, and the ratio to `numpy.loadtxt` reading the same file whole in the same run.
 Method: a table of the kind named is made from a fixed seed and written to a file; the readers take turns and the fastest of
-many turns counts, since a shared machine only ever makes a turn slower. Every reader's rows are compared with loadtxt's, bit
-for bit. `blocks` is what a worker does (read a block of 4 MiB into the same buffer, parse into the same rows); `loadtxt blocks`
-is numpy.loadtxt on the same blocks, `native blocks` the parser in C, where that was compiled.
+many turns counts, since a shared machine only ever makes a turn slower. Every reader's rows are compared with loadtxt's,
+bit for bit. `blocks` is what a worker does (read a block of 4 MiB into the same buffer, parse into the same rows); `loadtxt
+blocks` is numpy.loadtxt on the same blocks, `native blocks` the parser in C, where that was compiled.
 
 Tables: ``methylation`` (name, position, percentage with two decimals, two counts: the rows of the ingest targets),
 ``bismark`` (the same with percentages of 15 digits), ``station`` (runs of blanks, signs, missing values), ``p-values``

@@ -1,9 +1,10 @@
 """How soon a dead holder's lease is reclaimed, and how soon a killed registry is succeeded.
 
-Quantified: two times in milliseconds, p50 and p99. *Reclaim*: from the SIGKILL of a process that holds a lease to the moment
-when the lease table (read from the ledger, without asking the registry) has no lease of it. *Takeover*: from the SIGKILL of
-the registry to the answer of a call that was begun right afterwards, successor started by it included. Each round kills a
-real process; rounds follow one another on one registry. Targets: reclaim p99 <= 50 ms, takeover p99 <= 500 ms.
+Quantified: two times in milliseconds, p50 and p99. *Reclaim*: from the SIGKILL of a process that holds a lease to the
+moment when the lease table (read from the ledger, without asking the registry) has no lease of it. *Takeover*: from the
+SIGKILL of the registry to the answer of a call that was begun right afterwards, successor started by it included. Each
+round kills a real process; rounds follow one another on one registry. Targets: reclaim p99 <= 50 ms, takeover p99 <= 500
+ms.
 
     python benchmarks/reclaim.py [--rounds 200] [--json]
 

@@ -1,4 +1,5 @@
-"""Turns measurements, as the other scripts store them with --json, into Markdown tables and SVG charts for the documentation.
+"""Turns measurements, as the other scripts store them with --json, into Markdown tables and SVG charts for the
+documentation.
 
     python benchmarks/report.py RESULT.json... --into docs/
 

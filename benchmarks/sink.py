@@ -14,8 +14,9 @@ the two medians. The sink's time contains its checksums, its journal and the fsy
 no fsync. The sink uses `--encoders` threads or processes. What was written is read back by h5py and compared, outside the
 time.
 
-Run: ``python benchmarks/sink.py``, with ``--json`` for machines; for a quick look ``--cases rows --repeats 3``. Other programs on
-the machine spoil it. The aims: 0.085 of the time for ``rows``, at most 1.08 of the size; for float fields a smaller file.
+Run: ``python benchmarks/sink.py``, with ``--json`` for machines; for a quick look ``--cases rows --repeats 3``. Other
+programs on the machine spoil it. The aims: 0.085 of the time for ``rows``, at most 1.08 of the size; for float fields a
+smaller file.
 """
 
 from __future__ import annotations

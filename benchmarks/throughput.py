@@ -1,8 +1,9 @@
 """Round trips, throughput with 1 to 16 processes, and memory.
 
-Quantified: (1) the wall time of a lease and its release, named and unnamed, beside SharedMemory, SharedMemoryManager and a bare
-AF_UNIX ping-pong; (2) pages leased, written and released per second by 1 to 16 processes together, beside SharedMemory; (3)
-memory of the registry process and its ledger against the number of live leases. Each says in its output what exactly it is.
+Quantified: (1) the wall time of a lease and its release, named and unnamed, beside SharedMemory, SharedMemoryManager and a
+bare AF_UNIX ping-pong; (2) pages leased, written and released per second by 1 to 16 processes together, beside
+SharedMemory; (3) memory of the registry process and its ledger against the number of live leases. Each says in its output
+what exactly it is.
 
     python benchmarks/throughput.py [--clients 1,2,4,8,16] [--seconds 2] [--json FILE]
 """

@@ -1,4 +1,5 @@
-"""For every test: nothing of it is left in /dev/shm, and no registry process outlives it; for every run: nothing outlives it.
+"""For every test: nothing of it is left in /dev/shm, and no registry process outlives it; for every run: nothing outlives
+it.
 
 The check shares no code with shmlease and knows nothing of its ledger: it lists the directory, and reads /proc. A process
 counts as ours if its environment carries the mark of this test run, so that other users of the machine do not disturb it.

@@ -2,9 +2,9 @@
 
     python tests/interpreters.py [arguments for pytest]
 
-Supported is what pyproject.toml lists, and whatever is newer. Interpreters are looked for in PATH, among those of pyenv, and among
-those of uv; nothing is downloaded but packages. Each gets a virtual environment beside the main one, ``.venv-3.13``. A version that
-is listed and not there is named, so that nobody takes silence for success.
+Supported is what pyproject.toml lists, and whatever is newer. Interpreters are looked for in PATH, among those of pyenv,
+and among those of uv; nothing is downloaded but packages. Each gets a virtual environment beside the main one,
+``.venv-3.13``. A version that is listed and not there is named, so that nobody takes silence for success.
 """
 
 from __future__ import annotations

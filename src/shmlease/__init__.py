@@ -1,8 +1,8 @@
 """Shared memory that cannot leak: leased numpy arrays between processes.
 
-A registry process owns every segment and hands out leases; a segment lives exactly as long as its last lease or ticket. What
-is named here is the public interface. It is imported when first used: the registry process, which imports this package too,
-runs without numpy, and nothing here imports h5py or pytest.
+A registry process owns every segment and hands out leases; a segment lives exactly as long as its last lease or ticket.
+What is named here is the public interface. It is imported when first used: the registry process, which imports this package
+too, runs without numpy, and nothing here imports h5py or pytest.
 """
 
 from __future__ import annotations

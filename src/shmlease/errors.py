@@ -73,7 +73,8 @@ class SegmentExistsError(LeaseError, FileExistsError):
 
 
 class CapacityError(LeaseError, MemoryError):
-    """Neither the registry's capacity nor /dev/shm had room within the time allowed, or this process has met a limit of its own.
+    """Neither the registry's capacity nor /dev/shm had room within the time allowed, or this process has met a limit of its
+    own.
 
     The figures of a capacity are attributes.
     """
@@ -136,7 +137,9 @@ class LeaseWarning(UserWarning):
 
 
 class UnreleasedLeaseWarning(LeaseWarning, ResourceWarning):
-    """A lease or registry was collected, or a process ended, without a release; hidden by default, as ResourceWarnings are."""
+    """A lease or registry was collected, or a process ended, without a release; hidden by default, as
+    ResourceWarnings are.
+    """
 
 
 class LingeringViewWarning(LeaseWarning):

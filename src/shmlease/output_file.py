@@ -2,10 +2,10 @@
 
 Rules:
 
-- A regular file is made beside its place and moved there in one step, so a failure leaves what was there before, and nothing
-  else. It keeps the mode, owner and group of the file that it replaces, as far as this process may set them.
-- Anything else is never replaced. A FIFO, a terminal or another character device is written into; a directory, a block device
-  and a socket are refused.
+- A regular file is made beside its place and moved there in one step, so a failure leaves what was there before, and
+  nothing else. It keeps the mode, owner and group of the file that it replaces, as far as this process may set them.
+- Anything else is never replaced. A FIFO, a terminal or another character device is written into; a directory, a block
+  device and a socket are refused.
 - Symbolic links are followed and stay: what they point to is replaced. An open file of this process that is named through
   /proc, as /dev/stdout names it, is appended to.
 - In a directory that everybody may write to, such as /tmp, another user's link or FIFO is refused, as the kernel does under

@@ -1,4 +1,6 @@
-"""A registry's files are the same to its server and its clients in /dev/shm, on the heap, and on the simulation's kernel."""
+"""A registry's files are the same to its server and its clients in /dev/shm, on the heap, and on the
+simulation's kernel.
+"""
 
 from __future__ import annotations
 

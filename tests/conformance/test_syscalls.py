@@ -53,7 +53,8 @@ class SyscallsConformance:
         client.close()
         served.close()
 
-    # --- files -------------------------------------------------------------------------------------------------------------
+    # --- files
+    # -------------------------------------------------------------------------------------------------------------
 
     def test_file_is_made_once_and_found_by_its_name_in_an_open_directory(self, directory: int) -> None:
         syscalls.close(syscalls.open("file", NEW, 0o600, dir_fd=directory))
@@ -140,7 +141,8 @@ class SyscallsConformance:
         syscalls.stores_in(memoryview(memory))(slice(2, 5), b"abc")
         assert memory == b"\0\0abc\0\0\0"
 
-    # --- locks -------------------------------------------------------------------------------------------------------------
+    # --- locks
+    # -------------------------------------------------------------------------------------------------------------
 
     def test_lock_is_of_one_open_file_until_it_is_closed(self, directory: int) -> None:
         syscalls.mknod("lock", 0o600, dir_fd=directory)
@@ -169,7 +171,8 @@ class SyscallsConformance:
         lock(second, 5)
         syscalls.close(second)
 
-    # --- sockets -----------------------------------------------------------------------------------------------------------
+    # --- sockets
+    # -----------------------------------------------------------------------------------------------------------
 
     def test_packets_keep_their_bounds_and_their_order(self, ends: tuple[Any, Any]) -> None:
         client, served = ends
@@ -277,7 +280,8 @@ class SyscallsConformance:
         assert death.poll(0) == []
         syscalls.close(pidfd)
 
-    # --- waiting -----------------------------------------------------------------------------------------------------------
+    # --- waiting
+    # -----------------------------------------------------------------------------------------------------------
 
     def test_epoll_tells_of_newcomers_packets_and_hang_ups(self, system: System, listener: Any) -> None:
         epoll = syscalls.epoll()
@@ -352,7 +356,8 @@ class SyscallsConformance:
         for end in ends:
             syscalls.close(end)
 
-    # --- processes ---------------------------------------------------------------------------------------------------------
+    # --- processes
+    # ---------------------------------------------------------------------------------------------------------
 
     def test_process_is_told_from_others_by_pid_and_start(self, system: System) -> None:
         me, pid = own_identity(), system.start_process()

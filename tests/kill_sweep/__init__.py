@@ -4,9 +4,9 @@
     python -m kill_sweep --points 300         # a sample, spread over the whole
     python -m kill_sweep --only ticket/client --at 137    # one again
 
-A **point** is one short run of a workload by real processes, in which the victim is killed (SIGKILL) at its n-th stop. A process
-that is traced with ptrace stops at the entry of each system call, before it is carried out, and at its exit, before the
-process knows its result: between two such stops it can change nothing that others see but memory that it shares.
+A **point** is one short run of a workload by real processes, in which the victim is killed (SIGKILL) at its n-th stop. A
+process that is traced with ptrace stops at the entry of each system call, before it is carried out, and at its exit, before
+the process knows its result: between two such stops it can change nothing that others see but memory that it shares.
 
 - `tracing`: ptrace, and the n-th stop.
 - `processes`: forking what a point is made of, and a launcher of registries that need not start an interpreter first.

@@ -1,7 +1,8 @@
 """One point: who is killed and when, and what must hold afterwards.
 
-The runner of a point is the parent of all its processes, also of those that are nobody's child: it is their subreaper, and it is
-the tracer of the victim. So a point is over when the runner has no children left, and one that has not ended in time is hung.
+The runner of a point is the parent of all its processes, also of those that are nobody's child: it is their subreaper, and
+it is the tracer of the victim. So a point is over when the runner has no children left, and one that has not ended in time
+is hung.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it: stops counted, who was killed where, and what was wrong; `is_swept` if the next start had to clean up."""
+    """What came of it: stops counted, who was killed where, and what was wrong; `is_swept` if the next start had to clean
+    up.
+    """
 
     point: Point
     stops: int

@@ -1,7 +1,7 @@
 """The processes of a point: forked from one that has imported everything, and registries that are forked as well.
 
-A registry is usually launched as a fresh interpreter, which takes most of the time of a point and has nothing to do with its
-outcome. Here a launcher, forked for each point before any client has begun, forks registries on request: from
+A registry is usually launched as a fresh interpreter, which takes most of the time of a point and has nothing to do with
+its outcome. Here a launcher, forked for each point before any client has begun, forks registries on request: from
 `shmlease.registry.process.main` on they are what they always are. `install` makes it what clients launch with.
 """
 

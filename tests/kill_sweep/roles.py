@@ -1,6 +1,8 @@
-"""The two processes that play a workload: who starts the registry, who joins it, and what is checked when the victim has ended.
+"""The two processes that play a workload: who starts the registry, who joins it, and what is checked when the victim has
+ended.
 
-Whoever starts the registry says to the runner which it is, waits until the runner has prepared the kill, and tells the other.
+Whoever starts the registry says to the runner which it is, waits until the runner has prepared the kill, and tells the
+other.
 """
 
 from __future__ import annotations

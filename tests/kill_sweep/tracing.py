@@ -1,7 +1,8 @@
 """ptrace(2), as much of it as it takes to kill a process at its n-th system call.
 
-Each process that is traced stops twice for each call: at its entry, where a SIGKILL keeps the call from being carried out, and
-at its exit, where it has been carried out and the process does not know it. Processes that it starts can be traced with it.
+Each process that is traced stops twice for each call: at its entry, where a SIGKILL keeps the call from being carried out,
+and at its exit, where it has been carried out and the process does not know it. Processes that it starts can be traced with
+it.
 """
 
 from __future__ import annotations

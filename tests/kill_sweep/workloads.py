@@ -1,7 +1,8 @@
 """What victim and witness do together.
 
-Each workload has two halves that talk over a line. The witness lives through every point. It tolerates that the victim is gone
-in the middle of the conversation, and nothing else: a victim that lives, because somebody else is killed, gets everything right.
+Each workload has two halves that talk over a line. The witness lives through every point. It tolerates that the victim is
+gone in the middle of the conversation, and nothing else: a victim that lives, because somebody else is killed, gets
+everything right.
 
 Every word of an array follows from a seed.
 """

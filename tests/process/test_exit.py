@@ -1,4 +1,6 @@
-"""How programs end: in order, by an exception, with leases unreleased, with views alive; each says what it must and no more."""
+"""How programs end: in order, by an exception, with leases unreleased, with views alive; each says what it must and no
+more.
+"""
 
 from __future__ import annotations
 

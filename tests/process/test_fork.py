@@ -1,4 +1,6 @@
-"""Fork, spawn and forkserver: a child takes leases of its own, holds nothing of its parent's, and releases nothing of it."""
+"""Fork, spawn and forkserver: a child takes leases of its own, holds nothing of its parent's, and releases
+nothing of it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Holders that are killed: their leases end at once and wholly, everybody else's stay, and tickets outlive their senders."""
+"""Holders that are killed: their leases end at once and wholly, everybody else's stay, and tickets outlive
+their senders.
+"""
 
 from __future__ import annotations
 

@@ -102,7 +102,8 @@ if {taken_mb}:
     with open("/dev/shm/filler", "wb") as file:
         os.posix_fallocate(file.fileno(), 0, {taken_mb} * MB)
 report = shmlease.ingest({str(table)!r}, {str(out)!r}, dtype={OPTIONS[1]!r}, columns=[0, 1, 3, 4, 5], workers=2)
-print(report.rows, report.leaks, report.shared_peak_bytes <= report.capacity_bytes <= (64 - {taken_mb}) * MB, os.listdir("/dev/shm"))
+is_within = report.shared_peak_bytes <= report.capacity_bytes <= (64 - {taken_mb}) * MB
+print(report.rows, report.leaks, is_within, os.listdir("/dev/shm"))
 """)
     assert shown.strip() == f"150000 () True {['filler'] if taken_mb else []}"
     call(table, "-o", tmp_path / "large.h5", *OPTIONS)

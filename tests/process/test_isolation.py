@@ -254,7 +254,8 @@ import msgspec, numpy as np, shmlease
 from shmlease.client.layout import layout_of
 with shmlease.Registry("4MiB") as registry, registry.share(np.arange(10.0), "a") as lease:
     ticket = lease.ticket()
-    for changes in ({"size_bytes": 1 << 22, "layout": layout_of(1 << 19, float).encoded}, {"segment": 4711}, {"layout": b"x"}):
+    too_large = {"size_bytes": 1 << 22, "layout": layout_of(1 << 19, float).encoded}
+    for changes in (too_large, {"segment": 4711}, {"layout": b"x"}):
         forged = msgspec.structs.replace(lease.ticket(), **changes)
         try:
             with registry.redeem(forged) as reader:

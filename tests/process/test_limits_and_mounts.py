@@ -1,4 +1,6 @@
-"""Where a process meets a limit of its own, or /dev/shm is not what it should be, each call and command says so in words."""
+"""Where a process meets a limit of its own, or /dev/shm is not what it should be, each call and command says so
+in words.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +120,10 @@ def test_run_runs_the_command_or_says_why_not(case: str, tmp_path: Path) -> None
 
 
 def test_shared_memory_without_a_size_limit_has_room(tmp_path: Path) -> None:
-    program = "import shmlease\nwith shmlease.Registry() as r, r.lease(shape=10) as l: print(r.statistics().capacity_bytes > 1 << 20)"
+    program = (
+        "import shmlease\nwith shmlease.Registry() as r, r.lease(shape=10) as l: "
+        "print(r.statistics().capacity_bytes > 1 << 20)"
+    )
     done = run_where("mount -t tmpfs -o size=0,nr_inodes=0 tmpfs /dev/shm", tmp_path, sys.executable, "-c", program)
     assert done.stdout == "True\n", done.stderr
 
@@ -166,7 +171,8 @@ def test_segment_that_does_not_fit_into_the_address_space_is_refused(call: str, 
         big.publish()
         with Actor(registry.id, before=textwrap.dedent(LIMITED)) as limited:
             limited(
-                "size = int(open('/proc/self/statm').read().split()[0]) * 4096\nlimit(resource.RLIMIT_AS, size + (32 << 20))"
+                "size = int(open('/proc/self/statm').read().split()[0]) * 4096\nlimit(resource.RLIMIT_AS, size + (32 << "
+                "20))"
             )
             with limited_error(limited, call, CapacityError) as words:
                 assert "a segment of 64 MiB cannot be mapped: this process gets no more memory: RLIMIT_AS is" in words
@@ -249,9 +255,14 @@ def test_memory_that_runs_out_is_told_with_its_limit_by_every_call(tmp_path: Pat
                 os.wait()
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, env=environment(OPENBLAS_NUM_THREADS="1"),
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=tmp_path,
+        env=environment(OPENBLAS_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     told = dict(line.split(" ", 1) for line in done.stdout.splitlines())
     assert told.keys() == CALLS.keys(), done.stderr
     for name, words in told.items():

@@ -1,4 +1,6 @@
-"""Every command with an output, over every target that is no place for one: a sentence, exit code 2, nothing harmed or left."""
+"""Every command with an output, over every target that is no place for one: a sentence, exit code 2, nothing harmed or
+left.
+"""
 
 from __future__ import annotations
 

@@ -719,7 +719,10 @@ def test_what_a_process_left_running_holds_counts_at_the_end_of_the_session(pyte
     tests = """
     import subprocess, sys
 
-    HOLD = "import mmap, sys; f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 0); print(1, flush=True); sys.stdin.read()"
+    HOLD = (
+        "import mmap, sys; f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 0); print(1, flush=True); "
+        "sys.stdin.read()"
+    )
 
     def hold():
         segment = make()

@@ -1,4 +1,6 @@
-"""`shmlease run` as an ordinary user: through a user namespace, or in the shared directory, where it says what it misses."""
+"""`shmlease run` as an ordinary user: through a user namespace, or in the shared directory, where it says what
+it misses.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Real signals, at any moment: each ends the call it meets, handlers may use shmlease or are refused, and nothing is left."""
+"""Real signals, at any moment: each ends the call it meets, handlers may use shmlease or are refused, and
+nothing is left.
+"""
 
 from __future__ import annotations
 

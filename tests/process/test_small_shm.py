@@ -1,4 +1,6 @@
-"""A /dev/shm of 64 MB, as Docker gives: what does not fit waits or is refused with the figures; nothing is ever a SIGBUS."""
+"""A /dev/shm of 64 MB, as Docker gives: what does not fit waits or is refused with the figures; nothing is ever
+a SIGBUS.
+"""
 
 from __future__ import annotations
 

@@ -27,7 +27,9 @@ BEFORE = {
     "the interpreter is None": "import sys; sys.executable = None",
     "the interpreter is missing": "import sys; sys.executable = '/no/such/python'",
     "the interpreter is another program": "import sys; sys.executable = '/usr/bin/true'",
-    "the working directory was removed": "import os, sys; os.mkdir('w'); os.chdir('w'); os.rmdir('../w'); sys.path.insert(0, '')",
+    "the working directory was removed": (
+        "import os, sys; os.mkdir('w'); os.chdir('w'); os.rmdir('../w'); sys.path.insert(0, '')"
+    ),
     "SIGCHLD is ignored": "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
     "all children are reaped": (
         "import os, signal\n"
@@ -42,7 +44,8 @@ BEFORE = {
     "the environment is large": "import os; os.environ.update({f'LARGE{i}': 'x' * 100_000 for i in range(15)})",
     "the import path is long": "import sys; sys.path += ['/no/such/' + str(i) + 'x' * 200 for i in range(2000)]",
     "a module of the standard library is shadowed": (
-        "import sys, os; open('signal.py', 'w').write('raise SystemExit(\"foreign code\")'); sys.path.insert(0, os.getcwd())"
+        "import sys, os; open('signal.py', 'w').write('raise SystemExit(\"foreign code\")'); sys.path.insert(0, "
+        "os.getcwd())"
     ),
 }
 

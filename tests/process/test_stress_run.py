@@ -138,10 +138,28 @@ def test_what_cannot_be_is_refused_before_the_run(tmp_path: Path, option: str, v
 
 def test_run_that_may_not_write_its_history_says_which_limit_it_met(tmp_path: Path) -> None:
     finished = subprocess.run(
-        ["sh", "-c", 'ulimit -f 200 && exec "$@"', "sh", sys.executable, "-m", "shmlease", "stress", "--capacity", "8MiB",
-         "--operations", "5000", "--clients", "1", "--no-isolate"],
-        capture_output=True, text=True, cwd=tmp_path, check=False,
-    )  # fmt: skip
+        [
+            "sh",
+            "-c",
+            'ulimit -f 200 && exec "$@"',
+            "sh",
+            sys.executable,
+            "-m",
+            "shmlease",
+            "stress",
+            "--capacity",
+            "8MiB",
+            "--operations",
+            "5000",
+            "--clients",
+            "1",
+            "--no-isolate",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
     assert finished.returncode == 2, finished.stdout
     assert "shmlease: client 0.0: this process may write files of" in finished.stderr
     assert "cannot go on without client 0.0" in finished.stderr

@@ -30,7 +30,9 @@ POWERLESS = "import ctypes; [ctypes.CDLL(None).prctl(24, capability, 0, 0, 0) fo
 UNDONE = {
     "umask": "os.umask(0o777)",
     "directory": "import tempfile; d = tempfile.mkdtemp(); os.chdir(d); os.rmdir(d)",
-    "signals ignored": "[signal.signal(n, signal.SIG_IGN) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1)]",
+    "signals ignored": (
+        "[signal.signal(n, signal.SIG_IGN) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1)]"
+    ),
     "signals blocked": "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())",
     "soft limits": (
         "[resource.setrlimit(n, (at_most, resource.getrlimit(n)[1])) for n, at_most in ((resource.RLIMIT_NOFILE, 64), "

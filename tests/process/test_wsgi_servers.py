@@ -1,4 +1,5 @@
-"""Servers that load an application before they fork, patch its modules, or are no Python: each worker is a client of its own.
+"""Servers that load an application before they fork, patch its modules, or are no Python: each worker is a client of its
+own.
 
 The registry is started by the application when it is imported, which is once with preloading, and else in each worker.
 """

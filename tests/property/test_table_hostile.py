@@ -51,13 +51,23 @@ class Mob:
         kinds: list[Callable[[], Any]] = [
             lambda: m.Lease(seq, lease, name, size, size, b"", "", 0, wait),
             lambda: m.Attach(seq, lease, name or "a", "", 0, wait),
-            lambda: m.Inherit(seq, lease, other, ""), lambda: m.Redeem(seq, ticket), lambda: m.Decline(seq, lease, wait),
-            lambda: m.Expose(seq, lease), lambda: m.Statistics(seq), lambda: m.Trim(seq), lambda: m.Ping(seq),
+            lambda: m.Inherit(seq, lease, other, ""),
+            lambda: m.Redeem(seq, ticket),
+            lambda: m.Decline(seq, lease, wait),
+            lambda: m.Expose(seq, lease),
+            lambda: m.Statistics(seq),
+            lambda: m.Trim(seq),
+            lambda: m.Ping(seq),
             lambda: m.Claim(seq, lease, size, b"", "", 0, rng.random() < 0.5),
-            lambda: m.Publish(seq, lease, rng.choice([0, 0, 2, 1_000_000]), soon), lambda: m.Mint(seq, lease, ticket, soon, ""),
-            lambda: m.Redeemed(seq, lease, ticket, "", 0), lambda: m.Linger(seq, lease), lambda: m.Release(seq, lease),
-            lambda: m.Release(seq, lease), lambda: m.Share(seq, lease), lambda: m.Bye(seq),
-        ]  # fmt: skip
+            lambda: m.Publish(seq, lease, rng.choice([0, 0, 2, 1_000_000]), soon),
+            lambda: m.Mint(seq, lease, ticket, soon, ""),
+            lambda: m.Redeemed(seq, lease, ticket, "", 0),
+            lambda: m.Linger(seq, lease),
+            lambda: m.Release(seq, lease),
+            lambda: m.Release(seq, lease),
+            lambda: m.Share(seq, lease),
+            lambda: m.Bye(seq),
+        ]
         return rng.choice(kinds)() if rng.random() > 0.01 else m.Close(seq)
 
     def act(self) -> None:
@@ -166,7 +176,11 @@ def test_refused_command_leaves_the_table_as_it_was(seed: int) -> None:
             after = shell.snapshot()
             refused += 1
             assert (after.segments, after.leases, after.tickets, after.marks, after.registry) == (
-                before.segments, before.leases, before.tickets, before.marks, before.registry,
-            ), spoke  # fmt: skip
+                before.segments,
+                before.leases,
+                before.tickets,
+                before.marks,
+                before.registry,
+            ), spoke
             assert after.clients == before.clients
     assert refused

@@ -1,4 +1,6 @@
-"""Real files come in whole: row counts and sums are those of the manifest, and what is odd in them is handled or reported."""
+"""Real files come in whole: row counts and sums are those of the manifest, and what is odd in them is handled
+or reported.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ from shmlease.system.directory import RegistryDirectory
 
 ARRAY = np.arange(500.0)
 
-# A generator function for each call: it prepares, yields what is to be interrupted, and ends what a caller has left in hand.
+# A generator function for each call: it prepares, yields what is to be interrupted, and ends what a caller has left in
+# hand.
 Call = Callable[[shmlease.Registry], Iterator[Callable[[], Any]]]
 
 
@@ -167,10 +168,29 @@ def lease_that_is_lost(registry: shmlease.Registry) -> Iterator[Callable[[], Any
 
 
 CALLS: list[Call] = [
-    statistics, trim, connect, first_use, closing_a_link, lease, lease_by_request, lease_that_is_refused, share, share_by_name,
-    share_by_threads, attach, attach_in_vain, redeem, ticket, publish, array, segment, release, end_of_a_with_block,
-    release_with_a_view_alive, death_of_the_last_view,
-]  # fmt: skip
+    statistics,
+    trim,
+    connect,
+    first_use,
+    closing_a_link,
+    lease,
+    lease_by_request,
+    lease_that_is_refused,
+    share,
+    share_by_name,
+    share_by_threads,
+    attach,
+    attach_in_vain,
+    redeem,
+    ticket,
+    publish,
+    array,
+    segment,
+    release,
+    end_of_a_with_block,
+    release_with_a_view_alive,
+    death_of_the_last_view,
+]
 
 
 def in_use(registry: shmlease.Registry) -> tuple[dict[str, int], int, int, list[str]]:

@@ -1,8 +1,9 @@
 """Interrupts at every point where CPython would run a signal handler, one after another.
 
-Those points are: where a function begins, where a loop jumps back, and after a call of anything but a Python function. On Python 3.12
-and later `sys.monitoring` tells of each of them; before, `sys.settrace` with a look at the instructions, which cannot raise where
-the call itself stands under another exception handler than what follows it: those few points are left to the later versions.
+Those points are: where a function begins, where a loop jumps back, and after a call of anything but a Python function. On
+Python 3.12 and later `sys.monitoring` tells of each of them; before, `sys.settrace` with a look at the instructions, which
+cannot raise where the call itself stands under another exception handler than what follows it: those few points are left to
+the later versions.
 """
 
 from __future__ import annotations
@@ -80,8 +81,11 @@ def _monitored(interrupter: Interrupter, action: Callable[[], Any]) -> Any:
     monitoring.use_tool_id(tool, "interrupts")
     try:
         for event, callback in (
-            (events.PY_START, meet), (events.JUMP, jumped), (events.CALL, called), (events.C_RETURN, returned),
-        ):  # fmt: skip
+            (events.PY_START, meet),
+            (events.JUMP, jumped),
+            (events.CALL, called),
+            (events.C_RETURN, returned),
+        ):
             monitoring.register_callback(tool, event, callback)
         monitoring.set_events(tool, events.PY_START | events.JUMP | events.CALL)
         try:

@@ -102,10 +102,19 @@ def file_under_a_lease(path: str) -> None:
 UNDER_A_NAME: dict[str, Plant] = {
     plant.__name__: plant
     for plant in (
-        file, directory, open_directory, link_to_secret, link_to_directory, link_to_device, dangling_link, fifo,
-        listening_socket, huge_file, garbage,
+        file,
+        directory,
+        open_directory,
+        link_to_secret,
+        link_to_directory,
+        link_to_device,
+        dangling_link,
+        fifo,
+        listening_socket,
+        huge_file,
+        garbage,
     )
-}  # fmt: skip
+}
 
 
 def _every_entry(plant: Plant) -> Plant:
@@ -152,8 +161,21 @@ def ledger_of_lies(path: str) -> None:
         *(ClientRow(number, one, b"", ClientState.CONNECTED, -FAR) for number, one in enumerate(who)),
         *(
             SegmentRow(
-                number, FAR, size, next(states), ESCAPE, FAR, b"\xff" * 99, 77, next(times), next(times), ESCAPE, -7,
-                next(times), exposed=True, alias="../../etc/passwd",
+                number,
+                FAR,
+                size,
+                next(states),
+                ESCAPE,
+                FAR,
+                b"\xff" * 99,
+                77,
+                next(times),
+                next(times),
+                ESCAPE,
+                -7,
+                next(times),
+                exposed=True,
+                alias="../../etc/passwd",
             )
             for number, size in zip(numbers, (0, 1, 4096, HUGE_BYTES, 0, FAR), strict=True)
         ),
@@ -165,7 +187,7 @@ def ledger_of_lies(path: str) -> None:
         ),
         *(TicketRow(number, number, -1, next(times), ESCAPE) for number in (*numbers, 77)),
         *(EventRow(number, next(times), kind, -1, -1, -1, ESCAPE) for number, kind in enumerate(EventKind)),
-    ]  # fmt: skip
+    ]
     Ledger(f"{path}/ledger", rows).close()
     os.chmod(f"{path}/ledger", 0o644)
 

@@ -234,7 +234,9 @@ NAMES: Final = [bug.__name__ for bug in (*IN_REGISTRY, *IN_CLIENTS)]
 
 
 def _infect_launches() -> None:
-    """Registries started by this process have the bug, too: they get it although they get no environment and no import path."""
+    """Registries started by this process have the bug, too: they get it although they get no environment and no import
+    path.
+    """
     name, tests = os.environ[ENVIRONMENT], str(Path(__file__).parents[1])
     plant = f"os.environ[{ENVIRONMENT!r}] = {name!r}; sys.path.append({tests!r}); import {__name__}; from shmlease.registry"
     launch._BOOT = _BOOT.replace("from shmlease.registry", plant)  # type: ignore[misc]

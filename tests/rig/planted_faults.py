@@ -1,7 +1,7 @@
 """Faults of a registry's own, planted one at a time in registries that a test starts, and in their successors.
 
-A registry that imports this module while SHMLEASE_PLANTED_FAULT names a fault has it. Faults stand where the table is sent a
-message, ends a client, or acts on the file system, whatever the code behind that looks like.
+A registry that imports this module while SHMLEASE_PLANTED_FAULT names a fault has it. Faults stand where the table is sent
+a message, ends a client, or acts on the file system, whatever the code behind that looks like.
 """
 
 from __future__ import annotations

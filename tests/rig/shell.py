@@ -159,9 +159,15 @@ class Shell:
         snapshot = self.snapshot()
         epoch = self.table.rows.registry.epoch + 1
         self.row = RegistryRow(
-            self.row.id, identity(epoch), self.row.capacity_bytes, self.row.warm_limit_bytes, self.row.warm_idle_ns, epoch,
-            self.now, self.row.owner,
-        )  # fmt: skip
+            self.row.id,
+            identity(epoch),
+            self.row.capacity_bytes,
+            self.row.warm_limit_bytes,
+            self.row.warm_idle_ns,
+            epoch,
+            self.now,
+            self.row.owner,
+        )
         self.table = Table(self.row, snapshot, self.now)
         self.settle()
 

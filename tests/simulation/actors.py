@@ -233,7 +233,8 @@ class Client:
         """Do nothing for a while."""
         self.machine.wait_s(self.random.choice((0.0005, 0.005, 0.03)))
 
-    # --- letting go --------------------------------------------------------------------------------------------------------
+    # --- letting go
+    # --------------------------------------------------------------------------------------------------------
 
     def release(self) -> None:
         """Release a lease, now and then with a view of it alive."""
@@ -268,7 +269,8 @@ class Client:
         self.machine.kill(self.process)
         self.machine.step()
 
-    # --- parts -------------------------------------------------------------------------------------------------------------
+    # --- parts
+    # -------------------------------------------------------------------------------------------------------------
 
     def _may_take(self) -> bool:
         if len(self.held) + len(self.views) < _MOST_HELD:
@@ -292,7 +294,9 @@ class Client:
 
     @contextlib.contextmanager
     def _excused(self, call: Call | None = None) -> Iterator[None]:
-        """Errors that may come: refusals of `call`, and that the registry cannot be reached when there is a reason for that."""
+        """Errors that may come: refusals of `call`, and that the registry cannot be reached when there is a reason for
+        that.
+        """
         try:
             yield
         except LeaseError as error:

@@ -94,7 +94,8 @@ class Episode:
         self.counts.update({fault.replace("_", " "): count for fault, count in self.injector.counts.items()})
         return Outcome(machine.steps, machine.elapsed_s(), self.counts, violation, tuple(trace) if violation else ())
 
-    # --- the course of events ------------------------------------------------------------------------------------------------
+    # --- the course of events
+    # ------------------------------------------------------------------------------------------------
 
     def _conduct(self) -> None:
         machine, world = self.machine, self.world
@@ -194,7 +195,8 @@ class Episode:
         if left:
             self.machine.fail(f"promise broken: {Violation.LEAK}: nobody holds anything, and {path} has {left}")
 
-    # --- parts ---------------------------------------------------------------------------------------------------------------
+    # --- parts
+    # ---------------------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         files, sockets = self.kernel.files, self.kernel.sockets
@@ -218,8 +220,8 @@ class Episode:
         first, used = self.queue.first(), sum(self.oracle.files.values())
         if first is not None and used + first.size_bytes <= self.capacity_bytes:
             self.machine.report(
-                f"promise broken: {Violation.UNFAIR}: {first.client} waits for {first.size_bytes} bytes, first in line, and "
-                f"{used} of {self.capacity_bytes} are in use"
+                f"promise broken: {Violation.UNFAIR}: {first.client} waits for {first.size_bytes} bytes, first in line, "
+                f"and {used} of {self.capacity_bytes} are in use"
             )
 
     def _life_of_registry(self) -> int:

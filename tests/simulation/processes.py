@@ -1,4 +1,6 @@
-"""What simulated processes find out about each other: pids, process descriptors, and the files of /proc that tell who is who."""
+"""What simulated processes find out about each other: pids, process descriptors, and the files of /proc that tell who is
+who.
+"""
 
 from __future__ import annotations
 

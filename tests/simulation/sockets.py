@@ -1,8 +1,8 @@
 """Sockets, process descriptors and epoll of simulated processes, as unix(7) has them for SOCK_SEQPACKET.
 
 What one end has sent is in the other's queue at once, and stays in order; when somebody gets to read it is another matter:
-that is where packets are late, and overtake those on other connections. An end that is closed with packets unread resets the
-other, which learns that before it reads what was sent to it.
+that is where packets are late, and overtake those on other connections. An end that is closed with packets unread resets
+the other, which learns that before it reads what was sent to it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The error tree: each error is the builtin that a caller expects, keeps its facts, and arrives whole in another process."""
+"""The error tree: each error is the builtin that a caller expects, keeps its facts, and arrives whole in
+another process.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,23 @@ WARNINGS = [value for name in errors.__all__ if issubclass(value := getattr(erro
 @pytest.mark.parametrize(
     ("error", "builtin"),
     [
-        ("SegmentNotFoundError", LookupError), ("SegmentExistsError", FileExistsError), ("CapacityError", MemoryError),
-        ("LeaseClosedError", ValueError), ("TicketError", ValueError), ("RegistryUnavailableError", ConnectionError),
-        ("RegistryFaultError", RuntimeError), ("ReentrantCallError", RuntimeError),
-        ("ProtocolError", ValueError), ("PermissionDeniedError", PermissionError), ("DTypeError", TypeError),
-        ("LingeringViewError", BufferError), ("SinkError", OSError), ("IngestError", ValueError),
+        ("SegmentNotFoundError", LookupError),
+        ("SegmentExistsError", FileExistsError),
+        ("CapacityError", MemoryError),
+        ("LeaseClosedError", ValueError),
+        ("TicketError", ValueError),
+        ("RegistryUnavailableError", ConnectionError),
+        ("RegistryFaultError", RuntimeError),
+        ("ReentrantCallError", RuntimeError),
+        ("ProtocolError", ValueError),
+        ("PermissionDeniedError", PermissionError),
+        ("DTypeError", TypeError),
+        ("LingeringViewError", BufferError),
+        ("SinkError", OSError),
+        ("IngestError", ValueError),
         ("UnsupportedPlatformError", ImportError),
     ],
-)  # fmt: skip
+)
 def test_error_is_the_builtin_that_a_caller_expects(error: str, builtin: type) -> None:
     assert issubclass(getattr(errors, error), (LeaseError, builtin))
     assert issubclass(getattr(errors, error), builtin)

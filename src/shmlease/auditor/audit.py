@@ -1,8 +1,8 @@
 """`audit`: observes the system, judges what it saw, and repeats that until the findings are certain.
 
-A finding is reported only if every pass has it. If the first pass finds nothing, it is the only one. Otherwise two more follow,
-with pauses in which a program that is about to close or unlink a segment can do so. If all findings are files that nobody holds,
-another pass only asks the kernel about them again: its answer covers the name, the identity and all holders.
+A finding is reported only if every pass has it. If the first pass finds nothing, it is the only one. Otherwise two more
+follow, with pauses in which a program that is about to close or unlink a segment can do so. If all findings are files that
+nobody holds, another pass only asks the kernel about them again: its answer covers the name, the identity and all holders.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from shmlease.units import parse_duration
 
 __all__ = ["audit", "begin_scope"]
 
-# Between two passes. A process that is about to unlink or to map a file does so within a scheduling delay: some milliseconds on
-# an idle machine, tens of milliseconds on an overloaded one.
+# Between two passes. A process that is about to unlink or to map a file does so within a scheduling delay: some
+# milliseconds on an idle machine, tens of milliseconds on an overloaded one.
 _PAUSES_S: Final = (0.02, 0.08)
 _SEVERITY_ORDER: Final = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.NOTE: 2}
 

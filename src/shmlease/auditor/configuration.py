@@ -86,8 +86,8 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
 def load_configuration(path: str | None = None, *, beneath: str = ".") -> Configuration:
     """The configuration in `path`, or in the nearest file that has one, in `beneath` or a directory above it.
 
-    Within a directory, shmlease.toml comes before pyproject.toml. If there is none, the defaults. What somebody else has put into
-    a directory that everybody may write in, such as /tmp, does not count: it could suppress what leaks.
+    Within a directory, shmlease.toml comes before pyproject.toml. If there is none, the defaults. What somebody else has
+    put into a directory that everybody may write in, such as /tmp, does not count: it could suppress what leaks.
 
     Raises
     ------

@@ -1,14 +1,14 @@
 """Reaping: removes what is proved to belong to nobody, and lists what it left alone with the reason.
 
-Nothing is removed because of its name, but some files are spared because of it: what looks like a file that somebody keeps in
-/dev/shm, rather than a segment, is removed only if its path is given. A file is removed if nobody had it open in any of several
-passes over a second, if the kernel then grants a lease on it that is unbroken when it is unlinked, and if it is still the file that
-was found (device, inode, birth time). A registry's directory is removed if we hold its lock, its process and its clients are dead,
-and nobody has any of its segments open.
+Nothing is removed because of its name, but some files are spared because of it: what looks like a file that somebody keeps
+in /dev/shm, rather than a segment, is removed only if its path is given. A file is removed if nobody had it open in any of
+several passes over a second, if the kernel then grants a lease on it that is unbroken when it is unlinked, and if it is
+still the file that was found (device, inode, birth time). A registry's directory is removed if we hold its lock, its
+process and its clients are dead, and nobody has any of its segments open.
 
-The proof does not cover a program that has closed a segment and intends to open it by name later; `older_than` spares what was used
-recently. And a program that puts another file in the place of the one found, in the microseconds between the last comparison and
-the unlink, would lose the new one.
+The proof does not cover a program that has closed a segment and intends to open it by name later; `older_than` spares what
+was used recently. And a program that puts another file in the place of the one found, in the microseconds between the last
+comparison and the unlink, would lose the new one.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def reap(
     yes : bool
         Whether to remove; otherwise nothing is changed, and the same checks are made.
     files : sequence of str
-        The paths of files to remove, if the proofs hold, and nothing else: also such as look like files that somebody keeps.
+        The paths of files to remove, if the proofs hold, and nothing else: also such as look like files that somebody
+        keeps.
     paths : sequence of str, optional
         The directories to reap; by default /dev/shm and every mounted hugetlbfs.
     older_than : float or str

@@ -25,8 +25,8 @@ __all__ = ["command"]
 def command(options: AuditOptions, form: str, output: str | None, paths: tuple[str, ...]) -> None:
     """Report what leaked in shared memory, who created it, and what could not be seen.
 
-    Exit codes: 0 nothing leaked; 23 something leaked; 2 usage error; 125 no leak was found, something could not be seen, and
-    --strict was given.
+    Exit codes: 0 nothing leaked; 23 something leaked; 2 usage error; 125 no leak was found, something could not be seen,
+    and --strict was given.
     """
     for path in (output, options.new_baseline):
         if path is not None:

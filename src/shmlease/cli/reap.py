@@ -26,9 +26,9 @@ def command(
 ) -> None:
     """Remove segments and dead registries that are proved to belong to nobody.
 
-    Each is removed only while the kernel confirms that nobody has it open. What a suppression matches is left alone. So is a
-    file that looks kept by somebody and not like a segment: its name has an ending, it lies in a directory, or others may use
-    it. FILES are removed on the same proof, whatever they look like, and nothing else is.
+    Each is removed only while the kernel confirms that nobody has it open. What a suppression matches is left alone. So is
+    a file that looks kept by somebody and not like a segment: its name has an ending, it lies in a directory, or others may
+    use it. FILES are removed on the same proof, whatever they look like, and nothing else is.
     """
     configuration = load_configuration(config)
     reaping = reap(

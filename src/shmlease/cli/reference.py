@@ -23,7 +23,8 @@ def commands() -> str:
     """The command line."""
     parts = [
         "# Command line\n",
-        "Generated from the commands by `python -m shmlease.cli.reference docs`; a test compares them. Data goes to stdout, messages",
+        "Generated from the commands by `python -m shmlease.cli.reference docs`; a test compares them. Data goes to "
+        "stdout, messages",
         "and progress to stderr; `NO_COLOR` is honoured. `python -m shmlease` is the same as `shmlease`.\n",
     ]
     parent = click.Context(cli, info_name="shmlease")
@@ -40,7 +41,8 @@ def rules() -> str:
     """The rules of the auditor."""
     lines = [
         "# Rules of the auditor\n",
-        "Generated from `shmlease/auditor/judge/rules.py`. Errors and warnings count as leaks (exit code 23); notes do not.\n",
+        "Generated from `shmlease/auditor/judge/rules.py`. Errors and warnings count as leaks (exit code 23); notes do "
+        "not.\n",
         "| id | name | severity | meaning | fix |",
         "|---|---|---|---|---|",
     ]

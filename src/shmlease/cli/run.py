@@ -21,8 +21,8 @@ from shmlease.output_file import check_output
 __all__ = ["command"]
 
 _ISOLATE = (
-    "Give the command a /dev/shm of its own, or let it share the system's. By default its own, where the system allows that and "
-    "the command is not to use a registry that runs outside."
+    "Give the command a /dev/shm of its own, or let it share the system's. By default its own, where the system allows "
+    "that and the command is not to use a registry that runs outside."
 )
 _SETTLE = "How long to wait for processes that the command leaves running."
 _OUTPUT = (
@@ -49,10 +49,10 @@ def command(
 ) -> None:
     """Run COMMAND and report what it leaked in shared memory.
 
-    COMMAND can be any program; it need not be Python or know of shmlease. Its input, output, signals and exit code stay its own.
-    Where its exit code is 0, the exit code is 0 if nothing leaked, 23 if something leaked, and 125 if no leak was found, something
-    could not be seen, and --strict was given. 127 means that there is no such command, 126 that it cannot be executed, and 128
-    plus a number that this signal ended it.
+    COMMAND can be any program; it need not be Python or know of shmlease. Its input, output, signals and exit code stay its
+    own. Where its exit code is 0, the exit code is 0 if nothing leaked, 23 if something leaked, and 125 if no leak was
+    found, something could not be seen, and --strict was given. 127 means that there is no such command, 126 that it cannot
+    be executed, and 128 plus a number that this signal ended it.
     """
     for path in outputs:
         format_of(path)
@@ -89,7 +89,9 @@ def _print(report: Report, why_shared: str, *, verbose: bool) -> None:
 
 
 def _is_done(write: Callable[[], object]) -> bool:
-    """Whether an output could be written; one that cannot must not prevent the others, or change the command's exit code."""
+    """Whether an output could be written; one that cannot must not prevent the others, or change the command's
+    exit code.
+    """
     try:
         write()
     except LeaseError as error:

@@ -35,8 +35,8 @@ def command(registry: str | None, capacity: str | None, warm: str | None, warm_i
     """Run a registry in the foreground, until Ctrl-C or SIGTERM.
 
     Any process of this user joins it with shmlease.connect(). If a registry of that id was killed before, its leases are
-    taken over, and its limits stay. Clients of one that was killed go on with a registry that the first of them starts; it makes
-    way when this command is given again, and ends when it has had no client, lease or ticket for a minute.
+    taken over, and its limits stay. Clients of one that was killed go on with a registry that the first of them starts; it
+    makes way when this command is given again, and ends when it has had no client, lease or ticket for a minute.
     """
     with starting():
         sweep()

@@ -19,8 +19,8 @@ __all__ = ["command"]
 def command(registry: str | None, as_machine: bool) -> None:
     """Show the lease table of this user's registries.
 
-    It is read from shared memory, not asked for: it can be seen of a registry that is stopped or dead as well. Exit code 1 if
-    the registry named by --id is not there.
+    It is read from shared memory, not asked for: it can be seen of a registry that is stopped or dead as well. Exit code 1
+    if the registry named by --id is not there.
     """
     looks = look(registry)
     if as_machine:

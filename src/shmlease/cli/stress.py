@@ -68,9 +68,9 @@ def command(
 ) -> None:
     """Run clients under chaos, and give a verdict.
 
-    Processes hand arrays to one another while a fault injector kills and stops them and the registry. Every few seconds all let go
-    of everything; then nothing may be left in /dev/shm, and no read, no publication and no ticket may have gone wrong. Exit
-    code 0 only if so, 1 otherwise: then a schedule is printed that --replay runs again.
+    Processes hand arrays to one another while a fault injector kills and stops them and the registry. Every few seconds all
+    let go of everything; then nothing may be left in /dev/shm, and no read, no publication and no ticket may have gone
+    wrong. Exit code 0 only if so, 1 otherwise: then a schedule is printed that --replay runs again.
     """
     try:
         options = Options(
@@ -186,8 +186,9 @@ def _report_failure(verdict: Verdict, options: Options, shrink_s: float) -> None
     except LeaseError as error:
         click.echo(f"shmlease: {error}; write the schedule below there", err=True)
     click.echo(
-        f"shmlease: seed {verdict.seed}; {verdict.schedule.operations:,} operations and {len(verdict.schedule.faults)} faults "
-        f"failed, and so did the {schedule.operations:,} operations and {len(schedule.faults)} faults in {path}; run it again "
-        f"with\n  shmlease stress --replay {path}\n{msgspec.json.encode(schedule).decode()}",
+        f"shmlease: seed {verdict.seed}; {verdict.schedule.operations:,} operations and {len(verdict.schedule.faults)} "
+        f"faults failed, and so did the {schedule.operations:,} operations and {len(schedule.faults)} faults in {path}; "
+        "run it "
+        f"again with\n  shmlease stress --replay {path}\n{msgspec.json.encode(schedule).decode()}",
         err=True,
     )

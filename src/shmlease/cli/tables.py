@@ -117,7 +117,9 @@ def _registry_as_json(directory: RegistryDirectory, served: bool, snapshot: Snap
 
 
 def as_text(looks: list[Look], registry: str | None = None) -> RenderableType:
-    """For people: a summary of each registry (only `registry` was looked for, if given), its segments, and the last events."""
+    """For people: a summary of each registry (only `registry` was looked for, if given), its segments, and the
+    last events.
+    """
     now_ns = SystemClock().now_ns()
     parts: list[RenderableType] = []
     for directory, served, snapshot in looks:
@@ -217,7 +219,8 @@ def _segments(snapshot: Snapshot, now_ns: int) -> RenderableType:
 def _events(snapshot: Snapshot, now_ns: int) -> RenderableType:
     lines = [
         Text(
-            f"  {format_duration((now_ns - event.at_ns) / 1e9)} ago: {event.kind} {event.detail.partition(chr(10))[0]}".rstrip(),
+            f"  {format_duration((now_ns - event.at_ns) / 1e9)} ago: "
+            f"{event.kind} {event.detail.partition(chr(10))[0]}".rstrip(),
             style="dim",
         )
         for event in snapshot.events[-5:]

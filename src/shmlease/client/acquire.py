@@ -1,7 +1,7 @@
 """The ways to a lease: by request, on a segment granted ahead, by name, by ticket.
 
-Each fills a lease object that was made before. What it has taken on stands in the lease's `Hold` at every moment, so that `acquired`,
-which calls it, can give it back whatever exception ends it.
+Each fills a lease object that was made before. What it has taken on stands in the lease's `Hold` at every moment, so that
+`acquired`, which calls it, can give it back whatever exception ends it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Numpy arrays on mapped segments, whose base keeps the mapping alive.
 
-An array's `base` leads to an `Anchor`; the anchor holds the mapping. As long as any view exists, the anchor does, and so the
-memory stays mapped, whatever became of the lease. When the last view dies, so does the anchor, and whoever watches it knows.
+An array's `base` leads to an `Anchor`; the anchor holds the mapping. As long as any view exists, the anchor does, and so
+the memory stays mapped, whatever became of the lease. When the last view dies, so does the anchor, and whoever watches it
+knows.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ __all__ = ["Anchor", "array_on"]
 class Anchor:
     """The base of all arrays of one lease.
 
-    It offers `__array_interface__` rather than a buffer: numpy then makes it the base itself, and, having no writable buffer
-    to ask for, cannot be talked into making a read-only array writable again.
+    It offers `__array_interface__` rather than a buffer: numpy then makes it the base itself, and, having no writable
+    buffer to ask for, cannot be talked into making a read-only array writable again.
     """
 
     __slots__ = ("__array_interface__", "__weakref__", "mapping")

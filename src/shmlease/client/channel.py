@@ -1,7 +1,7 @@
 """The way to the registry process that serves now: a connection, and the notice log that outlives it.
 
-If the registry is dead, `open` sees to a successor and goes on with that one where the session stands. Its methods are for whoever
-holds the link's lock, and each can be called again after an interrupt.
+If the registry is dead, `open` sees to a successor and goes on with that one where the session stands. Its methods are for
+whoever holds the link's lock, and each can be called again after an interrupt.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Channel:
             self.close()
             if not endpoint.exists():
                 self.ended = (
-                    "it does not exist or has ended; start one with `shmlease serve`, or with shmlease.Registry() in a process "
-                    "that outlives the others"
+                    "it does not exist or has ended; start one with `shmlease serve`, or with shmlease.Registry() in a "
+                    "process that outlives the others"
                 )
                 raise self.unavailable(self.ended)
             try:
@@ -103,7 +103,9 @@ class Channel:
             self.connection = None
 
     def send(self, message: m.ClientMessage) -> bool:
-        """Send `message`; False if there is no connection, or none any more: then the next one says all that is to be said."""
+        """Send `message`; False if there is no connection, or none any more: then the next one says all that is
+        to be said.
+        """
         connection = self.connection
         if connection is None or not self.is_ready:
             return False

@@ -42,7 +42,8 @@ _PATIENCE_S: Final = 1
 _LIMITS: Final = frozenset({errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS})
 # How long a process with low limits leaves it to others to succeed a registry: they take 50 ms where they use it just then.
 _HESITATE_NS: Final = 500_000_000
-# What control groups have left is asked for segments from this size on: it takes some 50 us, a tenth of reserving this much.
+# What control groups have left is asked for segments from this size on: it takes some 50 us, a tenth of reserving this
+# much.
 _NOTED_BYTES: Final = 1 << 20
 _TIMEVAL: Final = struct.Struct("@ll")
 

@@ -150,8 +150,8 @@ class RegistryHandle:
     ) -> Lease:
         """A lease on a published copy of `array`: `lease`, copy in, `publish`.
 
-        An array that is contiguous in F order and not in C order stays so; any other becomes C-contiguous. Of an instance of a
-        subclass of numpy's array, what is shared is the plain array.
+        An array that is contiguous in F order and not in C order stays so; any other becomes C-contiguous. Of an instance
+        of a subclass of numpy's array, what is shared is the plain array.
 
         Raises
         ------

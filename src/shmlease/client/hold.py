@@ -1,8 +1,8 @@
 """What a call has taken on, and how that ends: the records of leases and tickets behind the objects that a user has.
 
-A call that takes something first makes its record. When the lease has ended, or when an exception has ended the call half-way, the
-record becomes one of the link's loose ends, and whoever next uses the link settles it. `settle` may itself be interrupted, and is
-then called again, so each step of it is one that can be repeated.
+A call that takes something first makes its record. When the lease has ended, or when an exception has ended the call
+half-way, the record becomes one of the link's loose ends, and whoever next uses the link settles it. `settle` may itself be
+interrupted, and is then called again, so each step of it is one that can be repeated.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class Hold:
             self.session.outbox.append(redemption.notice)
 
     def settle(self) -> None:
-        """The lease, or the call that was to take it, has ended: queue what the registry must know. The link's lock is held."""
+        """The lease, or the call that was to take it, has ended: queue what the registry must know. The link's lock is
+        held.
+        """
         if self.session is not self.link.session:
             return
         if self.seq:
@@ -113,8 +115,8 @@ class Hold:
 class Watch(weakref.ref[Anchor]):
     """Tells when the lease object is lost, or the last view dies of one that has ended.
 
-    Python drops what a signal handler raises in a callback, so the callback is a function written in C, during which no handler
-    runs: the watch is put into a queue.
+    Python drops what a signal handler raises in a callback, so the callback is a function written in C, during which no
+    handler runs: the watch is put into a queue.
     """
 
     __slots__ = ("hold",)
@@ -125,8 +127,8 @@ class Watch(weakref.ref[Anchor]):
         self.hold.settle()
 
 
-# Leases of this process that have not ended, by what is behind each; weak, so that a lost one is collected, and warns. Not a
-# WeakSet, which runs Python code when one of its members dies.
+# Leases of this process that have not ended, by what is behind each; weak, so that a lost one is collected, and warns. Not
+# a WeakSet, which runs Python code when one of its members dies.
 held: Final[dict[Hold, weakref.ref[Any]]] = {}
 
 

@@ -1,8 +1,8 @@
 """An array's dtype, shape and order as bytes, exact and without pickle.
 
-`numpy.lib.format` loses titles, alignment and overlapping offsets; a pickle would run code of whoever sent it. The form here
-is msgpack: a plain dtype is its `numpy.dtype.str`, a sub-array ``[base, shape]``, a structured dtype its names, formats,
-offsets, titles, size and alignment flag. What comes back is compared with what went in before anything is sent.
+`numpy.lib.format` loses titles, alignment and overlapping offsets; a pickle would run code of whoever sent it. The form
+here is msgpack: a plain dtype is its `numpy.dtype.str`, a sub-array ``[base, shape]``, a structured dtype its names,
+formats, offsets, titles, size and alignment flag. What comes back is compared with what went in before anything is sent.
 """
 
 from __future__ import annotations
@@ -92,8 +92,10 @@ def _layout(dtype: np.dtype[Any], shape: tuple[int, ...], order: str, _key: str)
     exact_order: Order = "F" if order == "F" else "C"
     encoded = _encoder.encode(_Wire(described, shape, exact_order))
     if len(encoded) > _MAX_LAYOUT_BYTES:
-        raise DTypeError(f"dtype with {len(dtype.names or ())} fields takes {len(encoded)} bytes to describe; "
-                         f"at most {_MAX_LAYOUT_BYTES} are allowed")  # fmt: skip
+        raise DTypeError(
+            f"dtype with {len(dtype.names or ())} fields takes {len(encoded)} bytes to describe; "
+            f"at most {_MAX_LAYOUT_BYTES} are allowed"
+        )
     return Layout(dtype, shape, exact_order, encoded)
 
 

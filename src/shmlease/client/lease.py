@@ -57,17 +57,26 @@ class Grant(msgspec.Struct, frozen=True):
 class Lease:
     """The right of this process to map one segment, from grant to release.
 
-    Made by `Registry.lease`, `attach`, `redeem` and `share`; a context manager that releases at its end. Threads may share a
-    lease. A process forked while it is held takes its own lease when it first uses it, and cannot release this one.
+    Made by `Registry.lease`, `attach`, `redeem` and `share`; a context manager that releases at its end. Threads may share
+    a lease. A process forked while it is held takes its own lease when it first uses it, and cannot release this one.
 
-    What it does not guarantee: that nothing else of this user's writes to the memory. Views taken of a writer's array before
-    `publish` stay writable, and so does any plain mapping of `segment`.
+    What it does not guarantee: that nothing else of this user's writes to the memory. Views taken of a writer's array
+    before `publish` stay writable, and so does any plain mapping of `segment`.
     """
 
     __slots__ = (
-        "__weakref__", "_anchor", "_array", "_grant", "_hold", "_is_writer", "_link", "_on_lingering", "_segment_name", "_site",
+        "__weakref__",
+        "_anchor",
+        "_array",
+        "_grant",
+        "_hold",
+        "_is_writer",
+        "_link",
+        "_on_lingering",
+        "_segment_name",
+        "_site",
         "_writable",
-    )  # fmt: skip
+    )
     _grant: Grant
 
     def __init__(self, link: Link, on_lingering: OnLingering = "warn") -> None:
@@ -235,9 +244,15 @@ class Lease:
         try:
             mint_token(minting)
             ticket = Ticket(
-                link.endpoint.id, minting.ticket, grant.segment, grant.generation, grant.size_bytes, deadline_ns, grant.name,
+                link.endpoint.id,
+                minting.ticket,
+                grant.segment,
+                grant.generation,
+                grant.size_bytes,
+                deadline_ns,
+                grant.name,
                 grant.layout.encoded,
-            )  # fmt: skip
+            )
         except BaseException as error:  # nobody has the ticket
             try:
                 link.loose_ends.queue.append(minting)

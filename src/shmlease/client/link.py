@@ -3,16 +3,16 @@
 Rules:
 
 * One link serves all threads of a process; `Reception` says which of those that wait receives for all.
-* A notice is written to the notice log, where the registry finds it, also one that succeeds the one of now. The registry is rung
-  for it unless it was rung lately: then it looks again by itself.
-* An exception may end any method early, wherever Python runs signal handlers: where a function begins, where a loop jumps back, and
-  after a call of a function written in C. Locks are therefore taken by `with`, or by a call that notes it; what a call had taken on
-  becomes one of the `LooseEnds`. The next call carries on from there, or a thread that was started for the purpose.
-* A signal handler or a finalizer may use the link while its own thread is in a call. It must not wait for that thread, which is
-  itself: what can be queued is, anything else is refused.
+* A notice is written to the notice log, where the registry finds it, also one that succeeds the one of now. The registry is
+  rung for it unless it was rung lately: then it looks again by itself.
+* An exception may end any method early, wherever Python runs signal handlers: where a function begins, where a loop jumps
+  back, and after a call of a function written in C. Locks are therefore taken by `with`, or by a call that notes it; what a
+  call had taken on becomes one of the `LooseEnds`, which the next call settles, or a thread that was started for it.
+* A signal handler or a finalizer may use the link while its own thread is in a call. It must not wait for that thread,
+  which is itself: what can be queued is, anything else is refused.
 * Nothing is logged under the lock: a handler of logging's may be anybody's code.
-* A fork leaves the child without a link: its first use makes a new one, as a client of its own. One that Python was not told of is
-  noticed where a `Hold` is made, a lease is used or ended, and a request begins.
+* A fork leaves the child without a link: its first use makes a new one, as a client of its own. One that Python was not
+  told of is noticed where a `Hold` is made, a lease is used or ended, and a request begins.
 """
 
 from __future__ import annotations
@@ -345,6 +345,6 @@ class Link:
 
 def _reentrant() -> ReentrantCallError:
     return ReentrantCallError(
-        "shmlease was called by a signal handler or finalizer while its own thread was in the middle of a call of shmlease; "
+        "shmlease was called by a signal handler or finalizer while its own thread was in a call of shmlease; "
         "let the handler set a flag or raise an exception, and call shmlease after that"
     )

@@ -1,7 +1,7 @@
 """What calls have left to be settled: leases that have ended, calls that were interrupted, views that have died.
 
-Any call on the link settles what is left, and a thread does it where no call may come for a while: `attend` after the end of a lease
-of which views are alive, `sweep_soon` after an interrupted call.
+Any call on the link settles what is left, and a thread does it where no call may come for a while: `attend` after the end
+of a lease of which views are alive, `sweep_soon` after an interrupted call.
 """
 
 from __future__ import annotations

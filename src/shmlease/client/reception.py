@@ -1,7 +1,7 @@
 """Receiving for all threads of a process: whoever waits for an answer and finds nobody receiving receives for all.
 
-A lock is taken by a call that notes whether it was (`AT_ONCE`), and what arrives is put into the inbox by one call, so that an
-interrupt at any point loses neither.
+A lock is taken by a call that notes whether it was (`AT_ONCE`), and what arrives is put into the inbox by one call, so that
+an interrupt at any point loses neither.
 """
 
 from __future__ import annotations

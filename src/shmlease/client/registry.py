@@ -67,10 +67,10 @@ _UNDO_WITHIN_S: Final = 10.0
 class Registry(RegistryHandle):
     """Start a registry process, and end it at the end of the ``with`` block or of this process.
 
-    The registry runs in a session of its own, without this process's descriptors or memory. Children of this process find it
-    through ``SHMLEASE_REGISTRY``. When the block ends everything is freed and nothing is left in /dev/shm; leases that other
-    processes still hold are named in a warning, and what they have mapped stays valid until they let go. If this process is
-    killed, the registry serves whoever is left and then ends.
+    The registry runs in a session of its own, without this process's descriptors or memory. Children of this process find
+    it through ``SHMLEASE_REGISTRY``. When the block ends everything is freed and nothing is left in /dev/shm; leases that
+    other processes still hold are named in a warning, and what they have mapped stays valid until they let go. If this
+    process is killed, the registry serves whoever is left and then ends.
 
     Parameters
     ----------
@@ -182,7 +182,9 @@ class OwnedRegistry:
 
 
 class _OpenRegistry(OwnedRegistry):
-    """A registry until it has ended: an object that is collected then runs no Python code, in which an interrupt would be lost."""
+    """A registry until it has ended: an object that is collected then runs no Python code, in which an interrupt would be
+    lost.
+    """
 
     def __del__(self) -> None:
         if not self.is_ours:
@@ -355,7 +357,8 @@ def begin(directory: RegistryDirectory) -> int:
 
 
 def checked_id(id: str) -> str:
-    """`id` if a registry may have it: by any other, its directory is not found by `status`, `audit`, `reap` and the next start.
+    """`id` if a registry may have it: by any other, its directory is not found by `status`, `audit`, `reap` and the next
+    start.
 
     Raises
     ------

@@ -16,7 +16,9 @@ __all__ = ["Aliases"]
 
 
 class Aliases:
-    """Gives a segment its alias; whoever opens it by that name is unknown to the table, so the segment is never recycled."""
+    """Gives a segment its alias; whoever opens it by that name is unknown to the table, so the segment is never
+    recycled.
+    """
 
     def __init__(self, rows: Rows, outbox: Outbox) -> None:
         self._rows = rows

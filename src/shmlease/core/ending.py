@@ -1,9 +1,10 @@
 """When and how a registry ends.
 
-* Its owner, the process that it was started for, has ended; or it has no owner and was idle for a while. It serves until nobody needs
-  it.
+* Its owner, the process that it was started for, has ended; or it has no owner and was idle for a while. It serves until
+  nobody needs it.
 * Another process can serve better, or was started by the user to serve. It leaves everything to that one.
-* It was closed. Nothing is granted any more, all names and memory are given back, and who still holds a lease keeps what is mapped.
+* It was closed. Nothing is granted any more, all names and memory are given back, and who still holds a lease keeps what is
+  mapped.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from shmlease.core.transitions import LeaseEvent
 
 __all__ = ["IDLE_NS", "Ending"]
 
-# A registry that nobody has asked for ends when it has had no client, lease or ticket for so long: a program that is started
-# again and again meets it, and it is gone before anybody wonders what it is.
+# A registry that nobody has asked for ends when it has had no client, lease or ticket for so long: a program that is
+# started again and again meets it, and it is gone before anybody wonders what it is.
 IDLE_NS: Final = 60_000_000_000
 
 

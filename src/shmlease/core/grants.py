@@ -1,7 +1,7 @@
 """Requests for new segments: in order of arrival, from what is warm or fresh, when there is room.
 
-One that needs much is not overtaken by ones that need little. Room is made by giving back warm segments, then spares; when /dev/shm
-itself is full, the first in line is tried again after a while, since others' releases do not announce themselves.
+One that needs much is not overtaken by ones that need little. Room is made by giving back warm segments, then spares; when
+/dev/shm itself is full, the first in line is tried again after a while, since others' releases do not announce themselves.
 """
 
 from __future__ import annotations

@@ -53,7 +53,8 @@ _NAMES: Final = {
 
 
 def is_better(candidate: Limits, current: Limits, wanted: Limits) -> bool:
-    """Whether a process with `candidate` is short of less than one with `current`, where `wanted` is enough, and of nothing else.
+    """Whether a process with `candidate` is short of less than one with `current`, where `wanted` is enough, and of nothing
+    else.
 
     It is a strict order: handing over from one to a better one comes to an end.
     """

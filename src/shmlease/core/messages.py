@@ -3,7 +3,8 @@
 Client messages carry `seq`, which a client counts up for each command, so that one that arrives twice (sent again after a
 takeover) is applied once. *Requests* are answered by the reply with the same `seq`. *Notices* get no answer: they cannot be
 refused for a reason that their sender could remove, so nobody waits for them. Notices are not sent at all: a client writes
-them to its notice log in shared memory, where the registry, or its successor, reads them; a `Ring`, the doorbell, asks it to look.
+them to its notice log in shared memory, where the registry, or its successor, reads them; a `Ring`, the doorbell, asks it
+to look.
 
 Every field is bounded here, and a decoder that meets anything else refuses the packet.
 
@@ -158,7 +159,9 @@ LOOK_AGAIN_NS: Final = 10_000_000
 
 
 class Ring(Struct, frozen=True, array_like=True, tag=12):
-    """Look at my notice log, now and again after `LOOK_AGAIN_NS`: for `QUIET_NS` its client writes without another `Ring`."""
+    """Look at my notice log, now and again after `LOOK_AGAIN_NS`: for `QUIET_NS` its client writes without
+    another `Ring`.
+    """
 
     seq: Seq
 

@@ -94,9 +94,9 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     """Which process this is, so that a reused pid is not mistaken for it.
 
     `start_ticks` is field 22 of /proc/PID/stat; `boot_id` that of /proc/sys/kernel/random; `pid_namespace` the inode of the
-    namespace in which `pid` was counted, that of whoever wrote it down: a pid of another namespace means nothing. So it is with
-    `time_namespace`, in which `start_ticks` were read. A process that whoever wrote it down could not see has pid and start
-    time 0, and `UNSEEN_NAMESPACE`.
+    namespace in which `pid` was counted, that of whoever wrote it down: a pid of another namespace means nothing. So it is
+    with `time_namespace`, in which `start_ticks` were read. A process that whoever wrote it down could not see has pid and
+    start time 0, and `UNSEEN_NAMESPACE`.
     """
 
     pid: _Pid

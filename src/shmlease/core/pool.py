@@ -1,7 +1,7 @@
 """The files of segments: made, kept warm for the next lease, given back to the system.
 
-A segment whose last use has ended in order is kept warm, as far as the limit of the pool allows. One that something unknown may
-still map, or whose pages were never reserved, is unlinked and never used again.
+A segment whose last use has ended in order is kept warm, as far as the limit of the pool allows. One that something unknown
+may still map, or whose pages were never reserved, is unlinked and never used again.
 """
 
 from __future__ import annotations

@@ -127,8 +127,8 @@ def exists_refusal(rows: Rows, name: str, now_ns: int) -> Refusal:
         until = f"it is kept for {held}, for {format_duration(max(waiting_s, 0))} more at most"
     return Refusal(
         RefusalCode.EXISTS,
-        f"segment {name!r} exists already ({segment.state}{_made_by(rows, segment)}): {until}; choose another name, or wait for "
-        "its end",
+        f"segment {name!r} exists already ({segment.state}{_made_by(rows, segment)}): {until}; choose another name, or "
+        "wait for its end",
         {"name": name, "pid": pids[0] if pids else None, "pids": pids, "site": segment.site},
     )
 

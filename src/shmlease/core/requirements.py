@@ -1,4 +1,6 @@
-"""What must be so before a message of a client changes anything: whose an id is, whether it is new, whether a name is free."""
+"""What must be so before a message of a client changes anything: whose an id is, whether it is new, whether a
+name is free.
+"""
 
 from __future__ import annotations
 

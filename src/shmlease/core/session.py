@@ -1,16 +1,17 @@
 """The client's side of the protocol: a state machine without I/O, clock, locks or threads.
 
-It knows what was asked and not answered, what was granted ahead, what is yet to be said to the registry, and what to ask again of a
-successor. A shell (`shmlease.client.link`) moves the bytes: it sends requests, writes notices into the notice log, hands over every
-message that arrives to `receive`, and carries out what that leaves to be done: segments to forget, claims to close, complaints.
+It knows what was asked and not answered, what was granted ahead, what is yet to be said to the registry, and what to ask
+again of a successor. A shell (`shmlease.client.link`) moves the bytes: it sends requests, writes notices into the notice
+log, hands over every message that arrives to `receive`, and carries out what that leaves to be done: segments to forget,
+claims to close, complaints.
 
 Rules:
 
 * Numbers only go up. An answer to request number n confirms that every notice before n has been applied.
 * Whatever was granted to a call that is not there any more is released.
-* An exception may end any method early, wherever Python runs signal handlers: where a function begins, where a loop jumps back, and
-  after a call of a function written in C. So every method can be called again. Changes that belong together stand together, with no
-  call between them, or one at their end.
+* An exception may end any method early, wherever Python runs signal handlers: where a function begins, where a loop jumps
+  back, and after a call of a function written in C. So every method can be called again. Changes that belong together stand
+  together, with no call between them, or one at their end.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ class Session:
     claims : dict
         By lease: spares taken, until the registry is known to have read it.
     outbox : deque
-        Notices to be written, each a function of its number. Anybody may append at any moment, a signal handler and the garbage
-        collector as well.
+        Notices to be written, each a function of its number. Anybody may append at any moment, a signal handler and the
+        garbage collector as well.
     confirmed : int
         All notices before this number have been applied.
     forgotten, complaints : deque
@@ -128,8 +129,8 @@ class Session:
     def unanswered(self) -> list[m.Request]:
         """What to ask again over a new connection, in the order of before.
 
-        What was granted to nobody is known then before the answer that a caller may leave with. It must be known, to be released,
-        but nobody waits for it.
+        What was granted to nobody is known then before the answer that a caller may leave with. It must be known, to be
+        released, but nobody waits for it.
         """
         self.abandoned = {seq: request for seq, request in self.abandoned.items() if isinstance(request, _GRANTING)}
         again = {seq: request for seq, request in self.outstanding.items() if seq not in self.answers}
@@ -204,8 +205,8 @@ class Session:
         Parameters
         ----------
         last_written : int
-            Number of the last notice in the notice log. If that is the first of the outbox, an exception came between the writing and
-            `written`.
+            Number of the last notice in the notice log. If that is the first of the outbox, an exception came between the
+            writing and `written`.
         """
         notice = self._notice
         if notice is not None and notice.seq == last_written:

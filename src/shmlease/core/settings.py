@@ -25,8 +25,8 @@ class NewRegistry(msgspec.Struct, frozen=True):
 class Settings(msgspec.Struct, frozen=True):
     """Which registry a process is to serve, and as what.
 
-    `new`: what to begin with if there is no ledger; None for a successor, which only goes on from one. `in_foreground`: it runs
-    where its user has put it, and is not handed over to a client that may use more.
+    `new`: what to begin with if there is no ledger; None for a successor, which only goes on from one. `in_foreground`: it
+    runs where its user has put it, and is not handed over to a client that may use more.
     """
 
     id: str

@@ -12,9 +12,10 @@ Rules:
   for, and what was granted before is granted again.
 * Requests that must wait do so in order of arrival; one that needs much is not overtaken by ones that need little.
 
-The table is made of parts that each own their state: `Pool` the files, `Prefetch` the spares, `Leases`, `Grants` those who wait
-for a new segment, `Readers` those who attach, `Tickets`, `Clients`, `Ending` the end of the registry, `Figures` the statistics. Rows,
-outbox and timers are common to all. Every command ends with `_finish`: what has become free is granted to those who wait.
+The table is made of parts that each own their state: `Pool` the files, `Prefetch` the spares, `Leases`, `Grants` those who
+wait for a new segment, `Readers` those who attach, `Tickets`, `Clients`, `Ending` the end of the registry, `Figures` the
+statistics. Rows, outbox and timers are common to all. Every command ends with `_finish`: what has become free is granted to
+those who wait.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What comes due when: one heap of deadlines for all parts of the table.
 
-A deadline is never cancelled. Its handler looks at the rows and does nothing if they say otherwise by then; a part also tells
-which of its deadlines still matter, so that the heap does not grow with what ended long before.
+A deadline is never cancelled. Its handler looks at the rows and does nothing if they say otherwise by then; a part also
+tells which of its deadlines still matter, so that the heap does not grow with what ended long before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The attributes of a dataset or of the file: a mapping that is checked when it is set, logged as JSON, stored at the end."""
+"""The attributes of a dataset or of the file: a mapping that is checked when it is set, logged as JSON, stored
+at the end.
+"""
 
 from __future__ import annotations
 

@@ -188,8 +188,9 @@ class FileObject:
             written = os.pwrite(self._fd, view, offset)  # a write is cut at 2 GiB, and by a signal
             view, offset = view[written:], offset + written
         if offset - self._written_back >= _WRITE_BACK_BYTES:
-            # Linux starts to write dirty pages to the disk when it is advised that they are not needed, and keeps them. Done while
-            # chunks are still encoded, it took 15 % off a run with deflate and 30 % off one without: less is left to fsync
+            # Linux starts to write dirty pages to the disk when it is advised that they are not needed, and keeps them.
+            # Done while chunks are still encoded, it took 15 % off a run with deflate and 30 % off one without: less is
+            # left to fsync
             with contextlib.suppress(OSError):  # a hint; not every file system takes it
                 os.posix_fadvise(self._fd, self._written_back, offset - self._written_back, os.POSIX_FADV_DONTNEED)
             self._written_back = offset

@@ -63,8 +63,8 @@ class Source:
     size_bytes : int or None
         Size of the file at `path`.
     digest : str or None
-        Of the file at `path`: ``sha256:`` or ``crc32:`` and hexadecimal digits. The latter guards against accident only, and
-        costs a reader of the file next to nothing.
+        Of the file at `path`: ``sha256:`` or ``crc32:`` and hexadecimal digits. The latter guards against accident only,
+        and costs a reader of the file next to nothing.
     checksum : str or None
         ``crc32:`` and the CRC-32 of these rows. None where rows were handed over across `start` or `stop`: the
         checksum of the dataset covers them all the same.

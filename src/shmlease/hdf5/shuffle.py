@@ -30,7 +30,9 @@ def _library() -> ctypes.CDLL | None:
 
 
 def shuffle(parts: list[Bytes], itemsize: int, out: Bytes) -> None:
-    """Fill `out` with the planes of the elements in `parts`, one after another, and zeros for those that `out` has room for."""
+    """Fill `out` with the planes of the elements in `parts`, one after another, and zeros for those that `out` has room
+    for.
+    """
     library = _library() if itemsize >= _PAYS_FROM else None
     planes = out.reshape(itemsize, -1)
     room = planes.shape[1]

@@ -37,8 +37,8 @@ Array = np.ndarray[Any, Any]
 _CHUNK_BYTES = "1MiB"
 # A chunked dataset takes about 3 KiB beyond its data; below this size deflate does not win that back.
 _SMALL_BYTES = 16 << 10
-# Rows are made safe by storing chunks; what fills none goes to the journal, uncompressed. Once for every 16 MiB of rows that
-# is at most a sixteenth of them for each dataset under way, and 16 MiB are read again in less than a second.
+# Rows are made safe by storing chunks; what fills none goes to the journal, uncompressed. Once for every 16 MiB of rows
+# that is at most a sixteenth of them for each dataset under way, and 16 MiB are read again in less than a second.
 _CHECKPOINT_EVERY_BYTES = 16 << 20
 
 
@@ -80,7 +80,8 @@ class HDF5Sink:
     Raises
     ------
     SinkError
-        There is a file already, or the file cannot be made there, another sink is making it, or the compression is not available.
+        There is a file already, or the file cannot be made there, another sink is making it, or the compression is not
+        available.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Where the text of one file comes from: pieces that workers read themselves, or blocks decompressed here into leases.
 
-A plain file is cut into pieces, and a worker is sent only which of them to read. A compressed file, or one whose quoted cells may
-hold line ends, can only be read from its start: a thread of the coordinator decompresses it, one block ahead (the libraries
-release the interpreter's lock), so that all workers parse it side by side.
+A plain file is cut into pieces, and a worker is sent only which of them to read. A compressed file, or one whose quoted
+cells may hold line ends, can only be read from its start: a thread of the coordinator decompresses it, one block ahead (the
+libraries release the interpreter's lock), so that all workers parse it side by side.
 """
 
 from __future__ import annotations

@@ -164,8 +164,8 @@ class ParsedPiece:
     lines, text_bytes, crc32 : int
         Of the text.
     bad : tuple of BadRow
-        Lines that did not become rows, counted from line 1 of the piece: the first of them when the run is to fail, some when
-        they are to be skipped, else all.
+        Lines that did not become rows, counted from line 1 of the piece: the first of them when the run is to fail, some
+        when they are to be skipped, else all.
     bad_count : int
         How many there are, as far as the piece was read.
     notes : Counter

@@ -1,7 +1,7 @@
 """The fork server of the workers, begun ahead.
 
-Importing numpy and the rest takes it a tenth of a second. Nothing heavy is imported here, so that a program that knows it will
-ingest can have it begin (`begin`) before it imports the same itself, and both go on side by side.
+Importing numpy and the rest takes it a tenth of a second. Nothing heavy is imported here, so that a program that knows it
+will ingest can have it begin (`begin`) before it imports the same itself, and both go on side by side.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Worker processes of our own, for a run: given tasks, replaced when they die, their tasks done again by others.
 
-`concurrent.futures.ProcessPoolExecutor` breaks as a whole when one worker is killed, and starts each worker anew with all its
-imports. Here a fork server imports once and forks the workers, so that the second costs a millisecond.
+`concurrent.futures.ProcessPoolExecutor` breaks as a whole when one worker is killed, and starts each worker anew with all
+its imports. Here a fork server imports once and forks the workers, so that the second costs a millisecond.
 """
 
 from __future__ import annotations

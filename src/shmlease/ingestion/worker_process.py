@@ -1,7 +1,7 @@
 """A worker process: tasks in, results out, until the coordinator closes the socket.
 
-It is forked by a fork server that has imported this module and has one thread and no connection to the registry, so that its
-forks are safe. When its coordinator is gone, it ends after the task in hand.
+It is forked by a fork server that has imported this module and has one thread and no connection to the registry, so that
+its forks are safe. When its coordinator is gone, it ends after the task in hand.
 """
 
 from __future__ import annotations

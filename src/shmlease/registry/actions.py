@@ -106,7 +106,10 @@ class Actions:
 
     def _no_room(self) -> str:
         free = format_bytes(self._table.shm_free_bytes)
-        return f"/dev/shm has not enough room, {free} free there; free some of it, which `shmlease audit` lists, or enlarge the mount"
+        return (
+            f"/dev/shm has not enough room, {free} free there; free some of it, which `shmlease audit` lists, or enlarge "
+            "the mount"
+        )
 
     def _revoke(self, effect: RevokeSpare) -> None:
         revoked = self._store.revoke_spare(effect.segment, effect.generation)

@@ -18,8 +18,8 @@ class FileStore(RegistryDirectory):
         self._notice_logs: dict[int, NoticeLogReader] = {}
 
     def create_notice_log(self, client: int) -> None:
-        """Make the notice log of a client and open it: the notices of a client that was admitted are read, however few descriptors
-        are left.
+        """Make the notice log of a client and open it: the notices of a client that was admitted are read, however few
+        descriptors are left.
 
         Raises
         ------

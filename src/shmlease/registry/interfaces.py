@@ -1,7 +1,7 @@
 """What a server is given: a transport to its clients, a store for its files, a log for its table.
 
-Each has a real form and one in memory, both held to the same tests: the loop of a registry process and `MemoryTransport`, the
-directory in /dev/shm and `MemoryStore`, the ledger and `MemoryLedger`. None of them blocks.
+Each has a real form and one in memory, both held to the same tests: the loop of a registry process and `MemoryTransport`,
+the directory in /dev/shm and `MemoryStore`, the ledger and `MemoryLedger`. None of them blocks.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Transport(Protocol):
 class Store(Protocol):
     """Segments, tokens of tickets and notice logs of one registry, each under its number.
 
-    Whatever changes one is atomic. Removing what is not there is no error; an OSError says what could not be made, or removed.
+    Whatever changes one is atomic. Removing what is not there is no error; an OSError says what could not be made, or
+    removed.
     """
 
     def create_segment(self, number: int, size_bytes: int) -> None:

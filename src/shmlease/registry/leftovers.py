@@ -1,7 +1,7 @@
 """Files that no row of the table speaks of: of clients that ended between what they did to a file and their notice of it.
 
-One that made a token without a notice has given the ticket to nobody. One that claimed a token without a notice has used the ticket
-up.
+One that made a token without a notice has given the ticket to nobody. One that claimed a token without a notice has used
+the ticket up.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The registry's log, which nobody watches: in the directory of the registry, for its process has no standard streams.
 
-`log` has lines of `logging`: what was reclaimed as warnings, what a caller was failed by as errors, and at level DEBUG every row
-of the lease table that changed; SHMLEASE_LOG in the environment of whoever starts a registry names the level. A log that has
-grown to its bound becomes `log.old`, in place of the one before. Both go with the directory.
+`log` has lines of `logging`: what was reclaimed as warnings, what a caller was failed by as errors, and at level DEBUG
+every row of the lease table that changed; SHMLEASE_LOG in the environment of whoever starts a registry names the level. A
+log that has grown to its bound becomes `log.old`, in place of the one before. Both go with the directory.
 
 `crash` has what the interpreter says when a signal such as SIGSEGV ends it; the successor records it.
 """

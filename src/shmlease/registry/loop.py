@@ -97,7 +97,8 @@ class Loop:
         self.server.settle()
         looked_ns = self._clock.now_ns()
         while self._running:
-            # what a descriptor is of is noted first: closed and given to another within this turn, it says nothing of that one
+            # what a descriptor is of is noted first: closed and given to another within this turn, it says nothing of that
+            # one
             ready = [
                 (fd, self._connections.get(fd), self._deaths.client_of(fd))
                 for fd, _ in self._epoll.poll(self._patience_s())

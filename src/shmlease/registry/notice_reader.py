@@ -4,8 +4,8 @@ Rules:
 
 * The notices of one client are applied in the order in which they were written.
 * A redeemed ticket was made by another client: that client's notices, up to the making, come first.
-* Who has sent a `Ring` may write for a while without another one: its log is looked at again once that while is over, and before any
-  request of anybody is answered.
+* Who has sent a `Ring` may write for a while without another one: its log is looked at again once that while is over, and
+  before any request of anybody is answered.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class NoticeReader:
         self._unapplied.pop(client, None)
 
     def _go_on_with(self, client: int) -> None:
-        """Apply the notices of `client` up to one that depends on what another, being read just now, has yet to be applied."""
+        """Apply the notices of `client` up to one that depends on what another, being read just now, has yet to
+        be applied.
+        """
         table = self._table
         if client in self._being_read:
             return

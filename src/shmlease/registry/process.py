@@ -108,8 +108,9 @@ def serve(
         syscalls.close(lock_fd)
     if not was_there:
         raise RegistryUnavailableError(
-            f"{store.path} was removed under registry {settings.id}, which has ended: its segments are gone but for what is "
-            "mapped already. Find out who removes it (a cleaner of /dev/shm, or systemd-logind with RemoveIPC=yes when the "
+            f"{store.path} was removed under registry {settings.id}, which has ended: its segments are gone but for what "
+            "is mapped already. Find out who removes it (a cleaner of /dev/shm, or systemd-logind with RemoveIPC=yes when "
+            "the "
             "user has logged out), and start it again"
         )
 
@@ -235,7 +236,8 @@ def settle_as_successor(previous: RegistryRow | None) -> Limits:
 
 
 def _require_descriptors(row: RegistryRow, clients: int) -> None:
-    """Refuse to serve without descriptors for a client; leave it to a process that may have more, if there are clients already.
+    """Refuse to serve without descriptors for a client; leave it to a process that may have more, if there are clients
+    already.
 
     Raises
     ------
@@ -251,8 +253,8 @@ def _require_descriptors(row: RegistryRow, clients: int) -> None:
     is_short = in_use + clients + ACCEPT_WITH > limit
     if is_short and row.limits is not None and row.wanted is not None and row.limits.open_files < row.wanted.open_files:
         raise RegistryUnavailableError(
-            f"{in_use} descriptors are in use and one is missing for each of {clients} clients, but the hard limit of what this "
-            f"process starts is {limit} (RLIMIT_NOFILE)"
+            f"{in_use} descriptors are in use and one is missing for each of {clients} clients, but the hard limit of what "
+            f"this process starts is {limit} (RLIMIT_NOFILE)"
         )
 
 

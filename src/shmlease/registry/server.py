@@ -4,8 +4,8 @@ The server owns no socket, file or clock; it is given them (`Transport`, `Store`
 runs in the registry process, in one process for tests, and in a simulation that crashes it between any two effects.
 
 The order within `settle` is the safety of the whole: what the next decision needs is found out first, then all changes go
-into the ledger as one commit, and only then does it become visible to others. Whatever a client or the file system sees has been
-committed; whatever was not committed has not happened.
+into the ledger as one commit, and only then does it become visible to others. Whatever a client or the file system sees has
+been committed; whatever was not committed has not happened.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ __all__ = ["DESCRIPTORS_OF_CLIENT", "RESERVED_DESCRIPTORS", "Server"]
 
 # What makes the table grow is refused when the ledger has no room; what shrinks it is always written.
 _GROWING: Final = (m.Lease, m.Attach, m.Inherit)
-# Descriptors kept for the registry's own work: two strangers who are yet to say hello, /proc, a segment that is taken back and
-# the one that is unlinked meanwhile, the ledger being written anew; and as many again.
+# Descriptors kept for the registry's own work: two strangers who are yet to say hello, /proc, a segment that is taken back
+# and the one that is unlinked meanwhile, the ledger being written anew; and as many again.
 RESERVED_DESCRIPTORS: Final = 12
 DESCRIPTORS_OF_CLIENT: Final = 3  # connection, pidfd, notice log
 # Some replies carry a layout of up to 32 KiB: two such and the rest stay within one packet.
@@ -116,8 +116,8 @@ class Server:
     def received(self, client: int, packet: bytes) -> None:
         """Apply one packet of an admitted client; one that breaks the protocol ends its connection.
 
-        The notices that this client, or anybody else, wrote before come first: a request is answered by a registry that knows
-        everything that happened before it was sent.
+        The notices that this client, or anybody else, wrote before come first: a request is answered by a registry that
+        knows everything that happened before it was sent.
         """
         now_ns = self._clock.now_ns()
         try:

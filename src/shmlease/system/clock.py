@@ -44,8 +44,8 @@ class SystemClock:
 def _offset_of_namespace() -> int:
     """What this process's CLOCK_MONOTONIC is ahead of the machine's (time_namespaces(7)).
 
-    The offsets that /proc tells are of the namespace that children will be in. Where that is another than this process's own,
-    and its own is not the first one, they cannot be known, and count as none.
+    The offsets that /proc tells are of the namespace that children will be in. Where that is another than this process's
+    own, and its own is not the first one, they cannot be known, and count as none.
     """
     try:
         own, childrens = os.readlink("/proc/self/ns/time"), os.readlink("/proc/self/ns/time_for_children")

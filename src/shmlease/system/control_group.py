@@ -1,7 +1,8 @@
 """How much memory this process's control groups have left: whoever takes more is killed, not refused.
 
-Pages of shared memory are charged to the group of the process that touches them first. Both versions of the hierarchy are read
-(cgroups(7), Documentation/admin-guide/cgroup-v2.rst): a group is bounded by its own limit and by those of all above it.
+Pages of shared memory are charged to the group of the process that touches them first. Both versions of the hierarchy are
+read (cgroups(7), Documentation/admin-guide/cgroup-v2.rst): a group is bounded by its own limit and by those of all above
+it.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def require_memory(size_bytes: int, what: str) -> None:
     if room is not None and size_bytes > room.free_bytes:
         raise CapacityError(
             f"{what} does not fit into the memory of this process's control group {room.group}: "
-            f"{format_bytes(room.free_bytes)} of {format_bytes(room.limit_bytes)} are free ({room.source}); lease less, release "
-            "what the processes in it hold, or raise that limit",
+            f"{format_bytes(room.free_bytes)} of {format_bytes(room.limit_bytes)} are free ({room.source}); lease less, "
+            "release what the processes in it hold, or raise that limit",
             requested_bytes=size_bytes,
             group_free_bytes=room.free_bytes,
             group_limit_bytes=room.limit_bytes,

@@ -13,9 +13,9 @@
 ``log``        the registry's log, and ``crash`` what ends it: see `shmlease.registry.log`
 =============  ====================================================================================================
 
-A segment whose OS name somebody asked for has a second link, ``/dev/shm/shmlease-<id>-<n>-<random>``. A resource tracker that
-unlinks it takes away the name, not the segment. The random part keeps other users, who may write in /dev/shm, from taking it
-first.
+A segment whose OS name somebody asked for has a second link, ``/dev/shm/shmlease-<id>-<n>-<random>``. A resource tracker
+that unlinks it takes away the name, not the segment. The random part keeps other users, who may write in /dev/shm, from
+taking it first.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ _FALLOC_FL_PUNCH_HOLE: Final = 2
 class RegistryDirectory:
     """The directory of the registry `id` under `root`, which is `owner`'s alone.
 
-    It is one directory, and whatever is in it is reached through a descriptor of it: see `OwnedDirectory`. The descriptor is
-    opened for each operation; but what a client does all the time, `claim_spare`, `mint_token` and `claim_token`, uses one that is
-    kept until `close`, and is for one thread at a time.
+    It is one directory, and whatever is in it is reached through a descriptor of it: see `OwnedDirectory`. The descriptor
+    is opened for each operation; but what a client does all the time, `claim_spare`, `mint_token` and `claim_token`, uses
+    one that is kept until `close`, and is for one thread at a time.
 
     Parameters
     ----------

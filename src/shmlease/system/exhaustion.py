@@ -52,7 +52,9 @@ def explains_shortage(failure: str, kind: type[LeaseError] = CapacityError) -> C
 
 
 def shortage_behind(error: BaseException) -> OSError | None:
-    """What ran out, if that is why Python raised `error`; None if it is an error of ours, of a signal handler or of another kind."""
+    """What ran out, if that is why Python raised `error`; None if it is an error of ours, of a signal handler or of another
+    kind.
+    """
     if (
         not isinstance(error, OSError | MemoryError | RuntimeError)
         or isinstance(error, LeaseError)

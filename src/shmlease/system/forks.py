@@ -1,9 +1,9 @@
 """What is to be done in a forked child: also in one that Python was not told of.
 
-uWSGI forks its workers in C, after it has imported the application, and by default no at-fork handler of Python runs in them. A
-child that went on with its parent's connection, lock and client id would ruin both. So whoever begins a call asks here first
-whether this process is still the one that it was. To ask the kernel for the process id takes 0.3 us, a dozen times a hand-over; a
-page of memory that the kernel wipes in a forked child is read instead.
+uWSGI forks its workers in C, after it has imported the application, and by default no at-fork handler of Python runs in
+them. A child that went on with its parent's connection, lock and client id would ruin both. So whoever begins a call asks
+here first whether this process is still the one that it was. To ask the kernel for the process id takes 0.3 us, a dozen
+times a hand-over; a page of memory that the kernel wipes in a forked child is read instead.
 
 Source: madvise(2), MADV_WIPEONFORK, since Linux 4.14.
 """

@@ -1,8 +1,9 @@
 """Worker processes, and processes to be killed, forked from a small process that has one thread and nothing else.
 
-Forking a test runner, or a program with threads, copies what must not be copied; starting an interpreter for each process takes
-a fifth of a second. The fork server is started once, imports what its children need, and forks on request. It reaps its children
-only when asked, so that their pids mean nothing else until then. Each is held by a pidfd, so none is ever mistaken for another.
+Forking a test runner, or a program with threads, copies what must not be copied; starting an interpreter for each process
+takes a fifth of a second. The fork server is started once, imports what its children need, and forks on request. It reaps
+its children only when asked, so that their pids mean nothing else until then. Each is held by a pidfd, so none is ever
+mistaken for another.
 """
 
 from __future__ import annotations

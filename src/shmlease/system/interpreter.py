@@ -1,8 +1,8 @@
 """The Python interpreter that processes of ours are started with, and what they import from.
 
 `sys.executable` is no interpreter where Python is embedded: it is uWSGI's binary there, or empty, or a frozen program that
-would start itself again. So what is found is proved to be an interpreter of this version before it is used, unless it is the
-very program that runs now. Each way of starting one keeps the current directory out of the import path: what lies there
+would start itself again. So what is found is proved to be an interpreter of this version before it is used, unless it is
+the very program that runs now. Each way of starting one keeps the current directory out of the import path: what lies there
 is not ours to run.
 """
 

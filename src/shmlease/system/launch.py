@@ -23,9 +23,9 @@ __all__ = ["LOCK_FD", "REPORT_FD", "launch"]
 # What the registry process is started with.
 REPORT_FD: Final = 1
 LOCK_FD: Final = 3
-# An interpreter without environment and site packages (-I -S) finds the standard library first, then shmlease and msgspec, and
-# nothing of the caller's; it is up in some 40 ms. It forks once before it does anything: it is nobody's child, so that a
-# user's os.wait() never meets it. What the caller had opened without close-on-exec is closed.
+# An interpreter without environment and site packages (-I -S) finds the standard library first, then shmlease and msgspec,
+# and nothing of the caller's; it is up in some 40 ms. It forks once before it does anything: it is nobody's child, so that
+# a user's os.wait() never meets it. What the caller had opened without close-on-exec is closed.
 _BOOT: Final = (
     f"import os, sys; os.fork() and os._exit(0); os.setsid(); os.closerange({LOCK_FD + 1}, os.sysconf('SC_OPEN_MAX')); "
     "sys.path += sys.argv[2:]; from shmlease.registry.process import main; main(sys.argv[1])"

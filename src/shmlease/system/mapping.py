@@ -1,8 +1,9 @@
 """Mapping segments into this process, and reserving their pages.
 
-A segment is mapped over a region of addresses that `mmap.mmap` has set aside, and ends with that region. So nothing is left of
-a call that was interrupted half-way, and no Python code runs when the last view of an array dies: a signal that is handled in a
-finalizer is lost. `mmap.mmap` on the file itself would keep a descriptor for each mapping, and start where huge pages cannot.
+A segment is mapped over a region of addresses that `mmap.mmap` has set aside, and ends with that region. So nothing is left
+of a call that was interrupted half-way, and no Python code runs when the last view of an array dies: a signal that is
+handled in a finalizer is lost. `mmap.mmap` on the file itself would keep a descriptor for each mapping, and start where
+huge pages cannot.
 
 Sources: mmap(2), madvise(2); MADV_COLLAPSE came with Linux 6.1.
 """

@@ -1,7 +1,7 @@
 """A client's notice log: where it writes its notices, and the registry, or its successor, reads them.
 
-One writer, the client. Entries are ``length, crc, sequence number, notice``; the notice log is a run of them from the start of
-the file, and begins again at the start when the registry has confirmed all. What was there before ends the run: its
+One writer, the client. Entries are ``length, crc, sequence number, notice``; the notice log is a run of them from the start
+of the file, and begins again at the start when the registry has confirmed all. What was there before ends the run: its
 sequence numbers do not go on from the new ones.
 """
 
@@ -32,8 +32,8 @@ _MOST_RUNS: Final = 4
 class NoticeLog:
     """The writer's side, on the file that the registry made for this client.
 
-    The file is mapped: a program that closes every descriptor, and opens files of its own, does not find our notices in them.
-    Its pages are reserved, so that a store cannot fail.
+    The file is mapped: a program that closes every descriptor, and opens files of its own, does not find our notices in
+    them. Its pages are reserved, so that a store cannot fail.
 
     Parameters
     ----------
@@ -78,7 +78,8 @@ class NoticeLog:
 class NoticeLogReader:
     """The reader's side, which remembers how far it has read.
 
-    The file is read, never mapped: a client that cuts its notice log short harms only itself. `descriptor` is closed with it.
+    The file is read, never mapped: a client that cuts its notice log short harms only itself. `descriptor` is closed with
+    it.
     """
 
     def __init__(self, descriptor: int) -> None:

@@ -1,4 +1,6 @@
-"""A directory that is one user's alone: opened where others may have put something else, checked, and kept open on request."""
+"""A directory that is one user's alone: opened where others may have put something else, checked, and kept open
+on request.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ __all__ = ["OwnedDirectory"]
 class OwnedDirectory:
     """The directory `name` in `root`, which belongs to `owner` and which nobody else may enter.
 
-    It is one directory: the first that was opened. If it is removed and another takes its name, nothing is done to that one; device
-    and inode decide, for tmpfs does not use an inode number again.
+    It is one directory: the first that was opened. If it is removed and another takes its name, nothing is done to that
+    one; device and inode decide, for tmpfs does not use an inode number again.
 
     Parameters
     ----------
@@ -98,8 +100,9 @@ class OwnedDirectory:
     def kept_open(self) -> int:
         """A descriptor of it that stays open until `close`: opened once, and checked each time as `open` does.
 
-        A program may close every descriptor, and open files of its own under the same numbers: a descriptor that is not of this
-        directory any more is left alone, and another is opened. One thread at a time may use what this returns, or call `close`.
+        A program may close every descriptor, and open files of its own under the same numbers: a descriptor that is not of
+        this directory any more is left alone, and another is opened. One thread at a time may use what this returns, or
+        call `close`.
 
         Raises
         ------

@@ -1,7 +1,7 @@
 """Locks, threads, sleep and polls of the system itself, also where gevent has put its own in their place, or nothing.
 
-A lock of gevent's is Python code: a signal may interrupt it half-way. And it lets another greenlet run in the middle of a call,
-which would then find the link half-changed. What is imported from here never does.
+A lock of gevent's is Python code: a signal may interrupt it half-way. And it lets another greenlet run in the middle of a
+call, which would then find the link half-changed. What is imported from here never does.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if (_monkey := sys.modules.get("gevent.monkey")) is not None:
 else:
     from select import epoll, poll
 
-# For `taken.extend(map(lock.acquire, AT_ONCE))`: take the lock if it is free, and note whether it was, before any signal handler
-# can run. A plain call could be interrupted between the two, and the lock would never be released.
+# For `taken.extend(map(lock.acquire, AT_ONCE))`: take the lock if it is free, and note whether it was, before any signal
+# handler can run. A plain call could be interrupted between the two, and the lock would never be released.
 AT_ONCE: Final = (False,)
 # How often `complete` asks whether its thread has ended without a word.
 _LOOK_EVERY_S: Final = 0.1

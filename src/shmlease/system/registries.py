@@ -40,8 +40,8 @@ def registry_directories(root: str = SHM_ROOT) -> list[RegistryDirectory]:
 def default_registry_id(root: str = SHM_ROOT) -> str:
     """The id of this user's default registry, which ``shmlease serve`` runs and ``connect()`` joins: ``u<user id>``.
 
-    Anybody can tell that name and take it first. Where somebody else has, it gets a random tail, and is known by this user's
-    directory of such a name.
+    Anybody can tell that name and take it first. Where somebody else has, it gets a random tail, and is known by this
+    user's directory of such a name.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Exceptions that signal handlers raise: told from our own, and delivered again where Python drops them.
 
-A handler may raise anything, `TimeoutError` for example, which is an OSError. Code that expects an error of its own, and carries on
-after it, must not take one of a handler for it.
+A handler may raise anything, `TimeoutError` for example, which is an OSError. Code that expects an error of its own, and
+carries on after it, must not take one of a handler for it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _PACKAGE: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 def signal_behind(error: BaseException) -> int:
     """Number of the signal whose handler raised `error`, which this frame's caller has caught; 0 if none did.
 
-    A handler is called with the signal's number and the frame that it interrupts, which is also what its own frame returns to.
-    Only frames of others are looked into: the locals of one that holds `error` would hold each other from then on.
+    A handler is called with the signal's number and the frame that it interrupts, which is also what its own frame returns
+    to. Only frames of others are looked into: the locals of one that holds `error` would hold each other from then on.
     """
     traceback = error.__traceback__
     while traceback is not None:

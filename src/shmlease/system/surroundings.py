@@ -1,7 +1,8 @@
 """What a registry process inherits from whoever starts it, and what it has instead.
 
-A client may run under limits, a umask, a niceness or signal dispositions of its own when it happens to start the registry of
-many. What a process may change for itself is set here; what it may not, its hard limits, is measured (`shmlease.core.limits`).
+A client may run under limits, a umask, a niceness or signal dispositions of its own when it happens to start the registry
+of many. What a process may change for itself is set here; what it may not, its hard limits, is measured
+(`shmlease.core.limits`).
 
 Sources: getrlimit(2), proc(5) for oom_score_adj, sched_setaffinity(2).
 """

@@ -2,10 +2,10 @@
 
 Rules:
 
-* Registry, client and system make these calls through this module, ``syscalls.open(...)``, and import none of them by name. So what
-  replaces an attribute here is met by all of them.
-* An attribute is the function of the library itself: it costs what ``os.open`` costs, and there is no frame of ours in between, in
-  which a signal handler could run.
+* Registry, client and system make these calls through this module, ``syscalls.open(...)``, and import none of them by name.
+  So what replaces an attribute here is met by all of them.
+* An attribute is the function of the library itself: it costs what ``os.open`` costs, and there is no frame of ours in
+  between, in which a signal handler could run.
 * What decides nothing of the life of a segment is not here: constants, paths, limits, and how processes are started.
 """
 

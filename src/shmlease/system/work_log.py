@@ -1,9 +1,9 @@
 """What a registry has in hand, written down so that its successor knows what it died of.
 
-One file of the registry's directory, mapped by the registry alone: the units of work in hand, each noted before it is begun, and
-behind them the suspects, units that a predecessor died of. A store into the mapping survives the death of its process at any
-instruction, and costs no system call. The file is made anew by each registry and takes the old one's name when it is complete,
-so that a registry killed in between leaves one or the other.
+One file of the registry's directory, mapped by the registry alone: the units of work in hand, each noted before it is
+begun, and behind them the suspects, units that a predecessor died of. A store into the mapping survives the death of its
+process at any instruction, and costs no system call. The file is made anew by each registry and takes the old one's name
+when it is complete, so that a registry killed in between leaves one or the other.
 """
 
 from __future__ import annotations

@@ -56,7 +56,9 @@ class Agreement:
         self.look()
 
     def look(self, *, are_linked: bool = True) -> None:
-        """Fail unless every process that listens sees its arrays as it should; `are_linked` if their files must have names."""
+        """Fail unless every process that listens sees its arrays as it should; `are_linked` if their files must
+        have names.
+        """
         for worker in self._model.workers:
             if worker.is_stopped:
                 continue
@@ -173,6 +175,7 @@ def _row(snapshot: Snapshot, segment: SegmentRow, directory: str) -> Row:
 def _words(row: Row) -> str:
     name, nbytes, is_published, holders, tickets, readers, checksum = row
     return (
-        f"{name or 'unnamed'}, {nbytes} bytes, {'published' if is_published else 'being written'}, held by {list(holders)}, "
+        f"{name or 'unnamed'}, {nbytes} bytes, {'published' if is_published else 'being written'}, held by "
+        f"{list(holders)}, "
         f"{tickets} tickets, {readers} readers expected, checksum {checksum:08x}"
     )

@@ -1,10 +1,11 @@
 """Who keeps what a test has left behind, on purpose: a fixture of a wider scope, a library, or a process that lives on.
 
-- **A fixture** keeps what its value, its generator or its finalizers refer to, and what is held by processes that it started.
-  That counts when the fixture has been torn down.
+- **A fixture** keeps what its value, its generator or its finalizers refer to, and what is held by processes that it
+  started. That counts when the fixture has been torn down.
 - **A library** that reuses what it has made keeps what its own variable refers to. That is set aside, with the reason.
-- **A process or a thread** that a test has started and that still runs keeps what it holds, for nobody can tell yet whether somebody
-  means to end it, or whether it is just ending. That counts at the end of the session, when all fixtures have been torn down.
+- **A process or a thread** that a test has started and that still runs keeps what it holds, for nobody can tell yet whether
+  somebody means to end it, or whether it is just ending. That counts at the end of the session, when all fixtures have been
+  torn down.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`LeakWatch`: what this process and its descendants leave in shared memory, one test after another.
 
-A watch answers for this process and whoever descends from it. Other programs may use shared memory at the same time: what they
-made or hold is not reported.
+A watch answers for this process and whoever descends from it. Other programs may use shared memory at the same time: what
+they made or hold is not reported.
 """
 
 from __future__ import annotations
@@ -54,13 +54,15 @@ class LeakWatch:
     rules, ignore : collection of str
         Instead of, and beside, those of the configuration.
     children : bool
-        Whether Python programs started meanwhile are to record as well: it changes ``PYTHONPATH`` for the time of the watch.
+        Whether Python programs started meanwhile are to record as well: it changes ``PYTHONPATH`` for the time of the
+        watch.
     alone : bool, optional
-        Whether nothing else uses shared memory meanwhile, so that what nobody is known to have made counts as well. By default
-        only where `shmlease run` has given this process a /dev/shm of its own; else such findings are of unknown confidence.
+        Whether nothing else uses shared memory meanwhile, so that what nobody is known to have made counts as well. By
+        default only where `shmlease run` has given this process a /dev/shm of its own; else such findings are of unknown
+        confidence.
     beside_workers : bool
-        Whether this is one of several processes that run tests side by side: then only what it is known to have made, or holds,
-        is looked into.
+        Whether this is one of several processes that run tests side by side: then only what it is known to have made, or
+        holds, is looked into.
     record_file : str, optional
         The file to record in, which outlives this process; by default one that is removed at the end of the watch.
     """
@@ -138,7 +140,8 @@ class LeakWatch:
         always : bool
             Whether to audit, and report, even if there is nothing new.
         carries : bool
-            Whether what a wider fixture, a library or a process keeps is to be judged later: when that ends, or at `end_all`.
+            Whether what a wider fixture, a library or a process keeps is to be judged later: when that ends, or at
+            `end_all`.
         """
         contents = self._inventory.look()
         if not always and not self._is_suspicious(contents):

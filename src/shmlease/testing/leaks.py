@@ -62,8 +62,8 @@ def assert_no_leaks(
     allow : sequence of Suppression
         Findings to suppress, each with its reason.
     alone : bool, optional
-        Whether nothing else uses /dev/shm meanwhile, so that a segment counts even if its creator is unknown: one created by
-        C code, for instance. By default only under ``shmlease run``, in a /dev/shm of its own.
+        Whether nothing else uses /dev/shm meanwhile, so that a segment counts even if its creator is unknown: one created
+        by C code, for instance. By default only under ``shmlease run``, in a /dev/shm of its own.
 
     Raises
     ------
@@ -72,8 +72,8 @@ def assert_no_leaks(
 
     Notes
     -----
-    Blocks may nest, but not overlap in threads: what two of them make at the same time is both's. A descendant that lost its
-    parent (a daemon) is recognized by what it recorded, but not by what it holds.
+    Blocks may nest, but not overlap in threads: what two of them make at the same time is both's. A descendant that lost
+    its parent (a daemon) is recognized by what it recorded, but not by what it holds.
     """
     with LeakWatch(load_configuration(), rules=rules, ignore=ignore, alone=alone) as watch:
         yield

@@ -1,7 +1,7 @@
 """`memory_registry`: a registry without process, files or waiting, for unit tests of code that uses shmlease.
 
-It is the real lease table, server, link and lease, on a store in memory and a clock that stands still. What it cannot show is
-what only the system does: other processes, names in /dev/shm, memory protection by the kernel, a full /dev/shm.
+It is the real lease table, server, link and lease, on a store in memory and a clock that stands still. What it cannot show
+is what only the system does: other processes, names in /dev/shm, memory protection by the kernel, a full /dev/shm.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def memory_registry(
 ) -> MemoryRegistry:
     """A registry in the memory of this process, for unit tests; a context manager, as `shmlease.Registry` is.
 
-    Nothing waits for real: a call that would wait, for room or for a name, lets time pass at once to the moment at which the
-    registry would answer. Time stands still otherwise; `MemoryRegistry.advance` lets it pass.
+    Nothing waits for real: a call that would wait, for room or for a name, lets time pass at once to the moment at which
+    the registry would answer. Time stands still otherwise; `MemoryRegistry.advance` lets it pass.
 
     Parameters
     ----------

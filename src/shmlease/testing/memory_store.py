@@ -176,7 +176,9 @@ class MemoryStore:
                 minted.append(None)
 
     def claim_token(self, ticket: int, client: int, claimed: list[None] | None = None) -> bool:
-        """Redeem a ticket for `client`, and note it in `claimed`; False if it was redeemed before, has expired, or never was."""
+        """Redeem a ticket for `client`, and note it in `claimed`; False if it was redeemed before, has expired, or never
+        was.
+        """
         with self._lock:
             if self._tokens.get(ticket, client) is not None:
                 return False

@@ -1,8 +1,8 @@
 """What the state machine believes: a naive account of who holds what, which shares no code with the lease table.
 
 A content is what one writer put into one segment. It ends when nobody holds it, no ticket is out and no reader is expected.
-There are no segment numbers here, no warm pool, no spares: which file serves a content is the registry's business, as long as
-the promises hold.
+There are no segment numbers here, no warm pool, no spares: which file serves a content is the registry's business, as long
+as the promises hold.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class Model:
         self.never_again: dict[int, str] = {}  # inode of a content that ended otherwise than in order -> how
 
     def rows(self) -> Counter[Row]:
-        """What the lease table must hold: for each content its name, size, state, holders, tickets, readers and checksum."""
+        """What the lease table must hold: for each content its name, size, state, holders, tickets, readers and
+        checksum.
+        """
         return Counter(
             (
                 content.name,

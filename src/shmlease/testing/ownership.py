@@ -122,7 +122,8 @@ class Ownership:
     def _with_test(self, finding: Finding, creations: Creations, name: str) -> Finding:
         """`finding`, with the test in which it was made: that of the record, else the one that has just ended.
 
-        A child process knows only the test in which it was started, and may serve many. So of what it makes, the time tells.
+        A child process knows only the test in which it was started, and may serve many. So of what it makes, the time
+        tells.
         """
         creator = finding.creator or Creator()
         record = creations.record_of(finding.identity) if finding.identity is not None else None

@@ -1,7 +1,7 @@
 """What an object keeps alive in shared memory: the segments, leases and processes that can be reached from it.
 
-It follows references as the garbage collector does, downwards, and stops at what is everybody's: modules, classes, the globals
-of functions, and the objects of pytest.
+It follows references as the garbage collector does, downwards, and stops at what is everybody's: modules, classes, the
+globals of functions, and the objects of pytest.
 
 What it does not cover: a segment that only C code, or a bare `mmap`, refers to.
 """

@@ -30,8 +30,8 @@ def rule_for(
     *conditions : callable
         What must be true of the machine for the rule to be run.
     **arguments : callable or strategy
-        What the rule is called with. Of a selection, such as `held` or `listening`, one is drawn, and the rule is run only when
-        there is one.
+        What the rule is called with. Of a selection, such as `held` or `listening`, one is drawn, and the rule is run only
+        when there is one.
     """
     drawn: dict[str, st.SearchStrategy[Any]] = {}
     selections: list[Select] = []

@@ -1,8 +1,8 @@
 """A state machine for hypothesis that drives real processes through leases, and checks every promise after each step.
 
-A registry and a few worker processes run for real; the machine tells one of them at a time what to do, kills it, stops it, or
-kills the registry. After every step four accounts must agree: the model (`shmlease.testing.model`), the lease table as its
-ledger has it, the files in /dev/shm, and the arrays as each process sees them (`shmlease.testing.agreement`).
+A registry and a few worker processes run for real; the machine tells one of them at a time what to do, kills it, stops it,
+or kills the registry. After every step four accounts must agree: the model (`shmlease.testing.model`), the lease table as
+its ledger has it, the files in /dev/shm, and the arrays as each process sees them (`shmlease.testing.agreement`).
 
 Subclass it to add rules of your own::
 
@@ -74,8 +74,8 @@ class RegistryMachine(RuleBasedStateMachine):
     max_bytes : int
         Of one array.
     agree_within_s : float
-        How long the lease table may take to agree: deaths are noticed at once, notice logs are read every 10 ms, but machines
-        are loaded.
+        How long the lease table may take to agree: deaths are noticed at once, notice logs are read every 10 ms, but
+        machines are loaded.
     steps : int
         How often everything was compared so far.
     """

@@ -24,7 +24,9 @@ class LayoutArguments(TypedDict):
 
 
 def dtypes() -> st.SearchStrategy[np.dtype[Any]]:
-    """Dtypes that can live in shared memory: plain, structured, nested, with titles, sub-arrays, padding, either byte order."""
+    """Dtypes that can live in shared memory: plain, structured, nested, with titles, sub-arrays, padding, either byte
+    order.
+    """
     plain = hnp.scalar_dtypes()
     aligned = st.lists(plain, min_size=1, max_size=4).map(
         lambda kinds: np.dtype([(f"f{number}", kind) for number, kind in enumerate(kinds)], align=True)

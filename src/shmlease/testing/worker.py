@@ -1,7 +1,8 @@
 """A worker process of the state machine: it does with leases what it is asked to.
 
-The state machine sends a function and its arguments, and gets back what it returned or raised, and which warnings it gave. A
-function takes the `Worker` first, as methods of `shmlease.verification.operations.Client` do; so do those that a user adds.
+The state machine sends a function and its arguments, and gets back what it returned or raised, and which warnings it gave.
+A function takes the `Worker` first, as methods of `shmlease.verification.operations.Client` do; so do those that a user
+adds.
 """
 
 from __future__ import annotations

@@ -200,7 +200,8 @@ def _with_room(buffer: bytearray, size: int, filled: int = 0) -> bytearray:
 
 def _too_long(table: Table, line: int) -> IngestError:
     return IngestError(
-        f"{table.path}: line {line} is longer than {format_bytes(_LONGEST_LINE)}; check the line ends and the quote character",
+        f"{table.path}: line {line} is longer than {format_bytes(_LONGEST_LINE)}; check the line ends and the quote "
+        "character",
         path=table.path,
         line=line,
     )

@@ -1,7 +1,7 @@
 """Cells of one column to values of one field, each as numpy.loadtxt reads it, and the reason where it cannot be.
 
-Plain numbers, strings and missing values are read as arrays. What is left of a column (marks after a number, exponents, nan,
-errors) is settled cell by cell: integers by Python, everything else by numpy.loadtxt itself.
+Plain numbers, strings and missing values are read as arrays. What is left of a column (marks after a number, exponents,
+nan, errors) is settled cell by cell: integers by Python, everything else by numpy.loadtxt itself.
 """
 
 from __future__ import annotations
@@ -234,7 +234,9 @@ class Converter:
 
 
 def _only_value(text: TextBuffer, starts: Ints, lengths: Ints, longest: int) -> bytes | None:
-    """The value that all cells have, as chromosomes and dates do in sorted tables, or None; it costs half of reading them."""
+    """The value that all cells have, as chromosomes and dates do in sorted tables, or None; it costs half of
+    reading them.
+    """
     if not 0 < longest <= _WORTH_COMPARING or lengths.min() < longest:
         return None
     value = text.cell(int(starts[0]), int(starts[0]) + longest)

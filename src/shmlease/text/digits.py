@@ -2,9 +2,9 @@
 
 A column is read a place at a time, from the last character of its cells to the first: the bytes at that place of all cells
 are gathered (half a nanosecond each), checked and weighed as 8-bit integers, and four places joined as 16-bit ones. A
-point makes the rest of its cell move down by one place. So a decimal is an integer over a power of ten: with an integer of at
-most 2**53 and a power up to 10**22 both are exact in a float64, and their quotient is correctly rounded (Clinger 1990), as
-`strtod` gives it.
+point makes the rest of its cell move down by one place. So a decimal is an integer over a power of ten: with an integer of
+at most 2**53 and a power up to 10**22 both are exact in a float64, and their quotient is correctly rounded (Clinger 1990),
+as `strtod` gives it.
 
 What is not plainly digits, perhaps with a point, an exponent of two digits, a sign or blanks around it, is left to the
 caller: more than 18 characters, 1e-300, nan, garbage. Nothing here guesses.

@@ -1,8 +1,8 @@
 """A look at a file, and the schema it seems to have, with the reason for every choice.
 
-The look is at lines from places all over the file, its end among them, since the beginning of a table often differs from the
-rest: the chromosomes ``1`` to ``19`` come before ``X``. An inference is a proposal to print and to confirm. What it missed
-becomes bad rows with a reason when the table is read, never other values.
+The look is at lines from places all over the file, its end among them, since the beginning of a table often differs from
+the rest: the chromosomes ``1`` to ``19`` come before ``X``. An inference is a proposal to print and to confirm. What it
+missed becomes bad rows with a reason when the table is read, never other values.
 """
 
 from __future__ import annotations

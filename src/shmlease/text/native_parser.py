@@ -1,8 +1,9 @@
 """`parse_block` with its common case in C: four times as fast, where the library is there.
 
-The C function (lines.c) reads lines whose cells are all plain: strings that fit, integers, decimals with or without an exponent.
-It writes the bytes of the rows in place. Every line with anything else in it is left out and read by `shmlease.text.parser`
-afterwards, so that both give the same rows and the same reports. It runs without the interpreter lock.
+The C function (lines.c) reads lines whose cells are all plain: strings that fit, integers, decimals with or without an
+exponent. It writes the bytes of the rows in place. Every line with anything else in it is left out and read by
+`shmlease.text.parser` afterwards, so that both give the same rows and the same reports. It runs without the interpreter
+lock.
 """
 
 from __future__ import annotations

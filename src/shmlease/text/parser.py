@@ -100,8 +100,8 @@ def parse_block(
 ) -> ParsedBlock:
     """Parse whole lines of a table into rows, each value as `numpy.loadtxt` gives it for the same dtype, bit for bit.
 
-    Beside the rows and the reports a call needs 6 MiB, up to 18 MiB for quoted, ragged or very short cells, and more only when
-    single lines are longer than 512 KiB.
+    Beside the rows and the reports a call needs 6 MiB, up to 18 MiB for quoted, ragged or very short cells, and more only
+    when single lines are longer than 512 KiB.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """What a text table looks like and what becomes of it: the schema that every step of an ingest is given.
 
-A schema is a value: frozen, hashable, picklable, and made of plain strings and numbers, so that msgspec and JSON carry it as
-it is. Nothing here reads a file; `shmlease.text.header` fits a schema to one.
+A schema is a value: frozen, hashable, picklable, and made of plain strings and numbers, so that msgspec and JSON carry it
+as it is. Nothing here reads a file; `shmlease.text.header` fits a schema to one.
 """
 
 from __future__ import annotations
@@ -189,7 +189,8 @@ class Schema:
         for each in self.fields:
             if isinstance(each.source, str):
                 raise IngestError(
-                    f"field {each.name!r} is column {each.source!r} of a header; fit the schema to a file first (fit_schema)"
+                    f"field {each.name!r} is column {each.source!r} of a header; fit the schema to a file first "
+                    "(fit_schema)"
                 )
             place = place if each.source is None else each.source
             yield each, place

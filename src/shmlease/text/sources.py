@@ -1,6 +1,7 @@
 """Files as streams of text: plain or compressed, which is detected from their first bytes, not from their names.
 
-Every failure names the file: it is missing, a directory, cut short, or compressed with a method whose package is not installed.
+Every failure names the file: it is missing, a directory, cut short, or compressed with a method whose package is not
+installed.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def compression_of(path: PathLike) -> str:
 def open_source(path: PathLike) -> IO[bytes]:
     """The text of the file as a stream of bytes, decompressed where it is compressed.
 
-    Several members, frames or streams in one file, BGZF among them, are read as one text. Reading raises `IngestError` where
-    the compressed data are damaged or cut short.
+    Several members, frames or streams in one file, BGZF among them, are read as one text. Reading raises `IngestError`
+    where the compressed data are damaged or cut short.
     """
     name = os.fspath(path)
     kind = compression_of(name)
@@ -142,8 +143,8 @@ def _require_end_of_bgzf(name: str) -> None:
         file.seek(-min(len(_BGZF_END), os.fstat(file.fileno()).st_size), os.SEEK_END)
         if file.read() != _BGZF_END:
             raise IngestError(
-                f"{name}: a BGZF file without its end marker, so it is cut short; fetch it again, or decompress it to plain "
-                "text if all of it is there",
+                f"{name}: a BGZF file without its end marker, so it is cut short; fetch it again, or decompress it to "
+                "plain text if all of it is there",
                 path=name,
             )
 

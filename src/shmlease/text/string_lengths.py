@@ -19,7 +19,9 @@ def measure_strings(
     block_bytes: int = BLOCK_BYTES,
     buffer: bytearray | None = None,
 ) -> dict[str, int]:
-    """The longest cell of each string field in bytes, 0 where all are empty: of some pieces, by default of the whole file."""
+    """The longest cell of each string field in bytes, 0 where all are empty: of some pieces, by default of the
+    whole file.
+    """
     longest: dict[str, int] = {}
     buffer = bytearray() if buffer is None else buffer
     for piece in cut_table(table, block_bytes) if pieces is None else pieces:

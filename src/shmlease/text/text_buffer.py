@@ -20,8 +20,8 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
 _MARGIN = 32  # bytes kept free before and after the text: more than the widest read, and whole words
-# Searching a text for delimiters makes eleven bytes of working memory for each byte searched; so much of it at once leaves a
-# second-level cache of 1 to 2 MiB to the rest.
+# Searching a text for delimiters makes eleven bytes of working memory for each byte searched; so much of it at once leaves
+# a second-level cache of 1 to 2 MiB to the rest.
 _WINDOW = 128 * 1024
 _LINE_FEED = 10
 _ZERO = np.uint8(ord("0"))

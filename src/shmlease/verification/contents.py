@@ -1,8 +1,9 @@
-"""Contents that say who wrote them: every byte of an array follows from one stamp, so that a reader needs no copy to compare with.
+"""Contents that say who wrote them: every byte of an array follows from one stamp, so that a reader needs no copy to
+compare with.
 
-Word *k* of the memory is the stamp and *k* times an odd constant, combined by exclusive or. No two words of an array are alike,
-so that a content at the wrong place is found as surely as another's. An array of any dtype, shape and order is looked at as the
-bytes it lies on, padding included.
+Word *k* of the memory is the stamp and *k* times an odd constant, combined by exclusive or. No two words of an array are
+alike, so that a content at the wrong place is found as surely as another's. An array of any dtype, shape and order is
+looked at as the bytes it lies on, padding included.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is done to clients and registries: they are killed or stopped, /dev/shm is filled, rogues connect.
 
-Each fault takes as long as its fault says, or until what it measures has happened, and leaves everything as it was but for the
-dead.
+Each fault takes as long as its fault says, or until what it measures has happened, and leaves everything as it was but for
+the dead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What happened, as each process wrote it down itself: a file for each process and epoch, a line before and after each call.
+"""What happened, as each process wrote it down itself: a file for each process and epoch, a line before and after each
+call.
 
 A line is written with one `write` to a file that the kernel keeps when the process is killed; a call that has a first line
 and no second may or may not have happened. Times are CLOCK_MONOTONIC, which all processes share.
@@ -21,7 +22,8 @@ __all__ = ["Act", "Event", "Scribe", "read_history"]
 class Act(msgspec.Struct, frozen=True, array_like=True):
     """One call, as it began (`end_ns` 0) or as it ended.
 
-    `stamp`, `subject`, `limit_ns` and `readers` are as in its note; `outcome` is the class of the error, `detail` its words.
+    `stamp`, `subject`, `limit_ns` and `readers` are as in its note; `outcome` is the class of the error, `detail` its
+    words.
     """
 
     call: Call

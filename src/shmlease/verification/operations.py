@@ -1,8 +1,8 @@
 """What a client does with a registry, in the one vocabulary of all that drive clients: a call each, on leases kept by key.
 
 A client writes what a stamp stands for into every array that it makes, and can check every array that it has
-(`shmlease.verification.contents`). Whoever drives it may take note of each call: before it, so that it shows in which call a process
-was killed, and after it.
+(`shmlease.verification.contents`). Whoever drives it may take note of each call: before it, so that it shows in which call
+a process was killed, and after it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A second pair of eyes: what /dev/shm and /proc say, read without a line of shmlease's table, ledger or auditor.
 
-It knows three facts about shmlease: a registry's files lie in ``/dev/shm/shmlease-<id>/``, those named ``s<number>`` are segments
-and ``t<number>`` tickets in flight, and names given out lie beside the directory as ``/dev/shm/shmlease-<id>-<number>``.
+It knows three facts about shmlease: a registry's files lie in ``/dev/shm/shmlease-<id>/``, those named ``s<number>`` are
+segments and ``t<number>`` tickets in flight, and names given out lie beside the directory as
+``/dev/shm/shmlease-<id>-<number>``.
 """
 
 from __future__ import annotations

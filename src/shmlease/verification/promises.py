@@ -1,8 +1,9 @@
-"""The promises: what may be refused, how each may be broken, and what must not have happened in the histories of all processes.
+"""The promises: what may be refused, how each may be broken, and what must not have happened in the histories of all
+processes.
 
-Nothing here knows how a promise is kept. Times of different processes are compared only as "ended before the other began". A call
-that began and did not end, because its process was killed, may or may not have happened; wherever that matters the benefit of the
-doubt is shmlease's.
+Nothing here knows how a promise is kept. Times of different processes are compared only as "ended before the other began".
+A call that began and did not end, because its process was killed, may or may not have happened; wherever that matters the
+benefit of the doubt is shmlease's.
 """
 
 from __future__ import annotations

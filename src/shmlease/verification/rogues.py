@@ -1,4 +1,6 @@
-"""Strangers at the registry's door: connections that are silent, talk nonsense, never read, or ask for what is not theirs."""
+"""Strangers at the registry's door: connections that are silent, talk nonsense, never read, or ask for what is
+not theirs.
+"""
 
 from __future__ import annotations
 

@@ -33,10 +33,19 @@ def anchor_on(fd: int, *, writable: bool) -> Anchor:
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize(
     ("shape", "dtype"),
-    [((), "f8"), (0, "f8"), ((3, 0), "i2"), (5, ">i4"), ((2, 3, 4), "c16"), (3, [("a", "S3"), ("b", "<i8")]), ((4, 5), "M8[s]"),
-     (7, "?"), (2, "V3")],
+    [
+        ((), "f8"),
+        (0, "f8"),
+        ((3, 0), "i2"),
+        (5, ">i4"),
+        ((2, 3, 4), "c16"),
+        (3, [("a", "S3"), ("b", "<i8")]),
+        ((4, 5), "M8[s]"),
+        (7, "?"),
+        (2, "V3"),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_array_is_what_numpy_would_make(fd: int, shape: Any, dtype: Any, order: str) -> None:
     array = array_on(anchor_on(fd, writable=True), layout_of(shape, dtype, order))
     plain = np.empty(shape, dtype, order)  # type: ignore[call-overload]
@@ -55,13 +64,22 @@ def test_array_lies_at_the_first_byte(fd: int) -> None:
 @pytest.mark.parametrize(
     "view_of",
     [
-        lambda array: array[1:3], lambda array: array.view("u1"), memoryview, lambda array: array.T,
-        lambda array: np.asarray(memoryview(array)), lambda array: np.broadcast_to(array, (3, 10)), lambda array: array.flat,
-        lambda array: np.lib.stride_tricks.sliding_window_view(array, 3), lambda array: array[None].squeeze(),
-        lambda array: np.frombuffer(array, "f8"), lambda array: array.real, lambda array: array.view(np.recarray),
-        lambda array: [array[5:]], lambda array: array.__array_interface__ and array[::-1],
+        lambda array: array[1:3],
+        lambda array: array.view("u1"),
+        memoryview,
+        lambda array: array.T,
+        lambda array: np.asarray(memoryview(array)),
+        lambda array: np.broadcast_to(array, (3, 10)),
+        lambda array: array.flat,
+        lambda array: np.lib.stride_tricks.sliding_window_view(array, 3),
+        lambda array: array[None].squeeze(),
+        lambda array: np.frombuffer(array, "f8"),
+        lambda array: array.real,
+        lambda array: array.view(np.recarray),
+        lambda array: [array[5:]],
+        lambda array: array.__array_interface__ and array[::-1],
     ],
-)  # fmt: skip
+)
 def test_any_view_keeps_the_memory(fd: int, view_of: Any) -> None:
     anchor = anchor_on(fd, writable=True)
     watched = weakref.ref(anchor)

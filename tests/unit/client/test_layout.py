@@ -17,15 +17,33 @@ from shmlease.errors import DTypeError, ProtocolError
 
 CALLS = np.dtype([("chr", "S10"), ("pos", "<i4"), ("pct", "<f4"), ("c", "<i4"), ("t", "<i4")])
 EXACT = [
-    "i1", "u8", "<f8", ">f8", ">i2", "f2", "c8", ">c16", "?", "S5", "U3", ">U3", "V7", "M8[ns]", ">M8[D]", "m8[25us]",
-    "M8", np.longdouble, CALLS, CALLS.newbyteorder(">"),
+    "i1",
+    "u8",
+    "<f8",
+    ">f8",
+    ">i2",
+    "f2",
+    "c8",
+    ">c16",
+    "?",
+    "S5",
+    "U3",
+    ">U3",
+    "V7",
+    "M8[ns]",
+    ">M8[D]",
+    "m8[25us]",
+    "M8",
+    np.longdouble,
+    CALLS,
+    CALLS.newbyteorder(">"),
     np.dtype([("a", "i1"), ("b", "f8")], align=True),
     np.dtype([("a", "i4", (2, 3)), ("b", [("x", "?"), ("y", "S2", (4,))])]),
     np.dtype({"names": ["lo", "whole"], "formats": ["<u2", "<u4"], "offsets": [0, 0]}),
     np.dtype({"names": ["a"], "formats": ["i2"], "offsets": [6], "itemsize": 32}),
     np.dtype([(("the title", "a"), "i4"), ("b", "i4")]),
     np.dtype([]),
-]  # fmt: skip
+]
 
 
 def same(one: np.dtype[Any], other: np.dtype[Any]) -> bool:

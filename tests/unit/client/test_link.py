@@ -1,4 +1,6 @@
-"""A link against a scripted registry on a clock that moves when somebody waits: hang-ups, silence, full notice logs, threads."""
+"""A link against a scripted registry on a clock that moves when somebody waits: hang-ups, silence, full notice logs,
+threads.
+"""
 
 from __future__ import annotations
 

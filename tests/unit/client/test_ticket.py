@@ -87,13 +87,16 @@ def test_repr_shows_no_bytes() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *((field, value) for field in ("id", "segment", "generation", "size_bytes", "deadline_ns")
-          for value in (-1, 2**63, 2**64, "7", None, 1.0)),
+        *(
+            (field, value)
+            for field in ("id", "segment", "generation", "size_bytes", "deadline_ns")
+            for value in (-1, 2**63, 2**64, "7", None, 1.0)
+        ),
         ("registry", 5),
         ("name", b"a"),
         ("layout", "text"),
     ],
-)  # fmt: skip
+)
 def test_ticket_with_a_field_out_of_range_cannot_be(field: str, value: object) -> None:
     with pytest.raises(TicketError, match="was made by no registry"):
         replace(TICKET, **{field: value})

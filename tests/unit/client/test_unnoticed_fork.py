@@ -1,4 +1,6 @@
-"""A child forked in C, where Python runs no at-fork handlers, as uWSGI does: it is a client of its own from its first call on."""
+"""A child forked in C, where Python runs no at-fork handlers, as uWSGI does: it is a client of its own from its first call
+on.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ def ended(pid):
 CALLS = {
     "attach": "assert registry.attach('kept').array.sum() == 499_500",
     "share": "with registry.share(np.arange(10)) as lease: assert lease.array.sum() == 45",
-    "ticket": "with registry.share(np.arange(10)) as lease, registry.redeem(lease.ticket()) as again: assert again.array.sum() == 45",
+    "ticket": (
+        "with registry.share(np.arange(10)) as lease, registry.redeem(lease.ticket()) as again: assert "
+        "again.array.sum() == 45"
+    ),
     "statistics": "assert registry.statistics().clients == 2",
     "connect": "with shmlease.connect().attach('kept') as lease: assert lease.array.sum() == 499_500",
     "inherited": "assert kept.array.sum() == 499_500; kept.ticket()",

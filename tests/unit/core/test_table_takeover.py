@@ -219,7 +219,9 @@ def test_marks_are_in_every_checkpoint() -> None:
 
 
 def test_row_that_means_nothing_to_anyone_does_not_keep_a_successor_from_serving() -> None:
-    """The ledger of a registry killed between two commits is always consistent; one that was not would be served as well."""
+    """The ledger of a registry killed between two commits is always consistent; one that was not would be
+    served as well.
+    """
     shell = Shell()
     snapshot = shell.snapshot()
     stray = SegmentRow(9, 1, PAGE, SegmentState.PUBLISHED, "stray")

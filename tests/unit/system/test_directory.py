@@ -490,7 +490,8 @@ def test_name_given_out_that_somebody_else_has_taken_is_left(directory: Registry
     assert os.listdir(directory.root) == [OS_NAME]
 
 
-# --- where nothing can be made -----------------------------------------------------------------------------------------------
+# --- where nothing can be made
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -524,7 +525,8 @@ def test_root_that_is_not_there_is_told_of_by_all_who_look_into_it(tmp_path: Pat
             find(root)
 
 
-# --- the default registry --------------------------------------------------------------------------------------------------
+# --- the default registry
+# --------------------------------------------------------------------------------------------------
 
 
 def test_default_registry_is_known_by_its_user_unless_somebody_else_has_that_name(tmp_path: Path) -> None:

@@ -81,7 +81,10 @@ def test_program_that_does_not_answer_is_not_waited_for_ever(nowhere: Path, monk
 def test_frozen_program_that_starts_itself_again_does_so_once(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would ask itself whether it is an interpreter, which would ask itself, and so on."""
     starts = nowhere / "starts"
-    code = "from shmlease.system.interpreter import find_interpreter; import sys; sys.executable = sys.argv[1]; find_interpreter()"
+    code = (
+        "from shmlease.system.interpreter import find_interpreter; import sys; sys.executable = sys.argv[1]; "
+        "find_interpreter()"
+    )
     python, path = os.readlink("/proc/self/exe"), os.pathsep.join(sys.path)
     frozen = program(nowhere / "frozen", f"echo >> {starts}; PYTHONPATH='{path}' exec {python} -c '{code}' $0")
     monkeypatch.setattr(sys, "executable", str(frozen))

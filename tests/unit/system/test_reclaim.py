@@ -32,9 +32,13 @@ def root(tmp_path: Path) -> str:
 
 
 def left_behind(
-    root: str, id: str, registry: Identity, *clients: Identity, owner: Identity | None = None,
+    root: str,
+    id: str,
+    registry: Identity,
+    *clients: Identity,
+    owner: Identity | None = None,
     state: ClientState = ClientState.CONNECTED,
-) -> RegistryDirectory:  # fmt: skip
+) -> RegistryDirectory:
     """The directory of a registry that was killed."""
     directory = RegistryDirectory(id, root)
     directory.create()

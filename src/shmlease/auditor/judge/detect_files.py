@@ -1,4 +1,6 @@
-"""Detectors for files: orphans, half-created, unlinked but held, outliving their scope, in other namespaces; and dark memory."""
+"""Detectors for files: orphans, half-created, unlinked but held, outliving their scope, in other namespaces; and dark
+memory.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def _of_file(indexed: IndexedEvidence, rule: str, message: str, file: File, *mor
         message = f"{message}; it looks like a file that somebody keeps there: {kept}"
         others = {
             "confidence": Confidence.LIKELY,
-            "remedy": "remove it if nobody needs it, or suppress it; `shmlease reap` leaves it alone unless you give its path",
+            "remedy": (
+                "remove it if nobody needs it, or suppress it; `shmlease reap` leaves it alone unless you give its path"
+            ),
         }
     return Finding.of(
         rule,

@@ -130,7 +130,8 @@ def dead_registry(indexed: IndexedEvidence) -> Iterator[Finding]:
         segments = sum(number is not None for _, number in files)
         yield Finding.of(
             "LH007",
-            f"registry {registry.id} is dead and has left {format_count(segments, 'segment')} ({format_bytes(resident_bytes)})"
+            f"registry {registry.id} is dead and has left {format_count(segments, 'segment')} "
+            f"({format_bytes(resident_bytes)})"
             + (f"; {living[0]} lives and will start a successor when it uses them" if living else ""),
             name=f"shmlease-{registry.id}",
             subject=f"registry:{registry.id}",

@@ -126,7 +126,8 @@ def _unread(indexed: IndexedEvidence) -> Iterator[Gap]:
     is_blinding = any(root.device not in bright for root in roots)
     yield Gap(
         "what processes closed to this user hold",
-        f"/proc/PID/maps and fd of {format_count(indexed.evidence.unreadable_processes, 'process', 'processes')} cannot be read; "
+        f"/proc/PID/maps and fd of {format_count(indexed.evidence.unreadable_processes, 'process', 'processes')} cannot be "
+        "read; "
         + ("they may hold unlinked memory" if is_blinding else "they hold no unlinked memory, because none is dark"),
         is_blinding,
         "/proc/PID",

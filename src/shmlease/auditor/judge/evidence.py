@@ -194,7 +194,8 @@ class Charge(msgspec.Struct, frozen=True):
 class Scope:
     """What existed before a command or a test began, so that only what is new counts.
 
-    `subjects` are the subjects of findings (see `shmlease.auditor.judge.indexed_evidence`), with a birth time where it is known.
+    `subjects` are the subjects of findings (see `shmlease.auditor.judge.indexed_evidence`), with a birth time where it is
+    known.
     """
 
     name: str

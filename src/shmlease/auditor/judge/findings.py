@@ -109,7 +109,8 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One leak, or one thing worth knowing: what it is, how big, who created it, how certain it is, the evidence, and the fix.
+    """One leak, or one thing worth knowing: what it is, how big, who created it, how certain it is, the evidence, and the
+    fix.
 
     `name` is the operating system's name (``psm_4f2a``, ``shmlease-ab12/s3``), `label` the one that users gave it, if any.
     `resident_bytes` is the memory it costs now, `size_bytes` the size it claims. `subject` says within one boot whether

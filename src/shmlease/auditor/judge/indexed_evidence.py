@@ -235,7 +235,9 @@ class IndexedEvidence:
         return None
 
     def root_of(self, key: Key, path: str) -> Root | None:
-        """The root of this namespace that the unlinked file `key` was in: one that has its whole filesystem, or its path."""
+        """The root of this namespace that the unlinked file `key` was in: one that has its whole filesystem, or
+        its path.
+        """
         for root in self.evidence.roots:
             if root.device == key[0] and not root.is_foreign and (root.is_whole or path.startswith(f"{root.path}/")):
                 return root

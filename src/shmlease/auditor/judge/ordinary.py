@@ -1,9 +1,9 @@
 """Whether a file in shared memory looks like a file that somebody keeps there, and not like a segment.
 
-The kernel does not distinguish them: shm_open(3) creates a file like any other. The name and the mode do. A segment has a name
-without directory or ending and belongs to its owner alone (as Python's SharedMemory creates it), or a name that only a
-shared-memory library gives. A file kept by hand has an ending, lies in a directory, or may be read by others, as the umask allows.
-This is a guess, so it only ever spares a file.
+The kernel does not distinguish them: shm_open(3) creates a file like any other. The name and the mode do. A segment has a
+name without directory or ending and belongs to its owner alone (as Python's SharedMemory creates it), or a name that only a
+shared-memory library gives. A file kept by hand has an ending, lies in a directory, or may be read by others, as the umask
+allows. This is a guess, so it only ever spares a file.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from shmlease.auditor.judge.evidence import File
 
 __all__ = ["looks_kept"]
 
-# Names that libraries give to segments: multiprocessing, PyTorch, joblib and loky, MPI and its transports, CUDA, NCCL, iceoryx,
-# POSIX semaphores, lttng, PulseAudio, Chromium, PostgreSQL, Ray, and shmlease itself.
+# Names that libraries give to segments: multiprocessing, PyTorch, joblib and loky, MPI and its transports, CUDA, NCCL,
+# iceoryx, POSIX semaphores, lttng, PulseAudio, Chromium, PostgreSQL, Ray, and shmlease itself.
 _SEGMENT_NAME: Final = re.compile(
     r"(psm_|wnsm_|pym-|sem\.|torch_|joblib_memmapping_folder_|loky|ompi|vader_segment|sm_segment|mpich|psm2_|psm3_|ucx_shm|"
     r"cuda\.shm|nccl-|iox|lttng-ust-|pulse-shm-|\.?org\.chromium\.|PostgreSQL\.|plasma|ray_|shmlease-)"

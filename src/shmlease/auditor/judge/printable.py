@@ -1,7 +1,7 @@
 """Untrusted text, made safe to print and to store: names of files are bytes, and need not be UTF-8.
 
-Python represents such bytes as lone surrogates, which no encoding accepts. A report contains encodable text only; code that acts
-on a file uses the name that the system uses.
+Python represents such bytes as lone surrogates, which no encoding accepts. A report contains encodable text only; code that
+acts on a file uses the name that the system uses.
 """
 
 from __future__ import annotations

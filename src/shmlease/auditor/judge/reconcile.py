@@ -1,7 +1,8 @@
 """From evidence to findings: runs the detectors, and keeps the findings that stay true.
 
-One pass over a running system proves little: between two instructions of a program that unmaps and then unlinks, nobody holds
-its segment. So an audit makes several passes, and keeps a finding only if every pass has it (`shmlease.auditor.audit`).
+One pass over a running system proves little: between two instructions of a program that unmaps and then unlinks, nobody
+holds its segment. So an audit makes several passes, and keeps a finding only if every pass has it
+(`shmlease.auditor.audit`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Suppressing findings: by a suppression with a reason, or by a baseline of known findings.
 
-What was suppressed stays in the report, with the reason. A suppression that matched nothing is reported too, because it may hide
-the next leak.
+What was suppressed stays in the report, with the reason. A suppression that matched nothing is reported too, because it may
+hide the next leak.
 """
 
 from __future__ import annotations
@@ -70,8 +70,9 @@ class Suppression:
 _UNLINKED = ("unlinked-but-held",)
 _IDLE = ("orphan", "foreign-namespace")
 
-# What other programs keep in shared memory by design: name, rules, reason. Each is as narrow as its reason: multiprocessing's
-# heap, for instance, unlinks its file at once, so a `pym-*` that still has a name is a leak like any other.
+# What other programs keep in shared memory by design: name, rules, reason. Each is as narrow as its reason:
+# multiprocessing's heap, for instance, unlinks its file at once, so a `pym-*` that still has a name is a leak like any
+# other.
 _BY_DESIGN = (
     ("sem.*", _IDLE + _UNLINKED, "a named POSIX semaphore keeps its name until sem_unlink, whether or not it is open"),
     ("pym-*", _UNLINKED, "multiprocessing unlinks the file of its heap (Array, Value) as soon as it has mapped it"),

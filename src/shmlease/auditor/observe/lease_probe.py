@@ -66,8 +66,8 @@ def probe_file(file: File) -> tuple[Probe, str]:
 def probe_files(files: Iterable[File], wait: Callable[[float], object] = time.sleep) -> dict[Key, tuple[Probe, str]]:
     """What the kernel says of each of `files`, asked again, after a wait, where the answer was that somebody holds it.
 
-    Ask about files without a holder that can be seen. One that cannot is the probe of another audit, which has the file open for
-    some microseconds: two pytest workers that audit side by side meet like that.
+    Ask about files without a holder that can be seen. One that cannot is the probe of another audit, which has the file
+    open for some microseconds: two pytest workers that audit side by side meet like that.
     """
     asked = {file.key: file for file in files}
     probes = {key: probe_file(file) for key, file in asked.items()}

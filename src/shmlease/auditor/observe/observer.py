@@ -1,8 +1,8 @@
 """One pass over the system: reads everything an audit needs, in the order that makes it consistent.
 
-The order matters, because the system changes meanwhile. Files before lease tables: a file without a row was not just granted.
-Tables before processes: a client that is not listed has ended. Holders before probes: the kernel is asked only about files
-that nobody visible holds, because an opener waits while it answers.
+The order matters, because the system changes meanwhile. Files before lease tables: a file without a row was not just
+granted. Tables before processes: a client that is not listed has ended. Holders before probes: the kernel is asked only
+about files that nobody visible holds, because an opener waits while it answers.
 """
 
 from __future__ import annotations

@@ -157,7 +157,9 @@ def _tasks(proc: str, pid: int, is_zombie: bool) -> Iterator[str]:
 
 
 def _share_descriptors(one: int, other: int) -> bool:
-    """Whether two threads share one descriptor table; assumed not to where the kernel refuses to say: reading twice is harmless."""
+    """Whether two threads share one descriptor table; assumed not to where the kernel refuses to say: reading twice is
+    harmless.
+    """
     return bool(_libc.syscall(_KCMP, one, other, _KCMP_FILES, 0, 0) == 0)
 
 
@@ -197,7 +199,9 @@ def _read_descriptors(task: str, held: dict[Key, _Held], wanted: _Wanted, thread
 
 
 def _target(link: str) -> str:
-    """Where a descriptor leads; the link itself if the path is too long for the kernel to report (very deep directories)."""
+    """Where a descriptor leads; the link itself if the path is too long for the kernel to report (very deep
+    directories).
+    """
     try:
         return os.readlink(link)
     except OSError as error:
@@ -229,8 +233,8 @@ def _read_maps(task: str, held: dict[Key, _Held], wanted: _Wanted) -> None:
 def _measure(one: _Held, task: str, mapped: list[MapEntry]) -> None:
     """Find out how much memory a file takes that has neither a name nor a descriptor.
 
-    /proc/PID/map_files leads to the file itself, but needs CAP_CHECKPOINT_RESTORE. smaps says what this process has touched of
-    it, which may be less than exists: pages that others wrote, or that came by write(), are not in its tables.
+    /proc/PID/map_files leads to the file itself, but needs CAP_CHECKPOINT_RESTORE. smaps says what this process has touched
+    of it, which may be less than exists: pages that others wrote, or that came by write(), are not in its tables.
     """
     # the leader of the process may be dead, and /proc has an entry of this kind for each thread, though it lists none
     alive = f"{task.partition('/task/')[0].rpartition('/')[0]}/{task.rpartition('/')[2]}"

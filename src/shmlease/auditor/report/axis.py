@@ -1,7 +1,7 @@
 """The time axis of a timeline: where a moment lies between 0 and 100 %, and which moments are worth a tick.
 
-A run is drawn to scale. What an audit of the whole system finds is seconds or months old, so there the axis is one of age, and
-logarithmic: a decade of age has the same width everywhere.
+A run is drawn to scale. What an audit of the whole system finds is seconds or months old, so there the axis is one of age,
+and logarithmic: a decade of age has the same width everywhere.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The events of a report as lanes: one for each segment, with its lifetimes, its leases and the events in them.
 
-What the timeline of the HTML report and the trace draw; both are drawn from here, so that they cannot disagree. The timeline
-ends where the report does.
+What the timeline of the HTML report and the trace draw; both are drawn from here, so that they cannot disagree. The
+timeline ends where the report does.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ class Timeline:
 
     @property
     def visible(self) -> tuple[Lane, ...]:
-        """The lanes with findings, and those of which any part lies in the time shown: a registry may have an earlier past."""
+        """The lanes with findings, and those of which any part lies in the time shown: a registry may have an
+        earlier past.
+        """
         return tuple(lane for lane in self.lanes if lane.findings or lane.end_ns >= self.begin_ns)
 
     @property

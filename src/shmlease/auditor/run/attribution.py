@@ -1,7 +1,8 @@
 """Attribution where other programs use the same /dev/shm: keeps the findings that a family of processes is responsible for.
 
-A finding is the family's if one of its processes created the segment or holds it. What others created or hold is theirs. A segment
-that nobody holds, and whose creator is unknown, appeared while the family ran; how much that says depends on what else was running.
+A finding is the family's if one of its processes created the segment or holds it. What others created or hold is theirs. A
+segment that nobody holds, and whose creator is unknown, appeared while the family ran; how much that says depends on what
+else was running.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ISOLATED", "SETTLE_S", "CommandNotStartedError", "Run", "recording_environment", "run"]
 
-# A daemon that was meant to end with the command does so at once; one that waits for a socket or a flush takes a second or two.
+# A daemon that was meant to end with the command does so at once; one that waits for a socket or a flush takes a second or
+# two.
 SETTLE_S: Final = 5.0
 # Set for a command that has a /dev/shm of its own.
 ISOLATED: Final = "SHMLEASE_ISOLATED"
@@ -66,8 +67,8 @@ def run(
 ) -> Run:
     """Run `command`, wait for all its descendants, and audit what it left in shared memory.
 
-    This process changes: it moves into namespaces of its own where `isolate` allows, and reaps children that are not its own. So
-    it should do nothing else, as `shmlease run` does.
+    This process changes: it moves into namespaces of its own where `isolate` allows, and reaps children that are not its
+    own. So it should do nothing else, as `shmlease run` does.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """What appears in and disappears from /dev/shm while a command runs; an audit at its end cannot see that.
 
-Sub-directories are watched too, but not those of registries, whose lease tables say more. The kernel queues the changes with
-no time of their own, so each has the time at which it was read.
+Sub-directories are watched too, but not those of registries, whose lease tables say more. The kernel queues the changes
+with no time of their own, so each has the time at which it was read.
 
 Source: inotify(7).
 """

@@ -1,8 +1,8 @@
 """A /dev/shm, mount table and System V namespace of one's own, so that what is left there can only be the command's.
 
 Unprivileged where the system allows user namespaces; root without them. The caller moves into the new namespaces itself, so
-that it sees what the command sees, and keeps its pid, its /proc and its files. There is no pid namespace: /proc would have to
-be mounted again, which containers refuse, and a subreaper knows its descendants without one.
+that it sees what the command sees, and keeps its pid, its /proc and its files. There is no pid namespace: /proc would have
+to be mounted again, which containers refuse, and a subreaper knows its descendants without one.
 
 Source: namespaces(7), user_namespaces(7), mount_namespaces(7), tmpfs(5).
 """

@@ -1,7 +1,7 @@
 """The processes of a job: who descends from whom, and whether one still runs.
 
-psutil is exact enough for messages and for waiting. What an audit must know exactly, such as who holds what in which thread,
-namespace and start tick, `shmlease.auditor.observe` reads from /proc.
+psutil is exact enough for messages and for waiting. What an audit must know exactly, such as who holds what in which
+thread, namespace and start tick, `shmlease.auditor.observe` reads from /proc.
 """
 
 from __future__ import annotations

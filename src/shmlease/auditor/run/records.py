@@ -1,7 +1,9 @@
-"""What the recorder wrote in the processes of a run: who created which segment, where in the code, and what a tracker removed.
+"""What the recorder wrote in the processes of a run: who created which segment, where in the code, and what a tracker
+removed.
 
-The lines come from programs that may be killed in the middle of one, so a line that does not parse is passed over. A file is
-told by device, inode and birth time; the recorder knows the inode, and its clock says which of two files of one inode is meant.
+The lines come from programs that may be killed in the middle of one, so a line that does not parse is passed over. A file
+is told by device, inode and birth time; the recorder knows the inode, and its clock says which of two files of one inode is
+meant.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ _DELETED: Final = " (deleted)"
 _TICK_NS: Final = 10_000_000
 # An `open` is recorded before the file is there; a machine under load may stop the program in between.
 _OPEN_WITHIN_NS: Final = 5_000_000_000
-# The programs write what they like. Of a recorder, a block holds some thousand lines, and the limit those of a million segments.
+# The programs write what they like. Of a recorder, a block holds some thousand lines, and the limit those of a million
+# segments.
 _BLOCK_BYTES: Final = 1 << 20
 _LIMIT_BYTES: Final = 256 << 20
 _LIBRARY: Final = re.compile(r"(?:^|/)(?:site|dist)-packages/")

@@ -1,7 +1,7 @@
 """Signals as data: blocked in this process, and read from a descriptor together with who sent them.
 
-A signal from the terminal goes to the whole foreground process group, so the command has it already; one that another process
-sent to this one alone is meant for the command and must be passed on.
+A signal from the terminal goes to the whole foreground process group, so the command has it already; one that another
+process sent to this one alone is meant for the command and must be passed on.
 
 Source: signalfd(2), sigaction(2) for the codes.
 """

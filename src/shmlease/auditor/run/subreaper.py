@@ -1,7 +1,7 @@
 """Runs a command and waits for it and all its descendants, also those that it orphans or puts into another session.
 
-This process becomes the reaper of its descendants (PR_SET_CHILD_SUBREAPER): a descendant that loses its parent becomes its child,
-resource trackers and daemons included. So waiting until there are no children is waiting for all, without polling.
+This process becomes the reaper of its descendants (PR_SET_CHILD_SUBREAPER): a descendant that loses its parent becomes its
+child, resource trackers and daemons included. So waiting until there are no children is waiting for all, without polling.
 
 Source: prctl(2), waitid(2).
 """
@@ -70,8 +70,8 @@ def run_and_wait(
 ) -> CommandOutcome:
     """Run `command` until it and its descendants have ended, `settle_s` seconds after it at the latest.
 
-    Signals sent to this process reach the command. While `settle_s` runs, SIGINT or SIGTERM ends the waiting. `meanwhile` is
-    called once the command has been started.
+    Signals sent to this process reach the command. While `settle_s` runs, SIGINT or SIGTERM ends the waiting. `meanwhile`
+    is called once the command has been started.
 
     Raises
     ------

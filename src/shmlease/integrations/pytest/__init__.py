@@ -1,4 +1,5 @@
-"""The pytest plugin: fails, or warns of, tests that leak shared memory; off unless an option or the configuration turns it on.
+"""The pytest plugin: fails, or warns of, tests that leak shared memory; off unless an option or the configuration turns it
+on.
 
 What it needs for an audit is imported only then (`session_audit`), so that it costs nothing where it is only installed.
 """
@@ -100,7 +101,8 @@ def shmlease_registry(pytestconfig: pytest.Config) -> Iterator[Registry]:
 
 @pytest.fixture
 def assert_no_shm_leaks() -> Iterator[Callable[..., AbstractContextManager[None]]]:
-    """Fails the test if it leaks, whatever the option says; the value is `shmlease.testing.assert_no_leaks`, for parts of it.
+    """Fails the test if it leaks, whatever the option says; the value is `shmlease.testing.assert_no_leaks`, for parts of
+    it.
 
     It checks when it is torn down, so what was set up before it, and is torn down after it, does not count.
     """

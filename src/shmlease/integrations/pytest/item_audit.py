@@ -1,9 +1,9 @@
 """The audit of each test, in the process that runs it: once the test's fixtures are torn down.
 
-A leak makes the teardown an error, also of a test that failed before; in mode "warn" it is only reported. What a fixture of a
-wider scope makes counts when that fixture has been torn down, with the test that was last to use it. What an earlier test turns
-out to have made is not this test's failure: it is sent on under the name of the earlier one. Findings travel with the report of
-the teardown, or in the output of an xdist worker, to where they are summed up (`session_summary`).
+A leak makes the teardown an error, also of a test that failed before; in mode "warn" it is only reported. What a fixture of
+a wider scope makes counts when that fixture has been torn down, with the test that was last to use it. What an earlier test
+turns out to have made is not this test's failure: it is sent on under the name of the earlier one. Findings travel with the
+report of the teardown, or in the output of an xdist worker, to where they are summed up (`session_summary`).
 """
 
 from __future__ import annotations
@@ -183,7 +183,9 @@ def _owner(fixturedef: pytest.FixtureDef[Any]) -> str:
 
 
 def _held_by(fixturedef: pytest.FixtureDef[Any]) -> Iterator[object]:
-    """What a fixture that is set up holds: its value, the locals of its generator, and the objects that are to be finalized."""
+    """What a fixture that is set up holds: its value, the locals of its generator, and the objects that are to be
+    finalized.
+    """
     if fixturedef.cached_result is not None:
         yield fixturedef.cached_result[0]
     for finalizer in getattr(fixturedef, "_finalizers", ()):  # of pytest's own, and not promised
@@ -196,8 +198,8 @@ def _held_by(fixturedef: pytest.FixtureDef[Any]) -> Iterator[object]:
 def _forget(item: pytest.Item) -> None:
     """Let go of what keeps objects of the test alive for a moment longer, and is no leak of it.
 
-    These are the values of its fixtures, which pytest drops once the teardown has been reported, and the locals in the traceback of
-    a failure.
+    These are the values of its fixtures, which pytest drops once the teardown has been reported, and the locals in the
+    traceback of a failure.
     """
     getattr(item, "funcargs", {}).clear()
     trace = getattr(sys, "last_traceback", None) if item.stash.get(_FAILED, False) else None

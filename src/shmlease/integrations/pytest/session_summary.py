@@ -1,8 +1,8 @@
 """The sum of a pytest session: every leak once, the exit status, the summary, and the report that was asked for.
 
-It is made in the process that the user started. Findings come to it with the reports of the tests, whichever process ran them:
-this one, a worker of xdist, or a child that a plugin forks for a test. A worker that died sent nothing of its last test; what it
-recorded is still there, and is read when the tests are over.
+It is made in the process that the user started. Findings come to it with the reports of the tests, whichever process ran
+them: this one, a worker of xdist, or a child that a plugin forks for a test. A worker that died sent nothing of its last
+test; what it recorded is still there, and is read when the tests are over.
 """
 
 from __future__ import annotations

@@ -19,10 +19,12 @@ __all__ = ["MEMCPY", "QUANTIFIES", "measure_handover"]
 
 MEMCPY: Final = "memory copy"
 QUANTIFIES: Final = (
-    "Wall time of one cycle, against the size of the array. A cycle: the producer copies a private array to where the consumer "
-    "can read it and sends word through a multiprocessing.Pipe; the consumer opens it, reads the first and last element and a "
-    "strided sum, lets go and answers; the producer frees. Both sides are processes of their own, and segments are recycled as "
-    "each library does by default. The memory copy is one numpy copy of the same array within one process, by one thread."
+    "Wall time of one cycle, against the size of the array. A cycle: the producer copies a private array to where the "
+    "consumer can read it and sends word through a multiprocessing.Pipe; the consumer opens it, reads the first and last "
+    "element "
+    "and a strided sum, lets go and answers; the producer frees. Both sides are processes of their own, and segments are "
+    "recycled as each library does by default. The memory copy is one numpy copy of the same array within one process, by "
+    "one thread."
 )
 _ROOM_BYTES: Final = 64 << 20
 

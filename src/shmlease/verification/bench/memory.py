@@ -14,13 +14,15 @@ from shmlease.verification.bench.timing import Figure, Measurement, machine
 __all__ = ["measure_memory"]
 
 _QUANTIFIES: Final = (
-    "Resident memory that is not an array: of the registry process and of its ledger in /dev/shm, against the number of live "
-    "leases of one page; of a SharedMemoryManager's process that has made none; and what importing shmlease and connecting adds "
-    "to a Python process that has numpy."
+    "Resident memory that is not an array: of the registry process and of its ledger in /dev/shm, against the number of "
+    "live leases of one page; of a SharedMemoryManager's process that has made none; and what importing shmlease and "
+    "connecting "
+    "adds to a Python process that has numpy."
 )
 _PROBE: Final = (
     "import numpy, sys, os\n"
-    "def now(): return sum(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith(('RssAnon', 'RssFile')))\n"
+    "def now(): return sum(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith(('RssAnon', "
+    "'RssFile')))\n"
     "before = now(); import shmlease; shmlease.connect(sys.argv[1]).statistics(); print((now() - before) * 1024)"
 )
 

@@ -1,8 +1,8 @@
 """Ways to hand an array to another process, ours and others', each with a producer's and a consumer's side.
 
-A producer's `send` puts a private array where the consumer will find it and returns the word to be sent; `free` is called when
-the consumer has answered. A consumer's `read` opens what the word means, looks at it, and lets go. Peers that are not installed
-are left out.
+A producer's `send` puts a private array where the consumer will find it and returns the word to be sent; `free` is called
+when the consumer has answered. A consumer's `read` opens what the word means, looks at it, and lets go. Peers that are not
+installed are left out.
 """
 
 from __future__ import annotations

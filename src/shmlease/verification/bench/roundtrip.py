@@ -19,13 +19,16 @@ PAGE_BYTES: Final = 4096
 PING_PONG: Final = "AF_UNIX ping-pong"
 _ROUNDTRIP: Final = (
     "Wall time of taking one page of shared memory and giving it back, by one process that does nothing else: lease() and "
-    "release(), unnamed (granted ahead) and named (one round trip); SharedMemory(create=True), close() and unlink(); the same of "
-    "a SharedMemoryManager. A bare ping-pong of 4 bytes over an AF_UNIX SOCK_SEQPACKET socket between two processes is what one "
-    "round trip to any server costs on this machine."
+    "release(), unnamed (granted ahead) and named (one round trip); SharedMemory(create=True), close() and unlink(); the "
+    "same of a SharedMemoryManager. A bare ping-pong of 4 bytes over an AF_UNIX SOCK_SEQPACKET socket between two "
+    "processes is "
+    "what one round trip to any server costs on this machine."
 )
 _THROUGHPUT: Final = (
-    "Pages of shared memory taken, written and given back per second by all processes together, against the number of processes, "
-    "each of which does nothing else: lease(), one store, release(); and SharedMemory(create=True), one store, close(), unlink()."
+    "Pages of shared memory taken, written and given back per second by all processes together, against the number of "
+    "processes, each of which does nothing else: lease(), one store, release(); and SharedMemory(create=True), one store, "
+    "close(), "
+    "unlink()."
 )
 
 

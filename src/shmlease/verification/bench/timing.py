@@ -1,4 +1,6 @@
-"""Timing on machines that are shared and noisy: methods take turns, and how far their turns differ is part of the result."""
+"""Timing on machines that are shared and noisy: methods take turns, and how far their turns differ is part of
+the result.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,8 @@ class Figure(msgspec.Struct, frozen=True):
 class Measurement(msgspec.Struct, frozen=True):
     """One benchmark's figures, and what they mean.
 
-    `quantifies` says in prose what is measured; `unit` is that of the figures, `along` that of `Figure.at`; `reference` is the
-    subject that ratios are taken to.
+    `quantifies` says in prose what is measured; `unit` is that of the figures, `along` that of `Figure.at`; `reference` is
+    the subject that ratios are taken to.
     """
 
     name: str

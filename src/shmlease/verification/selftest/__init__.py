@@ -1,4 +1,6 @@
-"""The auditor tried on itself: every kind of leak planted and looked for, and a clean twin of each that is to stay unseen."""
+"""The auditor tried on itself: every kind of leak planted and looked for, and a clean twin of each that is to
+stay unseen.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,8 @@ class Trial:
 def selftest(plants: Collection[Plant] = PLANTS, *, ignore: Collection[str] = ()) -> Iterator[Trial]:
     """Plant each leak and each twin, one after the other, and audit.
 
-    Everything is planted in the real /dev/shm, under names of its own, and removed again; what else is there is left alone and
-    does not count. What this system or this user does not permit is not planted, and the trial says why.
+    Everything is planted in the real /dev/shm, under names of its own, and removed again; what else is there is left alone
+    and does not count. What this system or this user does not permit is not planted, and the trial says why.
 
     Parameters
     ----------

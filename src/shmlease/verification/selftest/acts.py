@@ -1,8 +1,8 @@
 """The processes of the selftest: each run of this file does one thing to shared memory, says so, and stays or goes.
 
 Run as a script, with nothing but the standard library, so that it starts in some milliseconds:
-``python acts.py ACT [ARGUMENT...]``. It writes ``ready`` and what it has to tell, or ``cannot`` and why, in one line; an act
-that stays ends when its stdin is closed, so that none outlives the selftest.
+``python acts.py ACT [ARGUMENT...]``. It writes ``ready`` and what it has to tell, or ``cannot`` and why, in one line; an
+act that stays ends when its stdin is closed, so that none outlives the selftest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The ground that one leak is planted in: names that nobody else uses, processes that end with it, and nothing left behind."""
+"""The ground that one leak is planted in: names that nobody else uses, processes that end with it, and nothing
+left behind.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +52,8 @@ class Actor:
 class Ground:
     """Where one leak, or its clean twin, is planted; a context manager that clears it.
 
-    Rules that are `ignored` do not look. `concerns` tells a finding about what was planted here from findings about the rest
-    of the system.
+    Rules that are `ignored` do not look. `concerns` tells a finding about what was planted here from findings about the
+    rest of the system.
     """
 
     def __init__(self, ignored: frozenset[str] = frozenset()) -> None:

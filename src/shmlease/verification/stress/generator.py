@@ -1,8 +1,9 @@
-"""What a stress run does, as a function of its seed: which operation each client does next, and what the fault injector does when.
+"""What a stress run does, as a function of its seed: which operation each client does next, and what the fault injector
+does when.
 
-Operation number k of client c depends on nothing but (seed, c, k), so that a schedule is small: the seed, for each client the
-ranges of numbers it goes through, and the list of faults. Leaving out any of them leaves the rest as it was, which is what lets
-a failing schedule be shrunk.
+Operation number k of client c depends on nothing but (seed, c, k), so that a schedule is small: the seed, for each client
+the ranges of numbers it goes through, and the list of faults. Leaving out any of them leaves the rest as it was, which is
+what lets a failing schedule be shrunk.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tickets on their way between the clients of a stress run: a file in the receiver's box each.
 
-A letter outlives both its sender and a receiver that is killed before it looks. It is put into a box whole or not at all, whoever is
-killed in the middle.
+A letter outlives both its sender and a receiver that is killed before it looks. It is put into a box whole or not at all,
+whoever is killed in the middle.
 """
 
 from __future__ import annotations

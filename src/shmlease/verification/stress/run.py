@@ -1,8 +1,8 @@
 """A stress run: clients at work, a fault injector among them, and every few seconds a rest in which nothing may be left.
 
-The run owns one registry and a clients of clients. It hears of nothing but what its clients write down, what the oracle sees in
-/dev/shm and /proc, and how processes end. At a rest the fault injector pauses, every client lets go of all it has, and then what the
-oracle sees must be nothing, and what the checker finds in the histories no broken promise.
+The run owns one registry and a clients of clients. It hears of nothing but what its clients write down, what the oracle
+sees in /dev/shm and /proc, and how processes end. At a rest the fault injector pauses, every client lets go of all it has,
+and then what the oracle sees must be nothing, and what the checker finds in the histories no broken promise.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Making a failing schedule small: less and less is left out as long as it still fails.
 
-Runs of real processes do not repeat exactly, so that a candidate that passes proves little: each is tried more than once, and
-what is kept is only what was seen to fail.
+Runs of real processes do not repeat exactly, so that a candidate that passes proves little: each is tried more than once,
+and what is kept is only what was seen to fail.
 """
 
 from __future__ import annotations

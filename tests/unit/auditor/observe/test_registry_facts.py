@@ -100,7 +100,8 @@ def test_other_directories_are_no_registries(root: Root, shm: Path) -> None:
 def test_registry_of_another_user_is_a_gap(shm: Path, directory: RegistryDirectory) -> None:
     shm.chmod(0o755)
     program = (
-        "import os, sys; from shmlease.auditor.judge.evidence import Root; from shmlease.auditor.observe.shm_scan import list_root;"
+        "import os, sys; from shmlease.auditor.judge.evidence import Root; from shmlease.auditor.observe.shm_scan import "
+        "list_root;"
         "from shmlease.auditor.observe.registry_facts import read_registries;"
         "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534);"
         "_, (gap,) = read_registries(list_root(Root(sys.argv[1], os.stat(sys.argv[1]).st_dev))); print(gap.what, gap.why)"
@@ -109,7 +110,8 @@ def test_registry_of_another_user_is_a_gap(shm: Path, directory: RegistryDirecto
     assert told.strip() == "the lease table of registry abc it belongs to uid 0"
 
 
-# --- what a neighbour may have made ------------------------------------------------------------------------------------------
+# --- what a neighbour may have made
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("entry", ["ledger", "lock"])

@@ -80,7 +80,8 @@ def test_another_filesystem_inside_is_not_entered(shm: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_directory_closed_to_this_user_is_a_gap(shm: Path) -> None:
     program = (
-        "import os, sys; from shmlease.auditor.judge.evidence import Root; from shmlease.auditor.observe.shm_scan import list_root;"
+        "import os, sys; from shmlease.auditor.judge.evidence import Root; from shmlease.auditor.observe.shm_scan import "
+        "list_root;"
         "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534);"
         "gap, = list_root(Root(sys.argv[1], os.stat(sys.argv[1]).st_dev)).gaps; print(gap.what, gap.why)"
     )

@@ -1,6 +1,7 @@
 """The formats of a report: one module for each, imported when it is needed.
 
-The module of a format has one function, ``render(report) -> str``; that of ``text``, which is for people, takes a style as well.
+The module of a format has one function, ``render(report) -> str``; that of ``text``, which is for people, takes a style as
+well.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ FORMATS: Final = ("text", "json", "sarif", "junit", "github", "html", "trace")
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a report for people looks; `verbose` shows all evidence, unused suppressions and gaps in which no leak can hide."""
+    """How a report for people looks; `verbose` shows all evidence, unused suppressions and gaps in which no
+    leak can hide.
+    """
 
     colour: bool = False
     width_columns: int = 100

@@ -1,7 +1,8 @@
 """The report as SARIF 2.1.0, for code scanning.
 
-Fingerprints are those of the findings. A finding without a known place in code is located at its file in shared memory. What
-could not be seen is a notification of the invocation; what was suppressed is a suppressed result with its justification.
+Fingerprints are those of the findings. A finding without a known place in code is located at its file in shared memory.
+What could not be seen is a notification of the invocation; what was suppressed is a suppressed result with its
+justification.
 
 Source: OASIS SARIF 2.1.0, sections 3.20 (invocation), 3.27 (result), 3.35 (suppression), 3.49 (reportingDescriptor).
 """

@@ -1,7 +1,7 @@
 """The timeline of a report as a trace for Perfetto (ui.perfetto.dev) or chrome://tracing.
 
-Each segment is an asynchronous track of nestable events, because lifetimes overlap: its life begins and ends with ``b`` and ``e``,
-leases are nested in it, and what happens to it is an ``n``. The processes are those that created the segments.
+Each segment is an asynchronous track of nestable events, because lifetimes overlap: its life begins and ends with ``b`` and
+``e``, leases are nested in it, and what happens to it is an ``n``. The processes are those that created the segments.
 
 Source: "Trace Event Format", sections on async events and metadata; times are microseconds.
 """

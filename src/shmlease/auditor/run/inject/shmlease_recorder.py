@@ -1,8 +1,8 @@
 """Records, inside any Python program, where in its code it makes shared-memory segments.
 
 This runs in other people's programs, perhaps under another Python than shmlease's own. So it imports nothing but built-in
-modules, changes nothing that the program could see, keeps no descriptor open, and never raises: a record that cannot be written
-is lost. The kernel's audit events tell of the segment:
+modules, changes nothing that the program could see, keeps no descriptor open, and never raises: a record that cannot be
+written is lost. The kernel's audit events tell of the segment:
 
 - `os.truncate` on a descriptor: its maker gives it a size (`shm_open` itself has no audit event);
 - `mmap.__new__`: somebody maps it, its maker first;
@@ -66,9 +66,9 @@ class Recorder:
     def _hook(self) -> Callable[[str, tuple[Any, ...]], None]:
         """What is called for every audit event of the program.
 
-        A segment of one page is made in some ten microseconds. So the hook asks first what is cheapest, keeps what it needs in
-        variables of its own, and does itself what would read better as methods, which take half as long again. Of what is left
-        (measured by leaving parts out), the call of the hook and `fstat` are a third, and the write another.
+        A segment of one page is made in some ten microseconds. So the hook asks first what is cheapest, keeps what it needs
+        in variables of its own, and does itself what would read better as methods, which take half as long again. Of what
+        is left (measured by leaving parts out), the call of the hook and `fstat` are a third, and the write another.
         """
         path, device, shm, create = self.path, self._device, self._shm.encode(), os.O_CREAT
         seen, stacks, modules = self._seen, self._stacks, sys.modules
@@ -110,8 +110,9 @@ class Recorder:
                 sized = descriptor if size else -1
                 maker = get_frame(1)
                 code = maker.f_code
-                # The kernel makes an entry of /proc for each new descriptor when it is asked for its path, which takes longer
-                # than all else here; the constructor of `SharedMemory`, which makes most segments of most programs, knows it.
+                # The kernel makes an entry of /proc for each new descriptor when it is asked for its path, which takes
+                # longer than all else here; the constructor of `SharedMemory`, which makes most segments of most programs,
+                # knows it.
                 if code is constructor:
                     name = shm + maker.f_locals["self"]._name.encode("utf-8", "surrogateescape")
                 else:
