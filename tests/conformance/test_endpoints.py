@@ -13,7 +13,7 @@ from rig.until import until
 from shmlease.client.endpoint import Connection, DirectoryEndpoint, Endpoint
 from shmlease.core import messages as m
 from shmlease.core.model import NUMBER_BITS
-from shmlease.core.settings import Settings
+from shmlease.core.settings import NewRegistry, Settings
 from shmlease.core.wire import decode_registry_packet, encode
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.identity import own_identity
@@ -167,8 +167,8 @@ class TestDirectoryEndpoint(EndpointConformance):
 class TestMemoryEndpoint(EndpointConformance):
     @pytest.fixture
     def endpoint(self) -> Endpoint:
-        settings = Settings("mem", "/dev/shm", CAPACITY, CAPACITY, 1.0, own_identity())
-        return MemoryEndpoint(MemoryTransport(settings, FakeClock()), "mem")
+        new = NewRegistry(CAPACITY, CAPACITY, 1.0, own_identity())
+        return MemoryEndpoint(MemoryTransport("mem", new, FakeClock()), "mem")
 
 
 class TestSimulatedEndpoint(EndpointConformance):
@@ -179,6 +179,6 @@ class TestSimulatedEndpoint(EndpointConformance):
             directory.create()
             lock_fd = directory.lock()
             assert lock_fd is not None
-            system.kernel.launch(Settings("sim", system.root, CAPACITY, CAPACITY, 1.0), lock_fd)
+            system.kernel.launch(Settings("sim", system.root, NewRegistry(CAPACITY, CAPACITY, 1.0)), lock_fd)
             directory.unlock(lock_fd)
             yield DirectoryEndpoint(directory, system.machine, spawn=None, launch_successor=system.kernel.launch)
