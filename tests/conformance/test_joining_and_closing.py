@@ -28,6 +28,37 @@ def test_handle_travels_as_a_handle_on_the_same_registry(lasting_world: World) -
             assert seen.array.sum() == 45
 
 
+def test_closed_handle_takes_no_more_calls_and_what_was_taken_through_it_stays(world: World) -> None:
+    array = np.arange(10)
+    with shmlease.connect() as handle:
+        written = handle.share(array, "a")
+        ticket, reader = written.ticket(), handle.attach("a")
+    calls: list[Callable[[], object]] = [
+        lambda: handle.lease(shape=1),
+        lambda: handle.share(array),
+        lambda: handle.attach("a"),
+        lambda: handle.redeem(ticket),
+        handle.statistics,
+        handle.trim,
+        handle.__enter__,
+        lambda: pickle.dumps(handle),
+    ]
+    for call in calls:
+        with pytest.raises(
+            shmlease.RegistryUnavailableError, match=rf"closed; shmlease.connect\('{handle.id}'\)"
+        ) as refused:
+            call()
+        assert refused.value.registry == world.registry.id
+    handle.close()
+    assert (handle.id, written.array[9], reader.array[9]) == (world.registry.id, 9, 9)
+    with world.registry.redeem(written.ticket()) as again:
+        assert again.array.sum() == 45
+    reader.release()
+    written.release()
+    with shmlease.connect().redeem(ticket) as seen:
+        assert seen.array.sum() == 45
+
+
 def test_registry_opened_inside_another_is_the_one_to_join_until_it_is_closed(open_world: Callable[..., World]) -> None:
     outer = open_world().registry
     inner = open_world().registry

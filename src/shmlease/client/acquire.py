@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from typing import Any
 
+from shmlease.client.call_site import calling_site
 from shmlease.client.claims import redeem_token, take_spare
-from shmlease.client.layout import Layout, decode_layout
-from shmlease.client.lease import Grant, Lease, OnLingering
+from shmlease.client.grant import grant_to_reader, grant_to_writer
+from shmlease.client.layout import Layout
+from shmlease.client.lease import Lease, OnLingering
 from shmlease.client.link import Link
 from shmlease.client.refusals import explain_shortage
 from shmlease.client.ticket import Ticket
@@ -25,9 +28,9 @@ from shmlease.units import format_bytes
 __all__ = ["acquire_by_name", "acquire_by_ticket", "acquire_new", "acquire_spare", "acquired", "claim_spare"]
 
 
-def acquired(link: Link, on_lingering: OnLingering, fill: Callable[[Lease], None]) -> Lease:
+def acquired(link: Link, on_lingering: OnLingering, fill: Callable[[Lease[Any]], None]) -> Lease[Any]:
     """The lease that `fill` has filled; if an exception ends that, nothing stays leased."""
-    lease = Lease(link, on_lingering)
+    lease: Lease[Any] = Lease(link, on_lingering, calling_site())
     hold, loose_ends = lease._hold, link.loose_ends.queue
     try:
         fill(lease)
@@ -43,9 +46,9 @@ def acquired(link: Link, on_lingering: OnLingering, fill: Callable[[Lease], None
     return lease
 
 
-def acquire_new(lease: Lease, name: str | None, layout: Layout, timeout_s: float, due_ns: int, site: str) -> None:
+def acquire_new(lease: Lease[Any], name: str | None, layout: Layout, timeout_s: float, due_ns: int) -> None:
     """A new segment, which may have to be waited for."""
-    link, hold = lease._link, lease._hold
+    link, hold, site = lease._link, lease._hold, lease.site
     clock, size_bytes = link.endpoint.clock, file_size(layout.nbytes)
 
     def ask(wait_ns: int) -> m.Granted:
@@ -62,7 +65,7 @@ def acquire_new(lease: Lease, name: str | None, layout: Layout, timeout_s: float
     granted = ask(int(timeout_s * 1e9))
     while True:
         try:
-            _fill_writer(lease, granted, layout, name, site)
+            _fill_writer(lease, granted, layout, name)
             return
         except OSError as error:
             if is_from_handler(error):
@@ -84,7 +87,7 @@ def acquire_new(lease: Lease, name: str | None, layout: Layout, timeout_s: float
             granted = ask(left_ns)
 
 
-def acquire_spare(lease: Lease, layout: Layout, site: str) -> bool:
+def acquire_spare(lease: Lease[Any], layout: Layout) -> bool:
     """A segment granted ahead, to be claimed by `claim_spare`; False if there is none that fits."""
     link, hold = lease._link, lease._hold
     size_bytes = file_size(layout.nbytes)
@@ -92,7 +95,7 @@ def acquire_spare(lease: Lease, layout: Layout, site: str) -> bool:
     if spare is None:
         return False
     try:
-        _fill_writer(lease, spare, layout, None, site)
+        _fill_writer(lease, spare, layout, None)
     except OSError as error:  # /dev/shm filled up since: wait in line like everybody
         if is_from_handler(error):
             raise
@@ -104,7 +107,7 @@ def acquire_spare(lease: Lease, layout: Layout, site: str) -> bool:
     return True
 
 
-def claim_spare(lease: Lease, due_ns: int, *, published: bool) -> None:
+def claim_spare(lease: Lease[Any], due_ns: int, *, published: bool) -> None:
     """Tell the registry that the spare is in use."""
     link, layout, site, number = lease._link, lease._grant.layout, lease._site, lease._hold.lease
     link.send(
@@ -113,9 +116,9 @@ def claim_spare(lease: Lease, due_ns: int, *, published: bool) -> None:
     )
 
 
-def acquire_by_name(lease: Lease, name: str, timeout_s: float, due_ns: int, site: str) -> None:
+def acquire_by_name(lease: Lease[Any], name: str, timeout_s: float, due_ns: int) -> None:
     """A published segment, which may have to be waited for."""
-    link = lease._link
+    link, site = lease._link, lease.site
     attached = link.request(
         m.Attached,
         lambda seq: m.Attach(seq, link.session.id_of(seq), name, site, due_ns, int(timeout_s * 1e9)),
@@ -123,9 +126,7 @@ def acquire_by_name(lease: Lease, name: str, timeout_s: float, due_ns: int, site
         lease._hold,
     )
     try:
-        _fill_reader(
-            lease, attached.segment, attached.generation, attached.size_bytes, attached.layout, attached.name, site
-        )
+        _fill_reader(lease, attached)
     except FileNotFoundError as error:
         if is_from_handler(error):
             raise
@@ -134,30 +135,25 @@ def acquire_by_name(lease: Lease, name: str, timeout_s: float, due_ns: int, site
         ) from None
 
 
-def acquire_by_ticket(lease: Lease, ticket: Ticket, due_ns: int, site: str) -> None:
+def acquire_by_ticket(lease: Lease[Any], ticket: Ticket, due_ns: int) -> None:
     """The segment that a ticket was made for."""
     link, number = lease._link, ticket.id
-    if not redeem_token(lease._hold, number, site, due_ns):
+    if not redeem_token(lease._hold, number, lease.site, due_ns):
         link.request(m.Done, lambda seq: m.Redeem(seq, number))  # always refused: the registry knows why
         raise TicketError(f"ticket {number:#x} cannot be redeemed", ticket=str(ticket))
     try:
-        _fill_reader(lease, ticket.segment, ticket.generation, ticket.size_bytes, ticket.layout, ticket.name, site)
+        _fill_reader(lease, ticket)
     except (FileNotFoundError, ProtocolError) as error:
         if is_from_handler(error):
             raise
         raise TicketError(f"ticket {number:#x} cannot be redeemed: {error}", ticket=str(ticket)) from None
 
 
-def _fill_writer(lease: Lease, granted: m.Granted | m.Spare, layout: Layout, name: str | None, site: str) -> None:
+def _fill_writer(lease: Lease[Any], granted: m.Granted | m.Spare, layout: Layout, name: str | None) -> None:
     mapping = lease._link.mappings.take(granted.segment, granted.size_bytes, writable=True, reserve=granted.fresh)
-    lease._fill(Grant(granted.segment, granted.generation, granted.size_bytes, layout, name), mapping, site)
+    lease._fill(grant_to_writer(granted, layout, name), mapping)
 
 
-def _fill_reader(
-    lease: Lease, segment: int, generation: int, size_bytes: int, encoded: bytes, name: str | None, site: str
-) -> None:
-    layout = decode_layout(encoded)
-    if layout.nbytes > size_bytes:
-        raise ProtocolError(f"an array of {layout.nbytes} bytes does not lie on a segment of {size_bytes}")
-    mapping = lease._link.mappings.take(segment, size_bytes, writable=False)
-    lease._fill(Grant(segment, generation, size_bytes, layout, name), mapping, site)
+def _fill_reader(lease: Lease[Any], source: m.Attached | Ticket) -> None:
+    grant = grant_to_reader(source)
+    lease._fill(grant, lease._link.mappings.take(grant.segment, grant.size_bytes, writable=False))

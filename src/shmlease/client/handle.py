@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from shmlease.client.acquire import (
     acquire_by_name,
@@ -15,7 +16,6 @@ from shmlease.client.acquire import (
     acquired,
     claim_spare,
 )
-from shmlease.client.call_site import calling_site
 from shmlease.client.copying import copy_into
 from shmlease.client.layout import layout_of
 from shmlease.client.lease import Lease, OnLingering, checked_on_lingering
@@ -24,10 +24,12 @@ from shmlease.client.link_cache import connected_link_to
 from shmlease.client.statistics import Statistics, statistics_of
 from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
-from shmlease.errors import DTypeError, TicketError
+from shmlease.errors import DTypeError, RegistryUnavailableError, TicketError
 from shmlease.units import parse_duration
 
 __all__ = ["DEFAULT_TIMEOUT_S", "RegistryHandle"]
+
+T = TypeVar("T", bound=np.generic)
 
 # A consumer started together with its producer waits this long for the name; one that waits longer is likely lost.
 DEFAULT_TIMEOUT_S: Final = 5.0
@@ -43,22 +45,58 @@ class RegistryHandle:
     def __init__(self, link: Link, on_lingering: OnLingering = "warn") -> None:
         self._link = link
         self._on_lingering = checked_on_lingering(on_lingering)
+        self._is_closed = False
 
     @property
     def id(self) -> str:
         """What `connect` and ``SHMLEASE_REGISTRY`` take."""
         return self._link.endpoint.id
 
+    @overload
     def lease(
         self,
         name: str | None = None,
         *,
         shape: int | tuple[int, ...],
-        dtype: Any = float,
         order: str = "C",
         timeout: float | str = DEFAULT_TIMEOUT_S,
         due: float | str | None = None,
-    ) -> Lease:
+    ) -> Lease[np.float64]: ...
+
+    @overload
+    def lease(
+        self,
+        name: str | None = None,
+        *,
+        shape: int | tuple[int, ...],
+        dtype: type[T] | np.dtype[T],
+        order: str = "C",
+        timeout: float | str = DEFAULT_TIMEOUT_S,
+        due: float | str | None = None,
+    ) -> Lease[T]: ...
+
+    @overload
+    def lease(
+        self,
+        name: str | None = None,
+        *,
+        shape: int | tuple[int, ...],
+        dtype: npt.DTypeLike,
+        order: str = "C",
+        timeout: float | str = DEFAULT_TIMEOUT_S,
+        due: float | str | None = None,
+    ) -> Lease[Any]: ...
+
+    def lease(
+        self,
+        name: str | None = None,
+        *,
+        shape: int | tuple[int, ...],
+        dtype: npt.DTypeLike = float,
+        order: str = "C",
+        timeout: float | str = DEFAULT_TIMEOUT_S,
+        due: float | str | None = None,
+    ) -> Lease[Any]:
         """A new segment, to be written by this process.
 
         Its pages are reserved when it is granted: writing to it cannot fail. Its first content is undefined.
@@ -91,24 +129,24 @@ class RegistryHandle:
         RegistryUnavailableError
             The registry has ended.
         """
-        layout, timeout_s, due_ns, site = (
+        link, layout, timeout_s, due_ns = (
+            self._open_link(),
             layout_of(shape, dtype, order),
             parse_duration(timeout),
             self._due_ns(due),
-            calling_site(),
         )
         if name is not None:
             name = _checked_name(name)
 
-        def fill(lease: Lease) -> None:
-            if name is None and acquire_spare(lease, layout, site):
+        def fill(lease: Lease[Any]) -> None:
+            if name is None and acquire_spare(lease, layout):
                 claim_spare(lease, due_ns, published=False)
             else:
-                acquire_new(lease, name, layout, timeout_s, due_ns, site)
+                acquire_new(lease, name, layout, timeout_s, due_ns)
 
-        return acquired(self._link, self._on_lingering, fill)
+        return acquired(link, self._on_lingering, fill)
 
-    def attach(self, name: str, *, timeout: float | str = DEFAULT_TIMEOUT_S, due: float | str | None = None) -> Lease:
+    def attach(self, name: str, *, timeout: float | str = DEFAULT_TIMEOUT_S, due: float | str | None = None) -> Lease[Any]:
         """Read the segment `name`; waits until it is published.
 
         Raises
@@ -116,10 +154,10 @@ class RegistryHandle:
         SegmentNotFoundError
             Nothing of that name was published within `timeout` seconds.
         """
-        site, timeout_s, due_ns, name = calling_site(), parse_duration(timeout), self._due_ns(due), _checked_name(name)
-        return acquired(self._link, self._on_lingering, lambda lease: acquire_by_name(lease, name, timeout_s, due_ns, site))
+        link, timeout_s, due_ns, name = self._open_link(), parse_duration(timeout), self._due_ns(due), _checked_name(name)
+        return acquired(link, self._on_lingering, lambda lease: acquire_by_name(lease, name, timeout_s, due_ns))
 
-    def redeem(self, ticket: Ticket | str, *, due: float | str | None = None) -> Lease:
+    def redeem(self, ticket: Ticket | str, *, due: float | str | None = None) -> Lease[Any]:
         """Read the segment that `ticket` was made for; the ticket is used up.
 
         Raises
@@ -127,6 +165,7 @@ class RegistryHandle:
         TicketError
             It is no ticket, was redeemed before, has expired, or is of another registry.
         """
+        link = self._open_link()
         if isinstance(ticket, str):
             ticket = Ticket.parse(ticket)
         elif not isinstance(ticket, Ticket):
@@ -137,17 +176,37 @@ class RegistryHandle:
                 f"redeem it with shmlease.connect({ticket.registry!r})",
                 ticket=str(ticket),
             )
-        site, due_ns = calling_site(), self._due_ns(due)
-        return acquired(self._link, self._on_lingering, lambda lease: acquire_by_ticket(lease, ticket, due_ns, site))
+        due_ns = self._due_ns(due)
+        return acquired(link, self._on_lingering, lambda lease: acquire_by_ticket(lease, ticket, due_ns))
 
+    @overload
     def share(
         self,
-        array: Any,
+        array: np.ndarray[Any, np.dtype[T]],
         name: str | None = None,
         *,
         timeout: float | str = DEFAULT_TIMEOUT_S,
         due: float | str | None = None,
-    ) -> Lease:
+    ) -> Lease[T]: ...
+
+    @overload
+    def share(
+        self,
+        array: npt.ArrayLike,
+        name: str | None = None,
+        *,
+        timeout: float | str = DEFAULT_TIMEOUT_S,
+        due: float | str | None = None,
+    ) -> Lease[Any]: ...
+
+    def share(
+        self,
+        array: npt.ArrayLike,
+        name: str | None = None,
+        *,
+        timeout: float | str = DEFAULT_TIMEOUT_S,
+        due: float | str | None = None,
+    ) -> Lease[Any]:
         """A lease on a published copy of `array`: `lease`, copy in, `publish`.
 
         An array that is contiguous in F order and not in C order stays so; any other becomes C-contiguous. Of an instance
@@ -157,21 +216,21 @@ class RegistryHandle:
         ------
         As `lease`; and DTypeError if values are masked.
         """
-        values = np.asanyarray(array)
+        link, values = self._open_link(), np.asanyarray(array)
         if type(values) is not np.ndarray and np.ma.is_masked(values):
             raise DTypeError(
                 "an array with masked values would lose its mask; share array.filled(), or its data and its mask"
             )
         order = "F" if values.flags.f_contiguous and not values.flags.c_contiguous else "C"
         layout = layout_of(values.shape, values.dtype, order)
-        timeout_s, due_ns, site = parse_duration(timeout), self._due_ns(due), calling_site()
+        timeout_s, due_ns = parse_duration(timeout), self._due_ns(due)
         if name is not None:
             name = _checked_name(name)
 
-        def fill(lease: Lease) -> None:
-            is_spare = name is None and acquire_spare(lease, layout, site)
+        def fill(lease: Lease[Any]) -> None:
+            is_spare = name is None and acquire_spare(lease, layout)
             if not is_spare:
-                acquire_new(lease, name, layout, timeout_s, due_ns, site)
+                acquire_new(lease, name, layout, timeout_s, due_ns)
             copy_into(lease.array, values)
             if is_spare:
                 lease._seal()
@@ -179,21 +238,25 @@ class RegistryHandle:
             else:
                 lease.publish()
 
-        return acquired(self._link, self._on_lingering, fill)
+        return acquired(link, self._on_lingering, fill)
 
     def statistics(self) -> Statistics:
         """The figures of the registry at this moment."""
-        return statistics_of(self._link.request(m.Figures, m.Statistics), self.id)
+        return statistics_of(self._open_link().request(m.Figures, m.Statistics), self.id)
 
     def trim(self) -> int:
         """Give the memory of all warm segments back to the system now; the bytes freed."""
-        return self._link.request(m.Done, m.Trim).freed_bytes
+        return self._open_link().request(m.Done, m.Trim).freed_bytes
 
     def close(self) -> None:
-        """Nothing is asked of the registry through this handle any more; leases taken through it stay."""
+        """Close this handle: later calls on it raise RegistryUnavailableError. Leases taken through it stay.
+
+        Other handles on the same registry, in this process as well, are not affected.
+        """
+        self._is_closed = True
 
     def __enter__(self) -> Self:
-        self._link.connect()
+        self._open_link().connect()
         return self
 
     def __exit__(
@@ -205,9 +268,18 @@ class RegistryHandle:
         return f"<{type(self).__name__} {self.id}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        self._open_link()
         return _reconnect, (self.id, self._on_lingering)
 
     # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _open_link(self) -> Link:
+        if self._is_closed:
+            raise RegistryUnavailableError(
+                f"this handle on registry {self.id} was closed; shmlease.connect({self.id!r}) gives another",
+                registry=self.id,
+            )
+        return self._link
 
     def _due_ns(self, due: float | str | None) -> int:
         due_s = 0.0 if due is None else parse_duration(due)

@@ -7,16 +7,15 @@ import os
 import warnings
 import weakref
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, Self, get_args
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, get_args
 
-import msgspec
 import numpy as np
 
 from shmlease.client.arrays import Anchor, array_on, seal
 from shmlease.client.call_site import calling_site
 from shmlease.client.claims import mint_token
+from shmlease.client.grant import Grant
 from shmlease.client.hold import Hold, Minting, held
-from shmlease.client.layout import Layout
 from shmlease.client.link import Link
 from shmlease.client.refusals import explain_shortage
 from shmlease.client.ticket import Ticket
@@ -35,7 +34,17 @@ from shmlease.system.mapping import Mapping
 from shmlease.system.signals import deliver_again, is_from_handler
 from shmlease.units import format_bytes, parse_duration
 
-__all__ = ["Grant", "Lease", "OnLingering", "checked_on_lingering", "held_leases"]
+__all__ = ["Lease", "OnLingering", "checked_on_lingering", "held_leases"]
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    # Lease alone, in an annotation, is a lease on an array of any dtype
+    T_co = TypeVar("T_co", bound=np.generic, covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    T_co = TypeVar("T_co", bound=np.generic, covariant=True)
 
 OnLingering = Literal["warn", "error", "ignore"]
 
@@ -44,17 +53,7 @@ OnLingering = Literal["warn", "error", "ignore"]
 DEFAULT_TTL_S: Final = 60.0
 
 
-class Grant(msgspec.Struct, frozen=True):
-    """What a lease is on."""
-
-    segment: int
-    generation: int
-    size_bytes: int
-    layout: Layout
-    name: str | None
-
-
-class Lease:
+class Lease(Generic[T_co]):
     """The right of this process to map one segment, from grant to release.
 
     Made by `Registry.lease`, `attach`, `redeem` and `share`; a context manager that releases at its end. Threads may share
@@ -79,20 +78,19 @@ class Lease:
     )
     _grant: Grant
 
-    def __init__(self, link: Link, on_lingering: OnLingering = "warn") -> None:
+    def __init__(self, link: Link, on_lingering: OnLingering, site: str) -> None:
         self._link = link
         self._hold = Hold(link)  # behind the lease: what the registry must be told when it ends, or does not come about
         self._on_lingering = on_lingering
-        self._site = ""
+        self._site = site
         self._segment_name: str | None = None
         self._anchor: Anchor | None = None
-        self._array: np.ndarray[Any, Any] | None = None
+        self._array: np.ndarray[Any, np.dtype[T_co]] | None = None
 
-    def _fill(self, grant: Grant, mapping: Mapping, site: str) -> None:
+    def _fill(self, grant: Grant, mapping: Mapping) -> None:
         """From here on it is a lease."""
         hold = self._hold
         self._grant = grant
-        self._site = site
         self._is_writer = self._writable = mapping.writable
         self._anchor = Anchor(mapping)
         hold.anchor = hold.link.loose_ends.watch(self._anchor, hold)
@@ -118,7 +116,7 @@ class Lease:
         return self._grant.layout.shape
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype[T_co]:
         """Dtype of the array."""
         return self._grant.layout.dtype
 
@@ -138,7 +136,7 @@ class Lease:
         return self._site
 
     @property
-    def array(self) -> np.ndarray[Any, Any]:
+    def array(self) -> np.ndarray[Any, np.dtype[T_co]]:
         """The array on the segment, from its first byte on, exact to dtype, shape and strides.
 
         A writer's is writable until `publish`; its first content is undefined, as that of `numpy.empty`. A reader's is
@@ -373,7 +371,7 @@ class Lease:
         )
 
 
-class _HeldLease(Lease):
+class _HeldLease(Lease[T_co]):
     """A lease until it ends: an object that is collected then runs no Python code, in which an interrupt would be lost."""
 
     __slots__ = ()
@@ -396,7 +394,7 @@ def checked_on_lingering(on_lingering: OnLingering) -> OnLingering:
     return on_lingering
 
 
-def held_leases() -> list[Lease]:
+def held_leases() -> list[Lease[Any]]:
     """The leases that this process holds now."""
     leases = [(hold, reference()) for hold, reference in list(held.items())]
     return [lease for hold, lease in leases if lease is not None and lease.held and hold.is_ours]

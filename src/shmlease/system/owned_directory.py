@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from shmlease.errors import LeaseError, PermissionDeniedError
 from shmlease.system import syscalls
@@ -16,6 +17,9 @@ from shmlease.system.safe_open import DIRECTORY_MODE, ensure_mode, open_director
 from shmlease.system.signals import is_from_handler
 
 __all__ = ["OwnedDirectory"]
+
+# The first fields of a status: mode, inode, device, links, owner.
+_KNOWN: Final = 5
 
 
 class OwnedDirectory:
@@ -55,11 +59,12 @@ class OwnedDirectory:
         self._advice = advice
         self._unreadable = unreadable
         self._kept: list[int] = []
+        self._known: tuple[int, ...] = ()  # the status of it when it was last checked
 
     def forget_identity(self) -> None:
         """The next directory that is opened will do, if it is the owner's alone."""
         self.close()
-        self._identity = None
+        self._identity, self._known = None, ()
 
     def open(self, root: int | None = None) -> int:
         """A descriptor of it, for use as `dir_fd`; to be closed. `root` is a descriptor of the directory that it is in.
@@ -110,8 +115,10 @@ class OwnedDirectory:
         """
         kept = self._kept
         while kept:
-            status = self._status_if_ours(kept[0])
-            if status is not None:
+            status = self._status_of(kept[0])
+            if status is not None and status[:_KNOWN] == self._known:  # all that is looked at is as it was
+                return kept[0]
+            if status is not None and (status.st_dev, status.st_ino) == self._identity:
                 self._check(status, kept[0])
                 return kept[0]
             del kept[0]
@@ -123,19 +130,20 @@ class OwnedDirectory:
         kept = self._kept
         while kept:
             directory = kept[-1]
-            is_ours = self._status_if_ours(directory) is not None
+            status = self._status_of(directory)
             del kept[-1]
-            if is_ours:
+            if status is not None and (status.st_dev, status.st_ino) == self._identity:
                 syscalls.close(directory)  # no call between: it is never closed twice
 
-    def _status_if_ours(self, directory: int) -> os.stat_result | None:
+    @staticmethod
+    def _status_of(directory: int) -> os.stat_result | None:
+        """What `directory` is open on; None if it is closed."""
         try:
-            status = syscalls.fstat(directory)
+            return syscalls.fstat(directory)
         except OSError as error:
             if is_from_handler(error):
                 raise
             return None
-        return status if (status.st_dev, status.st_ino) == self._identity else None
 
     def _check(self, status: os.stat_result, directory: int) -> None:
         identity = status.st_dev, status.st_ino
@@ -146,6 +154,7 @@ class OwnedDirectory:
         if status.st_uid != self.owner:
             raise self._refused(f"{self.path} belongs to uid {status.st_uid}; this process runs as uid {os.geteuid()}")
         if status.st_mode & 0o777 == DIRECTORY_MODE:
+            self._known = status[:_KNOWN]
             return
         if status.st_mode & 0o077:
             raise PermissionDeniedError(

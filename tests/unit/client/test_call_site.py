@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 
 from shmlease.client import handle
-from shmlease.client.call_site import calling_site
+from shmlease.client.call_site import _known, calling_site
 
 
 def test_site_is_the_nearest_caller_outside_shmlease() -> None:
@@ -34,3 +34,20 @@ def test_long_path_keeps_its_end() -> None:
 
 def test_path_that_utf8_cannot_carry_can_be_sent() -> None:
     inside("caf\udce9.py")(calling_site).encode()
+
+
+def test_sites_are_told_apart_though_each_is_looked_up_once() -> None:
+    def two() -> tuple[str, str]:
+        first = calling_site()
+        second = calling_site()
+        return first, second
+
+    line = two.__code__.co_firstlineno
+    for _ in range(3):
+        assert [int(site.rpartition(":")[2].partition(" ")[0]) for site in two()] == [line + 1, line + 2]
+
+
+def test_programs_that_generate_code_do_not_make_it_grow() -> None:
+    for number in range(2000):
+        assert inside(f"generated {number}")(calling_site) == f"generated {number}:1 in call"
+    assert len(_known) <= 256
