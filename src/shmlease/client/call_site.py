@@ -13,7 +13,7 @@ _DIRECTORY: Final = os.path.join(os.path.dirname(__file__), "")
 _LENGTH: Final = 512
 # The calls of one program that take leases are few; what is generated anew all the time must not pile up.
 _MOST_KNOWN: Final = 256
-# By the id of a code object, which is kept so that no other gets the same, and the instruction in it. To look up a line takes 1 us.
+# By the id of a code object, kept so that no other gets the same, and the instruction in it: to look up a line takes 1 us.
 _known: Final[dict[tuple[int, int], tuple[CodeType, str]]] = {}
 
 

@@ -1,4 +1,4 @@
-"""What a type checker refuses: never run. Each line that ends in ``# wrong`` is an error to both checkers, and no other is."""
+"""What a type checker refuses: never run. Lines that end in ``# wrong`` are errors to both checkers, and no other is."""
 
 from __future__ import annotations
 
