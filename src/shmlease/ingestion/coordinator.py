@@ -170,7 +170,7 @@ class Coordinator:
     def _checkpoint(self) -> None:
         self._rows_bytes = 0
         self._sink.checkpoint(
-            {**self._run_key, "open": {job.name: job.position() for job in self._jobs}},
+            {**self._run_key, "open": {job.name: job.files.position() for job in self._jobs}},
             rows={job.name: job.chunk_plan.rows for job in self._jobs},
         )
 
@@ -182,16 +182,16 @@ class Coordinator:
     @property
     def bytes_done(self) -> int:
         """Bytes of files settled so far."""
-        return sum(job.bytes_done for job in (*self.finished, *self._jobs))
+        return sum(job.files.bytes_done for job in (*self.finished, *self._jobs))
 
     @property
     def files_done(self) -> int:
         """Files settled so far."""
-        return sum(len(job.reports) for job in (*self.finished, *self._jobs))
+        return sum(len(job.files.reports) for job in (*self.finished, *self._jobs))
 
     def reports(self) -> list[FileReport]:
         """What became of the files that were settled."""
-        return [report for job in self.finished for report in job.reports]
+        return [report for job in self.finished for report in job.files.reports]
 
     @property
     def has_stored(self) -> bool:

@@ -15,7 +15,8 @@ from shmlease.hdf5 import Completed, HDF5Sink
 from shmlease.ingestion.bad_rows import BadRows
 from shmlease.ingestion.budget import Budget, budget_for
 from shmlease.ingestion.coordinator import Coordinator
-from shmlease.ingestion.dataset_job import DatasetJob, report_of
+from shmlease.ingestion.dataset_job import DatasetJob
+from shmlease.ingestion.file_progress import report_of
 from shmlease.ingestion.plan import IngestPlan, check_output_path, plan_ingest, schema_of
 from shmlease.ingestion.report import FileReport, IngestReport, Progress, Rejected
 from shmlease.ingestion.resources import RunResources

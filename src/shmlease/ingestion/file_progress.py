@@ -1,0 +1,165 @@
+"""How far the files of one dataset have come: what was counted, where their rows end, and what a checkpoint keeps of that.
+
+Lines are counted, malformed rows numbered and the ends of files noted strictly in file order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from shmlease.errors import IngestError
+from shmlease.hdf5 import HDF5Sink
+from shmlease.hdf5.checksum import combine
+from shmlease.hdf5.provenance import Source, checksum_of_file, format_checksum
+from shmlease.ingestion.bad_rows import BadRows
+from shmlease.ingestion.readers import Input
+from shmlease.ingestion.report import FileReport
+from shmlease.ingestion.tasks import ParsedPiece
+
+__all__ = ["FileCounts", "FileProgress", "report_of"]
+
+
+class FileCounts(msgspec.Struct):
+    """How far a file was settled: what a checkpoint keeps, besides the rows themselves."""
+
+    file: int = 0
+    text_bytes: int = 0
+    lines: int = 0
+    crc32: int = 0
+    start_row: int = 0
+    rejected: int = 0
+    kept_bytes: int = 0
+    notes: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class FileProgress:
+    """The files of one dataset.
+
+    Parameters
+    ----------
+    dataset, inputs, sink, bad_rows
+        As of its job.
+    position : mapping, optional
+        Where an interrupted run had come to, as `position` gave it.
+
+    Attributes
+    ----------
+    counts : FileCounts
+        Of the file whose rows come next.
+    reports : list of FileReport
+        Of the files that are settled.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        inputs: Sequence[Input],
+        sink: HDF5Sink,
+        bad_rows: BadRows,
+        position: Mapping[str, Any] | None,
+    ) -> None:
+        self._dataset = dataset
+        self._inputs = inputs
+        self._sink = sink
+        self._bad_rows = bad_rows
+        self.counts = msgspec.convert(position or {}, FileCounts)
+        bad_rows.resume(dataset, self.counts.kept_bytes)
+        done = sink.completed().sources.get(dataset, ())
+        self._known_sources = {(source.path, source.start, source.stop) for source in done}
+        self.reports = [report_of(source, dataset) for source in done][: self.counts.file]
+        self._crc32s: dict[int, int | None] = {}
+
+    def take_crc32(self, source: Input, crc32: int | None) -> None:
+        """Take the checksum of a compressed file, as it lies on the disk, if it is known."""
+        self._crc32s[source.index] = crc32
+
+    def take_parsed(self, source: Input, parsed: ParsedPiece, rows: int) -> None:
+        """Count the next piece; `rows` are those of the dataset before it."""
+        place = source.index - self._inputs[0].index
+        self._close_files(before=place, rows=rows)
+        counts = self.counts
+        lines_before = source.context.table.data_line - 1 + counts.lines
+        self._bad_rows.take(self._dataset, place, source.path, [each.below(lines_before) for each in parsed.bad])
+        counts.lines += parsed.lines
+        counts.crc32 = combine(counts.crc32, parsed.crc32, parsed.text_bytes)
+        counts.text_bytes += parsed.text_bytes
+        counts.rejected += parsed.bad_count
+        counts.notes = dict(Counter(counts.notes) + parsed.notes)
+
+    def close(self, rows: int) -> None:
+        """Note that all files end with so many rows of the dataset."""
+        self._close_files(before=len(self._inputs), rows=rows)
+
+    def finish(self) -> None:
+        """The dataset has all its rows."""
+        self._bad_rows.finish(self._dataset, [each.path for each in self._inputs])
+
+    @property
+    def bytes_done(self) -> int:
+        """Of the files as they lie on the disk: those that were settled, and as much of the next as is known."""
+        done = sum(report.size_bytes for report in self.reports)
+        if self.counts.file < len(self._inputs):
+            table = self._inputs[self.counts.file].context.table
+            done += self.counts.text_bytes if table.compression == "plain" else 0
+        return done
+
+    def position(self) -> dict[str, Any]:
+        """Where the files have come to, for a checkpoint."""
+        self.counts.kept_bytes = self._bad_rows.kept_bytes(self._dataset)
+        position: dict[str, Any] = msgspec.to_builtins(self.counts)
+        return position
+
+    def _close_files(self, before: int, rows: int) -> None:
+        while self.counts.file < before:
+            counts, source = self.counts, self._inputs[self.counts.file]
+            source.require_unchanged()
+            size_bytes, start_row = source.mark.size_bytes, counts.start_row
+            if (source.path, start_row, rows) not in self._known_sources:
+                self._sink.source(
+                    self._dataset,
+                    path=source.path,
+                    rows=(start_row, rows),
+                    size_bytes=size_bytes,
+                    digest=format_checksum(self._crc32(source, counts)),
+                    lines=counts.lines,
+                    rejected=counts.rejected,
+                    notes=counts.notes,
+                )
+            self.reports.append(
+                FileReport(
+                    source.path, self._dataset, start_row, rows - start_row, counts.rejected, size_bytes, counts.notes
+                )
+            )
+            self.counts = FileCounts(file=counts.file + 1, start_row=rows)
+
+    def _crc32(self, source: Input, counts: FileCounts) -> int:
+        """Of the file as it lies on the disk."""
+        table = source.context.table
+        if table.compression != "plain":
+            known = self._crc32s.pop(source.index, None)
+            return checksum_of_file(source.path) if known is None else known
+        if table.data_offset + counts.text_bytes != source.mark.size_bytes:
+            raise IngestError(
+                f"{source.path}: {table.data_offset + counts.text_bytes} bytes were read of a file of "
+                f"{source.mark.size_bytes}; it was changed meanwhile; run again when it no longer changes",
+                path=source.path,
+            )
+        return combine(checksum_of_file(source.path, table.data_offset), counts.crc32, counts.text_bytes)
+
+
+def report_of(source: Source, dataset: str) -> FileReport:
+    """What became of a file, from the record that an interrupted run kept of it."""
+    details = source.details
+    return FileReport(
+        source.path or "",
+        dataset,
+        source.start,
+        source.stop - source.start,
+        details.get("rejected", 0),
+        source.size_bytes or 0,
+        details.get("notes", {}),
+    )

@@ -1,0 +1,77 @@
+"""The pieces of the files of one dataset, in their order: cut from plain files, read block by block from compressed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shmlease.client.handle import RegistryHandle
+from shmlease.ingestion.file_progress import FileCounts
+from shmlease.ingestion.readers import FilePieces, HeldText, Input, StreamReader, open_reader
+from shmlease.text.blocks import Piece
+
+__all__ = ["PieceSource"]
+
+
+class PieceSource:
+    """Hands out what is to be parsed, or read, next.
+
+    Parameters
+    ----------
+    inputs : sequence of Input
+        The files.
+    registry : RegistryHandle
+        Of the run.
+    resumed : FileCounts
+        Where an interrupted run had come to.
+    """
+
+    def __init__(self, inputs: Sequence[Input], registry: RegistryHandle, resumed: FileCounts) -> None:
+        self._inputs = inputs
+        self._registry = registry
+        self._resumed_file, self._resumed_bytes = resumed.file, resumed.text_bytes
+        self._opened = resumed.file
+        self._reader: FilePieces | StreamReader | None = None
+
+    @property
+    def has_input(self) -> bool:
+        """Whether there may be pieces left, now or once a block has been read."""
+        return self._opened < len(self._inputs)
+
+    @property
+    def current(self) -> Input:
+        """The file that the next piece is of."""
+        return self._inputs[self._opened]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the piece that was handed out last is the last one of a plain file that is the last file."""
+        return self._opened == len(self._inputs) - 1 and self._reader is not None and self._reader.is_at_end
+
+    def next(self) -> Piece | StreamReader | None:
+        """The next piece, or a reader whose next block is to be read; None while one is being read, and at the end."""
+        if not self.has_more():
+            return None
+        reader = self._open()
+        if isinstance(reader, FilePieces):
+            return reader.next()
+        if reader.is_reading:
+            return None
+        reader.is_reading = True
+        return reader
+
+    def has_more(self) -> bool:
+        """Whether there is more to come; files that have ended are closed."""
+        while self.has_input and self._open().is_at_end:
+            self._reader = None
+            self._opened += 1
+        return self.has_input
+
+    def unclaimed(self) -> HeldText | None:
+        """The block that was read and not taken."""
+        return self._reader.unclaimed if isinstance(self._reader, StreamReader) else None
+
+    def _open(self) -> FilePieces | StreamReader:
+        if self._reader is None:
+            start_byte = self._resumed_bytes if self._opened == self._resumed_file else 0
+            self._reader = open_reader(self.current, start_byte, self._registry)
+        return self._reader
