@@ -10,9 +10,9 @@ Quantified: the wall time from opening a file to its being closed, and the size 
 The reference is h5py writing the same array in one call with chunks of the same shape, deflate at level 4 and shuffle
 (without filters and chunks for the row without compression). Unit: ratios, the sink's figure divided by the reference's;
 below 1 is better. Method: sink and reference alternate, `--repeats` times after one unmeasured round; the ratio is that of
-the two medians. The sink's time contains its checksums, its journal and the fsync of file and directory; h5py's contains
-no fsync. The sink uses `--encoders` threads or processes. What was written is read back by h5py and compared, outside the
-time.
+the two medians. The sink's time contains its checksums, its write-ahead log and the fsync of file and directory; h5py's
+contains no fsync. The sink uses `--encoders` threads or processes. What was written is read back by h5py and compared,
+outside the time.
 
 Run: ``python benchmarks/sink.py``, with ``--json`` for machines; for a quick look ``--cases rows --repeats 3``. Other
 programs on the machine spoil it. The aims: 0.085 of the time for ``rows``, at most 1.08 of the size; for float fields a

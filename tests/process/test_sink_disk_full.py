@@ -71,7 +71,7 @@ def namespace() -> list[str]:
     pytest.skip("this system allows no mount namespace")
 
 
-# so that the disk is full in the middle of a chunk or of the journal, and at different rows
+# so that the disk is full in the middle of a chunk or of the log, and at different rows
 @pytest.mark.parametrize("size", [1000, 7000, 9000])
 @pytest.mark.parametrize("mode", ["drop", "keep"])
 def test_a_full_disk_is_an_error_without_a_crash_and_a_kept_file_resumes_with_more_room(

@@ -28,10 +28,10 @@ COMMANDS = {
     "verify": "Check an HDF5 file against its checksums and sources.",
     "audit": "Report what leaked in /dev/shm, and who made it.",
     "run": "Run a command and report what it leaked.",
-    "reap": "Remove what is proved to be nobody's.",
+    "reap": "Remove segments that are proved to belong to nobody.",
     "selftest": "Plant every kind of leak and see it detected.",
-    "stress": "Run a seeded workload under chaos and give a verdict.",
-    "bench": "Measure hand-over and lease costs beside their references.",
+    "stress": "Run clients under injected faults and report every broken promise.",
+    "bench": "Measure hand-over and leases against other libraries.",
     "top": "Watch the registries live.",
 }
 

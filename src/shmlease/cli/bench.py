@@ -1,4 +1,4 @@
-"""`shmlease bench`: what shmlease costs on this machine, beside its references, in a minute."""
+"""`shmlease bench`: what shmlease costs on this machine, against other libraries, in a minute."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _BENCHMARKS: Final[dict[str, Callable[[list[int], float], Measurement]]] = {
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(_BENCHMARKS)))
-@click.option("--sizes", default="4KiB,1MiB,64MiB", show_default=True, help="Of the arrays that are handed over.")
-@click.option("--seconds", "duration", default="1s", show_default=True, help="For each figure.")
+@click.option("--sizes", default="4KiB,1MiB,64MiB", show_default=True, help="Sizes of the arrays that are handed over.")
+@click.option("--seconds", "duration", default="1s", show_default=True, help="How long to measure each figure.")
 @click.option("--json", "as_json", is_flag=True, help="Write the measurements as JSON.")
 def command(names: tuple[str, ...], sizes: str, duration: str, as_json: bool) -> None:
-    """Measure shmlease beside its references: all of the benchmarks, or those named.
+    """Measure shmlease against other libraries: all benchmarks, or those named.
 
-    Machines are shared and noisy: methods take turns, figures are medians, and ratios say more than times.
+    Methods take turns and figures are medians, because machines are shared and noisy; ratios say more than times.
     """
     try:
         sizes_bytes = [parse_bytes(size) for size in sizes.split(",")]

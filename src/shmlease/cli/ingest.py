@@ -43,21 +43,27 @@ def _reading_options(given: dict[str, Any]) -> dict[str, Any]:
 
 @click.command("ingest")
 @click.argument("files", metavar="FILES...", nargs=-1, required=True)
-@click.option("-o", "--output", metavar="OUT.h5", help="The HDF5 file to make.")
-@click.option("--layout", metavar="NAME", help=f"How the files are written: {', '.join(FORMATS)}.")
+@click.option("-o", "--output", metavar="OUT.h5", help="The HDF5 file to write.")
+@click.option("--layout", metavar="NAME", help=f"Layout of the files: {', '.join(FORMATS)}.")
 @click.option(
     "--dtype", metavar="FIELDS", help='The fields, such as "chr:S10,pos:i4,pct:f4"; name:type=fill for missing values.'
 )
 @click.option("--columns", metavar="LIST", help="The column of each field, from 0, or its name in the header: 0,1,3.")
 @click.option("--infer", "inferred", is_flag=True, help="Print the schema that the first file seems to have.")
-@click.option("--delimiter", metavar="CHARACTER", help=f"Between cells: a character, or {', '.join(DELIMITERS)}.")
+@click.option("--delimiter", metavar="CHARACTER", help=f"What separates cells: a character, or {', '.join(DELIMITERS)}.")
 @click.option("--header/--no-header", default=None, help="Whether the first line names the columns.")
-@click.option("--skip-lines", type=click.IntRange(0), metavar="N", help="Lines before the table to skip.")
-@click.option("--comment", "comments", multiple=True, metavar="TEXT", help="Skip lines that begin so; may be repeated.")
-@click.option("--quote", metavar="CHARACTER", help="Around cells that hold delimiters or line ends.")
-@click.option("--missing", multiple=True, metavar="TEXT", help="A cell that means a missing value; may be repeated.")
-@click.option("--encoding", metavar="NAME", help="Of the files: utf-8, latin-1 and their like.")
-@click.option("--into", metavar="NAME", help="All files into one dataset, in the order given; by default one for each.")
+@click.option("--skip-lines", type=click.IntRange(0), metavar="N", help="How many lines to skip before the table.")
+@click.option(
+    "--comment", "comments", multiple=True, metavar="TEXT", help="Skip lines that begin with this; may be repeated."
+)
+@click.option("--quote", metavar="CHARACTER", help="The character around cells that contain delimiters or line ends.")
+@click.option(
+    "--missing", multiple=True, metavar="TEXT", help="Text of a cell that means a missing value; may be repeated."
+)
+@click.option("--encoding", metavar="NAME", help="Encoding of the files, such as utf-8 or latin-1.")
+@click.option(
+    "--into", metavar="NAME", help="Put all files into one dataset, in the order given; by default each has its own."
+)
 @click.option(
     "--compression",
     type=COMPRESSIONS,
@@ -83,7 +89,7 @@ def _reading_options(given: dict[str, Any]) -> dict[str, Any]:
 )
 @click.option("--fit-strings", is_flag=True, help="Read all files first, and make string fields as long as they need.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.h5, if it is there, when the new file is complete.")
-@click.option("--resume", is_flag=True, help="Continue what an interrupted run has left, if it has left anything.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run, if there was one.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 @click.option("--json", "is_json", is_flag=True, help="Write the summary as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, and no summary unless it is JSON.")

@@ -17,7 +17,7 @@ __all__ = ["command"]
 @click.command("reap")
 @click.argument("files", nargs=-1)
 @click.option("--yes", is_flag=True, help="Remove; without this, only list what would be removed.")
-@duration_option("--older-than", default="0s", help="Leave alone what was used more recently than this.")
+@duration_option("--older-than", default="0s", help="Leave alone whatever was used more recently than this.")
 @click.option("--path", "paths", multiple=True, metavar="DIRECTORY", help="Reap this directory; may be repeated.")
 @CONFIG
 @click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
@@ -26,9 +26,9 @@ def command(
 ) -> None:
     """Remove segments and dead registries that are proved to belong to nobody.
 
-    Each is removed only while the kernel confirms that nobody has it open. What a suppression matches is left alone. So is
-    a file that looks kept by somebody and not like a segment: its name has an ending, it lies in a directory, or others may
-    use it. FILES are removed on the same proof, whatever they look like, and nothing else is.
+    Each is removed only while the kernel confirms that nobody has it open. What a suppression matches is left alone, and so
+    is a file that looks like somebody's own rather than a segment: its name has an extension, it lies in a directory, or
+    other users may access it. If FILES are named, only these are removed, on the same proof, whatever they look like.
     """
     configuration = load_configuration(config)
     reaping = reap(

@@ -23,15 +23,15 @@ _NAME_COLUMNS = max(len(plant.name) for plant in PLANTS)
 
 
 @click.command("selftest")
-@click.option("--rule", "rules", multiple=True, metavar="RULE", help="Only the plants of this rule; may be repeated.")
-@click.option("--ignore", multiple=True, metavar="RULE", help="Do not look by this rule: its plants are to be missed.")
+@click.option("--rule", "rules", multiple=True, metavar="RULE", help="Plant only leaks of this rule; may be repeated.")
+@click.option("--ignore", multiple=True, metavar="RULE", help="Turn this rule off: its leaks should then be missed.")
 @click.option("--json", "as_json", is_flag=True, help="Write the trials as JSON.")
-@click.option("--isolate/--no-isolate", default=True, help="Plant in a /dev/shm of its own, where the system allows it.")
+@click.option("--isolate/--no-isolate", default=True, help="Plant in a private /dev/shm, where the system allows it.")
 def command(rules: tuple[str, ...], ignore: tuple[str, ...], as_json: bool, isolate: bool) -> None:
     """Plant every kind of leak and see it detected.
 
-    What is planted is removed again. Exit code 0 if every leak that could be planted was detected and no clean twin was
-    reported, 1 otherwise.
+    Everything that was planted is removed again. Exit code 0 if every leak that could be planted was detected and no clean
+    twin was reported, 1 otherwise.
     """
     chosen, unseen = rule_ids(rules), rule_ids(ignore)
     if isolate:

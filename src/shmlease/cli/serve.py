@@ -27,16 +27,21 @@ __all__ = ["command"]
     "--id", "registry", default=None, help="Id of the registry.  [default: the user's own, which connect() joins]"
 )
 @click.option(
-    "--capacity", default=None, help='All segments together, such as "2GiB".  [default: half of what /dev/shm has free]'
+    "--capacity",
+    default=None,
+    help='Size of all segments together, such as "2GiB".  [default: half of what /dev/shm has free]',
 )
-@click.option("--warm", default=None, help="Free segments kept for reuse at most.  [default: half of the capacity]")
-@click.option("--warm-idle", default=f"{WARM_IDLE_S:g}s", show_default=True, help="How long an unused one is kept.")
+@click.option(
+    "--warm", default=None, help="Most memory of free segments that is kept for reuse.  [default: half of the capacity]"
+)
+@click.option("--warm-idle", default=f"{WARM_IDLE_S:g}s", show_default=True, help="How long an unused segment is kept.")
 def command(registry: str | None, capacity: str | None, warm: str | None, warm_idle: str) -> None:
     """Run a registry in the foreground, until Ctrl-C or SIGTERM.
 
     Any process of this user joins it with shmlease.connect(). If a registry of that id was killed before, its leases are
-    taken over, and its limits stay. Clients of one that was killed go on with a registry that the first of them starts; it
-    makes way when this command is given again, and ends when it has had no client, lease or ticket for a minute.
+    taken over and its limits stay. If it is killed, the first of its clients to notice starts a successor, which all use
+    from then on; the successor makes way when this command is run again, and ends after a minute without client, lease or
+    ticket.
     """
     with starting():
         sweep()

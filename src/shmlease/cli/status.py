@@ -14,13 +14,13 @@ __all__ = ["command"]
 
 
 @click.command()
-@click.option("--id", "registry", default=None, help="Only this registry.")
-@click.option("--json", "as_machine", is_flag=True, help="Everything, for machines.")
+@click.option("--id", "registry", default=None, help="Show only this registry.")
+@click.option("--json", "as_machine", is_flag=True, help="Write everything as JSON.")
 def command(registry: str | None, as_machine: bool) -> None:
     """Show the lease table of this user's registries.
 
-    It is read from shared memory, not asked for: it can be seen of a registry that is stopped or dead as well. Exit code 1
-    if the registry named by --id is not there.
+    It is read from shared memory without asking the registry, so this works for a stopped or dead registry as well. Exit
+    code 1 if the registry named by --id does not exist.
     """
     looks = look(registry)
     if as_machine:

@@ -1,4 +1,4 @@
-"""`shmlease stress`: a seeded workload under chaos, and a verdict that does not take shmlease's word for it."""
+"""`shmlease stress`: a seeded workload under injected faults, and a verdict that does not rely on shmlease."""
 
 from __future__ import annotations
 
@@ -38,17 +38,23 @@ _SHM_SLACK_BYTES: Final = 32 << 20
 
 
 @click.command()
-@click.option("--seed", type=int, default=None, help="Of the workload and the fault injector.  [default: a new one]")
-@click.option("--clients", type=click.IntRange(1, 256), default=4, show_default=True, help="Processes at work.")
-@click.option("--capacity", default="64MiB", show_default=True, help="Of the registry.")
+@click.option("--seed", type=int, default=None, help="Seed of workload and faults.  [default: a new one]")
+@click.option("--clients", type=click.IntRange(1, 256), default=4, show_default=True, help="Number of client processes.")
+@click.option("--capacity", default="64MiB", show_default=True, help="Capacity of the registry.")
 @click.option("--seconds", "duration", default="30s", show_default=True, help="How long to run.")
-@click.option("--operations", type=click.IntRange(1), default=None, help="Of each client, instead of a time.")
-@click.option("--chaos", default="", help=f"What the fault injector does: all, or some of {','.join(FAULTS)}.")
+@click.option("--operations", type=click.IntRange(1), default=None, help="Operations of each client, instead of a time.")
+@click.option("--chaos", default="", help=f"Faults to inject: all, or some of {','.join(FAULTS)}.")
 @click.option("--every", default="250ms", show_default=True, help="Mean time between two faults.")
-@click.option("--rest-every", default="5s", show_default=True, help="How often everything is let go of and looked at.")
-@click.option("--isolate/--no-isolate", default=True, help="In a /dev/shm of its own, where the system allows it.")
+@click.option("--rest-every", default="5s", show_default=True, help="How often everything is released and checked.")
+@click.option("--isolate/--no-isolate", default=True, help="Use a private /dev/shm, where the system allows it.")
 @click.option("--replay", type=click.File("rb"), default=None, help="Run this schedule again.")
-@click.option("--shrink", "shrink_for", default="60s", show_default=True, help="How long to shrink what failed; 0 not to.")
+@click.option(
+    "--shrink",
+    "shrink_for",
+    default="60s",
+    show_default=True,
+    help="How long to shrink a failing schedule; 0 for not at all.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write the verdict as JSON.")
 @click.option("--html", "page", metavar="FILE", help="Write the verdict as a page.")
 def command(
@@ -66,11 +72,11 @@ def command(
     as_json: bool,
     page: str | None,
 ) -> None:
-    """Run clients under chaos, and give a verdict.
+    """Run clients under injected faults, and report every broken promise.
 
     Processes hand arrays to one another while a fault injector kills and stops them and the registry. Every few seconds all
-    let go of everything; then nothing may be left in /dev/shm, and no read, no publication and no ticket may have gone
-    wrong. Exit code 0 only if so, 1 otherwise: then a schedule is printed that --replay runs again.
+    leases are released: nothing may then be left in /dev/shm, and no read, publication or ticket may have gone wrong. Exit
+    code 0 if no promise was broken, 1 otherwise: a schedule is then written that --replay runs again.
     """
     try:
         options = Options(

@@ -15,9 +15,9 @@ __all__ = ["command"]
 
 
 @click.command()
-@click.option("--id", "registry", default=None, help="Only this registry.")
-@click.option("--every", default="500ms", show_default=True, help="How often to look.")
-@click.option("--once", is_flag=True, help="Look once and end.")
+@click.option("--id", "registry", default=None, help="Show only this registry.")
+@click.option("--every", default="500ms", show_default=True, help="How often to update.")
+@click.option("--once", is_flag=True, help="Show the state once and exit.")
 def command(registry: str | None, every: str, once: bool) -> None:
     """Watch this user's registries until Ctrl-C."""
     console = Console(highlight=False)

@@ -66,7 +66,7 @@ class Appender:
                 remainder.mark(row - (state.cursor - remainder.rows))
 
     def settle(self) -> dict[str, int]:
-        """Store or journal all rows taken; returns the rows of the datasets that took some since the last time."""
+        """Store or log all rows taken; returns the rows of the datasets that took some since the last time."""
         self._pool.drain()
         moved = {name: self._session.datasets[name].cursor for name in sorted(self._moved)}
         for name, cursor in moved.items():

@@ -18,7 +18,7 @@ _COMING = {True: "encoded", False: "as rows"}
 
 
 class Catalog:
-    """Datasets by their path in the file; `log` journals a new one.
+    """Datasets by their path in the file; `log` records a new one.
 
     Attributes
     ----------

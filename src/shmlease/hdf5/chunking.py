@@ -1,4 +1,4 @@
-"""Which rows make which chunk, when the rows come in parts of unforeseen length.
+"""Which rows make which chunk, when the rows come in parts of unknown length.
 
 A chunk of HDF5 holds a fixed number of rows, a block of text holds as many as it happens to. The plan takes the parts in
 their order, each as soon as its number of rows is known, and answers with the chunks that can be encoded now, each as the

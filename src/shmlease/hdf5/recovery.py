@@ -1,8 +1,8 @@
 """From the records of an interrupted run to the state in which it can go on.
 
-A checkpoint says how many rows of each dataset had been handed over at one moment. It holds when all these rows are
-still there: in stored chunks, or as a rest in the journal. A run resumes at the last checkpoint that holds. Chunks stored
-beyond it stay; when their rows come again they are compared, not stored.
+A checkpoint says how many rows of each dataset had been handed over at one moment. It holds when all these rows are still
+there: in stored chunks, or as a remainder in the write-ahead log. A run resumes at the last checkpoint that holds. Chunks
+stored beyond it stay; when their rows come again they are compared, not stored.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Completed:
 
 
 class Recovery:
-    """Folds the records of a journal, in order.
+    """Folds the records of a write-ahead log, in order.
 
     Attributes
     ----------
@@ -127,7 +127,7 @@ class Recovery:
         )
 
     def remainder(self, name: str) -> bytes:
-        """The rows that the journal keeps of the chunk that `name` was filling."""
+        """The rows that the write-ahead log keeps of the chunk that `name` was filling."""
         return b"".join(remainder.data for remainder in self._remainders.get(name, ()))
 
     def _take_remainder(self, record: write_ahead_log.Remainder) -> None:

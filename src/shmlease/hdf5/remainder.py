@@ -19,7 +19,7 @@ class Remainder:
     rows : int
         Held at present.
     logged : int
-        Of these, rows that the journal has.
+        Of these, rows that the write-ahead log has.
     """
 
     def __init__(self, dtype: np.dtype[Any], trailing: tuple[int, ...], chunk_rows: int) -> None:
@@ -53,7 +53,7 @@ class Remainder:
             self._marks.add(rows)
 
     def unlogged(self) -> bytes:
-        """The rows that the journal does not have yet; it has them from now on."""
+        """The rows that the write-ahead log does not have yet; it has them from now on."""
         data = self._buffer[self.logged : self.rows].tobytes()
         self.logged = self.rows
         return data

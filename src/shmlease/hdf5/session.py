@@ -111,7 +111,7 @@ class Session:
         self._store.require_sound()
 
     def log(self, record: write_ahead_log.Record) -> None:
-        """Append to the journal."""
+        """Append to the write-ahead log."""
         self._store.log(record)
 
     def finish(self, state: DatasetState, chunk_shape: tuple[int, ...]) -> None:

@@ -37,8 +37,8 @@ Array = np.ndarray[Any, Any]
 _CHUNK_BYTES = "1MiB"
 # A chunked dataset takes about 3 KiB beyond its data; below this size deflate does not win that back.
 _SMALL_BYTES = 16 << 10
-# Rows are made safe by storing chunks; what fills none goes to the journal, uncompressed. Once for every 16 MiB of rows
-# that is at most a sixteenth of them for each dataset under way, and 16 MiB are read again in less than a second.
+# Rows are made safe by storing chunks; what fills none goes to the write-ahead log, uncompressed. Once for every 16 MiB of
+# rows that is at most a sixteenth of them for each dataset under way, and 16 MiB are read again in less than a second.
 _CHECKPOINT_EVERY_BYTES = 16 << 20
 
 

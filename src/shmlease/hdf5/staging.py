@@ -1,8 +1,8 @@
 """The directory in which a file is made, beside where it will be: ``out.h5.partial/`` for ``out.h5``.
 
-It holds ``data``, the HDF5 file under way, and ``journal``. A directory passes for no result; ``data`` moves to the
-output's name in one rename, complete and durable. The lock on the journal says that somebody is at work; the kernel drops
-it with its holder, and a forked child gives it up.
+It holds ``data``, the HDF5 file under way, and ``write_ahead_log``. A directory passes for no result; ``data`` moves to the
+output's name in one rename, complete and durable. The lock on the write-ahead log says that somebody is at work; the kernel
+drops it with its holder, and a forked child gives it up.
 """
 
 from __future__ import annotations
@@ -83,22 +83,22 @@ class StagingDirectory:
         return self.directory / "data"
 
     @property
-    def _journal(self) -> Path:
-        return self.directory / "journal"
+    def _log_path(self) -> Path:
+        return self.directory / "write_ahead_log"
 
     def _lock(self) -> int:
         while True:
             self.directory.mkdir(mode=0o700, exist_ok=True)
             try:
                 require_trusted(str(self.directory), os.lstat(self.directory))
-                fd = os.open(self._journal, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+                fd = os.open(self._log_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
             except FileNotFoundError:
                 if not self.output.parent.is_dir():
                     raise
                 continue  # another sink finished just now and took the directory away
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(fd), os.stat(self._journal)):
+                if os.path.samestat(os.fstat(fd), os.stat(self._log_path)):
                     return fd
             except FileNotFoundError:
                 pass
@@ -143,7 +143,7 @@ class StagingDirectory:
     def remove(self) -> None:
         """Take the directory away, with all that a sink puts there."""
         with explained("remove the partial file", self.output):
-            for path in (self._data, self._journal):
+            for path in (self._data, self._log_path):
                 path.unlink(missing_ok=True)
             try:
                 self.directory.rmdir()

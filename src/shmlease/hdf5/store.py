@@ -1,8 +1,8 @@
-"""Chunks into HDF5 and into the journal, and the same again when a run is resumed.
+"""Chunks into HDF5 and into the write-ahead log, and the same again when a run is resumed.
 
 HDF5 allots space in the order in which it is asked, and nothing else decides where. So a resumed run asks again, in the
-journal's order, for all that is in the file already: HDF5 comes to the state it had, the chunks lie where it puts them, and
-only its own structures are written anew. A chunk that would come to lie elsewhere is an error.
+order of the log, for all that is in the file already: HDF5 comes to the state it had, the chunks lie where it puts them,
+and only its own structures are written anew. A chunk that would come to lie elsewhere is an error.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from shmlease.hdf5.recovery import Recovery
 
 __all__ = ["Store"]
 
-_FORMAT = 1  # of the journal
+_FORMAT = 1  # of the write-ahead log
 
 
 class Store:
-    """An HDF5 file under way, on a `FileObject`, with its journal."""
+    """An HDF5 file under way, on a `FileObject`, with its write-ahead log."""
 
     def __init__(self, file: FileObject, log: write_ahead_log.WriteAheadLog, *, label: str) -> None:
         import h5py  # noqa: PLC0415 - importing shmlease must not import h5py
@@ -57,7 +57,7 @@ class Store:
             if isinstance(record, write_ahead_log.Start):
                 began = record
             if began.format != self._start.format:
-                raise self._not_resumable(began, "its journal is of another format")
+                raise self._not_resumable(began, "its write-ahead log is of another format")
             try:
                 if isinstance(record, write_ahead_log.Closing) or not self._repeat(record, recovery):
                     break
@@ -155,7 +155,7 @@ class Store:
         self._h5.close()
 
     def log(self, record: write_ahead_log.Record) -> None:
-        """Append to the journal."""
+        """Append to the write-ahead log."""
         try:
             self._log.append(record)
         except BaseException as error:

@@ -1,11 +1,11 @@
-"""The journal beside an unfinished file: one line for each thing done, in the order it was done.
+"""The write-ahead log beside an unfinished file: one line for each thing done, in the order it was done.
 
 Rules:
 
 - A line is the CRC-32 of its text, the text as JSON, a newline. A kill can tear the last line; reading stops there.
 - A line is written after the data it describes. It is believed only if they are there: chunks are read again and
   checked against their CRC-32 before a run is resumed.
-- HDF5's own structures in an unfinished file are never read. They follow from the journal (see `recovery`).
+- HDF5's own structures in an unfinished file are never read. They follow from the write-ahead log (see `recovery`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """One dataset on its way: pieces of files in their order, parsed in any order, become parts, chunks, and rows of the file.
 
-Rows are counted in file order, so that a run gives the same result whatever its workers do, and whenever it was interrupted.
+Rows are counted in file order, so that a run gives the same result whatever its workers do, and whenever it was
+interrupted.
 """
 
 from __future__ import annotations

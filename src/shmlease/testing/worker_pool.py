@@ -64,7 +64,7 @@ class WorkerProcess:
         try:
             answer: Answer = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            raise AssertionError(f"{self} has died of what it was told to do") from None
+            raise AssertionError(f"{self} died of the call that it was sent") from None
         return answer
 
     def end(self) -> None:

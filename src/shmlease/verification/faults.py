@@ -33,7 +33,7 @@ class FaultKind(enum.StrEnum):
     REGISTRY = "registry"  # SIGKILL the registry, or stop it for a while
     SHM_FULL = "shm-full"  # fill /dev/shm for a while
     FORK = "fork"  # have a client fork under load
-    SLOW_CLIENT = "slow-client"  # connections that are silent, talk nonsense, or never read
+    SLOW_CLIENT = "slow-client"  # connections that are silent, send garbage, or never read
     CLOCK = "clock"  # stop everything, so that time passes for all at once
 
 
@@ -81,7 +81,7 @@ class FaultInjector:
 
     def strike(self, fault: Fault) -> None:
         """Carry out a fault."""
-        _DEEDS[fault.kind](self, fault)
+        _ACTIONS[fault.kind](self, fault)
 
     def _kill(self, fault: Fault) -> None:
         self._target.kill_client(fault.target)
@@ -144,7 +144,7 @@ def stopped(processes: list[Process]) -> Iterator[None]:
             process.signal(signal.SIGCONT)
 
 
-_DEEDS: Final[dict[FaultKind, Callable[[FaultInjector, Fault], None]]] = {
+_ACTIONS: Final[dict[FaultKind, Callable[[FaultInjector, Fault], None]]] = {
     FaultKind.KILL: FaultInjector._kill,
     FaultKind.STOP: FaultInjector._stop,
     FaultKind.REGISTRY: FaultInjector._registry,

@@ -1,6 +1,4 @@
-"""Strangers at the registry's door: connections that are silent, talk nonsense, never read, or ask for what is
-not theirs.
-"""
+"""Rogue clients: connections that are silent, send garbage, never read, or ask for what is not theirs."""
 
 from __future__ import annotations
 
@@ -20,11 +18,11 @@ _GREEDY_REQUESTS: Final = 400
 _MOST_AT_ONCE: Final = 8
 
 
-def _say_nothing(rogue: socket.socket, dice: random.Random) -> None:
+def _send_nothing(rogue: socket.socket, dice: random.Random) -> None:
     del rogue, dice
 
 
-def _talk_nonsense(rogue: socket.socket, dice: random.Random) -> None:
+def _send_garbage(rogue: socket.socket, dice: random.Random) -> None:
     for _ in range(16):
         rogue.send(dice.randbytes(dice.randrange(1, 4096)))
 
@@ -41,16 +39,16 @@ def _ask_for_what_is_not_theirs(rogue: socket.socket, dice: random.Random) -> No
     rogue.send(encode([m.Expose(4, dice.randrange(2**62)), m.Close(5)]))
 
 
-_MANNERS: Final[tuple[Callable[[socket.socket, random.Random], None], ...]] = (
-    _say_nothing,
-    _talk_nonsense,
+_MISBEHAVIOURS: Final[tuple[Callable[[socket.socket, random.Random], None], ...]] = (
+    _send_nothing,
+    _send_garbage,
     _never_read,
     _ask_for_what_is_not_theirs,
 )
 
 
 def run(path: str, variant: int) -> None:
-    """Knock at the registry that listens at `path`, and stay until killed."""
+    """Connect to the registry that listens at `path`, and stay until killed."""
     dice = random.Random(variant)  # noqa: S311 - a schedule, no secret
     rogues = []
     for number in range(1 + variant % _MOST_AT_ONCE):
@@ -58,5 +56,5 @@ def run(path: str, variant: int) -> None:
         rogues.append(rogue)
         with contextlib.suppress(OSError):  # nobody listens for a moment, or it hangs up
             rogue.connect(path)
-            _MANNERS[(variant + number) % len(_MANNERS)](rogue, dice)
+            _MISBEHAVIOURS[(variant + number) % len(_MISBEHAVIOURS)](rogue, dice)
     signal.pause()

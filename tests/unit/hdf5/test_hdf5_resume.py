@@ -1,6 +1,6 @@
 """What a run that was cut off at any byte leaves, and what a later run makes of it.
 
-A kill leaves the journal up to some byte, and the data up to at least what the journal tells of; a loss of power may leave
+A kill leaves the log up to some byte, and the data up to at least what the log tells of; a loss of power may leave
 less. Both are made here by cutting copies of a partial file, so every case is tried without killing anything.
 """
 
@@ -120,13 +120,13 @@ def test_a_run_interrupted_anywhere_and_resumed_gives_the_same_file(
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_journal_cut_at_any_byte_and_data_cut_or_damaged_anywhere_give_the_same_file(
+def test_a_log_cut_at_any_byte_and_data_cut_or_damaged_anywhere_give_the_same_file(
     data: st.DataObject, interrupted: list[Path], expected: dict[str, object], calls: Calls, tmp_path: Path
 ) -> None:
     path = restore(data.draw(st.sampled_from(interrupted)), tmp_path)
-    journal, content = (path.with_name("out.h5.partial") / name for name in ("journal", "data"))
-    cut = data.draw(st.integers(0, journal.stat().st_size), label="journal cut at")
-    journal.write_bytes(journal.read_bytes()[:cut])
+    log, content = (path.with_name("out.h5.partial") / name for name in ("write_ahead_log", "data"))
+    cut = data.draw(st.integers(0, log.stat().st_size), label="log cut at")
+    log.write_bytes(log.read_bytes()[:cut])
     if data.draw(st.booleans(), label="damaged"):
         raw = bytearray(content.read_bytes())
         place = data.draw(st.integers(0, len(raw)), label="at")
@@ -202,9 +202,9 @@ def test_an_error_keeps_the_partial_file_only_when_asked(tmp_path: Path) -> None
 
 def test_rows_other_than_those_that_are_stored_are_refused(interrupted: list[Path], calls: Calls, tmp_path: Path) -> None:
     path = restore(interrupted[-1], tmp_path)
-    journal = path.with_name("out.h5.partial") / "journal"
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(line for line in lines if b'"is":"checkpoint"' not in line))
+    log = path.with_name("out.h5.partial") / "write_ahead_log"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(line for line in lines if b'"is":"checkpoint"' not in line))
     with open_sink(path) as sink:
         assert sink.completed().rows["calls"] == 0
         with pytest.raises(SinkError, match="stored with other rows before"):
@@ -214,9 +214,9 @@ def test_rows_other_than_those_that_are_stored_are_refused(interrupted: list[Pat
 
 def test_fewer_rows_than_are_stored_are_refused(interrupted: list[Path], calls: Calls, tmp_path: Path) -> None:
     path = restore(interrupted[-1], tmp_path)
-    journal = path.with_name("out.h5.partial") / "journal"
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(line for line in lines if b'"is":"checkpoint"' not in line))
+    log = path.with_name("out.h5.partial") / "write_ahead_log"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(line for line in lines if b'"is":"checkpoint"' not in line))
     with open_sink(path) as sink:
         sink.append("calls", calls(630, 1)[:0])
         with pytest.raises(SinkError, match="0 were handed over; if the input has changed"):
@@ -235,16 +235,16 @@ def test_another_compression_than_before_is_refused(interrupted: list[Path], cal
 
 def test_a_partial_file_of_an_unknown_format_is_refused_and_kept(interrupted: list[Path], tmp_path: Path) -> None:
     path = restore(interrupted[-1], tmp_path)
-    journal = path.with_name("out.h5.partial") / "journal"
+    log = path.with_name("out.h5.partial") / "write_ahead_log"
     from shmlease.hdf5.checksum import crc32
 
     text = json.dumps({"is": "start", "format": 99, "shmlease": "9.9", "hdf5": "9.9"}).encode()
-    rest = journal.read_bytes().split(b"\n", 1)[1]
-    journal.write_bytes(b"%08x %b\n%b" % (crc32(text), text, rest))
-    kept = journal.read_bytes()
+    rest = log.read_bytes().split(b"\n", 1)[1]
+    log.write_bytes(b"%08x %b\n%b" % (crc32(text), text, rest))
+    kept = log.read_bytes()
     with pytest.raises(SinkError, match=r"another format; it was one of shmlease 9\.9"):
         open_sink(path)
-    assert journal.read_bytes() == kept
+    assert log.read_bytes() == kept
 
 
 def test_chunks_that_hdf5_would_put_elsewhere_now_are_refused_and_kept(
@@ -321,17 +321,17 @@ def test_rows_before_the_cursor_are_read_from_a_chunk_that_is_stored_already(tmp
 @pytest.mark.parametrize(
     "spoil", [lambda raw, at: raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :], lambda raw, at: raw[:at]]
 )
-def test_a_chunk_that_is_not_what_the_journal_tells_of_ends_what_is_believed(
+def test_a_chunk_that_is_not_what_the_log_tells_of_ends_what_is_believed(
     spoil: Callable[[bytes, int], bytes], calls: Calls, tmp_path: Path
 ) -> None:
-    """As a loss of power may leave it: the journal reached the disk, the chunk did not."""
+    """As a loss of power may leave it: the log reached the disk, the chunk did not."""
     rows = calls(5000)
     sink = open_sink(tmp_path / "out.h5")
     for start in range(0, 5000, 1000):
         sink.append("calls", rows[start : start + 1000])
         sink.checkpoint(start)
     sink.abort()
-    lines = (tmp_path / "out.h5.partial" / "journal").read_bytes().splitlines()
+    lines = (tmp_path / "out.h5.partial" / "write_ahead_log").read_bytes().splitlines()
     chunks = [json.loads(line[9:]) for line in lines if b'"is":"chunk"' in line]
     data = tmp_path / "out.h5.partial" / "data"
     data.write_bytes(spoil(data.read_bytes(), chunks[3]["offset"] + 100))

@@ -1,4 +1,4 @@
-"""The journal, whole and torn."""
+"""The write-ahead log, whole and torn."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ RECORDS: list[Record] = [
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
+    return tmp_path / "write_ahead_log"
 
 
 @pytest.fixture
-def journal(path: Path) -> Iterator[WriteAheadLog]:
+def log(path: Path) -> Iterator[WriteAheadLog]:
     log = WriteAheadLog(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND))
     for record in RECORDS:
         log.append(record)
@@ -45,41 +45,41 @@ def journal(path: Path) -> Iterator[WriteAheadLog]:
     log.close()
 
 
-def test_what_was_appended_is_read_with_the_place_where_each_line_ends(journal: WriteAheadLog, path: Path) -> None:
-    read = list(journal.read())
+def test_what_was_appended_is_read_with_the_place_where_each_line_ends(log: WriteAheadLog, path: Path) -> None:
+    read = list(log.read())
     assert [record for record, _ in read] == RECORDS
     lines = path.read_bytes().splitlines(keepends=True)
     assert [end for _, end in read] == [len(b"".join(lines[: count + 1])) for count in range(len(lines))]
 
 
-def test_reading_ends_at_a_line_that_a_kill_tore(journal: WriteAheadLog, path: Path) -> None:
-    ends = [0, *(end for _, end in journal.read())]
+def test_reading_ends_at_a_line_that_a_kill_tore(log: WriteAheadLog, path: Path) -> None:
+    ends = [0, *(end for _, end in log.read())]
     for size in range(ends[-1]):
-        journal.truncate(size)
+        log.truncate(size)
         whole = [end for end in ends if end <= size]
-        assert [record for record, _ in journal.read()] == RECORDS[: len(whole) - 1]
-        journal.truncate(0)
+        assert [record for record, _ in log.read()] == RECORDS[: len(whole) - 1]
+        log.truncate(0)
         for record in RECORDS:
-            journal.append(record)
+            log.append(record)
 
 
-def test_reading_ends_at_a_line_with_a_changed_digit(journal: WriteAheadLog, path: Path) -> None:
+def test_reading_ends_at_a_line_with_a_changed_digit(log: WriteAheadLog, path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"offset":4096', b'"offset":4097'))
-    assert [record for record, _ in journal.read()] == RECORDS[:3]
+    assert [record for record, _ in log.read()] == RECORDS[:3]
 
 
-def test_reading_ends_at_a_record_of_a_later_version(journal: WriteAheadLog, path: Path) -> None:
+def test_reading_ends_at_a_record_of_a_later_version(log: WriteAheadLog, path: Path) -> None:
     from shmlease.hdf5.checksum import crc32
 
     text = b'{"is":"unheard of"}'
     with path.open("ab") as file:
         file.write(b"%08x %b\n" % (crc32(text), text))
-    journal.append(Closing())
-    assert [record for record, _ in journal.read()] == RECORDS
+    log.append(Closing())
+    assert [record for record, _ in log.read()] == RECORDS
 
 
-def test_appending_goes_on_where_the_journal_was_cut(journal: WriteAheadLog) -> None:
-    read = list(journal.read())
-    journal.truncate(read[2][1])
-    journal.append(Closing())
-    assert [record for record, _ in journal.read()] == [*RECORDS[:3], Closing()]
+def test_appending_goes_on_where_the_log_was_cut(log: WriteAheadLog) -> None:
+    read = list(log.read())
+    log.truncate(read[2][1])
+    log.append(Closing())
+    assert [record for record, _ in log.read()] == [*RECORDS[:3], Closing()]

@@ -60,7 +60,7 @@ def _cgroup(ground: Ground) -> str:
 
 def _remove_cgroup(ground: Ground, path: str) -> None:
     def is_removed() -> bool:
-        with contextlib.suppress(OSError):  # EBUSY until its last process is buried
+        with contextlib.suppress(OSError):  # EBUSY until its last process has been reaped
             os.rmdir(path)
         return not os.path.exists(path)
 

@@ -117,7 +117,7 @@ class StressClient:
         while self._views and self._views[0].until <= self.number:
             self._drop_view()
         with contextlib.suppress(_NotedError):
-            _DEEDS[op.verb](self, op)
+            _ACTIONS[op.verb](self, op)
 
     def read_mail(self) -> int:
         """Redeem what was sent; how many letters there were."""
@@ -314,7 +314,7 @@ def _words(words: int) -> dict[str, Any]:
     return {"shape": words, "dtype": np.uint64}
 
 
-_DEEDS: Final[dict[Verb, Callable[[StressClient, Operation], None]]] = {
+_ACTIONS: Final[dict[Verb, Callable[[StressClient, Operation], None]]] = {
     Verb.PRIVATE: StressClient.private,
     Verb.HAND_OVER: StressClient.hand_over,
     Verb.CONTEND: StressClient.contend,

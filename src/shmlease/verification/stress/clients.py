@@ -109,7 +109,7 @@ class Clients:
             self._start(number, 0)
 
     def replace(self, worker: Worker) -> int:
-        """Bury one that has ended, and have another go on with its operations; how it ended."""
+        """Replace one that has ended by another, which goes on with its operations; how it ended."""
         code = self.reap(worker)
         self._start(worker.number, worker.incarnation + 1)
         return code

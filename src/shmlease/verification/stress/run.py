@@ -1,8 +1,8 @@
-"""A stress run: clients at work, a fault injector among them, and every few seconds a rest in which nothing may be left.
+"""A stress run: clients at work under injected faults, and every few seconds a rest at which nothing may be left.
 
-The run owns one registry and a clients of clients. It hears of nothing but what its clients write down, what the oracle
-sees in /dev/shm and /proc, and how processes end. At a rest the fault injector pauses, every client lets go of all it has,
-and then what the oracle sees must be nothing, and what the checker finds in the histories no broken promise.
+The run owns one registry and its clients. All it knows is what the clients write down, what the oracle sees in /dev/shm and
+/proc, and how processes end. At a rest the fault injector pauses and every client releases all that it has; then the oracle
+must see nothing, and the histories must show no broken promise.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Options:
     seconds, operations
         When to end: after a time, or after so many operations of each client.
     chaos : tuple of FaultKind
-        What the fault injector does, one deed every `fault_every_s` seconds on average.
+        Which faults are injected, one every `fault_every_s` seconds on average.
     rest_every_s : float
         How often everything is let go of, and looked at.
     is_private : bool

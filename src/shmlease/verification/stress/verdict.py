@@ -106,12 +106,12 @@ def as_text(verdict: Verdict) -> str:
         lines.append(f"{name:<12}{latency.count:>10,}" + "".join(f"{format_duration(seconds):>10}" for seconds in times))
     refused = {name: count for name, count in sorted(verdict.outcomes.items()) if ":" in name}
     if refused:
-        lines.append("refused, as they may be: " + ", ".join(f"{name} {count:,}" for name, count in refused.items()))
+        lines.append("allowed refusals: " + ", ".join(f"{name} {count:,}" for name, count in refused.items()))
     first, last = verdict.registry_bytes
     lines += [
         "",
-        f"peak {format_bytes(verdict.peak_bytes)} in segments; registry process {format_bytes(first)} at first, "
-        f"{format_bytes(last)} at last; everything let go and looked at {verdict.rests} times",
+        f"peak {format_bytes(verdict.peak_bytes)} in segments; registry process {format_bytes(first)} at the start, "
+        f"{format_bytes(last)} at the end; everything was released and checked {verdict.rests} times",
         *(f"not covered: {gap}" for gap in verdict.coverage),
         "",
         ", ".join(f"{kinds.pop(kind, 0)} {words}" for kind, words in _KINDS.items())
