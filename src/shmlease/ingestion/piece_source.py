@@ -1,4 +1,4 @@
-"""The pieces of the files of one dataset, in their order: cut from plain files, read block by block from compressed ones."""
+"""The pieces of the files of one dataset, in order: cut from plain files, read block by block from compressed ones."""
 
 from __future__ import annotations
 
