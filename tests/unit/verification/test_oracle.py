@@ -33,7 +33,9 @@ def oracle(shm: Path) -> Oracle:
 def maps(shm: Path, pid: int, path: str, rss: int = 4) -> None:
     process = shm.parent.parent / "proc" / str(pid)
     process.mkdir(exist_ok=True)
-    (process / "smaps").write_text(SMAPS.format(path=path, rss=rss))
+    smaps = SMAPS.format(path=path, rss=rss)
+    (process / "smaps").write_text(smaps)
+    (process / "maps").write_text("".join(line for line in smaps.splitlines(keepends=True) if "-" in line.split()[0]))
 
 
 def test_nothing_is_found_where_nothing_is(shm: Path) -> None:
