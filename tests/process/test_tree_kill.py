@@ -22,11 +22,15 @@ import multiprocessing, os, sys, time
 import numpy as np
 import shmlease
 
+def say(word):
+    # in one write: print may make two, of the word and of the end of the line, between which another process writes
+    os.write(1, f"{word}\\n".encode())
+
 def child(ticket):
     registry = shmlease.connect()
     with registry.redeem(ticket) as lease:
         own = registry.share(lease.array + 1, f"of {os.getpid()}")
-        print("child", flush=True)
+        say("child")
         time.sleep(60)
 
 if __name__ == "__main__":
@@ -38,7 +42,7 @@ if __name__ == "__main__":
     for process in children:
         process.start()
     unpublished = registry.lease("unpublished", shape=1000)
-    print(registry.id, flush=True)
+    say(registry.id)
     time.sleep(60)
 """
 

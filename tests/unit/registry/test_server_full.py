@@ -11,6 +11,8 @@ from shmlease.core import messages as m
 from shmlease.core.messages import RefusalCode
 from shmlease.core.model import NUMBER_BITS
 from shmlease.core.wire import encode
+from shmlease.registry.server import RESERVED_DESCRIPTORS
+from shmlease.system.descriptors import Descriptors
 
 
 @pytest.mark.parametrize("kind", ["lease", "attach", "inherit"])
@@ -97,3 +99,19 @@ def test_shortage_that_may_pass_is_waited_for(stage: Stage) -> None:
     assert stage.lease(client, "a", timeout_s=3600) is None
     stage.pass_time(1)
     assert stage.states() == ["filling"]
+
+
+def test_last_descriptor_is_kept_for_a_detached_client_and_given_to_others_once_it_is_dead(stage: Stage) -> None:
+    detached = stage.hello(1000)
+    stage.server.disconnected(detached)
+    assert [row.state.value for row in stage.rows.clients.values()] == ["detached"]
+    stage.transport.descriptors_now = Descriptors(11, 12 + RESERVED_DESCRIPTORS)  # room for one more, if nobody came back
+    refused = stage.knock(encode([m.Hello(7, m.PROTOCOL, SECRET, 0)]), pid=2000)
+    assert isinstance(refused, m.Refused)
+    assert refused.code is RefusalCode.CAPACITY
+    assert refused.fields["descriptors"] == 11
+    assert stage.resume(detached) == detached
+    stage.server.disconnected(detached)
+    stage.server.died(detached)
+    stage.server.settle()
+    assert list(stage.rows.clients) == [stage.hello(2000)]
