@@ -10,7 +10,8 @@ from seams_under_test import simulated_system
 
 import shmlease
 from rig.until import until
-from shmlease.client.endpoint import Connection, DirectoryEndpoint, Endpoint
+from shmlease.client.directory_endpoint import DirectoryEndpoint
+from shmlease.client.endpoint import Connection, Endpoint
 from shmlease.core import messages as m
 from shmlease.core.model import NUMBER_BITS
 from shmlease.core.settings import NewRegistry, Settings

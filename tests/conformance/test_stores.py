@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import pytest
 from seams_under_test import real_system, simulated_system
 
-from shmlease.client.endpoint import DirectoryEndpoint
+from shmlease.client.directory_endpoint import DirectoryEndpoint
 from shmlease.core import messages as m
 from shmlease.registry.file_store import FileStore
 from shmlease.registry.interfaces import Store

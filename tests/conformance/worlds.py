@@ -18,7 +18,7 @@ import numpy as np
 import shmlease
 from rig.actor import Actor, _run
 from rig.until import until
-from shmlease.client.endpoint import DirectoryEndpoint
+from shmlease.client.directory_endpoint import DirectoryEndpoint
 from shmlease.client.link import Link
 from shmlease.system.clock import SystemClock
 from shmlease.system.directory import RegistryDirectory

@@ -263,8 +263,8 @@ def tell(process: subprocess.Popen[str]) -> None:
 def test_nobody_talks_to_a_socket_of_another_user() -> None:
     """In a /dev/shm that is not sticky, a neighbour may put his directory in the place of ours between two calls."""
     program = (
-        "import contextlib, sys, shmlease.client.endpoint as module\n"
-        "try: module._SocketConnection(sys.argv[1], contextlib.nullcontext).open()\n"
+        "import contextlib, sys, shmlease.client.connection as module\n"
+        "try: module.SocketConnection(sys.argv[1], contextlib.nullcontext).open()\n"
         "except PermissionError as refused: print(refused)\n"
     )
     path = f"{SHM}/socket"

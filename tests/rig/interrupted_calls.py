@@ -13,7 +13,7 @@ import numpy as np
 
 import shmlease
 from rig.until import until
-from shmlease.client.endpoint import DirectoryEndpoint
+from shmlease.client.directory_endpoint import DirectoryEndpoint
 from shmlease.client.handle import RegistryHandle
 from shmlease.client.link import Link
 from shmlease.system.directory import RegistryDirectory

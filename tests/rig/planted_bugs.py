@@ -149,7 +149,7 @@ def the_end_of_its_owner_makes_it_spin() -> None:
 
 
 def readers_may_write() -> None:
-    from shmlease.client.endpoint import DirectoryEndpoint
+    from shmlease.client.directory_endpoint import DirectoryEndpoint
 
     original = DirectoryEndpoint.map
     DirectoryEndpoint.map = lambda self, segment, size_bytes, *, writable, reserve: original(  # type: ignore[method-assign]
@@ -170,7 +170,7 @@ def releases_are_lost() -> None:
 
 
 def tickets_can_be_redeemed_twice() -> None:
-    from shmlease.client.endpoint import DirectoryEndpoint
+    from shmlease.client.directory_endpoint import DirectoryEndpoint
 
     original = DirectoryEndpoint.claim_token
     DirectoryEndpoint.claim_token = (  # type: ignore[method-assign]
@@ -185,9 +185,9 @@ def a_forked_child_goes_on_as_its_parent() -> None:
 
 
 def pages_are_not_reserved() -> None:
-    from shmlease.client import endpoint
+    from shmlease.client import directory_endpoint
 
-    endpoint.reserve_pages = lambda fd, mapping: None
+    directory_endpoint.reserve_pages = lambda fd, mapping: None
 
 
 def _lose(kind: type) -> None:

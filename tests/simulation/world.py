@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from shmlease.client.endpoint import DirectoryEndpoint
+from shmlease.client.directory_endpoint import DirectoryEndpoint
 from shmlease.client.link import Link
 from shmlease.core.settings import Settings
 from shmlease.system.directory import RegistryDirectory

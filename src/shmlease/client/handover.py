@@ -6,7 +6,7 @@ import secrets
 import time
 from typing import Final
 
-from shmlease.client.endpoint import DirectoryEndpoint
+from shmlease.client.directory_endpoint import DirectoryEndpoint
 from shmlease.client.refusals import error_of
 from shmlease.core import messages as m
 from shmlease.core.wire import decode_registry_packet, encode

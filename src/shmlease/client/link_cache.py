@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from shmlease.client.endpoint import DirectoryEndpoint
+from shmlease.client.directory_endpoint import DirectoryEndpoint
 from shmlease.client.link import Link
 from shmlease.errors import RegistryUnavailableError
 from shmlease.system.directory import RegistryDirectory

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 import shmlease
 from rig.actor import Actor
 from rig.site import Site
-from shmlease.client import endpoint as module
-from shmlease.client.endpoint import DirectoryEndpoint
+from shmlease.client import directory_endpoint as module
+from shmlease.client.directory_endpoint import DirectoryEndpoint
 from shmlease.core.limits import Limits
 from shmlease.errors import RegistryUnavailableError
 from shmlease.system.surroundings import own_limits
