@@ -105,7 +105,7 @@ def test_last_descriptor_is_kept_for_a_detached_client_and_given_to_others_once_
     detached = stage.hello(1000)
     stage.server.disconnected(detached)
     assert [row.state.value for row in stage.rows.clients.values()] == ["detached"]
-    stage.transport.descriptors_now = Descriptors(11, 12 + RESERVED_DESCRIPTORS)  # room for one more, if nobody came back
+    stage.wire.descriptors_now = Descriptors(11, 12 + RESERVED_DESCRIPTORS)  # room for one more, if nobody came back
     refused = stage.knock(encode([m.Hello(7, m.PROTOCOL, SECRET, 0)]), pid=2000)
     assert isinstance(refused, m.Refused)
     assert refused.code is RefusalCode.CAPACITY
@@ -114,4 +114,5 @@ def test_last_descriptor_is_kept_for_a_detached_client_and_given_to_others_once_
     stage.server.disconnected(detached)
     stage.server.died(detached)
     stage.server.settle()
-    assert list(stage.rows.clients) == [stage.hello(2000)]
+    other = stage.hello(2000)
+    assert list(stage.rows.clients) == [other]
