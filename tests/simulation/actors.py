@@ -159,8 +159,8 @@ class Client:
         os.close(descriptor)
         process = self.machine.process(f"child of {self.process.name}", self.world.life())
         child = Client(self.world, process)
-        inherited = Lease(child.link, "ignore")
-        inherited._fill(grant, mapping, "")
+        inherited = Lease(child.link, "ignore", "")
+        inherited._fill(grant, mapping)
         inherited._hold.session, inherited._hold.lease = self.link.session, lease._hold.lease  # its parent's
         inherited._writable = lease._writable
         shadow = Holding(held.holding.content, process, counts=False)
