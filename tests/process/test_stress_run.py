@@ -24,8 +24,8 @@ from shmlease.verification.stress.verdict import Verdict, as_text
 SAFE = tuple(kind for kind in FAULTS if kind is not FaultKind.SHM_FULL)  # this /dev/shm is others' too
 
 
-def stress(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "shmlease", "stress", *arguments]
+def stress(arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "shmlease", "stress", *arguments.split()]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment}, check=False)
 
 
@@ -70,20 +70,7 @@ def test_a_run_of_so_many_operations_does_them_all_and_can_be_run_again() -> Non
 
 
 def test_the_command_gives_json_a_page_and_exit_code_0(tmp_path: Path) -> None:
-    finished = stress(
-        "--seed",
-        "3",
-        "--clients",
-        "2",
-        "--capacity",
-        "8MiB",
-        "--operations",
-        "20",
-        "--json",
-        "--html",
-        "v.html",
-        cwd=tmp_path,
-    )
+    finished = stress("--seed 3 --clients 2 --capacity 8MiB --operations 20 --json --html v.html", cwd=tmp_path)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     verdict = msgspec.json.decode(finished.stdout, type=Verdict)
     assert (verdict.seed, verdict.operations, verdict.findings) == (3, 40, [])
@@ -96,20 +83,7 @@ def test_the_command_gives_json_a_page_and_exit_code_0(tmp_path: Path) -> None:
 
 
 def test_chaos_all_fills_a_shm_of_its_own(tmp_path: Path) -> None:
-    finished = stress(
-        "--seed",
-        "5",
-        "--capacity",
-        "8MiB",
-        "--clients",
-        "2",
-        "--seconds",
-        "3",
-        "--chaos",
-        "shm-full",
-        "--json",
-        cwd=tmp_path,
-    )
+    finished = stress("--seed 5 --capacity 8MiB --clients 2 --seconds 3 --chaos shm-full --json", cwd=tmp_path)
     verdict = msgspec.json.decode(finished.stdout, type=Verdict)
     assert finished.returncode == 0, as_text(verdict)
     if verdict.coverage:
@@ -118,7 +92,7 @@ def test_chaos_all_fills_a_shm_of_its_own(tmp_path: Path) -> None:
 
 
 def test_an_unknown_fault_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
-    finished = stress("--chaos", "flood", cwd=tmp_path)
+    finished = stress("--chaos flood", cwd=tmp_path)
     assert finished.returncode == 2
     assert "'flood' is none of all, kill, stop" in finished.stderr
 
@@ -131,7 +105,7 @@ def test_an_unknown_fault_is_refused_with_those_that_there_are(tmp_path: Path) -
     ],
 )
 def test_what_cannot_be_is_refused_before_the_run(tmp_path: Path, option: str, value: str, words: str) -> None:
-    finished = stress("--seconds", "1h", option, value, cwd=tmp_path)
+    finished = stress(f"--seconds 1h {option} {value}", cwd=tmp_path)
     assert finished.returncode == 2
     assert words in finished.stderr
 

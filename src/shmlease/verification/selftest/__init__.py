@@ -11,8 +11,8 @@ from typing import Final
 
 from shmlease.auditor.judge.findings import Finding
 from shmlease.auditor.judge.rules import Severity
-from shmlease.verification.selftest.ground import Ground, NotPermittedError
 from shmlease.verification.selftest.plants import PLANTS, Plant, Planting
+from shmlease.verification.selftest.testbed import NotPermittedError, Testbed
 
 __all__ = ["PLANTS", "Outcome", "Plant", "Trial", "selftest"]
 
@@ -85,21 +85,21 @@ def _judge_twin(plant: Plant, found: list[Finding]) -> Outcome:  # noqa: ARG001 
 def _try(
     plant: Plant, planting: Planting, ignore: Collection[str], judge: Callable[[Plant, list[Finding]], Outcome]
 ) -> tuple[Outcome, str]:
-    """Plant, audit, judge what was found about it, and clear the ground; the reason where one is to be told."""
-    with Ground(frozenset(ignore)) as ground:
+    """Plant, audit, judge what was found about it, and clear the testbed; the reason where there is one."""
+    with Testbed(frozenset(ignore)) as testbed:
         known: set[tuple[str, str]] = set()
         if plant.is_nameless:
-            ground.begin_scope()
-            known = {finding.key for finding in ground.audit().findings}
+            testbed.begin_scope()
+            known = {finding.key for finding in testbed.audit().findings}
         try:
-            report = planting(ground)
+            report = planting(testbed)
         except NotPermittedError as refusal:
             return Outcome.NOT_PLANTED, str(refusal)
         for _ in range(_ATTEMPTS):
             found = [
                 finding
-                for finding in (report or ground.audit()).findings
-                if ground.concerns(finding)
+                for finding in (report or testbed.audit()).findings
+                if testbed.concerns(finding)
                 or (plant.is_nameless and finding.rule == plant.rule and finding.key not in known)
             ]
             outcome = judge(plant, found)

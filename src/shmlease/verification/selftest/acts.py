@@ -181,7 +181,7 @@ def make_sysv() -> None:
     """Make a System V segment, write to it, and leave it."""
     identifier, address = _sysv()
     _libc.shmdt(address)
-    say(f"ready {identifier}")
+    reply(f"ready {identifier}")
     os._exit(0)
 
 
@@ -233,14 +233,14 @@ def charge(cgroup: str, path: str, leave: str) -> None:
     os.close(descriptor)
 
 
-def stay(told: str = "") -> NoReturn:
+def stay(detail: str = "") -> NoReturn:
     """Say that it is done, and wait until stdin is closed."""
-    say(f"ready {told}")
+    reply(f"ready {detail}")
     os.read(0, 1)
     os._exit(0)
 
 
-def say(line: str) -> None:
+def reply(line: str) -> None:
     """Write one line to the selftest."""
     os.write(1, f"{line}\n".encode())
 
@@ -325,6 +325,6 @@ if __name__ == "__main__":
     try:
         ACTS[sys.argv[1]](*sys.argv[2:])
     except (CannotError, OSError) as refusal:
-        say(f"cannot {refusal}")
+        reply(f"cannot {refusal}")
     else:
-        say("ready")
+        reply("ready")

@@ -5,149 +5,149 @@ from __future__ import annotations
 import os
 
 from shmlease.verification.selftest.acts import SIZE_BYTES
-from shmlease.verification.selftest.ground import Ground, NotPermittedError
+from shmlease.verification.selftest.testbed import NotPermittedError, Testbed
 
 __all__: list[str] = []
 
 
-def orphan(ground: Ground) -> None:
+def orphan(testbed: Testbed) -> None:
     """Its maker has ended."""
-    ground.wait_until_ended(ground.act("make", ground.path()))
+    testbed.wait_until_ended(testbed.act("make", testbed.path()))
 
 
-def mapped_file(ground: Ground) -> None:
+def mapped_file(testbed: Testbed) -> None:
     """Its maker has ended, and another process has it mapped."""
-    path = ground.path()
-    ground.wait_until_ended(ground.act("make", path))
-    ground.act("map_file", path)
+    path = testbed.path()
+    testbed.wait_until_ended(testbed.act("make", path))
+    testbed.act("map_file", path)
 
 
-def open_file(ground: Ground) -> None:
+def open_file(testbed: Testbed) -> None:
     """Its maker has ended, and another process has it open."""
-    path = ground.path()
-    ground.wait_until_ended(ground.act("make", path))
-    ground.act("open_file", path)
+    path = testbed.path()
+    testbed.wait_until_ended(testbed.act("make", path))
+    testbed.act("open_file", path)
 
 
-def orphan_in_directory(ground: Ground) -> None:
+def orphan_in_directory(testbed: Testbed) -> None:
     """As joblib leaves them: in a directory of its own."""
-    path = f"{ground.directory()}/0-1.pkl"
-    ground.at_the_end(lambda: os.unlink(path))
-    ground.wait_until_ended(ground.act("make", path))
+    path = f"{testbed.directory()}/0-1.pkl"
+    testbed.at_the_end(lambda: os.unlink(path))
+    testbed.wait_until_ended(testbed.act("make", path))
 
 
-def mapped_in_directory(ground: Ground) -> None:
+def mapped_in_directory(testbed: Testbed) -> None:
     """The same, in use."""
-    path = f"{ground.directory()}/0-1.pkl"
-    ground.at_the_end(lambda: os.unlink(path))
-    ground.wait_until_ended(ground.act("make", path))
-    ground.act("map_file", path)
+    path = f"{testbed.directory()}/0-1.pkl"
+    testbed.at_the_end(lambda: os.unlink(path))
+    testbed.wait_until_ended(testbed.act("make", path))
+    testbed.act("map_file", path)
 
 
-def unlinked_mapped(ground: Ground) -> None:
+def unlinked_mapped(testbed: Testbed) -> None:
     """A mapping is all that is left."""
-    ground.act("unlink_mapped", ground.path())
+    testbed.act("unlink_mapped", testbed.path())
 
 
-def unlinked_open(ground: Ground) -> None:
+def unlinked_open(testbed: Testbed) -> None:
     """A descriptor is all that is left."""
-    ground.act("unlink_open", ground.path())
+    testbed.act("unlink_open", testbed.path())
 
 
-def unnamed(ground: Ground) -> None:
+def unnamed(testbed: Testbed) -> None:
     """It never had a name."""
-    ground.act("unnamed", "/dev/shm")
+    testbed.act("unnamed", "/dev/shm")
 
 
-def anonymous(ground: Ground) -> None:
+def anonymous(testbed: Testbed) -> None:
     """A memfd, a shared anonymous mapping, and what a clean multiprocessing program has: all "(deleted)", none a leak."""
-    ground.act("anonymous")
+    testbed.act("anonymous")
 
 
-def unlinked_in_thread(ground: Ground) -> None:
+def unlinked_in_thread(testbed: Testbed) -> None:
     """Only a thread with descriptors of its own has it."""
-    ground.act("open_in_thread", ground.path(), "unlink")
+    testbed.act("open_in_thread", testbed.path(), "unlink")
 
 
-def open_in_thread(ground: Ground) -> None:
+def open_in_thread(testbed: Testbed) -> None:
     """The same, with its name: in use, and no orphan."""
-    ground.act("open_in_thread", ground.path(), "keep")
+    testbed.act("open_in_thread", testbed.path(), "keep")
 
 
-def unlinked_behind_leader(ground: Ground) -> None:
+def unlinked_behind_leader(testbed: Testbed) -> None:
     """Its holder's first thread has ended, and the others live."""
-    ground.act("outlive_leader", ground.path())
+    testbed.act("outlive_leader", testbed.path())
 
 
-def empty(ground: Ground) -> None:
+def empty(testbed: Testbed) -> None:
     """Killed between shm_open and ftruncate."""
-    ground.wait_until_ended(ground.act("make", ground.path(), "0"))
+    testbed.wait_until_ended(testbed.act("make", testbed.path(), "0"))
 
 
-def without_pages(ground: Ground) -> None:
+def without_pages(testbed: Testbed) -> None:
     """Killed between ftruncate and the first write."""
-    ground.wait_until_ended(ground.act("make", ground.path(), str(SIZE_BYTES), "no"))
+    testbed.wait_until_ended(testbed.act("make", testbed.path(), str(SIZE_BYTES), "no"))
 
 
-def being_made(ground: Ground) -> None:
+def being_made(testbed: Testbed) -> None:
     """Half made as well, and somebody is at it."""
-    path = ground.path()
-    ground.wait_until_ended(ground.act("make", path, "0"))
-    ground.act("open_file", path)
+    path = testbed.path()
+    testbed.wait_until_ended(testbed.act("make", path, "0"))
+    testbed.act("open_file", path)
 
 
-def in_flight(ground: Ground) -> None:
+def in_flight(testbed: Testbed) -> None:
     """It is in a message that nobody has taken."""
-    ground.require_count()
-    ground.act("send", ground.path(), "unlink")
+    testbed.require_count()
+    testbed.act("send", testbed.path(), "unlink")
 
 
-def named_in_flight(ground: Ground) -> None:
+def named_in_flight(testbed: Testbed) -> None:
     """The same, with its name: in use, and no orphan."""
-    ground.act("send", ground.path(), "keep")
+    testbed.act("send", testbed.path(), "keep")
 
 
-def registered(ground: Ground) -> None:
+def registered(testbed: Testbed) -> None:
     """It is registered in an io_uring."""
-    ground.require_count()
-    ground.act("register", ground.path(), "unlink")
+    testbed.require_count()
+    testbed.act("register", testbed.path(), "unlink")
 
 
-def named_registered(ground: Ground) -> None:
+def named_registered(testbed: Testbed) -> None:
     """The same, with its name: in use, and no orphan."""
-    ground.require_count()
-    ground.act("register", ground.path(), "keep")
+    testbed.require_count()
+    testbed.act("register", testbed.path(), "keep")
 
 
-def orphan_elsewhere(ground: Ground) -> None:
+def orphan_elsewhere(testbed: Testbed) -> None:
     """In the /dev/shm of another mount namespace, nobody holds it."""
-    ground.look_abroad()
-    ground.act("other_namespace", f"{ground.token}-elsewhere", "leave")
+    testbed.look_abroad()
+    testbed.act("other_namespace", f"{testbed.token}-elsewhere", "leave")
 
 
-def held_elsewhere(ground: Ground) -> None:
+def held_elsewhere(testbed: Testbed) -> None:
     """In the /dev/shm of another mount namespace, and in use there."""
-    ground.look_abroad()
-    ground.act("other_namespace", f"{ground.token}-elsewhere", "hold")
+    testbed.look_abroad()
+    testbed.act("other_namespace", f"{testbed.token}-elsewhere", "hold")
 
 
-def orphan_of_huge_pages(ground: Ground) -> None:
+def orphan_of_huge_pages(testbed: Testbed) -> None:
     """In a hugetlbfs, nobody holds it."""
-    ground.look_abroad()
-    ground.act("huge_pages", _mount_point(ground), ground.token, "leave")
+    testbed.look_abroad()
+    testbed.act("huge_pages", _mount_point(testbed), testbed.token, "leave")
 
 
-def held_huge_pages(ground: Ground) -> None:
+def held_huge_pages(testbed: Testbed) -> None:
     """In a hugetlbfs, and in use."""
-    ground.look_abroad()
-    ground.act("huge_pages", _mount_point(ground), ground.token, "hold")
+    testbed.look_abroad()
+    testbed.act("huge_pages", _mount_point(testbed), testbed.token, "hold")
 
 
-def _mount_point(ground: Ground) -> str:
+def _mount_point(testbed: Testbed) -> str:
     """An empty directory that every mount namespace has."""
     if "hugetlbfs" not in _filesystems():
         raise NotPermittedError("this kernel has no hugetlbfs")
-    return ground.directory()
+    return testbed.directory()
 
 
 def _filesystems() -> str:
@@ -155,7 +155,7 @@ def _filesystems() -> str:
         return file.read()
 
 
-def mapped_before_the_scope(ground: Ground) -> None:
+def mapped_before_the_scope(testbed: Testbed) -> None:
     """Held, and older than the scope."""
-    mapped_file(ground)
-    ground.begin_scope()
+    mapped_file(testbed)
+    testbed.begin_scope()

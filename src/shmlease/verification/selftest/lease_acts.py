@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from shmlease.verification.selftest.acts import SIZE_BYTES, say, stay
+from shmlease.verification.selftest.acts import SIZE_BYTES, reply, stay
 
 __all__: list[str] = []
 
@@ -38,5 +38,5 @@ if __name__ == "__main__":
     try:
         _ACTS[sys.argv[1]](*sys.argv[2:])
     except OSError as refusal:
-        say(f"cannot {refusal}")
+        reply(f"cannot {refusal}")
         os._exit(0)

@@ -10,17 +10,17 @@ from shmlease.auditor.judge.findings import Report
 from shmlease.verification.selftest import file_plants as files
 from shmlease.verification.selftest import lease_plants as leases
 from shmlease.verification.selftest import system_plants as system
-from shmlease.verification.selftest.ground import Ground
+from shmlease.verification.selftest.testbed import Testbed
 
 __all__ = ["PLANTS", "Plant"]
 
 # Plants; returns the report if the way to find it is not `shmlease.audit`.
-Planting = Callable[[Ground], Report | None]
+Planting = Callable[[Testbed], Report | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """One leak and its clean twin. One that leaves no name behind is told by what is new since before it was planted."""
+    """One leak and its clean twin. One that leaves no name behind is what is new since it was planted."""
 
     name: str
     rule: str

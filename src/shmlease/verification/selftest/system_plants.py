@@ -9,7 +9,7 @@ import tempfile
 
 from shmlease.auditor.judge.findings import Report
 from shmlease.system.interpreter import find_interpreter, module_command
-from shmlease.verification.selftest.ground import Ground, NotPermittedError
+from shmlease.verification.selftest.testbed import NotPermittedError, Testbed
 
 __all__: list[str] = []
 
@@ -19,76 +19,76 @@ _ORDERLY = f"{_FORGETFUL}; s.unlink()"
 _CGROUPS = "/sys/fs/cgroup"
 
 
-def sysv_left(ground: Ground) -> None:
+def sysv_left(testbed: Testbed) -> None:
     """A System V segment that nobody is attached to, its maker ended."""
-    maker = ground.act("make_sysv")
-    ground.at_the_end(lambda: ground.act("remove_sysv", maker.told))
-    ground.mark_exactly(f"sysv:{maker.told}")
-    ground.wait_until_ended(maker)
+    maker = testbed.act("make_sysv")
+    testbed.at_the_end(lambda: testbed.act("remove_sysv", maker.reply))
+    testbed.mark_exactly(f"sysv:{maker.reply}")
+    testbed.wait_until_ended(maker)
 
 
-def sysv_attached(ground: Ground) -> None:
+def sysv_attached(testbed: Testbed) -> None:
     """Its maker has ended, and another process is attached to it."""
-    holder = ground.act("make_sysv_held")
-    ground.at_the_end(lambda: ground.act("remove_sysv", holder.told))
-    ground.mark_exactly(f"sysv:{holder.told}")
+    holder = testbed.act("make_sysv_held")
+    testbed.at_the_end(lambda: testbed.act("remove_sysv", holder.reply))
+    testbed.mark_exactly(f"sysv:{holder.reply}")
 
 
-def charge_left(ground: Ground) -> None:
+def charge_left(testbed: Testbed) -> None:
     """A segment was made in a control group whose processes have all ended."""
-    ground.wait_until_ended(ground.act("charge", _cgroup(ground), ground.path(), "leave"))
+    testbed.wait_until_ended(testbed.act("charge", _cgroup(testbed), testbed.path(), "leave"))
 
 
-def charge_in_use(ground: Ground) -> None:
+def charge_in_use(testbed: Testbed) -> None:
     """A segment was made in a control group, and its maker lives there."""
-    ground.act("charge", _cgroup(ground), ground.path(), "stay")
+    testbed.act("charge", _cgroup(testbed), testbed.path(), "stay")
 
 
-def _cgroup(ground: Ground) -> str:
+def _cgroup(testbed: Testbed) -> str:
     """A new control group with a memory controller."""
     top = f"{_CGROUPS}/memory" if os.path.exists(f"{_CGROUPS}/memory/memory.stat") else _CGROUPS
-    path = f"{top}/shmlease-selftest-{ground.token}"
+    path = f"{top}/shmlease-selftest-{testbed.token}"
     try:
         os.mkdir(path)
     except OSError as error:
         raise NotPermittedError(f"no control group can be made in {top}: {error.strerror}") from error
-    ground.at_the_end(lambda: _remove_cgroup(ground, path))
+    testbed.at_the_end(lambda: _remove_cgroup(testbed, path))
     if not os.path.exists(f"{path}/memory.stat"):
         raise NotPermittedError(f"control groups in {top} have no memory controller")
     return path
 
 
-def _remove_cgroup(ground: Ground, path: str) -> None:
+def _remove_cgroup(testbed: Testbed, path: str) -> None:
     def is_removed() -> bool:
         with contextlib.suppress(OSError):  # EBUSY until its last process has been reaped
             os.rmdir(path)
         return not os.path.exists(path)
 
-    ground.wait_for(is_removed, f"to remove {path}")
+    testbed.wait_for(is_removed, f"to remove {path}")
 
 
-def hidden(ground: Ground) -> None:
+def hidden(testbed: Testbed) -> None:
     """Unlinked memory of a process that this user may not look into."""
     if os.geteuid() == 0:
         raise NotPermittedError("root may look into every process")
-    ground.require_count()
-    ground.act("unlink_secretly", ground.path())
+    testbed.require_count()
+    testbed.act("unlink_secretly", testbed.path())
 
 
-def left_to_tracker(ground: Ground) -> Report:
+def left_to_tracker(testbed: Testbed) -> Report:
     """A program that only a resource tracker cleaned up after, under `shmlease run`."""
-    return _run(ground, _FORGETFUL)
+    return _run(testbed, _FORGETFUL)
 
 
-def not_left_to_tracker(ground: Ground) -> Report:
+def not_left_to_tracker(testbed: Testbed) -> Report:
     """The same program with an unlink."""
-    return _run(ground, _ORDERLY)
+    return _run(testbed, _ORDERLY)
 
 
-def _run(ground: Ground, program: str) -> Report:
+def _run(testbed: Testbed, program: str) -> Report:
     with tempfile.TemporaryDirectory(prefix="shmlease-selftest-") as directory:
         path = os.path.join(directory, "report.json")
-        ignored = [word for rule in ground.ignored for word in ("--ignore", rule)]
+        ignored = [word for rule in testbed.ignored for word in ("--ignore", rule)]
         command = [
             *module_command("shmlease", "run", "--quiet", "-o", path, *ignored, "--"),
             find_interpreter(),

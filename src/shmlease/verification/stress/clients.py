@@ -46,7 +46,7 @@ class Clients:
     ----------
     forkserver : ForkServer
         Where they come from.
-    ground : str
+    directory : str
         A directory for their mail, histories and progress.
     registry, seed, most_words
         What they work with.
@@ -55,20 +55,20 @@ class Clients:
     """
 
     def __init__(
-        self, forkserver: ForkServer, ground: str, registry: str, seed: int, most_words: int, ranges: Ranges
+        self, forkserver: ForkServer, directory: str, registry: str, seed: int, most_words: int, ranges: Ranges
     ) -> None:
         self._forkserver = forkserver
-        self._ground = ground
+        self._directory = directory
         self._registry = registry
         self._seed = seed
         self._most_words = most_words
         self._ranges = ranges
         self._workers: dict[int, Worker] = {}
         self.epoch = 0
-        make_boxes(ground, ranges)
-        with open(f"{ground}/progress", "wb") as file:
+        make_boxes(directory, ranges)
+        with open(f"{directory}/progress", "wb") as file:
             file.write(bytes(COUNT.size * (max(ranges) + 1)))
-        with open(f"{ground}/progress", "r+b") as file:
+        with open(f"{directory}/progress", "r+b") as file:
             self._progress = mmap.mmap(file.fileno(), 0)
 
     # --- who there is ----------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class Clients:
     @property
     def history(self) -> str:
         """Where the histories of this epoch lie."""
-        return f"{self._ground}/history/{self.epoch}"
+        return f"{self._directory}/history/{self.epoch}"
 
     def start_all(self) -> None:
         """The first incarnation of each."""
@@ -139,7 +139,14 @@ class Clients:
         # the operation that its predecessor died in is not done again
         ranges = _after(self._ranges[number], self._done(number) + 1 if incarnation else 0)
         assignment = Assignment(
-            number, incarnation, max(self._ranges) + 1, self._seed, self._most_words, self._ground, self._registry, ranges
+            number,
+            incarnation,
+            max(self._ranges) + 1,
+            self._seed,
+            self._most_words,
+            self._directory,
+            self._registry,
+            ranges,
         )
         text = msgspec.json.encode(assignment).decode()
         ours, theirs = Pipe()

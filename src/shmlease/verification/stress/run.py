@@ -99,7 +99,7 @@ class Run:
         self._capacity_bytes = replay.capacity_bytes if replay else options.capacity_bytes
         everything = [(0, options.operations or _ALL)]
         ranges: Ranges = replay.ranges if replay else dict.fromkeys(range(options.clients), everything)
-        self._ground = tempfile.mkdtemp(prefix="shmlease-stress-")
+        self._directory = tempfile.mkdtemp(prefix="shmlease-stress-")
         self._registry = shmlease.Registry(self._capacity_bytes)
         self.registry_id = self._registry.id
         self._oracle = Oracle(self.registry_id, is_private=options.is_private)
@@ -107,7 +107,7 @@ class Run:
             ["shmlease.verification.stress.client_process", "shmlease.verification.rogues", *options.preload]
         )
         most_words = max(self._capacity_bytes // _LARGEST_SHARE // 8, 64)
-        self._clients = Clients(self._forkserver, self._ground, self.registry_id, self._seed, most_words, ranges)
+        self._clients = Clients(self._forkserver, self._directory, self.registry_id, self._seed, most_words, ranges)
         self._injector = FaultInjector(self)
         self._registries: dict[int, Process] = {}
         self._record = Record()
@@ -155,7 +155,7 @@ class Run:
                 self._registry.close()
         for process in self._registries.values():
             process.close()
-        shutil.rmtree(self._ground, ignore_errors=True)
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     # --- what the fault injector may do: see `faults.Target` ---
 

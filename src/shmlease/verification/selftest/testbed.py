@@ -1,4 +1,4 @@
-"""The ground that one leak is planted in: names that nobody else uses, processes that end with it, and nothing
+"""The testbed that one leak is planted in: names that nobody else uses, processes that end with it, and nothing
 left behind.
 """
 
@@ -21,7 +21,7 @@ from shmlease.auditor.observe.observer import Observer
 from shmlease.errors import LeaseError
 from shmlease.system.interpreter import find_interpreter, module_command
 
-__all__ = ["Actor", "Ground", "NotPermittedError"]
+__all__ = ["Actor", "NotPermittedError", "Testbed"]
 
 _PATIENCE_S: Final = 20.0
 # Another program may change /dev/shm while its memory is counted; the count is then taken again.
@@ -36,12 +36,12 @@ class NotPermittedError(LeaseError):
 
 
 class Actor:
-    """A process of the selftest, and what it told when it was ready."""
+    """A process of the selftest, and what it replied when it was ready."""
 
-    def __init__(self, process: subprocess.Popen[str], told: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], reply: str) -> None:
         self.process = process
         self.pid = process.pid
-        self.told = told
+        self.reply = reply
 
     def kill(self) -> None:
         """End it with SIGKILL, and wait."""
@@ -49,7 +49,7 @@ class Actor:
         self.process.wait()
 
 
-class Ground:
+class Testbed:
     """Where one leak, or its clean twin, is planted; a context manager that clears it.
 
     Rules that are `ignored` do not look. `concerns` tells a finding about what was planted here from findings about the
@@ -86,7 +86,7 @@ class Ground:
         return path
 
     def act(self, act: str, *arguments: str) -> Actor:
-        """Have another process do one of the acts of `acts`; it is ended with the ground.
+        """Have another process do one of the acts of `acts`; it is ended with the testbed.
 
         Raises
         ------
@@ -106,13 +106,13 @@ class Ground:
         self._stack.callback(_end, process)
         self._pids.add(process.pid)
         assert process.stdout is not None
-        word, _, told = process.stdout.readline().strip().partition(" ")
+        word, _, reply = process.stdout.readline().strip().partition(" ")
         if word == "cannot":
-            raise NotPermittedError(told)
+            raise NotPermittedError(reply)
         if word != "ready":
             error = process.communicate()[1].strip().rpartition("\n")[2]
             raise NotPermittedError(f"the process that was to {act.replace('_', ' ')} ended: {error or process.returncode}")
-        return Actor(process, told)
+        return Actor(process, reply)
 
     def wait_until_ended(self, actor: Actor) -> None:
         """Wait until a process that does not stay has gone."""
@@ -170,7 +170,7 @@ class Ground:
         self.wait_for(is_bright, "for unlinked memory to be freed after its last holder had ended")
 
     def at_the_end(self, action: Callable[[], object]) -> None:
-        """Have `action` done when the ground is cleared; the last comes first."""
+        """Have `action` done when the testbed is cleared; the last comes first."""
         self._stack.callback(action)
 
     def mark(self, text: str) -> None:
