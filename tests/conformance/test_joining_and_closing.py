@@ -11,7 +11,7 @@ import pytest
 from worlds import World
 
 import shmlease
-from shmlease.client.registry import ENVIRONMENT
+from shmlease.client.owned_registry import ENVIRONMENT
 
 
 def test_open_registry_is_the_one_to_join(world: World) -> None:

@@ -57,10 +57,10 @@ def test_what_was_left_open_is_closed_at_exit_though_warnings_are_errors() -> No
     done = run(
         """
 import atexit
-from shmlease.client import registry
-atexit.unregister(registry._leave)
+from shmlease.client import owned_registry
+atexit.unregister(owned_registry._leave)
 atexit.register(lambda: print(os.path.exists('/dev/shm/shmlease-' + id)))
-atexit.register(registry._leave)
+atexit.register(owned_registry._leave)
 r = shmlease.Registry('4MiB')
 lease = r.lease('kept', shape=3)
 id = r.id

@@ -239,7 +239,7 @@ def test_registry_left_by_a_forked_child_is_still_its_parents(registry: shmlease
 
 def test_registry_started_during_a_fork_can_be_succeeded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child forked by another thread in that moment must not keep the registry's lock."""
-    import shmlease.client.registry as module
+    import shmlease.client.starting as module
 
     launch, children = module.launch, []
 

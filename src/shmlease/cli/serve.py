@@ -7,7 +7,7 @@ import os
 import click
 
 from shmlease.client.handover import begin_or_take_over
-from shmlease.client.registry import WARM_IDLE_S, checked_id, new_registry, starting
+from shmlease.client.starting import WARM_IDLE_S, checked_id, new_registry, starting
 from shmlease.core.settings import Settings
 from shmlease.errors import LeaseError, RegistryUnavailableError
 from shmlease.registry.log import ENVIRONMENT, RegistryLog

@@ -5,10 +5,10 @@ Files decide who gets it: a lock on the segment's, the name of the token's. The 
 
 from __future__ import annotations
 
-from shmlease.client.hold import Hold, Minting, Redemption
+from shmlease.client.hold import Hold, Redemption
 from shmlease.core import messages as m
 
-__all__ = ["mint_token", "redeem_token", "take_spare"]
+__all__ = ["redeem_token", "take_spare"]
 
 
 def take_spare(hold: Hold, size_bytes: int, most_bytes: int) -> m.Spare | None:
@@ -56,23 +56,3 @@ def redeem_token(hold: Hold, ticket: int, site: str, due_ns: int) -> bool:
         hold.redeemed()
     link.flush()
     return True
-
-
-def mint_token(minting: Minting) -> None:
-    """Make a ticket, and its token.
-
-    Raises
-    ------
-    OSError
-        There is no room for the token.
-    """
-    link = minting.link
-    link.require_outside()
-    session = link.session
-    with link.lock:
-        link.make_ready()
-        minting.ticket = session.id_of(session.next_seq())
-        link.endpoint.mint_token(minting.ticket, minting.minted)
-        minting.is_queued = True
-        session.outbox.append(minting.notice)
-    link.flush()

@@ -1,4 +1,4 @@
-"""What a call has taken on, and how that ends: the records of leases and tickets behind the objects that a user has.
+"""What a call has taken on, and how that ends: the records behind the leases that a user has.
 
 A call that takes something first makes its record. When the lease has ended, or when an exception has ended the call
 half-way, the record becomes one of the link's loose ends, and whoever next uses the link settles it. `settle` may itself be
@@ -11,15 +11,15 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from shmlease.client.arrays import Anchor
-from shmlease.core import messages as m
 from shmlease.core.session import Build
 from shmlease.system.forks import notice_fork
 from shmlease.system.mapping import Mapping
 
 if TYPE_CHECKING:
+    from shmlease.client.lease import Lease
     from shmlease.client.link import Link
 
-__all__ = ["Hold", "Minting", "Redemption", "Watch", "held"]
+__all__ = ["Hold", "Redemption", "Watch", "held", "held_leases"]
 
 
 class Hold:
@@ -129,7 +129,13 @@ class Watch(weakref.ref[Anchor]):
 
 # Leases of this process that have not ended, by what is behind each; weak, so that a lost one is collected, and warns. Not
 # a WeakSet, which runs Python code when one of its members dies.
-held: Final[dict[Hold, weakref.ref[Any]]] = {}
+held: Final[dict[Hold, weakref.ref[Lease[Any]]]] = {}
+
+
+def held_leases() -> list[Lease[Any]]:
+    """The leases that this process holds now."""
+    leases = [(hold, reference()) for hold, reference in list(held.items())]
+    return [lease for hold, lease in leases if lease is not None and lease.held and hold.is_ours]
 
 
 class Redemption:
@@ -141,36 +147,3 @@ class Redemption:
         self.lease = lease
         self.notice = notice
         self.claimed: list[None] = []
-
-
-class Minting:
-    """A ticket that is being made: if its call is interrupted, nobody has it, and it must not hold its segment."""
-
-    def __init__(self, link: Link, hold: Hold, deadline_ns: int, site: str) -> None:
-        self.link = link
-        self.session = link.session
-        self.lease = hold.lease
-        self.deadline_ns = deadline_ns
-        self.site = site
-        self.ticket = 0
-        self.minted: list[None] = []  # not empty when there is a token
-        self.claimed: list[None] = []
-        self.is_queued = False
-
-    def notice(self, seq: int) -> m.Mint:
-        """What the registry must know of it."""
-        return m.Mint(seq, self.lease, self.ticket, self.deadline_ns, self.site)
-
-    def settle(self) -> None:
-        """Use the ticket up. The link's lock is held."""
-        session, endpoint, ticket = self.session, self.link.endpoint, self.ticket
-        if session is not self.link.session or not self.minted:
-            return
-        notices: list[Any] = []
-        if not self.is_queued:
-            endpoint.void_token(ticket)
-        elif self.claimed or endpoint.claim_token(ticket, session.client, self.claimed):
-            lease = session.id_of(session.next_seq())
-            notices = [lambda seq: m.Redeemed(seq, lease, ticket, self.site, 0), session.release_of(lease)]
-        self.minted = []
-        session.outbox.extend(notices)

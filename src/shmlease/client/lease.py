@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
 import warnings
 import weakref
 from types import TracebackType
@@ -12,29 +11,25 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, 
 import numpy as np
 
 from shmlease.client.arrays import Anchor, array_on, seal
-from shmlease.client.call_site import calling_site
-from shmlease.client.claims import mint_token
+from shmlease.client.forked_leases import take_own
 from shmlease.client.grant import Grant
-from shmlease.client.hold import Hold, Minting, held
+from shmlease.client.hold import Hold, held
 from shmlease.client.link import Link
-from shmlease.client.refusals import explain_shortage
+from shmlease.client.minting import mint
 from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
 from shmlease.errors import (
-    CapacityError,
     LeaseClosedError,
-    LeaseError,
     LingeringViewError,
     LingeringViewWarning,
     UnreleasedLeaseWarning,
 )
-from shmlease.system.exhaustion import explained
 from shmlease.system.forks import notice_fork
 from shmlease.system.mapping import Mapping
-from shmlease.system.signals import deliver_again, is_from_handler
+from shmlease.system.signals import deliver_again
 from shmlease.units import format_bytes, parse_duration
 
-__all__ = ["Lease", "OnLingering", "checked_on_lingering", "held_leases"]
+__all__ = ["Lease", "OnLingering", "checked_on_lingering"]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -236,31 +231,7 @@ class Lease(Generic[T_co]):
         ttl_s = parse_duration(ttl)
         if self._writable:
             self.publish()
-        link, grant = self._link, self._grant
-        deadline_ns = link.endpoint.clock.now_ns() + int(ttl_s * 1e9)
-        minting = Minting(link, self._hold, deadline_ns, calling_site())
-        try:
-            mint_token(minting)
-            ticket = Ticket(
-                link.endpoint.id,
-                minting.ticket,
-                grant.segment,
-                grant.generation,
-                grant.size_bytes,
-                deadline_ns,
-                grant.name,
-                grant.layout.encoded,
-            )
-        except BaseException as error:  # nobody has the ticket
-            try:
-                link.loose_ends.queue.append(minting)
-            finally:
-                link.see_to_loose_ends(error)
-            if isinstance(error, OSError) and not isinstance(error, LeaseError) and not is_from_handler(error):
-                raise CapacityError(f"no room in /dev/shm for a ticket of {self!r}: {explained(error)}") from None
-            explain_shortage(error, f"no ticket of {self!r} can be made")
-            raise
-        return ticket
+        return mint(self, self._link.endpoint.clock.now_ns() + int(ttl_s * 1e9))
 
     def release(self) -> None:
         """End the lease; releasing twice does nothing.
@@ -308,41 +279,8 @@ class Lease(Generic[T_co]):
         if self._anchor is None:
             raise LeaseClosedError(f"{self!r} was released; it was taken at {self._site}", name=self.name, site=self._site)
         if self._hold.session is not self._link.session:
-            self._take_own()
+            take_own(self)
         return self._anchor
-
-    def _take_own(self) -> None:
-        """In a forked child: a lease of this process on what the parent's holds; the memory is mapped already."""
-        theirs, site, link = self._hold, calling_site(), self._link
-        own = Hold(link)
-        own.is_exposed = True
-        try:
-            try:
-                attached = link.request(
-                    m.Attached, lambda seq: m.Inherit(seq, link.session.id_of(seq), theirs.lease, site), hold=own
-                )
-            except LeaseClosedError as error:
-                if is_from_handler(error):
-                    raise
-                raise LeaseClosedError(
-                    f"{self!r} was inherited through a fork from a process that has released it", site=self._site
-                ) from error
-            if (attached.segment, attached.generation) != (self._grant.segment, self._grant.generation):
-                raise LeaseClosedError(
-                    f"{self!r} was inherited through a fork and names another segment now", site=self._site
-                )
-            own.segment, own.mapping = theirs.segment, theirs.mapping
-            held[own] = weakref.ref(self)
-            assert self._anchor is not None
-            own.anchor = link.loose_ends.watch(self._anchor, own)
-            self._hold = own
-        except BaseException as error:
-            try:
-                link.loose_ends.queue.append(own)
-            finally:
-                link.see_to_loose_ends(error)
-            raise
-        held.pop(theirs, None)
 
     def _end(self) -> bool:
         """End the lease; whether views of it are alive, and it was not ended before."""
@@ -392,23 +330,3 @@ def checked_on_lingering(on_lingering: OnLingering) -> OnLingering:
     if on_lingering not in get_args(OnLingering):
         raise ValueError(f"on_lingering={on_lingering!r} is none of {', '.join(map(repr, get_args(OnLingering)))}")
     return on_lingering
-
-
-def held_leases() -> list[Lease[Any]]:
-    """The leases that this process holds now."""
-    leases = [(hold, reference()) for hold, reference in list(held.items())]
-    return [lease for hold, lease in leases if lease is not None and lease.held and hold.is_ours]
-
-
-def _tell_of_fork() -> None:
-    """Before a fork: what is leased now will be mapped by a process that the registry does not know."""
-    for lease in held_leases():
-        hold, link = lease._hold, lease._link
-        if not hold.is_exposed and not link.is_ended:
-            hold.is_exposed = True
-            identifier = hold.lease
-            link.session.outbox.append(lambda seq, identifier=identifier: m.Share(seq, identifier))  # type: ignore[misc]
-            link.settle()
-
-
-os.register_at_fork(before=_tell_of_fork)

@@ -113,7 +113,7 @@ class FastCheck:
 
 def _own_leases() -> Iterator[str]:
     """The leases that this process holds, if it has ever used shmlease."""
-    module = sys.modules.get("shmlease.client.lease")
+    module = sys.modules.get("shmlease.client.hold")
     if module is not None:
         for lease in module.held_leases():
             yield f"lease:{lease._link.endpoint.id}:{lease._hold.lease}"

@@ -14,7 +14,9 @@ from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import OnLingering
 from shmlease.client.link import Link
 from shmlease.client.link_cache import links
-from shmlease.client.registry import WARM_IDLE_S, OwnedRegistry, Registry, new_registry
+from shmlease.client.owned_registry import OwnedRegistry
+from shmlease.client.registry import Registry
+from shmlease.client.starting import WARM_IDLE_S, new_registry
 from shmlease.core import messages as m
 from shmlease.system.clock import Clock
 from shmlease.system.directory import RegistryDirectory
