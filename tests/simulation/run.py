@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from typing import Final
 
+from shmlease.client.hold import held
 from simulation.episode import Episode, Outcome
 
 __all__ = ["EPISODE_STEPS", "Failure", "Verdict", "run_episode", "simulate"]
@@ -150,11 +151,13 @@ def _outcomes(seed: str, steps: int, jobs: int) -> Generator[tuple[str, Outcome]
 @contextlib.contextmanager
 def _orderly_collection() -> Iterator[None]:
     """No garbage collection in between: it would run finalizers, which take steps, at moments that no seed decides."""
-    was_enabled = gc.isenabled()
+    was_enabled, before = gc.isenabled(), dict(held)
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
+        held.clear()  # of those that were killed: it would keep all that they had, and slow down the episodes to come
+        held.update(before)
         if was_enabled:
             gc.enable()
