@@ -57,7 +57,7 @@ def test_clean_audit_exits_0_and_says_so(call: Call) -> None:
     assert "no leaks" in finished.stdout.splitlines()[-1]
 
 
-def test_leak_exits_23_and_is_told(call: Call, leak: Path) -> None:
+def test_leak_exits_23_and_is_reported(call: Call, leak: Path) -> None:
     finished = call("audit")
     assert finished.returncode == 23
     assert f"LH001 orphan  {leak.name} (4.883 KiB) has no holder" in finished.stdout

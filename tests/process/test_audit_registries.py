@@ -169,7 +169,7 @@ def test_stopped_registry_is_still_read() -> None:
             os.kill(row.identity.pid, signal.SIGCONT)
 
 
-def test_place_in_code_where_a_lease_was_taken_is_told() -> None:
+def test_place_in_code_where_a_lease_was_taken_is_reported() -> None:
     with shmlease.Registry(capacity="8MiB") as registry:
         lease = registry.lease("a", shape=1000, dtype="f8", due=0.001)
         (finding,) = findings_about(registry.id)

@@ -68,7 +68,7 @@ with shmlease.connect().share([1, 2, 3]) as lease:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount")
-def test_system_without_proc_is_told_of_in_words(registry: shmlease.Registry) -> None:
+def test_system_without_proc_is_reported_of_in_words(registry: shmlease.Registry) -> None:
     command = ["unshare", "--mount", sys.executable, "-c", WITHOUT_PROC]
     environment = {**os.environ, "SHMLEASE_REGISTRY": registry.id}
     with registry.share(np.arange(10)):

@@ -135,7 +135,7 @@ mount -o remount,size=64m "$(dirname "$out")"
 """
 
 
-def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_when_there_is_room(tables, quiet, tmp_path):
+def test_a_full_disk_is_reported_in_one_line_and_the_run_goes_on_when_there_is_room(tables, quiet, tmp_path):
     disk, copy = tmp_path / "disk", tmp_path / "copy.h5"
     disk.mkdir()
     command = [sys.executable, "-m", "shmlease", "ingest", *tables, *OPTIONS, "--capacity", SMALL]

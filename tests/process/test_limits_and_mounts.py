@@ -222,7 +222,7 @@ CALLS = {
 }
 
 
-def test_memory_that_runs_out_is_told_with_its_limit_by_every_call(tmp_path: Path) -> None:
+def test_memory_that_runs_out_is_reported_with_its_limit_by_every_call(tmp_path: Path) -> None:
     """In a forked child, which has to connect anew, all memory that the limit leaves is taken; then the call is made."""
     make_table(tmp_path / "one.cov", 10)
     program = f"""

@@ -103,7 +103,7 @@ def test_mode_warn_tells_and_passes(pytester: pytest.Pytester) -> None:
     assert result.ret == pytest.ExitCode.OK
 
 
-def test_failed_test_that_leaks_is_told_of_both(pytester: pytest.Pytester) -> None:
+def test_failed_test_that_leaks_is_reported_of_both(pytester: pytest.Pytester) -> None:
     write(pytester, "    def test_it():\n        make().close()\n        assert 0, 'its own failure'\n")
     result = pytester.runpytest_subprocess("--shmlease-audit=fail")
     result.assert_outcomes(failed=1, errors=1)
@@ -233,7 +233,7 @@ def test_fixture_of_a_wider_scope_that_leaks_is_named_at_its_end(pytester: pytes
     )
 
 
-def test_what_an_import_makes_is_told_at_the_end_of_the_session(pytester: pytest.Pytester) -> None:
+def test_what_an_import_makes_is_reported_at_the_end_of_the_session(pytester: pytest.Pytester) -> None:
     write(pytester, "    at_import = make()\n\n    def test_it():\n        pass\n")
     result = pytester.runpytest_subprocess("--shmlease-audit=fail")
     result.assert_outcomes(passed=1)

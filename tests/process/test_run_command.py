@@ -258,7 +258,7 @@ def test_temporary_directory_in_shared_memory_is_no_leak_of_the_command(tmp_path
     assert (finished.code, finished.report.findings) == (0, ())
 
 
-def test_mistyped_rule_is_told_what_may_be_meant(tmp_path: Path) -> None:
+def test_mistyped_rule_is_reported_what_may_be_meant(tmp_path: Path) -> None:
     finished = run_command(tmp_path, "true", options=("--ignore", "tracker-reapd"))
     assert finished.code == 2
     assert "did you mean tracker-reaped (LH015)?" in finished.stderr

@@ -89,7 +89,7 @@ def test_every_rule_has_a_plant() -> None:
     assert {plant.rule for plant in PLANTS} == set(RULES)
 
 
-def test_false_alarm_is_told_with_what_was_said() -> None:
+def test_false_alarm_is_reported_with_what_was_said() -> None:
     orphan = plant_of("LH001")
 
     @isolated

@@ -60,7 +60,7 @@ def test_process_that_stays_joins_the_registry_that_was_started_anew() -> None:
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_registry_serves_until_it_is_told_to_end_and_leaves_nothing(
+def test_registry_serves_until_it_is_reported_to_end_and_leaves_nothing(
     served: subprocess.Popen[str], end: signal.Signals
 ) -> None:
     with shmlease.connect(ID).share(np.arange(3), "calls") as lease:
@@ -136,7 +136,7 @@ def test_registry_whose_directory_is_removed_ends_with_words_and_leaves_its_name
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
-def test_registry_that_is_told_to_end_after_its_directory_was_removed_leaves_its_namesake_alone(
+def test_registry_that_is_reported_to_end_after_its_directory_was_removed_leaves_its_namesake_alone(
     end: signal.Signals,
 ) -> None:
     """It is stopped meanwhile, so that it cannot have noticed."""

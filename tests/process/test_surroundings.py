@@ -180,7 +180,7 @@ def run(program: str, **popen: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_only_client_succeeds_at_once_and_is_told_which_limit_it_meets() -> None:
+def test_only_client_succeeds_at_once_and_is_reported_which_limit_it_meets() -> None:
     done = run("""
         import os, resource, signal, time, shmlease
         from shmlease.system.ledger import read_ledger

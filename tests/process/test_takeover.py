@@ -283,7 +283,7 @@ def test_files_that_no_row_speaks_of_are_removed_by_the_successor(registry: shml
         assert len(site.files()) == 1
 
 
-def test_segment_whose_file_somebody_removed_is_told_of_and_stays_valid_for_its_holders(
+def test_segment_whose_file_somebody_removed_is_reported_of_and_stays_valid_for_its_holders(
     registry: shmlease.Registry, site: Site
 ) -> None:
     lease = registry.share(np.arange(1000), "a")

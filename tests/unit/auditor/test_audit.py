@@ -123,19 +123,19 @@ def test_rules_are_chosen_by_id_or_name(shm: Path) -> None:
     assert names(look(shm, rules=["LH001"], ignore=["orphan"])) == []
 
 
-def test_rule_that_does_not_exist_is_told_with_those_that_do(shm: Path) -> None:
+def test_rule_that_does_not_exist_is_reported_with_those_that_do(shm: Path) -> None:
     with pytest.raises(
         LeaseError, match=r"there is no rule 'orphans'; did you mean orphan \(LH001\)\? the rules are LH001 orphan"
     ):
         look(shm, rules=["orphans"])
 
 
-def test_duration_that_is_none_is_told(shm: Path) -> None:
+def test_duration_that_is_none_is_reported(shm: Path) -> None:
     with pytest.raises(ValueError, match="'long' is not a duration"):
         look(shm, overdue_after="long")
 
 
-def test_directory_that_does_not_exist_is_told() -> None:
+def test_directory_that_does_not_exist_is_reported() -> None:
     with pytest.raises(UnsupportedPlatformError, match="/dev/shm/nowhere cannot be audited"):
         audit(paths=["/dev/shm/nowhere"])
 

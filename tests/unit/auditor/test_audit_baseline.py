@@ -48,7 +48,7 @@ def test_file_that_is_no_baseline_is_refused(tmp_path: Path, text: str) -> None:
         read_baseline(str(path))
 
 
-def test_baseline_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_baseline_that_cannot_be_written_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(LeaseError, match=r"cannot write .*there is no directory"):
         write_baseline(str(tmp_path / "no" / "leaks.json"), Report())
     assert list(tmp_path.iterdir()) == []

@@ -85,13 +85,13 @@ def test_options_are_also_understood_with_underscores(tmp_path: Path) -> None:
         ("[audit\n", "is not valid TOML"),
     ],
 )
-def test_mistake_is_told_with_the_file_and_what_was_expected(tmp_path: Path, text: str, message: str) -> None:
+def test_mistake_is_reported_with_the_file_and_what_was_expected(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path / "shmlease.toml", text)
     with pytest.raises(LeaseError, match=f"(?s){path}.*({message})"):
         load_configuration(path)
 
 
-def test_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(LeaseError, match=r"cannot read .*nothing\.toml: No such file"):
         load_configuration(str(tmp_path / "nothing.toml"))
 

@@ -34,7 +34,7 @@ def left(shm: Path) -> set[str]:
     return {path.name for path in shm.iterdir()}
 
 
-def test_without_yes_nothing_is_removed_and_the_same_is_told(shm: Path) -> None:
+def test_without_yes_nothing_is_removed_and_the_same_is_reported(shm: Path) -> None:
     (shm / "psm_1").write_bytes(b"x" * 5000)
     result = reaping(shm, yes=False)
     assert (result.dry, removed(result), left(shm)) == (True, {"psm_1"}, {"psm_1"})
@@ -130,7 +130,7 @@ def test_links_and_directories_are_never_removed(shm: Path) -> None:
     assert left(shm) == {"link", "empty directory"}
 
 
-def test_duration_that_is_none_is_told(shm: Path) -> None:
+def test_duration_that_is_none_is_reported(shm: Path) -> None:
     (shm / "psm_1").write_bytes(b"x")
     with pytest.raises(ValueError, match="'soon' is not a duration"):
         reaping(shm, older_than="soon")
@@ -226,7 +226,7 @@ def test_file_that_was_named_goes_on_the_same_proof_only(shm: Path) -> None:
     assert path.exists()
 
 
-def test_path_that_leads_nowhere_or_elsewhere_is_told(shm: Path, tmp_path: Path) -> None:
+def test_path_that_leads_nowhere_or_elsewhere_is_reported(shm: Path, tmp_path: Path) -> None:
     elsewhere = make(tmp_path / "elsewhere")
     result = reaping(shm, files=[str(shm / "missing"), str(elsewhere)])
     assert declined(result) == {

@@ -321,7 +321,7 @@ def test_rows_before_the_cursor_are_read_from_a_chunk_that_is_stored_already(tmp
 @pytest.mark.parametrize(
     "spoil", [lambda raw, at: raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :], lambda raw, at: raw[:at]]
 )
-def test_a_chunk_that_is_not_what_the_log_tells_of_ends_what_is_believed(
+def test_a_chunk_that_is_not_what_the_log_says_ends_what_is_believed(
     spoil: Callable[[bytes, int], bytes], calls: Calls, tmp_path: Path
 ) -> None:
     """As a loss of power may leave it: the log reached the disk, the chunk did not."""

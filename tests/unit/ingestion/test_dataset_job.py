@@ -117,7 +117,7 @@ def test_work_that_fails_again_and_again_is_given_up(table, pool, registry, tmp_
         run(plan_ingest(table(10), Schema().with_dtype(DTYPE)), tmp_path / "out.h5", Dying(registry, 0), registry)
 
 
-def test_progress_is_told_while_it_goes_on(table, pool, registry, tmp_path, monkeypatch) -> None:
+def test_progress_is_reported_while_it_goes_on(table, pool, registry, tmp_path, monkeypatch) -> None:
     from shmlease.ingestion import coordinator
 
     monkeypatch.setattr(coordinator, "_TICK_S", 0.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ def test_both_parsers_make_the_same_file(on_error: str, table, tmp_path) -> None
     assert reports["native"].rejected_count == 4
 
 
-def test_the_parser_that_was_used_is_told(table, tmp_path) -> None:
+def test_the_parser_that_was_used_is_reported(table, tmp_path) -> None:
     report = ingest(table(100), tmp_path / "out.h5", **OPTIONS)
     assert report.parser == ("numpy" if library() is None else "native")
     assert f"{report.parser} parser" in as_text(report)
@@ -80,22 +79,6 @@ def test_every_compression_gives_the_rows_back(compression: str, table, tmp_path
     with h5py.File(tmp_path / "out.h5") as file:
         assert file["all"][...].tobytes() == rows.tobytes()
     assert shmlease.verify(tmp_path / "out.h5").is_good
-
-
-def test_threads_of_somebody_else_can_do_the_work(table, tmp_path) -> None:
-    with ThreadPoolExecutor(2) as executor:
-        report = ingest(table(20_000), tmp_path / "out.h5", executor=executor, **OPTIONS)
-    assert (report.rows, report.leaks) == (20_000, ())
-
-
-def test_an_unknown_policy_or_parser_or_the_input_as_output_is_refused(table, tmp_path) -> None:
-    path = table(10)
-    with pytest.raises(ValueError, match="on_error='pass'"):
-        ingest(path, tmp_path / "out.h5", on_error="pass", **OPTIONS)
-    with pytest.raises(ValueError, match="parser='c'"):
-        ingest(path, tmp_path / "out.h5", parser="c", **OPTIONS)
-    with pytest.raises(shmlease.IngestError, match="choose another name"):
-        ingest(path, path, **OPTIONS)
 
 
 # --- a registry of somebody else's -----------------------------------------------------------------------------------

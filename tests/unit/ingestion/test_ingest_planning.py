@@ -70,7 +70,7 @@ def test_no_files_or_one_named_twice_are_refused(table, tmp_path) -> None:
         ((None, DTYPE, None, {"delimeter": ","}), TypeError, "unexpected keyword argument 'delimeter'"),
     ],
 )
-def test_wishes_that_say_too_little_are_refused(arguments, error: type[Exception], words: str) -> None:
+def test_arguments_that_say_too_little_are_refused(arguments, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         schema_of(*arguments)
 

@@ -90,7 +90,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(write):
         list(read_piece(table, cut_table(table)[0]))
 
 
-def test_a_packed_file_that_is_cut_short_says_in_which_line(write):
+def test_a_compressed_file_that_is_cut_short_says_in_which_line(write):
     packed = gzip.compress("".join(f"{n}\t{n * n}\n" for n in range(50_000)).encode())
     table = open_table(write(packed[: len(packed) // 2]), Schema())
     lines = 0

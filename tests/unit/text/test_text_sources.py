@@ -45,7 +45,7 @@ PACKED = {
 
 @pytest.mark.parametrize("kind", PACKED)
 @pytest.mark.parametrize("name", ["table.tsv", "table.gz", ".gz", "table.bz2"])
-def test_a_file_is_unpacked_by_its_content_whatever_its_name(write, kind, name):
+def test_a_file_is_decompressed_by_its_content_whatever_its_name(write, kind, name):
     path = write(PACKED[kind], name)
     assert compression_of(path) == kind.split()[0].replace("bgzf", "gzip")
     with open_source(path) as stream:

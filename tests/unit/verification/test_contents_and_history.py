@@ -57,7 +57,7 @@ def test_words_at_another_place_are_found() -> None:
     assert "999 of 1000" in contents.flaw(np.resize(contents.array_of(STAMP, 1), 1000), STAMP)
 
 
-def test_a_call_that_was_cut_short_is_told_from_one_that_ended(tmp_path: Path) -> None:
+def test_a_call_that_was_cut_short_is_distinguished_from_one_that_ended(tmp_path: Path) -> None:
     scribe = Scribe(f"{tmp_path}/0.0")
     scribe.end(scribe.begin(Note(Call.LEASE, 1)))
     scribe.end(scribe.begin(Note(Call.REDEEM, 2, "t")), ValueError("no"))

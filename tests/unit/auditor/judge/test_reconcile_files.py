@@ -162,7 +162,7 @@ def test_file_of_another_mount_namespace_is_a_rule_of_its_own(system: System) ->
     assert "pid 7 (container)" in finding.message
 
 
-def test_recorded_creator_is_told(system: System) -> None:
+def test_recorded_creator_is_reported(system: System) -> None:
     key = system.file("psm_4f2a", probe=Probe.FREE)
     creator = Creator(pid=7, command="python job.py", place=Place("job.py", 3, "main"))
     system.change(creators={FileIdentity(*key, NOW_NS - 5_000_000_000): creator})

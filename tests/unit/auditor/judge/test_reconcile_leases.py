@@ -85,7 +85,7 @@ def test_stranger_that_maps_a_segment_holds_it_without_a_lease(system: System) -
     assert str(finding.creator.place) == "app/job.py:12 in main"
 
 
-def test_stranger_who_was_given_the_os_name_is_told_in_a_note(system: System) -> None:
+def test_stranger_who_was_given_the_os_name_is_reported_in_a_note(system: System) -> None:
     key = with_lease(system, segment=segment(1, creator=1, exposed=True, alias="shmlease-abc-1"))
     system.hold(key, STRANGER, at=(0x9000,))
     (finding,) = system.findings()
@@ -255,7 +255,7 @@ def test_segment_granted_ahead_is_never_overdue(system: System) -> None:
     assert system.findings(Limits(overdue_after_ns=1)) == []
 
 
-def test_view_that_outlives_its_lease_is_told_with_its_place(system: System) -> None:
+def test_view_that_outlives_its_lease_is_reported_with_its_place(system: System) -> None:
     with_lease(system, state=LeaseState.LINGERING, segment=segment(1, name="calls/chr1", creator=1))
     (finding,) = system.findings()
     assert (finding.rule, finding.label) == ("LH011", "calls/chr1")

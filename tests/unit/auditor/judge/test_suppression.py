@@ -53,7 +53,7 @@ def test_suppression_counts_on_its_last_day_and_not_after() -> None:
     assert not is_suppressed(Suppression("why", expires=date(2030, 5, 31)), finding())
 
 
-def test_use_of_each_suppression_is_counted_and_the_unused_are_told() -> None:
+def test_use_of_each_suppression_is_counted_and_the_unused_are_reported() -> None:
     words = [
         Suppression("used", name="psm_*", source="pyproject.toml"),
         Suppression("never", name="nothing"),

@@ -157,7 +157,7 @@ def test_descriptors_of_each_thread_are_read(fake_proc: FakeProc, root: Root, sh
     assert hold.how == "descriptor 3 of thread 9"
 
 
-def test_descriptors_in_transit_are_told_with_their_process(fake_proc: FakeProc) -> None:
+def test_descriptors_in_transit_are_reported_with_their_process(fake_proc: FakeProc) -> None:
     process = fake_proc.add(7, command="python server.py")
     (process / "fdinfo").mkdir()
     for number, kind, info in (("3", "socket:[12]", "fdinfo_socket"), ("4", "anon_inode:[io_uring]", "fdinfo_io_uring")):

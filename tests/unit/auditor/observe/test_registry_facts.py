@@ -123,7 +123,7 @@ def test_registry_of_another_user_is_a_gap(shm: Path, directory: RegistryDirecto
         (os.mkdir, "is a directory, not a regular file"),
     ],
 )
-def test_what_is_no_file_is_told_and_the_next_registry_is_read(
+def test_what_is_no_file_is_reported_and_the_next_registry_is_read(
     root: Root, shm: Path, directory: RegistryDirectory, entry: str, make: Callable[[str], None], words: str
 ) -> None:
     make(f"{directory.path}/{entry}")

@@ -73,7 +73,7 @@ def test_every_form_renders_every_report_as_text_that_can_be_written(format: str
     assert text == "" or text.endswith("\n")
 
 
-def test_form_that_does_not_exist_is_told_with_those_that_do() -> None:
+def test_form_that_does_not_exist_is_reported_with_those_that_do() -> None:
     with pytest.raises(LeaseError, match="there is no format 'pdf'; choose one of text, json, sarif"):
         render(Report(), "pdf")
 

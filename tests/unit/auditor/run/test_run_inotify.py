@@ -62,7 +62,7 @@ def test_nothing_is_read_when_nothing_happened(tmp_path: Path) -> None:
     assert watch.fileno() == -1
 
 
-def test_more_changes_than_are_kept_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_changes_than_are_kept_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inotify, "_MAX_CHANGES", 10)
     with Watch(str(tmp_path)) as watch:
         for number in range(12):
@@ -73,7 +73,7 @@ def test_more_changes_than_are_kept_are_told(tmp_path: Path, monkeypatch: pytest
     assert "forgotten" in watch.lost
 
 
-def test_queue_that_overflowed_is_told(tmp_path: Path) -> None:
+def test_queue_that_overflowed_is_reported(tmp_path: Path) -> None:
     with open("/proc/sys/fs/inotify/max_queued_events") as file:
         limit = int(file.read())
     if limit > 20_000:
@@ -87,14 +87,14 @@ def test_queue_that_overflowed_is_told(tmp_path: Path) -> None:
     assert "faster" in watch.lost
 
 
-def test_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_directory_that_is_not_there_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with Watch(str(tmp_path / "file")) as watch:
         watch.drain()
         assert watch.changes == []
 
 
-def test_directories_without_end_are_watched_to_a_depth_and_that_is_told(tmp_path: Path) -> None:
+def test_directories_without_end_are_watched_to_a_depth_and_that_is_reported(tmp_path: Path) -> None:
     with Watch(str(tmp_path)) as watch:
         deep_directories(str(tmp_path / "d"))
         (tmp_path / "file").touch()
