@@ -101,7 +101,7 @@ def load_configuration(path: str | None = None, *, beneath: str = ".") -> Config
     while True:
         for name, keys in _FILES.items():
             candidate = os.path.join(directory, name)
-            if os.path.isfile(candidate) and not _may_be_a_strangers(candidate):
+            if os.path.isfile(candidate) and not _may_be_planted(candidate):
                 table = _table(candidate, keys)
                 if table is not None:
                     return _configuration(table, candidate)
@@ -111,7 +111,7 @@ def load_configuration(path: str | None = None, *, beneath: str = ".") -> Config
         directory = parent
 
 
-def _may_be_a_strangers(path: str) -> bool:
+def _may_be_planted(path: str) -> bool:
     """Whether anybody could have made this file, and it was neither this user nor root."""
     try:
         is_open = os.stat(os.path.dirname(path)).st_mode & stat.S_IWOTH

@@ -274,7 +274,7 @@ class RegistryMachine(RuleBasedStateMachine):
     # --- rules: processes come, fork, stop and die -----------------------------------------------------------------------
 
     @rule_for(select.has_room_for_a_worker)
-    def one_more_worker(self) -> None:
+    def start_another_worker(self) -> None:
         """A process joins."""
         self.start_worker()
 
@@ -318,7 +318,7 @@ class RegistryMachine(RuleBasedStateMachine):
         worker.is_stopped = True
 
     @rule_for(worker=select.stopped)
-    def go_on(self, worker: WorkerProcess) -> None:
+    def resume(self, worker: WorkerProcess) -> None:
         """SIGCONT."""
         worker.process.signal(signal.SIGCONT)
         worker.is_stopped = False
@@ -351,7 +351,7 @@ class RegistryMachine(RuleBasedStateMachine):
         """The registry closes, with whatever is held; nothing is left, and what is mapped stays valid."""
         try:
             for worker in select.stopped(self):
-                self.go_on(worker)
+                self.resume(worker)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", shmlease.LeaseWarning)  # of leases held by workers
                 self.registry.close()

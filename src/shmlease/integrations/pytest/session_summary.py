@@ -141,9 +141,9 @@ class SessionSummary:
             terminalreporter.write_line(f"shmlease: suppressed {count}: {reason}")
         if totals.has_leaks:
             terminalreporter.section("shared memory leaks", yellow=not self._fails, red=self._fails)
-        for nodeid, report, is_told in totals.leaks():
+        for nodeid, report, is_reported in totals.leaks():
             # the errors above have told everything about the tests
-            is_short = self._fails and is_told
+            is_short = self._fails and is_reported
             terminalreporter.write_line(f"{nodeid}: {_in_short(report)}" if is_short else f"{nodeid}:")
             if not is_short:
                 terminalreporter.write_line(told(report) + "\n")

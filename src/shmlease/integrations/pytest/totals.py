@@ -18,7 +18,7 @@ __all__ = ["Totals"]
 class _Entry:
     nodeid: str
     report: Report
-    is_told: bool  # as an error of the test
+    is_reported: bool  # as an error of the test
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class Totals:
 
     def leaks(self) -> Iterator[tuple[str, Report, bool]]:
         """What leaked: test, report, and whether it is an error of the test already."""
-        return ((one.nodeid, one.report, one.is_told) for one in self._entries if one.report.leaks)
+        return ((one.nodeid, one.report, one.is_reported) for one in self._entries if one.report.leaks)
 
     def kept_by_libraries(self) -> list[tuple[str, int]]:
         """Why something that a library keeps for reuse was suppressed, and how many segments it concerns."""
@@ -76,8 +76,8 @@ class Totals:
     def late(self) -> Iterator[tuple[str, Report]]:
         """The leaks of tests that have ended without an error for them; they have one from now on."""
         for entry in self._entries:
-            if entry.report.leaks and not entry.is_told and "::" in entry.nodeid:
-                entry.is_told = True
+            if entry.report.leaks and not entry.is_reported and "::" in entry.nodeid:
+                entry.is_reported = True
                 yield entry.nodeid, entry.report
 
     def whole(self, name: str) -> Report:
