@@ -64,3 +64,26 @@ def test_every_decision_is_in_the_index_with_its_title_and_date() -> None:
         assert re.search(
             rf"\| {number} \| \[{re.escape(title)}\]\({re.escape(path.name)}\) \| \d{{4}}-\d\d-\d\d \|", index
         ), path.name
+
+
+def walks() -> list[list[str]]:
+    """The modules that each walk in docs/architecture.md names; a name alone is in the folder of the one before it."""
+    found: list[list[str]] = []
+    for line in (ROOT / "docs/architecture.md").read_text().splitlines():
+        if line == "| where | what happens |":
+            found.append([])
+        elif line.startswith("| `") and found and ".py`" in line:
+            folder = ""
+            for name in re.findall(r"`([\w/]+\.py)`", line):
+                folder = name.rpartition("/")[0] if "/" in name else folder
+                found[-1].append(f"{folder}/{name.rpartition('/')[2]}")
+    return found
+
+
+def test_walks_through_the_code_name_files_that_are_there_and_count_them() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    assert len(walks()) == 5
+    for files in walks():
+        assert [file for file in files if not (ROOT / "src/shmlease" / file).is_file()] == []
+    told = [int(count) for count in re.findall(r"through (\d+) files", text)]
+    assert told == [len(set(files)) for files in walks()]
