@@ -214,7 +214,8 @@ class Session:
         if not self.outbox:
             return None
         # one that was not written gets a new number: requests may have been sent since that do not confirm it
-        self._notice = self.outbox[0](self.next_seq())
+        self._seq += 1
+        self._notice = self.outbox[0](self._seq)
         return self._notice
 
     def written(self, notice: m.Notice) -> None:

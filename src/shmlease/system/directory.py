@@ -16,22 +16,22 @@
 A segment whose OS name somebody asked for has a second link, ``/dev/shm/shmlease-<id>-<n>-<random>``. A resource tracker
 that unlinks it takes away the name, not the segment. The random part keeps other users, who may write in /dev/shm, from
 taking it first.
+
+This module is longer than other modules: its operations are one interface (`Store`), which registry, clients and the store
+in memory share, and each is a few system calls on one descriptor.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import functools
 import os
 import re
-import stat
 import struct
 from collections.abc import Iterator
 from typing import Final
 
-from shmlease.core.os_names import os_names_of
 from shmlease.core.snapshot import Snapshot
 from shmlease.errors import PermissionDeniedError
 from shmlease.system import registry_lock, syscalls
@@ -39,6 +39,7 @@ from shmlease.system.ledger import FOREIGN_LEDGER_LIMIT_BYTES, LEDGER_LIMIT_BYTE
 from shmlease.system.notice_log import NOTICE_LOG_BYTES
 from shmlease.system.owned_descriptor import OwnedDescriptor
 from shmlease.system.owned_directory import OwnedDirectory
+from shmlease.system.removal import names_in, remove_registry, unlink, unlink_os_name
 from shmlease.system.safe_open import (
     DIRECTORY_MODE,
     FILE_MODE,
@@ -52,8 +53,6 @@ from shmlease.system.signals import is_from_handler
 __all__ = ["SHM_ROOT", "RegistryDirectory"]
 
 _ENTRY: Final = re.compile(r"([stj])(\d+)(?:\.(\d+))?")
-# How often a removal begins again because a client has put something there meanwhile.
-_REMOVALS: Final = 100
 _FLOCK: Final = struct.Struct("@hhqqi")  # struct flock
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
@@ -248,7 +247,7 @@ class RegistryDirectory:
             try:
                 syscalls.ftruncate(fd, size_bytes)
             except OSError:  # EFBIG: the registry's own limit
-                _unlink(f"s{number}", directory)
+                unlink(f"s{number}", directory)
                 raise
             finally:
                 syscalls.close(fd)
@@ -272,7 +271,7 @@ class RegistryDirectory:
         """
         if alias:
             with contextlib.suppress(FileNotFoundError), directory_of(self.root, alias) as (root, name):
-                self._unlink_os_name(name, root)
+                unlink_os_name(name, root, self._owner)
         try:
             directory = self._directory.open()
         except FileNotFoundError:
@@ -280,7 +279,7 @@ class RegistryDirectory:
         try:
             if punch:
                 self._punch(f"s{number}", directory)
-            _unlink(f"s{number}", directory)
+            unlink(f"s{number}", directory)
         finally:
             syscalls.close(directory)
 
@@ -311,15 +310,6 @@ class RegistryDirectory:
                 own, there = syscalls.stat(f"s{number}", dir_fd=directory), syscalls.stat(target, follow_symlinks=False)
                 if not os.path.samestat(own, there):
                     raise
-
-    def _unlink_os_name(self, name: str, root: int) -> None:
-        """Remove a name that a segment was given in /dev/shm itself; not what somebody else has put there."""
-        try:
-            status = syscalls.stat(name, dir_fd=root, follow_symlinks=False)
-        except FileNotFoundError:
-            return
-        if stat.S_ISREG(status.st_mode) and status.st_uid == self._owner:
-            _unlink(name, root)
 
     def free_bytes(self) -> int:
         """What /dev/shm has left for this user.
@@ -441,7 +431,7 @@ class RegistryDirectory:
             try:
                 syscalls.posix_fallocate(fd, 0, NOTICE_LOG_BYTES)
             except OSError:
-                _unlink(f"j{client}", directory)
+                unlink(f"j{client}", directory)
                 raise
             finally:
                 syscalls.close(fd)
@@ -456,7 +446,7 @@ class RegistryDirectory:
         """Kind (``s``, ``t`` or ``j``), number, and the redeeming client of each entry; none if the directory is gone."""
         try:
             with self.entered() as directory:
-                names = _names_in(directory)
+                names = names_in(directory)
         except FileNotFoundError:
             return
         for name in names:
@@ -472,7 +462,7 @@ class RegistryDirectory:
         try:
             directory = self._directory.open()
             try:
-                return _unlink(name, directory)
+                return unlink(name, directory)
             finally:
                 syscalls.close(directory)
         except FileNotFoundError as error:
@@ -491,34 +481,7 @@ class RegistryDirectory:
         OSError
             Something that no registry has made is in the way; all else is removed.
         """
-        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as opened:
-            root = syscalls.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            opened.callback(syscalls.close, root)
-            directory = self._directory.open(root)
-            opened.callback(syscalls.close, directory)
-            for name in filter(os_names_of(self.id).fullmatch, _names_in(root)):
-                self._unlink_os_name(name, root)
-            for _ in range(_REMOVALS):
-                if self._is_gone_after_removal(root, directory):
-                    return
-            raise OSError(errno.ENOTEMPTY, "something that no registry has made is in it", self.path)
-
-    def _is_gone_after_removal(self, root: int, directory: int) -> bool:
-        last = ("ledger", "lock")
-        for name in sorted(_names_in(directory), key=lambda name: last.index(name) + 1 if name in last else 0):
-            with contextlib.suppress(IsADirectoryError):  # what is in the way of all else keeps only itself
-                _unlink(name, directory)
-        try:
-            # a namesake made since stays; one made between these two calls is empty, and its maker makes it anew
-            if os.path.samestat(syscalls.fstat(directory), syscalls.stat(self._name, dir_fd=root, follow_symlinks=False)):
-                syscalls.rmdir(self._name, dir_fd=root)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:  # a client has put something there meanwhile
-                raise
-            return False
-        return True
+        remove_registry(self._directory, self.root, self.id)
 
 
 def _try_lock(fd: int, byte: int) -> bool:
@@ -526,25 +489,6 @@ def _try_lock(fd: int, byte: int) -> bool:
     try:
         syscalls.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
     except (BlockingIOError, PermissionError) as error:
-        if is_from_handler(error):
-            raise
-        return False
-    return True
-
-
-def _names_in(directory: int) -> list[str]:
-    # opened anew: what is listed through one descriptor by two at a time is listed by halves
-    listed = syscalls.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        return syscalls.listdir(listed)
-    finally:
-        syscalls.close(listed)
-
-
-def _unlink(path: str, directory: int | None = None) -> bool:
-    try:
-        syscalls.unlink(path, dir_fd=directory)
-    except FileNotFoundError as error:
         if is_from_handler(error):
             raise
         return False
