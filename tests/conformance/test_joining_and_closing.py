@@ -81,7 +81,7 @@ def test_registry_that_the_environment_names_wrongly_is_refused_with_who_named_i
 
 def test_reaction_to_views_that_there_is_not_is_refused(world: World, open_world: Callable[..., World]) -> None:
     for refusing in (lambda: open_world(on_lingering="raise"), lambda: shmlease.connect(on_lingering="raise")):  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="'raise' is none of 'warn', 'error', 'ignore'"):
+        with pytest.raises(ValueError, match="'raise' is not one of 'warn', 'error', 'ignore'"):
             refusing()
     assert shmlease.connect().id == world.registry.id
 

@@ -95,10 +95,10 @@ def test_registry_that_is_not_there_is_not_there_whoever_else_is(served: subproc
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--id", "../up", "'../up' is no id of a registry"),
-        ("--id", "my-run", "'my-run' is no id of a registry"),
-        ("--id", "x" * 33, "is no id of a registry"),
-        ("--id", "", "'' is no id of a registry"),
+        ("--id", "../up", "'../up' cannot be the id of a registry"),
+        ("--id", "my-run", "'my-run' cannot be the id of a registry"),
+        ("--id", "x" * 33, "cannot be the id of a registry"),
+        ("--id", "", "'' cannot be the id of a registry"),
         ("--capacity", "99999PiB", "larger than any memory"),
         ("--capacity", "1KiB", "holds no segment"),
         ("--warm-idle", "soon", "is not a duration"),

@@ -183,9 +183,9 @@ def test_slash_makes_another_name(registry: shmlease.Registry) -> None:
 
 @pytest.mark.parametrize("name", ["", "a\n", "\0", "x" * 256, "a\x7f", "caf\udce9"])
 def test_what_cannot_be_a_name_is_a_value_error_before_anything_is_made(registry: shmlease.Registry, name: str) -> None:
-    with pytest.raises(ValueError, match="is no name for a segment"):
+    with pytest.raises(ValueError, match="cannot be the name of a segment"):
         registry.lease(name, shape=3)
-    with pytest.raises(ValueError, match="is no name for a segment"):
+    with pytest.raises(ValueError, match="cannot be the name of a segment"):
         registry.attach(name, timeout=0)
     assert registry.statistics().segments == {}
 

@@ -20,7 +20,7 @@ from shmlease.system.signals import is_from_handler
 
 __all__ = ["RECOVER_WITHIN_S", "Channel"]
 
-# How long a call bears with a registry that died and is not succeeded: a takeover takes some 50 ms, 500 on a bad day.
+# How long a call waits for a successor of a registry that died: a takeover takes some 50 ms, under load 500.
 RECOVER_WITHIN_S: Final = 10.0
 _FIRST_PAUSE_S: Final = 0.001
 _LONGEST_PAUSE_S: Final = 0.05

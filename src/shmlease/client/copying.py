@@ -17,7 +17,7 @@ __all__ = ["copy_into"]
 
 # A thread is started and waited for in some 100 us, in which one core copies about a MiB.
 _BYTES_A_THREAD: Final = 4 * 1024 * 1024
-# More than this no memory is faster for.
+# More threads than this are not faster on any memory.
 _MOST_THREADS: Final = 4
 
 Array = np.ndarray[Any, Any]

@@ -125,7 +125,7 @@ class RegistryHandle:
         SegmentExistsError
             The name is taken.
         DTypeError, ValueError
-            The dtype, shape, order or name cannot be.
+            The dtype, shape, order or name is not a valid one.
         RegistryUnavailableError
             The registry has ended.
         """
@@ -152,7 +152,7 @@ class RegistryHandle:
         Raises
         ------
         SegmentNotFoundError
-            Nothing of that name was published within `timeout` seconds.
+            No segment of that name was published within `timeout` seconds.
         """
         link, timeout_s, due_ns, name = self._open_link(), parse_duration(timeout), self._due_ns(due), _checked_name(name)
         return acquired(link, self._on_lingering, lambda lease: acquire_by_name(lease, name, timeout_s, due_ns))
@@ -163,7 +163,7 @@ class RegistryHandle:
         Raises
         ------
         TicketError
-            It is no ticket, was redeemed before, has expired, or is of another registry.
+            It is not a ticket, was redeemed before, has expired, or belongs to another registry.
         """
         link = self._open_link()
         if isinstance(ticket, str):
@@ -290,11 +290,11 @@ def _checked_name(name: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"a segment's name is a str, not {type(name).__name__}")
     if not 1 <= len(name) <= 255 or any(ord(character) < 32 or ord(character) == 127 for character in name):
-        raise ValueError(f"{name!r} is no name for a segment: 1 to 255 characters, no control characters")
+        raise ValueError(f"{name!r} cannot be the name of a segment: a name has 1 to 255 characters, no control characters")
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{name!r} is no name for a segment: it has characters that UTF-8 cannot carry") from None
+        raise ValueError(f"{name!r} cannot be the name of a segment: it has characters that UTF-8 cannot encode") from None
     return name
 
 

@@ -20,7 +20,7 @@ _WITHIN_S: Final = 10.0
 
 
 def begin_or_take_over(directory: RegistryDirectory) -> int:
-    """Make the directory of a registry and lock it; a registry there that nobody has started in words makes way.
+    """Make the directory of a registry and lock it; a registry there that clients have started makes way.
 
     Raises
     ------

@@ -194,7 +194,7 @@ class Lease(Generic[T_co]):
         LeaseClosedError
             The lease was released, or is a reader's.
         ValueError
-            `readers` is negative, or `ttl` is no duration.
+            `readers` is negative, or `ttl` is not a duration.
         """
         self._require_held()
         if not self._is_writer:
@@ -328,5 +328,5 @@ class _HeldLease(Lease[T_co]):
 def checked_on_lingering(on_lingering: OnLingering) -> OnLingering:
     """`on_lingering`, or a ValueError."""
     if on_lingering not in get_args(OnLingering):
-        raise ValueError(f"on_lingering={on_lingering!r} is none of {', '.join(map(repr, get_args(OnLingering)))}")
+        raise ValueError(f"on_lingering={on_lingering!r} is not one of {', '.join(map(repr, get_args(OnLingering)))}")
     return on_lingering

@@ -55,7 +55,7 @@ class MappingCache:
             self._idle.pop(next(iter(self._idle), key), None)
 
     def forget(self, segment: int) -> None:
-        """Unmap `segment`, which is no more."""
+        """Unmap `segment`, which no longer exists."""
         for writable in (False, True):
             self._idle.pop((segment, writable), None)
 

@@ -46,7 +46,9 @@ def error_of(refused: Refused) -> LeaseError:
 
 
 def explain_shortage(error: BaseException, what: str) -> None:
-    """Raise `error`, which has ended a call, in words if memory or the like ran out; `what` could not be done.
+    """Raise an error that says so if `error`, which has ended a call, means that memory or the like ran out.
+
+    `what` was not possible.
 
     Raises
     ------

@@ -91,12 +91,12 @@ class RegistryStart:
 
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
-    """A block that starts a registry: what stands in its way is told in words.
+    """A block that starts a registry: errors say what stands in its way.
 
     Raises
     ------
     RegistryUnavailableError, CapacityError
-        There is no shared memory, or no /proc; or what a registry needs cannot be had.
+        There is no shared memory or no /proc, or the system refused something that a registry needs.
     """
     require_shared_memory()
     try:
@@ -137,7 +137,9 @@ def checked_id(id: str) -> str:
         It may not.
     """
     if not REGISTRY_ID.fullmatch(id):
-        raise ValueError(f"{id!r} is no id of a registry: 1 to 32 of the digits and the letters a to z")
+        raise ValueError(
+            f"{id!r} cannot be the id of a registry: an id has 1 to 32 characters, digits and the letters a to z"
+        )
     return id
 
 
@@ -153,7 +155,7 @@ def new_registry(
     Raises
     ------
     ValueError
-        A size or duration that cannot be.
+        A size or duration is not a valid one.
     """
     # half of what is free now: /dev/shm is others' as well, and a full one is a bus error to those who do not reserve
     capacity_bytes = directory.free_bytes() // 2 if capacity is None else parse_bytes(capacity)

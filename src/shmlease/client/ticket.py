@@ -38,7 +38,7 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
     layout: bytes
 
     def __post_init__(self) -> None:
-        """Refuse what no registry has given, however it came about: read from text, unpickled, or made up.
+        """Refuse what cannot come from a registry, whether it was read from text, unpickled or constructed.
 
         Raises
         ------
@@ -49,11 +49,11 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
         if set(map(type, numbers)) != _INTEGERS or min(numbers) < 0 or max(numbers) > _MOST:
             field = next(field for field in _NUMBERS if not _is_natural(getattr(self, field)))
             raise TicketError(
-                f"a ticket whose {field} is {getattr(self, field)!r} was made by no registry; ask its sender for a new one"
+                f"a ticket whose {field} is {getattr(self, field)!r} is not from a registry; ask its sender for a new one"
             )
         named = self.name is None or isinstance(self.name, str)
         if not (isinstance(self.registry, str) and named and isinstance(self.layout, bytes)):
-            raise TicketError("a ticket with fields of other types was made by no registry; ask its sender for a new one")
+            raise TicketError("a ticket with fields of the wrong type is not from a registry; ask its sender for a new one")
 
     def __repr__(self) -> str:
         named = "" if self.name is None else f" of {self.name!r}"
@@ -70,7 +70,7 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
         Raises
         ------
         TicketError
-            The text is no ticket.
+            The text is not a ticket.
         """
         try:
             coded = text.strip()

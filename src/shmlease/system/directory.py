@@ -98,7 +98,7 @@ class RegistryDirectory:
         )
 
     def create(self) -> None:
-        """Make the directory; one of that name that is this user's alone will do.
+        """Make the directory, or use one of that name that belongs to this user alone.
 
         Raises
         ------
@@ -240,7 +240,7 @@ class RegistryDirectory:
         Raises
         ------
         OSError
-            ENOSPC and the like; there is no file then.
+            The system refused (ENOSPC, for one); no file is left.
         """
         with self.entered() as directory:
             fd = create_regular(f"s{number}", directory=directory)
@@ -366,7 +366,7 @@ class RegistryDirectory:
         Raises
         ------
         OSError
-            ENOSPC and the like.
+            The system refused: ENOSPC, for one.
         """
         # what bits the umask leaves it means nothing: it is renamed and removed, never opened
         make = functools.partial(syscalls.mknod, dir_fd=self._directory.kept_open())
