@@ -113,7 +113,7 @@ def test_registry_that_cannot_be_is_refused_in_words_and_leaves_nothing(option: 
 
 
 def test_top_refuses_an_interval_that_is_none_also_where_it_looks_once() -> None:
-    refused = command("top", "--once", "--every", "often")
+    refused = command("top", "--every", "often")
     assert (refused.returncode, "'often' is not a duration" in refused.stderr) == (2, True)
 
 

@@ -101,7 +101,7 @@ VISITS: dict[str, Callable[[], None]] = {
     "connect": connect,
     "status": command("status"),
     "status --json": command("status", "--json"),
-    "top": command("top", "--once"),
+    "top": command("top"),
     "audit": command("audit", "-v", codes=(0, 23)),
     "leaks": leaks,
     "run": run(),

@@ -1,4 +1,4 @@
-"""`shmlease top`: the lease tables, live."""
+"""`shmlease top`: the lease tables, live; once where stdout is no terminal."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ __all__ = ["command"]
 @click.command()
 @click.option("--id", "registry", default=None, help="Show only this registry.")
 @click.option("--every", default="500ms", show_default=True, help="How often to update.")
-@click.option("--once", is_flag=True, help="Show the state once and exit.")
-def command(registry: str | None, every: str, once: bool) -> None:
-    """Watch this user's registries until Ctrl-C."""
+def command(registry: str | None, every: str) -> None:
+    """Watch this user's registries until Ctrl-C; show them once where stdout is no terminal."""
     console = Console(highlight=False)
     try:
         interval_s = parse_duration(every)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--every") from None
-    if once or not console.is_terminal:
+    if not console.is_terminal:
         console.print(as_text(look(registry), registry))
         return
     with Live(as_text(look(registry), registry), console=console, screen=True, auto_refresh=False) as live:
