@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import socket
 import stat
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 import h5py
 import pytest
 
+from rig.mount_namespace import mount_namespace
 from shmlease.cli import main
 
 TABLE = ["--dtype", "a:i4,b:i4", "--delimiter", "comma"]
@@ -337,16 +337,6 @@ MOUNT = {
 }
 
 
-def namespace() -> list[str]:
-    """A command prefix that gives the rest a mount namespace of its own."""
-    if shutil.which("unshare") is None:
-        pytest.skip("unshare is not installed")
-    for prefix in (["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]):
-        if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
-            return prefix
-    pytest.skip("this system allows no mount namespace")
-
-
 @pytest.mark.parametrize(("mode", "code"), [("full", errno.ENOSPC), ("read-only", errno.EROFS)])
 def test_a_file_system_that_takes_nothing_is_an_error_of_every_command(
     mode: str, code: int, table: Path, folder: Path
@@ -355,7 +345,7 @@ def test_a_file_system_that_takes_nothing_is_an_error_of_every_command(
     # a dry run makes nothing, and tells only what can be told without; stress goes on in another process
     calls = [call for call in calls if "--dry-run" not in call and not call.startswith("stress")]
     done = subprocess.run(
-        [*namespace(), "sh", "-ec", MOUNT[mode], "sh", folder, sys.executable, MOUNTED],
+        mount_namespace(MOUNT[mode], str(folder), sys.executable, MOUNTED),
         input="\n".join(calls),
         capture_output=True,
         text=True,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from rig.mount_namespace import mount_namespace
 
 WRITER = """
 import errno, os, pathlib, sys
@@ -53,22 +54,11 @@ with h5py.File(path) as file:
 """
 
 MOUNT = """
-set -e
 mount -t tmpfs -o size=2m none "$1"
 "$2" -X dev -c "$3" "$1" "$5" "$6"
 mount -o remount,size=64m "$1"
 test "$5" = drop || "$2" -X dev -c "$4" "$1" "$6"
 """
-
-
-def namespace() -> list[str]:
-    """A command prefix that gives the rest a mount namespace of its own."""
-    if shutil.which("unshare") is None:
-        pytest.skip("unshare is not installed")
-    for prefix in (["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]):
-        if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
-            return prefix
-    pytest.skip("this system allows no mount namespace")
 
 
 # so that the disk is full in the middle of a chunk or of the log, and at different rows
@@ -78,7 +68,7 @@ def test_a_full_disk_is_an_error_without_a_crash_and_a_kept_file_resumes_with_mo
     mode: str, size: int, tmp_path: Path
 ) -> None:
     ended = subprocess.run(
-        [*namespace(), "sh", "-c", MOUNT, "sh", tmp_path, sys.executable, WRITER, RESUMER, mode, str(size)],
+        mount_namespace(MOUNT, str(tmp_path), sys.executable, WRITER, RESUMER, mode, str(size)),
         capture_output=True,
         text=True,
         check=False,

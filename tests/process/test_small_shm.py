@@ -4,11 +4,12 @@ a SIGBUS.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
 import pytest
+
+from rig.mount_namespace import mount_namespace
 
 HEAD = """
 import os, signal, sys, threading
@@ -31,14 +32,14 @@ def fill():
 """
 
 
+MOUNT = 'mount -t tmpfs -o size=64m,mode=1777 tmpfs /dev/shm || exit 97; exec "$@"'
+
+
 def run_in_64_mb(code: str) -> str:
     """What `code` prints in a mount namespace of its own."""
-    script = 'mount -t tmpfs -o size=64m,mode=1777 tmpfs /dev/shm && exec "$@" || exit 97'
-    command = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
-    done = subprocess.run(
-        [*command, "sh", "-c", script, "sh", sys.executable, "-c", HEAD + code], check=False, capture_output=True, text=True
-    )
-    if done.returncode == 97 or "unshare" in done.stderr:
+    command = mount_namespace(MOUNT, sys.executable, "-c", HEAD + code)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode == 97:
         pytest.skip(f"no private /dev/shm here: {done.stderr.strip()}")
     assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
     return done.stdout

@@ -1,0 +1,26 @@
+"""A mount namespace of its own for a command, in which it can mount what it likes."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+
+import pytest
+
+__all__ = ["mount_namespace"]
+
+
+@functools.cache
+def _prefix() -> list[str]:
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is not installed")
+    for prefix in (["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]):
+        if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
+            return prefix
+    pytest.skip("this system allows no mount namespace")
+
+
+def mount_namespace(script: str, *arguments: str) -> list[str]:
+    """The command that runs `script` in one; the test is skipped where that is not allowed."""
+    return [*_prefix(), "sh", "-ec", script, "sh", *arguments]
