@@ -98,7 +98,7 @@ def test_failed_attach_unlinks_nothing(registry: shmlease.Registry, monkeypatch:
 
         with monkeypatch.context() as patched:
             patched.setattr(endpoint, "map", no_memory)
-            with pytest.raises(OSError, match="Cannot allocate memory"):
+            with pytest.raises(shmlease.CapacityError, match="this process gets no more memory"):
                 registry.attach("a")
         assert lease.array.sum() == 499_500
         with registry.attach("a") as reader:
