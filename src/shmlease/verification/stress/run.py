@@ -127,14 +127,10 @@ class Run:
                 )
             record.registry_bytes[0] = self._registry_memory()
             record.begin()
-            while True:
-                is_over = self._work()
-                self._rest()
-                # a run that has failed is not gone on with: its schedule would only become longer
-                if is_over or record.findings:
-                    break
-                self._clients.open_epoch()
-                self._tell_all("go", self._clients.epoch)
+            try:
+                self._work_and_rest()
+            except (shmlease.RegistryFaultError, shmlease.RegistryUnavailableError) as error:
+                record.find(Violation.UNEXPECTED_ERROR, "the coordinator", f"{type(error).__name__}: {error}")
             duration_s = record.now_s()
             record.registry_bytes[1] = self._registry_memory()
             self._end_clients()
@@ -213,6 +209,16 @@ class Run:
         end_s = self._record.now_s() + seconds
         while self._record.now_s() < end_s:
             self._attend()
+
+    def _work_and_rest(self) -> None:
+        """Until the run is over, or has failed: to go on would only make its schedule longer."""
+        while True:
+            is_over = self._work()
+            self._rest()
+            if is_over or self._record.findings:
+                return
+            self._clients.open_epoch()
+            self._tell_all("go", self._clients.epoch)
 
     # --- work ----------------------------------------------------------------------------------------------------------
 
@@ -309,6 +315,8 @@ class Run:
                 self._registry.close()
             except shmlease.LeaseWarning as held:
                 self._record.find(Violation.LEAK, "at the end", str(held))
+            except shmlease.LeaseError as error:  # of a registry that cannot even close: the verdict has that, too
+                self._record.find(Violation.UNEXPECTED_ERROR, "at the end", f"{type(error).__name__}: {error}")
         deadline_s = self._record.now_s() + _PATIENCE_S
         while (left := self._oracle.leaks_after_end(set(self._registries))) and self._record.now_s() < deadline_s:
             time.sleep(0.01)
