@@ -53,8 +53,7 @@ class SyscallsConformance:
         client.close()
         served.close()
 
-    # --- files
-    # -------------------------------------------------------------------------------------------------------------
+    # --- files --------------------------------------------------------------------------------------------------------
 
     def test_file_is_made_once_and_found_by_its_name_in_an_open_directory(self, directory: int) -> None:
         syscalls.close(syscalls.open("file", NEW, 0o600, dir_fd=directory))
@@ -141,8 +140,7 @@ class SyscallsConformance:
         syscalls.stores_in(memoryview(memory))(slice(2, 5), b"abc")
         assert memory == b"\0\0abc\0\0\0"
 
-    # --- locks
-    # -------------------------------------------------------------------------------------------------------------
+    # --- locks --------------------------------------------------------------------------------------------------------
 
     def test_lock_is_of_one_open_file_until_it_is_closed(self, directory: int) -> None:
         syscalls.mknod("lock", 0o600, dir_fd=directory)
@@ -171,8 +169,7 @@ class SyscallsConformance:
         lock(second, 5)
         syscalls.close(second)
 
-    # --- sockets
-    # -----------------------------------------------------------------------------------------------------------
+    # --- sockets ------------------------------------------------------------------------------------------------------
 
     def test_packets_keep_their_bounds_and_their_order(self, ends: tuple[Any, Any]) -> None:
         client, served = ends
@@ -280,8 +277,7 @@ class SyscallsConformance:
         assert death.poll(0) == []
         syscalls.close(pidfd)
 
-    # --- waiting
-    # -----------------------------------------------------------------------------------------------------------
+    # --- waiting ------------------------------------------------------------------------------------------------------
 
     def test_epoll_tells_of_newcomers_packets_and_hang_ups(self, system: System, listener: Any) -> None:
         epoll = syscalls.epoll()
@@ -356,8 +352,7 @@ class SyscallsConformance:
         for end in ends:
             syscalls.close(end)
 
-    # --- processes
-    # ---------------------------------------------------------------------------------------------------------
+    # --- processes ----------------------------------------------------------------------------------------------------
 
     def test_process_is_told_from_others_by_pid_and_start(self, system: System) -> None:
         me, pid = own_identity(), system.start_process()

@@ -233,8 +233,7 @@ class Client:
         """Do nothing for a while."""
         self.machine.wait_s(self.random.choice((0.0005, 0.005, 0.03)))
 
-    # --- letting go
-    # --------------------------------------------------------------------------------------------------------
+    # --- letting go ---------------------------------------------------------------------------------------------------
 
     def release(self) -> None:
         """Release a lease, now and then with a view of it alive."""
@@ -269,8 +268,7 @@ class Client:
         self.machine.kill(self.process)
         self.machine.step()
 
-    # --- parts
-    # -------------------------------------------------------------------------------------------------------------
+    # --- parts --------------------------------------------------------------------------------------------------------
 
     def _may_take(self) -> bool:
         if len(self.held) + len(self.views) < _MOST_HELD:

@@ -94,8 +94,7 @@ class Episode:
         self.counts.update({fault.replace("_", " "): count for fault, count in self.injector.counts.items()})
         return Outcome(machine.steps, machine.elapsed_s(), self.counts, violation, tuple(trace) if violation else ())
 
-    # --- the course of events
-    # ------------------------------------------------------------------------------------------------
+    # --- the course of events -----------------------------------------------------------------------------------------
 
     def _conduct(self) -> None:
         machine, world = self.machine, self.world
@@ -195,8 +194,7 @@ class Episode:
         if left:
             self.machine.fail(f"promise broken: {Violation.LEAK}: nobody holds anything, and {path} has {left}")
 
-    # --- parts
-    # ---------------------------------------------------------------------------------------------------------------
+    # --- parts --------------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         files, sockets = self.kernel.files, self.kernel.sockets

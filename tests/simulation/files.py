@@ -243,8 +243,7 @@ class Files:
         self._machine.step()
         return _real_fallocate(descriptor, mode, offset, length)
 
-    # --- processes
-    # ---------------------------------------------------------------------------------------------------------
+    # --- processes ----------------------------------------------------------------------------------------------------
 
     def getpid(self) -> int:
         return self._machine.current.process.identity.pid
@@ -253,8 +252,7 @@ class Files:
         self._machine.step()
         return self.register(self.proc.pidfd(pid))
 
-    # --- locks
-    # -------------------------------------------------------------------------------------------------------------
+    # --- locks --------------------------------------------------------------------------------------------------------
 
     def fcntl(self, descriptor: int, command: int, argument: bytes = b"") -> Any:
         self._machine.step()

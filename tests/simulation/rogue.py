@@ -80,8 +80,7 @@ class Rogue:
         connection.receive(wait=bool(self.random.getrandbits(1)))
         connection.inbox.clear()
 
-    # --- parts
-    # -------------------------------------------------------------------------------------------------------------
+    # --- parts --------------------------------------------------------------------------------------------------------
 
     def _next(self) -> int:
         self.seq += self.random.choice((0, 1, 1, 5))

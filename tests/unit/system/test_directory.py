@@ -208,24 +208,6 @@ def test_alias_that_is_anothers_is_not_taken(directory: RegistryDirectory) -> No
     assert (Path(directory.root) / "alias").read_text() == "somebody's"
 
 
-def test_claimed_spare_is_not_revoked_until_its_claim_is_let_go(directory: RegistryDirectory) -> None:
-    directory.create_segment(7, PAGE)
-    claim = OwnedDescriptor()
-    assert directory.claim_spare(7, 1, claim)
-    assert not directory.revoke_spare(7, 1)
-    assert os.path.exists(directory.segment_path(7))
-    claim.close()
-    assert directory.revoke_spare(7, 1)
-    assert not os.path.exists(directory.segment_path(7))
-
-
-def test_revoked_spare_cannot_be_claimed(directory: RegistryDirectory) -> None:
-    directory.create_segment(7, PAGE)
-    assert directory.revoke_spare(7, 1)
-    assert not directory.claim_spare(7, 1, OwnedDescriptor())
-    assert directory.revoke_spare(7, 1), "revoked is revoked"
-
-
 def test_of_claim_and_revocation_exactly_one_succeeds(directory: RegistryDirectory) -> None:
     for number in range(200):
         directory.create_segment(number, PAGE)
@@ -241,29 +223,6 @@ def test_of_claim_and_revocation_exactly_one_succeeds(directory: RegistryDirecto
             assert claim.stat().st_nlink == 1
         claim.close()
         directory.revoke_spare(number, 1)
-
-
-def test_token_is_claimed_once(directory: RegistryDirectory) -> None:
-    directory.mint_token(9)
-    assert directory.claim_token(9, client=3)
-    assert not directory.claim_token(9, client=4)
-    assert directory.void_token(9) == 3
-    directory.drop_token(9, 3)
-    assert os.listdir(directory.path) == []
-    directory.drop_token(9, 3)
-
-
-def test_void_token_cannot_be_claimed(directory: RegistryDirectory) -> None:
-    directory.mint_token(9)
-    assert directory.void_token(9) is None
-    assert not directory.claim_token(9, client=3)
-    assert directory.void_token(9) is None
-
-
-def test_token_is_minted_once(directory: RegistryDirectory) -> None:
-    directory.mint_token(9)
-    with pytest.raises(FileExistsError):
-        directory.mint_token(9)
 
 
 def test_of_many_that_redeem_exactly_one_succeeds(directory: RegistryDirectory) -> None:
@@ -490,8 +449,7 @@ def test_name_given_out_that_somebody_else_has_taken_is_left(directory: Registry
     assert os.listdir(directory.root) == [OS_NAME]
 
 
-# --- where nothing can be made
-# -----------------------------------------------------------------------------------------------
+# --- where nothing can be made ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -525,8 +483,7 @@ def test_root_that_is_not_there_is_told_of_by_all_who_look_into_it(tmp_path: Pat
             find(root)
 
 
-# --- the default registry
-# --------------------------------------------------------------------------------------------------
+# --- the default registry ---------------------------------------------------------------------------------------------
 
 
 def test_default_registry_is_known_by_its_user_unless_somebody_else_has_that_name(tmp_path: Path) -> None:

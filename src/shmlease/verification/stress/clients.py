@@ -90,8 +90,7 @@ class Clients:
         """Whether all have done all their operations."""
         return all(worker.is_through for worker in self._workers.values())
 
-    # --- beginnings and ends
-    # -----------------------------------------------------------------------------------------------
+    # --- beginnings and ends ------------------------------------------------------------------------------------------
 
     def open_epoch(self) -> None:
         """From now on histories go to a new directory."""
@@ -161,8 +160,7 @@ class Clients:
             code = self.reap(worker)
             raise LeaseError(f"{worker} of the stress run ended with code {code} before its first operation") from None
 
-    # --- talk
-    # ----------------------------------------------------------------------------------------------------------------
+    # --- talk ---------------------------------------------------------------------------------------------------------
 
     def order(self, worker: Worker, order: str, *rest: int) -> None:
         """Tell one something that it will answer."""
@@ -196,8 +194,7 @@ class Clients:
                 worker.beacon_inode = inode or worker.beacon_inode
         return dead
 
-    # --- progress
-    # --------------------------------------------------------------------------------------------------------------
+    # --- progress -----------------------------------------------------------------------------------------------------
 
     def operations(self) -> int:
         """What all together have done."""

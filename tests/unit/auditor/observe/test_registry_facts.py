@@ -110,8 +110,7 @@ def test_registry_of_another_user_is_a_gap(shm: Path, directory: RegistryDirecto
     assert told.strip() == "the lease table of registry abc it belongs to uid 0"
 
 
-# --- what a neighbour may have made
-# ------------------------------------------------------------------------------------------
+# --- what a neighbour may have made -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("entry", ["ledger", "lock"])
