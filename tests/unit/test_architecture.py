@@ -188,7 +188,6 @@ LONG_LINES = 350
 STILL_LONG = {
     "hdf5/sink.py",
     "testing/stateful.py",
-    "verification/stress/client.py",
 }
 
 
