@@ -146,9 +146,9 @@ def test_dtype_with_objects_is_refused(registry: shmlease.Registry, dtype: Any) 
         ({"shape": 2**60}, "larger than any memory"),
         ({"shape": 3, "timeout": "soon"}, "soon"),
         ({"shape": 3, "timeout": -1}, "-1"),
-        ({"shape": 3, "name": ""}, "no name"),
-        ({"shape": 3, "name": "a" * 256}, "no name"),
-        ({"shape": 3, "name": "a\nb"}, "no name"),
+        ({"shape": 3, "name": ""}, "cannot be the name of a segment"),
+        ({"shape": 3, "name": "a" * 256}, "cannot be the name of a segment"),
+        ({"shape": 3, "name": "a\nb"}, "cannot be the name of a segment"),
         ({"shape": 3, "name": "\ud800"}, "UTF-8"),
     ],
 )
