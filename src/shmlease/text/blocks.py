@@ -16,8 +16,8 @@ import numpy as np
 
 from shmlease.errors import IngestError
 from shmlease.text.header import Table
+from shmlease.text.quoted_cells import has_quoted_cells, last_row_end
 from shmlease.text.sources import open_source
-from shmlease.text.tokenizer import last_line_end
 from shmlease.units import format_bytes
 
 __all__ = ["BLOCK_BYTES", "Block", "Piece", "count_lines", "cut_table", "read_piece"]
@@ -74,19 +74,23 @@ class Block:
 def cut_table(table: Table, block_bytes: int = BLOCK_BYTES) -> list[Piece]:
     """The pieces of a table: of `block_bytes` each where they can be read apart, else one.
 
-    With quoting on, a plain file is searched for the first quote; one that has none is cut like any other.
+    With quoting on, a plain file is searched for the first quoted cell; one that has none is cut like any other.
     """
-    if table.compression != "plain" or (table.schema.quote and _has_quote(table)):
+    if table.compression != "plain" or (table.schema.quote and _has_quoted_cells(table)):
         return [Piece(0, table.data_offset, None)]
     starts = range(table.data_offset, max(table.size_bytes, table.data_offset + 1), block_bytes)
     return [Piece(index, start, min(start + block_bytes, table.size_bytes)) for index, start in enumerate(starts)]
 
 
-def _has_quote(table: Table) -> bool:
-    quote = table.schema.quote.encode()
+def _has_quoted_cells(table: Table) -> bool:
+    before = table.schema.newline
     with open(table.path, "rb", buffering=0) as file:
         file.seek(table.data_offset)
-        return any(quote in chunk for chunk in iter(lambda: file.read(BLOCK_BYTES), b""))
+        while chunk := file.read(BLOCK_BYTES):
+            if has_quoted_cells(np.frombuffer(chunk, np.uint8), table.schema, before):
+                return True
+            before = chunk[-1]
+    return False
 
 
 def read_piece(
@@ -149,7 +153,7 @@ def _read_range(table: Table, piece: Piece, stop: int, buffer: bytearray) -> Ite
 
 
 def _read_stream(table: Table, piece: Piece, block_bytes: int, buffer: bytearray) -> Iterator[Block]:
-    newline, quote = table.schema.newline, table.schema.quote
+    newline = table.schema.newline
     line, offset, filled, room = table.data_line, piece.offset, 0, block_bytes
     buffer = _with_room(buffer, room)
     with open_source(table.path) as stream:
@@ -169,7 +173,7 @@ def _read_stream(table: Table, piece: Piece, block_bytes: int, buffer: bytearray
                     raise IngestError(f"{error}, in line {line}", path=table.path, line=line) from error
                 content = np.frombuffer(buffer, np.uint8)[:filled]
                 at_end = filled < room
-                size = filled if at_end else last_line_end(content, newline, quote)
+                size = filled if at_end else last_row_end(content, table.schema)
                 if filled == 0:
                     return
             yield Block(piece.index, index, offset, line, memoryview(buffer)[:size])
@@ -177,6 +181,7 @@ def _read_stream(table: Table, piece: Piece, block_bytes: int, buffer: bytearray
             offset += size
             content[: filled - size] = content[size:filled].copy()
             filled -= size
+            room = max(block_bytes, filled)
             if at_end:
                 return
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from dataclasses import dataclass, replace
 from typing import IO, Literal
 
 from shmlease.errors import IngestError
+from shmlease.text.records import Record, read_record, split_line
 from shmlease.text.schema import Field, Schema
 from shmlease.text.sources import PathLike, compression_of, open_source
 
-__all__ = ["Table", "line_end_of", "open_table", "split_line"]
+__all__ = ["Table", "line_end_of", "open_table"]
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LOOK = 1 << 16  # bytes looked at to find out which line ends a file has
@@ -68,13 +68,13 @@ def open_table(path: PathLike, schema: Schema) -> Table:
         names: tuple[str, ...] = ()
         if schema.header:
             lines.skip_comments()
-            names = tuple(cell.strip() for cell in split_line(lines.take("the header", quoted=True), schema))
+            names = tuple(cell.strip() for cell in lines.take_header())
         for _ in range(schema.skip_after_header):
             lines.take("the lines after the header")
         data_offset, data_line = lines.offset, lines.number
         lines.skip_comments()
         first_line = lines.number
-        first_row = lines.peek(quoted=True)
+        first_row = lines.peek_row()
     fitted = _fit(name, schema, names, first_row, first_line)
     return Table(name, fitted, compression, names, data_offset, data_line, os.stat(name).st_size)
 
@@ -85,19 +85,12 @@ def line_end_of(beginning: bytes) -> Literal["lf", "cr"]:
     return "cr" if first and first[0] == b"\r" else "lf"
 
 
-def split_line(line: str, schema: Schema) -> list[str]:
-    """The cells of one line, quotes removed."""
-    if schema.delimiter is None:
-        return line.split()
-    if schema.quote and schema.quote in line:
-        return next(csv.reader([line], delimiter=schema.delimiter, quotechar=schema.quote))
-    return line.split(schema.delimiter)
-
-
-def _fit(name: str, schema: Schema, names: tuple[str, ...], first_row: str | None, line: int) -> Schema:
+def _fit(name: str, schema: Schema, names: tuple[str, ...], first_row: _FirstRow | None, line: int) -> Schema:
     fields = tuple(replace(each, source=_column(name, each, names)) for each in schema.fields)
     fitted = replace(schema, fields=fields)
-    cells = None if first_row is None else len(split_line(first_row, schema))
+    cells = None if first_row is None else first_row.cells
+    if first_row is not None and first_row.lines > 1 and first_row.cells < (len(names) or fitted.row_width):
+        cells = None  # a stray quote has joined lines to it
     if fitted.width is not None or not fitted.fields:
         width = fitted.width or len(names) or cells or 0
     elif fitted.short == "missing" or fitted.extra != "error":
@@ -143,6 +136,14 @@ def _column(name: str, field: Field, names: tuple[str, ...]) -> int | None:
     raise IngestError(f"{name}: field {field.name!r} is column {field.source!r}; {found}", path=name, field=field.name)
 
 
+@dataclass(frozen=True, slots=True)
+class _FirstRow:
+    """How many lines and cells the first record has."""
+
+    lines: int
+    cells: int
+
+
 class _Lines:
     """The first lines of a stream, with their place."""
 
@@ -154,25 +155,53 @@ class _Lines:
         self.line_end = line_end_of(self._buffer) if schema.line_end == "auto" else schema.line_end
         self._newline = b"\r" if self.line_end == "cr" else b"\n"
 
-    def take(self, what: str, *, quoted: bool = False) -> str:
+    def take(self, what: str) -> str:
         """The next line, without its end; `what` says what it is for, should there be none."""
-        line = self.peek(quoted=quoted)
+        line = self.peek()
         if line is None:
             raise IngestError(
                 f"{self._name}: the file ends at line {self.number}, before {what}; check the lines to skip and the header",
                 path=self._name,
                 line=self.number,
             )
-        end = self._end(quoted=quoted)
-        self.number += self._buffer.count(self._newline, self.offset, end) + 1
-        self.offset = end + 1
+        self._pass(self._next_line_end(self.offset))
         return line
 
-    def peek(self, *, quoted: bool = False) -> str | None:
-        """The next line without taking it, or None at the end of the file; if `quoted`, it may hold line ends in quotes."""
-        raw = self._buffer[self.offset : self._end(quoted=quoted)].removesuffix(b"\r")
+    def peek(self) -> str | None:
+        """The next line without taking it, or None at the end of the file."""
+        return self._text(self._next_line_end(self.offset))
+
+    def take_header(self) -> list[str]:
+        """The cells of the next record."""
+        if self._is_quoted and self.peek() is not None:
+            record = self._record()
+            if record.fault:
+                raise IngestError(f"{self._name}: line {self.number}, the header: {record.fault}", path=self._name)
+            line = self._text(record.end)
+            self._pass(record.end)
+        else:
+            line = self.take("the header")
+        return split_line(line or "", self._schema)
+
+    def peek_row(self) -> _FirstRow | None:
+        """How many lines and cells the next record has; None at the end of the file, and where it is malformed."""
+        line = self.peek()
+        if line is None:
+            return None
+        if not self._is_quoted:
+            return _FirstRow(1, len(split_line(line, self._schema)))
+        record = self._record()
+        lines = 1 + self._buffer.count(self._newline, self.offset, record.end)
+        return None if record.fault else _FirstRow(lines, len(record.cells))
+
+    def _pass(self, end: int) -> None:
+        self.number += self._buffer.count(self._newline, self.offset, end) + 1
+        self.offset = end + 1
+
+    def _text(self, end: int) -> str | None:
         if self.offset >= len(self._buffer):
             return None
+        raw = self._buffer[self.offset : end].removesuffix(b"\r")
         try:
             return raw.decode(self._schema.encoding)
         except UnicodeDecodeError as error:
@@ -195,25 +224,35 @@ class _Lines:
         while (line := self.peek()) is not None and (not line.strip() or line.startswith(self._schema.comments)):
             self.take("the data")
 
-    def _end(self, *, quoted: bool = False) -> int:
-        """Where the next line ends, reading on as far as that needs."""
-        end = self._next_line_end(self.offset)
-        quote = self._schema.quote.encode() if quoted else b""
-        while quote and self._buffer.count(quote, self.offset, end) % 2 and end < len(self._buffer):
-            end = self._next_line_end(end + 1)
-        return end
+    @property
+    def _is_quoted(self) -> bool:
+        return bool(self._schema.quote)
+
+    def _record(self) -> Record:
+        """The next record, reading on as far as that needs."""
+        is_whole = False
+        while True:
+            data = self._buffer.replace(b"\r", b"\n") if self.line_end == "cr" else self._buffer
+            record = read_record(data, self.offset, self._schema, is_whole=is_whole)
+            if record.is_complete:
+                return record
+            is_whole = not self._read_on()
 
     def _next_line_end(self, searched: int) -> int:
         while (end := self._buffer.find(self._newline, searched)) < 0:
             searched = len(self._buffer)
-            more = self._stream.read(_LOOK)
-            if not more:
+            if not self._read_on():
                 return len(self._buffer)
-            self._buffer += more
-            if len(self._buffer) - self.offset > _LONGEST_LINE:
-                raise IngestError(
-                    f"{self._name}: line {self.number} is longer than {_LONGEST_LINE} bytes; is this a text table?",
-                    path=self._name,
-                    line=self.number,
-                )
         return end
+
+    def _read_on(self) -> bool:
+        """Read more of the file, twice as much each time; whether there was more."""
+        more = self._stream.read(max(_LOOK, len(self._buffer)))
+        self._buffer += more
+        if len(self._buffer) - self.offset > _LONGEST_LINE:
+            raise IngestError(
+                f"{self._name}: line {self.number} is longer than {_LONGEST_LINE} bytes; is this a text table?",
+                path=self._name,
+                line=self.number,
+            )
+        return bool(more)

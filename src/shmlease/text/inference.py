@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shmlease.errors import IngestError
-from shmlease.text.header import line_end_of, open_table, split_line
+from shmlease.text.header import line_end_of, open_table
+from shmlease.text.records import split_line
 from shmlease.text.schema import Field, Schema
 from shmlease.text.sources import PathLike, compression_of, open_source
 from shmlease.text.string_lengths import fit_strings, measure_strings

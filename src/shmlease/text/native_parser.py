@@ -21,6 +21,7 @@ import numpy.typing as npt
 from shmlease.compiled import load_compiled
 from shmlease.text.converters import is_number
 from shmlease.text.parser import BytesLike, ParsedBlock, max_rows, parse_block
+from shmlease.text.quoted_cells import has_quoted_cells
 from shmlease.text.schema import Schema
 from shmlease.text.text_buffer import Bytes, Ints
 
@@ -98,7 +99,7 @@ def parse_block_native(
         and content[-1] == _NEWLINE
         and content.flags.c_contiguous
         and is_native(schema)
-        and not (schema.quote and (content == ord(schema.quote)).any())
+        and not (schema.quote and has_quoted_cells(content, schema))
     )
     if suits:
         rows = np.empty(max_rows_native(content, schema), schema.dtype) if out is None else out

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from shmlease.text.converters import Converter
+from shmlease.text.quoted_cells import last_row_end
 from shmlease.text.schema import Schema
 from shmlease.text.text_buffer import Bytes, Ints, TextBuffer
-from shmlease.text.tokenizer import Cells, LineError, last_line_end, split
+from shmlease.text.tokenizer import Cells, LineError, split
 
 __all__ = ["BadRow", "BytesLike", "ParsedBlock", "max_rows", "parse_block", "string_lengths"]
 
@@ -206,7 +207,7 @@ def _stretches(content: Bytes, schema: Schema) -> Iterator[tuple[int, TextBuffer
         window = content[at : at + room]
         size = len(window)
         if at + size < len(content):
-            size = last_line_end(window, schema.newline, schema.quote)
+            size = last_row_end(window, schema)
             if size == 0:  # a line longer than a stretch
                 room *= 2
                 continue

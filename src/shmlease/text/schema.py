@@ -102,7 +102,8 @@ class Schema:
     comments : tuple of str
         A line that begins with one of these (blanks before it aside) is not data. Text after data is never a comment.
     quote : str
-        The character around cells that hold delimiters or line ends, doubled to stand for itself; none by default.
+        The character around cells that hold delimiters or line ends, doubled in them to stand for itself; none by default.
+        Only at the start of a cell it opens one, which ends at most 1 MiB further on; elsewhere it is a character.
     missing : tuple of str
         Cells that mean a missing value. They are compared with the whole cell; strings keep them as they are.
     after_number : str
@@ -142,6 +143,8 @@ class Schema:
                 raise IngestError(f"{name} {text!r} is not one ASCII character; line ends are not allowed either")
         if self.delimiter == "":
             raise IngestError("an empty delimiter separates nothing; use None for runs of blanks")
+        if self.quote and self.delimiter is None:
+            raise IngestError("quotes need a delimiter of one character; between runs of blanks they are characters")
         if self.quote and self.quote == self.delimiter:
             raise IngestError(f"{self.quote!r} cannot be both the delimiter and the quote")
         try:

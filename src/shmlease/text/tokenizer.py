@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from shmlease.text.quoted_cells import QuotedCells, find_quoted_cells, has_quoted_cells
 from shmlease.text.schema import Schema
 from shmlease.text.text_buffer import Bools, Bytes, Ints, TextBuffer
 
-__all__ = ["Cells", "LineError", "last_line_end", "split"]
+__all__ = ["Cells", "LineError", "split"]
 
 _TAB, _NEWLINE, _RETURN, _SPACE = b"\t\n\r "
 
@@ -59,28 +60,15 @@ class Cells:
         return (self._ends[index - 1] + 1 if index else self.row_starts), self._ends[index]
 
 
-def last_line_end(data: Bytes, newline: int, quote: str) -> int:
-    """Length of the part of `data` that ends with its last line end outside quotes; 0 when there is none."""
-    if not quote:
-        found = -1
-        step = 4096
-        for stop in range(len(data), 0, -step):
-            found = data[max(stop - step, 0) : stop].tobytes().rfind(newline)
-            if found >= 0:
-                return max(stop - step, 0) + found + 1
-        return 0
-    ends = np.flatnonzero(data == newline)
-    ends = ends[~_inside_quotes(data, ends, quote)]
-    return int(ends[-1]) + 1 if len(ends) else 0
-
-
 def split(text: TextBuffer, schema: Schema, width: int) -> Cells:
     """The rows of `text`, each of `width` cells; the text ends with a line end, and all line ends are LF or CR LF."""
     content = text.content
     if schema.delimiter is None:
         return _split_at_blanks(text, content, schema, width)
+    if schema.quote and has_quoted_cells(content, schema):
+        return _split_ragged(text, content, schema, width, find_quoted_cells(content, schema))
     ends = _regular_ends(text, content, ord(schema.delimiter), width)
-    if ends is not None and not (schema.quote and (content == ord(schema.quote)).any()):
+    if ends is not None:
         row_ends = ends[-1].copy()
         row_starts = np.empty_like(row_ends)
         row_starts[0] = 0
@@ -91,7 +79,7 @@ def split(text: TextBuffer, schema: Schema, width: int) -> Cells:
         blank = width == 1 and bool((ends[0] == row_starts).any())
         if not blank and not (schema.comments and _may_be_comment(text, row_starts, schema).any()):
             return Cells(row_starts, row_ends, ends)
-    return _split_ragged(text, content, schema, width)
+    return _split_ragged(text, content, schema, width, None)
 
 
 def _regular_ends(text: TextBuffer, content: Bytes, delimiter: int, width: int) -> Ints | None:
@@ -118,11 +106,11 @@ def _regular_ends(text: TextBuffer, content: Bytes, delimiter: int, width: int) 
     return ends[:, :rows]
 
 
-def _split_ragged(text: TextBuffer, content: Bytes, schema: Schema, width: int) -> Cells:
+def _split_ragged(text: TextBuffer, content: Bytes, schema: Schema, width: int, quoted: QuotedCells | None) -> Cells:
     newline = content == _NEWLINE
     ends = np.flatnonzero((content == ord(schema.delimiter or "")) | newline)
-    if schema.quote:
-        ends = ends[~_inside_quotes(content, ends, schema.quote)]
+    if quoted is not None:
+        ends = ends[~quoted.enclose(ends)]
     starts = np.concatenate(([0], ends[:-1] + 1))
     last_of_line = np.flatnonzero(newline.take(ends))
     line_ends = ends[last_of_line]
@@ -131,15 +119,12 @@ def _split_ragged(text: TextBuffer, content: Bytes, schema: Schema, width: int) 
     line_starts = starts[first]
     counts = last_of_line - first + 1
     counts[(counts == 1) & (ends[first] == line_starts)] = 0
-    broken = np.empty(0, np.int64)
-    if schema.quote:
-        unclear = _unquote(content, starts, ends, schema.quote)
-        broken = np.unique(np.searchsorted(first, unclear, side="right") - 1)
-    cells = _take_rows(text, schema, width, (starts, ends), (first, counts), (line_starts, line_ends), broken)
-    covered = int(line_ends[-1]) + 1 if len(line_ends) else 0
-    if covered < len(content):
-        cells.faults.append(LineError(covered, len(content), f"a {schema.quote} is opened and not closed"))
-    return cells
+    malformed: dict[int, str] = {}
+    if quoted is not None:
+        _unquote(content, starts, ends, quoted, schema.quote)
+        lines = np.searchsorted(line_starts, np.fromiter(quoted.malformed, np.int64))
+        malformed = dict(zip(lines.tolist(), quoted.malformed.values(), strict=True))
+    return _take_rows(text, schema, width, (starts, ends), (first, counts), (line_starts, line_ends), malformed)
 
 
 def _split_at_blanks(text: TextBuffer, content: Bytes, schema: Schema, width: int) -> Cells:
@@ -152,8 +137,7 @@ def _split_at_blanks(text: TextBuffer, content: Bytes, schema: Schema, width: in
     first = np.concatenate(([0], cells_before[:-1]))
     counts = cells_before - first
     line_starts = np.concatenate(([0], line_ends[:-1] + 1))
-    broken = np.empty(0, np.int64)
-    return _take_rows(text, schema, width, (starts, ends), (first, counts), (line_starts, line_ends), broken)
+    return _take_rows(text, schema, width, (starts, ends), (first, counts), (line_starts, line_ends), {})
 
 
 def _take_rows(
@@ -163,7 +147,7 @@ def _take_rows(
     cells: tuple[Ints, Ints],
     groups: tuple[Ints, Ints],
     lines: tuple[Ints, Ints],
-    broken: Ints,
+    malformed: dict[int, str],
 ) -> Cells:
     """Keep the lines that are rows; `groups` has the first cell and the number of cells of each line."""
     (starts, ends), (first, counts), (line_starts, line_ends) = cells, groups, lines
@@ -182,7 +166,7 @@ def _take_rows(
                 break
     wrong = ((counts < width) & (schema.short == "error")) | ((counts > width) & (schema.extra == "error"))
     reasons = {int(line): f"{counts[line]} cells where {width} are expected" for line in np.flatnonzero(wrong & is_row)}
-    reasons |= {int(line): _UNCLEAR.format(schema.quote) for line in broken if is_row[line]}
+    reasons |= {line: why for line, why in malformed.items() if is_row[line]}
     faults = [LineError(int(line_starts[line]), int(line_ends[line]), why) for line, why in sorted(reasons.items())]
     is_row[list(reasons)] = False
     first, counts, line_starts, line_ends = first[is_row], counts[is_row], line_starts[is_row], line_ends[is_row]
@@ -199,9 +183,6 @@ def _take_rows(
     return Cells(line_starts, line_ends, cell_ends, cell_starts, faults=faults, notes=+notes)
 
 
-_UNCLEAR = "a {} inside a cell that is not quoted as a whole; double it, or switch quoting off"
-
-
 def _may_be_comment(text: TextBuffer, line_starts: Ints, schema: Schema) -> Bools:
     first = text.byte(line_starts)
     found = np.zeros(len(line_starts), np.bool_)
@@ -210,30 +191,17 @@ def _may_be_comment(text: TextBuffer, line_starts: Ints, schema: Schema) -> Bool
     return found
 
 
-def _inside_quotes(data: Bytes, positions: Ints, quote: str) -> Bools:
-    """Where an odd number of quotes comes before; a doubled quote counts twice, and so changes nothing."""
-    return (np.searchsorted(np.flatnonzero(data == ord(quote)), positions) & 1).astype(np.bool_)
-
-
-def _unquote(content: Bytes, starts: Ints, ends: Ints, quote: str) -> Ints:
-    """Narrow quoted cells to what is inside, with doubled quotes made one in place; return the cells that are unclear."""
+def _unquote(content: Bytes, starts: Ints, ends: Ints, quoted: QuotedCells, quote: str) -> None:
+    """Narrow quoted cells to what is inside, with doubled quotes made one in place."""
+    cells = np.searchsorted(starts, quoted.opens)
+    starts[cells] += 1
+    ends[cells] = quoted.closes
     quotes = np.flatnonzero(content == ord(quote))
-    inside = np.searchsorted(quotes, ends) - np.searchsorted(quotes, starts)
-    cells = np.flatnonzero(inside)
-    whole = (content[starts[cells]] == ord(quote)) & (content[ends[cells] - 1] == ord(quote))
-    whole &= (ends[cells] - starts[cells] >= 2) & (inside[cells] % 2 == 0)
-    unclear = [cells[~whole]]
-    quoted = cells[whole]
-    starts[quoted] += 1
-    ends[quoted] -= 1
+    inside = np.searchsorted(quotes, quoted.closes) - np.searchsorted(quotes, quoted.opens) - 1
     mark = quote.encode()
-    for cell in quoted[inside[quoted] > 2]:
+    for cell in cells[inside > 0]:
         start, end = starts[cell], ends[cell]
-        escaped = content[start:end].tobytes()
-        if mark in escaped.replace(mark * 2, b""):
-            unclear.append(np.array([cell]))
-            continue
-        plain = escaped.replace(mark * 2, mark)
+        plain = content[start:end].tobytes().replace(mark * 2, mark)
         ends[cell] = start + len(plain)
         content[start : ends[cell]] = np.frombuffer(plain, np.uint8)
-    return np.concatenate(unclear)
+        content[ends[cell] : end] = ord(quote)  # what is left over may be half of a letter

@@ -190,22 +190,6 @@ def test_a_quoted_number_is_a_number(parse):
     assert parse('"1","2.5"\r\n"3","4"\r\n', "a:i4,b:f8", delimiter=",", quote='"').rows.tolist() == [(1, 2.5), (3, 4)]
 
 
-@pytest.mark.parametrize("row", ['5" nail,1', '"a"b,1', 'a"b"c,1'])
-def test_a_stray_quote_makes_a_bad_row(parse, row):
-    parsed = parse(
-        f'ok,1\n{row}\n"q",2\n' if row.count('"') % 2 == 0 else f"ok,1\n{row}\n", "a:S8,b:i4", delimiter=",", quote='"'
-    )
-    assert (b"ok", 1) in parsed.rows.tolist()
-    assert len(parsed.bad) == 1
-    assert '"' in parsed.bad[0].reason
-
-
-def test_a_quote_that_is_never_closed_is_reported_where_it_opens(parse):
-    parsed = parse('a,1\n"b,2\nc,3\n', "a:S8,b:i4", delimiter=",", quote='"')
-    assert parsed.rows.tolist() == [(b"a", 1)]
-    assert [(bad.line, bad.reason) for bad in parsed.bad] == [(2, 'a " is opened and not closed')]
-
-
 def test_bytes_that_are_not_the_encoding_make_a_bad_row():
     schema = Schema().with_dtype("a:S8,b:i4")
     parsed = parse_block("café\t1\n".encode() + "café\t2\n".encode("latin-1"), schema)
