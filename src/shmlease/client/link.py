@@ -184,7 +184,7 @@ class Link:
         if isinstance(error, LeaseError | OSError) and not is_from_handler(error):
             self.settle()
         else:
-            self.loose_ends.sweep_soon(self._sweep)
+            self.loose_ends.sweep_soon(self.give_back_abandoned)
 
     def abandon(self, seq: int) -> None:
         """Nobody waits for the answer to request `seq` any more. The lock is held."""
@@ -192,13 +192,12 @@ class Link:
             self._channel.close()  # the registry grants nothing to who is not there: nobody waits in this one's place
         self._reception.forget(seq)
 
-    def _sweep(self) -> None:
-        try:
-            self.flush(urgent=True)
-            if self.session.abandoned:
-                self.request(m.Done, m.Ping)
-        except (LeaseError, OSError):  # the next call does it
-            return
+    def give_back_abandoned(self) -> None:
+        """See to loose ends, and give back what the registry grants to calls that were interrupted before it answered."""
+        self.require_outside()
+        self.flush(urgent=True)
+        if self.session.abandoned:
+            self.request(m.Done, m.Ping)  # answered after them
 
     def see_to_the_rest(self) -> None:
         """The lock is free again: see to what has come up meanwhile, or was queued by a signal handler."""
@@ -238,7 +237,7 @@ class Link:
                     return
         except BaseException as error:
             if not isinstance(error, LeaseError | OSError) or is_from_handler(error):
-                self.loose_ends.sweep_soon(self._sweep)
+                self.loose_ends.sweep_soon(self.give_back_abandoned)
             explain_shortage(error, f"registry {self.endpoint.id} cannot be told")
             raise
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from shmlease.client.arrays import Anchor
 from shmlease.client.endpoint import Spawn
 from shmlease.client.hold import Hold, Watch
+from shmlease.errors import LeaseError
 
 __all__ = ["LooseEnds"]
 
@@ -79,7 +80,7 @@ class LooseEnds:
         """Have a thread see to what an interrupted call has left: no signal handler runs there."""
         if self._spawn is not None:
             with contextlib.suppress(RuntimeError):  # no thread is to be had: the next call does it
-                self._spawn(sweep, ())
+                self._spawn(_swept, (sweep,))
 
     def drop(self) -> None:
         """The registry has ended, and everything with it."""
@@ -95,3 +96,8 @@ class LooseEnds:
     def _settle_now(self, watch: Watch) -> None:
         self.queue.append(watch)
         watch.hold.link.settle()
+
+
+def _swept(sweep: Callable[[], None]) -> None:
+    with contextlib.suppress(LeaseError, OSError):  # the next call does it
+        sweep()

@@ -58,6 +58,7 @@ class OwnedRegistry:
         if self.link.session.epoch > 1:
             _log_faults(self.id)
         try:
+            self.link.give_back_abandoned()  # nobody holds that
             holders = self.link.request(m.Closed, m.Close).holders
         except RegistryUnavailableError as error:  # it has ended; killed, it would have been succeeded
             if is_from_handler(error):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from rig.until import until
 from shmlease.client.claims import take_spare
 from shmlease.client.hold import Hold
 from shmlease.client.link import RECOVER_WITHIN_S, Link
+from shmlease.client.owned_registry import OwnedRegistry
 from shmlease.core import messages as m
 from shmlease.core.wire import decode_client_packet, encode
 from shmlease.errors import CapacityError, ProtocolError, RegistryUnavailableError
@@ -466,6 +468,29 @@ def test_lease_granted_to_nobody_is_released_while_another_waits(link: Link, reg
     registry.answers[m.Trim] = grant_what_was_asked_before
     link.request(m.Done, m.Trim)
     assert [notice.lease for notice in registry.notice_log.notices] == [asked.lease]  # type: ignore[union-attr]
+
+
+def test_owner_that_closes_is_not_taken_for_the_holder_of_what_its_interrupted_call_is_granted(
+    link: Link, registry: FakeRegistry
+) -> None:
+    registry.answers[m.Lease] = interrupt_once
+    with pytest.raises(KeyboardInterrupt):
+        ask_for_a_lease(link)
+    granted: set[int] = set()
+
+    def grant(connection: FakeConnection, lease: m.Lease) -> None:
+        granted.add(lease.lease)
+        connection.push(m.Granted(lease.seq, lease.lease, 5, 1, 4096, True))
+
+    def close(connection: FakeConnection, close: m.Close) -> None:
+        held = granted - {notice.lease for notice in registry.notice_log.notices if isinstance(notice, m.Release)}
+        connection.push(m.Closed(close.seq, [f"lease {lease}" for lease in held]))
+
+    registry.answers |= {m.Lease: grant, m.Close: close}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        OwnedRegistry(link).close(stacklevel=2)
+    assert granted
 
 
 def test_after_a_takeover_what_was_asked_first_is_asked_again_first(link: Link, registry: FakeRegistry) -> None:
