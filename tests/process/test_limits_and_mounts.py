@@ -218,6 +218,13 @@ CALLS = {
     "segment": "held.segment",
     "statistics": "registry.statistics()",
     "trim": "registry.trim()",
+    "HDF5Sink": "shmlease.HDF5Sink('new.h5')",
+    "append": "sink.append('a', array)",
+    "write": "sink.write('a', array)",
+    "declare": "sink.declare('a', array.dtype)",
+    "close": "sink.close()",
+    "verify": "shmlease.verify('good.h5')",
+    "infer": "infer('one.cov')",
     "ingest": "shmlease.ingest('one.cov', 'out.h5', layout='bismark-cov')",
 }
 
@@ -226,9 +233,12 @@ def test_memory_that_runs_out_is_reported_with_its_limit_by_every_call(tmp_path:
     """In a forked child, which has to connect anew, all memory that the limit leaves is taken; then the call is made."""
     make_table(tmp_path / "one.cov", 10)
     program = f"""
-        import os, resource, sys, numpy as np, shmlease, shmlease.ingestion.ingest
+        import h5py, os, resource, sys, numpy as np, shmlease, shmlease.ingestion.ingest
         from shmlease.auditor.audit import begin_scope
+        from shmlease.text.inference import infer
         array = np.ones(100_000)
+        with shmlease.HDF5Sink("good.h5") as sink: sink.append("a", array)
+        shmlease.verify("good.h5")
         def fill():
             with open("/proc/self/status") as file:
                 used = next(int(line.split()[1]) for line in file if line.startswith("VmData")) * 1024
@@ -239,13 +249,15 @@ def test_memory_that_runs_out_is_reported_with_its_limit_by_every_call(tmp_path:
                     while True: taken.append(bytes(size))
                 except MemoryError: size = size * 15 // 16
             return taken
+        call_of = {CALLS!r}
         def outcome(call):
             try: eval(call, globals())
             except BaseException as error: return error
         with shmlease.Registry("64MiB") as registry, registry.share(np.arange(1000), "held") as held:
             ticket = held.ticket()
-            for name, call in [(name, compile(call, name, "eval")) for name, call in {CALLS!r}.items()]:
+            for name, call in [(name, compile(call, name, "eval")) for name, call in call_of.items()]:
                 if os.fork() == 0:
+                    sink = shmlease.HDF5Sink(f"{{name}}.h5", encoders=1) if "sink." in call_of[name] else None
                     taken = fill()
                     error = outcome(call)
                     taken = None

@@ -23,20 +23,23 @@ PACKAGE = Path(shmlease.__file__).parent
 
 # What each part may import of shmlease, besides itself. Level by level, the lowest first.
 VOCABULARY = {"errors", "units"}
+FAILURES = VOCABULARY | {"exhaustion", "interrupts"}
 CORE = VOCABULARY | {"core"}
-SYSTEM = CORE | {"system"}
+SYSTEM = CORE | FAILURES | {"system"}
 JUDGE = CORE | {"auditor.judge"}
 OBSERVE = SYSTEM | {"auditor.judge", "auditor.observe"}
 REPORT = JUDGE | {"auditor.report", "pages", "output_file"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
+    "interrupts": set(),
+    "exhaustion": FAILURES,
     "lazy": set(),
     "pages": VOCABULARY | {"pages"},
     "output_file": VOCABULARY,
     "compiled": set(),
-    "text": VOCABULARY | {"compiled"},
-    "hdf5": VOCABULARY | {"compiled", "lazy", "output_file"},
+    "text": FAILURES | {"compiled"},
+    "hdf5": FAILURES | {"compiled", "lazy", "output_file"},
     "core": CORE,
     "system": SYSTEM,
     "registry": SYSTEM,

@@ -22,8 +22,8 @@ from shmlease.auditor.judge.suppression import DEFAULT_SUPPRESSIONS, Suppression
 from shmlease.auditor.judge.timeline import events_of
 from shmlease.auditor.observe.environment import environment_of
 from shmlease.auditor.observe.observer import Observer
+from shmlease.exhaustion import explains_shortage
 from shmlease.system.clock import Clock, SystemClock
-from shmlease.system.exhaustion import explains_shortage
 from shmlease.units import parse_duration
 
 __all__ = ["audit", "begin_scope"]

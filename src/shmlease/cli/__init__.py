@@ -16,7 +16,8 @@ import click
 
 from shmlease import __version__
 from shmlease.errors import LeaseError
-from shmlease.system.exhaustion import explained, shortage_behind
+from shmlease.exhaustion import shortage_behind
+from shmlease.system.shm_shortage import explained
 
 __all__ = ["main"]
 

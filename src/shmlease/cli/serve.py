@@ -13,9 +13,9 @@ from shmlease.errors import LeaseError, RegistryUnavailableError
 from shmlease.registry.log import ENVIRONMENT, RegistryLog
 from shmlease.registry.process import serve
 from shmlease.system.directory import RegistryDirectory
-from shmlease.system.exhaustion import explained
 from shmlease.system.reclaim import sweep
 from shmlease.system.registries import default_registry_id
+from shmlease.system.shm_shortage import explained
 from shmlease.system.surroundings import settle_in
 from shmlease.units import format_bytes
 

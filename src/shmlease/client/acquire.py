@@ -21,8 +21,8 @@ from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
 from shmlease.core.sizes import WASTE_LIMIT, file_size
 from shmlease.errors import CapacityError, LeaseClosedError, ProtocolError, SegmentNotFoundError, TicketError
-from shmlease.system.exhaustion import explained
-from shmlease.system.signals import is_from_handler
+from shmlease.interrupts import is_from_handler
+from shmlease.system.shm_shortage import explained
 from shmlease.units import format_bytes
 
 __all__ = ["acquire_by_name", "acquire_by_ticket", "acquire_new", "acquire_spare", "acquired", "claim_spare"]

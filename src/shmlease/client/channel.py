@@ -16,7 +16,7 @@ from shmlease.core import messages as m
 from shmlease.core.session import Session
 from shmlease.core.wire import encode
 from shmlease.errors import LeaseError, RegistryUnavailableError
-from shmlease.system.signals import is_from_handler
+from shmlease.interrupts import is_from_handler
 
 __all__ = ["RECOVER_WITHIN_S", "Channel"]
 

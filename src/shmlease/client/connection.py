@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Final
 
 from shmlease.core.messages import MAX_PACKET_BYTES
+from shmlease.interrupts import is_from_handler
 from shmlease.system import syscalls
 from shmlease.system.identity import peer_of, require_same_user
 from shmlease.system.owned_descriptor import file_of
-from shmlease.system.signals import is_from_handler
 
 __all__ = ["SocketConnection"]
 

@@ -13,18 +13,19 @@ from shmlease.core.limits import Limits, shortfalls
 from shmlease.core.model import ClientState
 from shmlease.core.settings import Settings
 from shmlease.errors import CapacityError, LeaseError, ProtocolError, RegistryUnavailableError
+from shmlease.exhaustion import require_file_size
+from shmlease.interrupts import is_from_handler
 from shmlease.system import syscalls
 from shmlease.system.clock import Clock, SystemClock
 from shmlease.system.control_group import require_memory
 from shmlease.system.directory import RegistryDirectory
-from shmlease.system.exhaustion import explained, require_file_size
 from shmlease.system.identity import is_dead
 from shmlease.system.launch import launch
 from shmlease.system.mapping import Mapping, map_segment, reserve_pages
 from shmlease.system.notice_log import NOTICE_LOG_BYTES, NoticeLog
 from shmlease.system.owned_descriptor import OwnedDescriptor
 from shmlease.system.primitives import complete, start_new_thread
-from shmlease.system.signals import is_from_handler
+from shmlease.system.shm_shortage import explained
 from shmlease.system.surroundings import own_limits
 from shmlease.units import format_bytes
 

@@ -10,7 +10,7 @@ from shmlease.client.call_site import calling_site
 from shmlease.client.hold import Hold, held, held_leases
 from shmlease.core import messages as m
 from shmlease.errors import LeaseClosedError
-from shmlease.system.signals import is_from_handler
+from shmlease.interrupts import is_from_handler
 
 if TYPE_CHECKING:
     from shmlease.client.lease import Lease

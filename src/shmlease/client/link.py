@@ -32,9 +32,9 @@ from shmlease.client.refusals import error_of, explain_shortage, log_refusals
 from shmlease.core import messages as m
 from shmlease.core.session import GRANTS, Build, Session
 from shmlease.errors import LeaseError, ProtocolError, ReentrantCallError, RegistryUnavailableError
+from shmlease.interrupts import is_from_handler
 from shmlease.system.forks import notice_fork
 from shmlease.system.primitives import RLock
-from shmlease.system.signals import is_from_handler
 
 __all__ = ["RECOVER_WITHIN_S", "Link"]
 

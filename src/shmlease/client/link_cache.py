@@ -7,8 +7,8 @@ from typing import Final
 from shmlease.client.directory_endpoint import DirectoryEndpoint
 from shmlease.client.link import Link
 from shmlease.errors import RegistryUnavailableError
+from shmlease.interrupts import is_from_handler
 from shmlease.system.directory import RegistryDirectory
-from shmlease.system.signals import is_from_handler
 
 __all__ = ["connected_link_to", "link_to", "links"]
 

@@ -9,8 +9,8 @@ from shmlease.client.refusals import explain_shortage
 from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
 from shmlease.errors import CapacityError, LeaseError
-from shmlease.system.exhaustion import explained
-from shmlease.system.signals import is_from_handler
+from shmlease.interrupts import is_from_handler
+from shmlease.system.shm_shortage import explained
 
 if TYPE_CHECKING:
     from shmlease.client.hold import Hold

@@ -15,9 +15,10 @@ from shmlease.client.link_cache import links
 from shmlease.core import messages as m
 from shmlease.core.model import EventKind
 from shmlease.errors import LeaseWarning, ProtocolError, RegistryUnavailableError, UnreleasedLeaseWarning
+from shmlease.interrupts import is_from_handler
 from shmlease.system import syscalls
 from shmlease.system.directory import RegistryDirectory
-from shmlease.system.signals import deliver_again, is_from_handler
+from shmlease.system.signals import deliver_again
 
 __all__ = ["ENVIRONMENT", "OwnedRegistry", "forget", "restore_environment"]
 

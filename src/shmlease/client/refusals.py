@@ -22,7 +22,8 @@ from shmlease.errors import (
     SegmentNotFoundError,
     TicketError,
 )
-from shmlease.system.exhaustion import explained, shortage_behind
+from shmlease.exhaustion import shortage_behind
+from shmlease.system.shm_shortage import explained
 
 __all__ = ["error_of", "explain_shortage", "log_refusals"]
 

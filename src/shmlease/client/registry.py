@@ -12,10 +12,11 @@ from shmlease.client.link_cache import connected_link_to, link_to
 from shmlease.client.owned_registry import ENVIRONMENT, OwnedRegistry
 from shmlease.client.starting import WARM_IDLE_S, RegistryStart
 from shmlease.errors import RegistryUnavailableError, UnsupportedPlatformError
-from shmlease.system.exhaustion import explained, explains_shortage, shortage_behind
+from shmlease.exhaustion import explains_shortage, shortage_behind
+from shmlease.interrupts import is_from_handler
 from shmlease.system.primitives import complete, start_new_thread
 from shmlease.system.registries import default_registry_id
-from shmlease.system.signals import is_from_handler
+from shmlease.system.shm_shortage import explained
 
 __all__ = ["Registry", "connect"]
 

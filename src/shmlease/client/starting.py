@@ -19,13 +19,13 @@ from shmlease.core.sizes import PAGE_BYTES
 from shmlease.errors import LeaseError, ProtocolError, RegistryUnavailableError, UnsupportedPlatformError
 from shmlease.system import syscalls
 from shmlease.system.directory import RegistryDirectory
-from shmlease.system.exhaustion import explained
 from shmlease.system.identity import own_identity, require_proc, watch
 from shmlease.system.launch import launch
 from shmlease.system.names import REGISTRY_ID
 from shmlease.system.primitives import allocate_lock
 from shmlease.system.reclaim import sweep
 from shmlease.system.shm_root import require_shared_memory
+from shmlease.system.shm_shortage import explained
 from shmlease.units import parse_bytes, parse_duration
 
 __all__ = ["WARM_IDLE_S", "RegistryStart", "begin", "checked_id", "new_registry", "starting"]

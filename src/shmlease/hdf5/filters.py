@@ -17,9 +17,11 @@ import numpy as np
 
 from shmlease.errors import SinkError
 
-__all__ = ["COMPRESSIONS", "LIBVER", "Compression", "compression_named", "filter_through_hdf5"]
+__all__ = ["COMPRESSIONS", "LIBVER", "ROOM_BYTES", "Compression", "compression_named", "filter_through_hdf5"]
 
 LIBVER = ("earliest", "v108")  # of the file format: every HDF5 since 1.8 (2008) reads it, and so do other readers
+# HDF5 1.14 ends the process (SIGSEGV) where it gets no memory while it opens a file, for which it took 0.5 MiB.
+ROOM_BYTES = 4 << 20
 _serial = itertools.count()
 
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from shmlease.errors import SinkError
+from shmlease.exhaustion import explains_shortage
 from shmlease.hdf5 import write_ahead_log
 from shmlease.hdf5.appender import Appender
 from shmlease.hdf5.attributes import Attributes, encode_attribute
@@ -82,8 +83,11 @@ class HDF5Sink:
     SinkError
         There is a file already, or the file cannot be made there, another sink is making it, or the compression is not
         available.
+    CapacityError
+        From this and every other call: memory, descriptors or threads have run out; the message says which limit.
     """
 
+    @explains_shortage("{path} cannot be written")
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -122,6 +126,7 @@ class HDF5Sink:
         """
         return self._session.completed
 
+    @explains_shortage("{self.path} cannot be written")
     def append(self, name: str, rows: HoldsArray | Array) -> None:
         """Append rows to a dataset, which the first call creates.
 
@@ -149,6 +154,7 @@ class HDF5Sink:
         self._rows.append(state, array)
         self._appended_bytes += array.nbytes
 
+    @explains_shortage("{self.path} cannot be written")
     def write(self, name: str, array: HoldsArray | Array, attributes: Mapping[str, Any] | None = None) -> None:
         """Write a whole dataset: any shape, also without axes or without elements.
 
@@ -197,6 +203,7 @@ class HDF5Sink:
 
         return Attributes(values, changed)
 
+    @explains_shortage("{self.path} cannot be written")
     def source(
         self,
         name: str,
@@ -239,6 +246,7 @@ class HDF5Sink:
             self._checkpoint_now_and_then()
         return source
 
+    @explains_shortage("{self.path} cannot be written")
     def checkpoint(self, position: Any = None, *, rows: Mapping[str, int] | None = None) -> None:
         """Make everything handed over so far survive the death of this process.
 
@@ -255,6 +263,7 @@ class HDF5Sink:
         self._position = position
         self._appended_bytes = 0
 
+    @explains_shortage("{self.path} cannot be written")
     def finish(self, name: str, rows: int | None = None) -> None:
         """Store what is left of a dataset; it takes no more rows. Closing the sink does this for all.
 
@@ -269,6 +278,7 @@ class HDF5Sink:
         state.require_whole(rows if state.declared.encoded else state.cursor)
         self._checkpoint_now_and_then()
 
+    @explains_shortage("{self.path} cannot be written")
     def declare(self, name: str, dtype: np.dtype[Any], trailing: Sequence[int] = ()) -> Codec:
         """Start a dataset whose chunks come encoded; returns what workers encode them with.
 
@@ -288,6 +298,7 @@ class HDF5Sink:
         state = self._existing(name)
         return ChunkPlan(state.codec.chunk_rows, start_row=state.cursor, is_stored=state.is_stored)
 
+    @explains_shortage("{self.path} cannot be written")
     def append_encoded(self, name: str, index: int, chunk: EncodedChunk, payload: Any) -> None:
         """Store an encoded chunk of a declared dataset; chunks may come in any order.
 
@@ -312,6 +323,7 @@ class HDF5Sink:
             raise SinkError(f"dataset {name!r}: chunk {index} is not what was encoded; its buffer was reused too early")
         self._session.put_chunk(state, index, chunk, view)
 
+    @explains_shortage("{self.path} cannot be written")
     def close(self) -> None:
         """Complete the file and give it its name; when that fails, nothing is put there.
 

@@ -14,12 +14,13 @@ import numpy as np
 
 from shmlease import __version__
 from shmlease.errors import SinkError
+from shmlease.exhaustion import require_memory
 from shmlease.hdf5 import write_ahead_log
 from shmlease.hdf5.checksum import crc32
 from shmlease.hdf5.chunk_encoding import EncodedChunk
 from shmlease.hdf5.dataset import DatasetState
 from shmlease.hdf5.file_object import FileObject
-from shmlease.hdf5.filters import COMPRESSIONS, LIBVER
+from shmlease.hdf5.filters import COMPRESSIONS, LIBVER, ROOM_BYTES
 from shmlease.hdf5.layout import parse_dtype
 from shmlease.hdf5.recovery import Recovery
 
@@ -34,6 +35,7 @@ class Store:
     def __init__(self, file: FileObject, log: write_ahead_log.WriteAheadLog, *, label: str) -> None:
         import h5py  # noqa: PLC0415 - importing shmlease must not import h5py
 
+        require_memory(ROOM_BYTES)
         file.hold()
         self._start = write_ahead_log.Start(_FORMAT, __version__, h5py.version.hdf5_version)
         self._file = file

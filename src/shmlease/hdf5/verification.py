@@ -16,9 +16,11 @@ import msgspec
 import numpy as np
 
 from shmlease.errors import SinkError
+from shmlease.exhaustion import explains_shortage, require_memory
 from shmlease.hdf5 import provenance
 from shmlease.hdf5.checksum import Checksum, crc32
 from shmlease.hdf5.chunk_encoding import plain_bytes
+from shmlease.hdf5.filters import ROOM_BYTES
 from shmlease.hdf5.layout import parse_dtype
 from shmlease.hdf5.provenance import Source, format_checksum
 
@@ -94,6 +96,7 @@ class VerifyReport:
         return not self.mismatches
 
 
+@explains_shortage("{path} cannot be verified")
 def verify(path: str | os.PathLike[str], sources: str | os.PathLike[str] | None = None) -> VerifyReport:
     """Check a file that an `HDF5Sink` wrote.
 
@@ -114,9 +117,12 @@ def verify(path: str | os.PathLike[str], sources: str | os.PathLike[str] | None 
     ------
     SinkError
         The file does not open as HDF5, or carries no record of shmlease's.
+    CapacityError
+        Memory or descriptors have run out; the message says which limit.
     """
     import h5py  # noqa: PLC0415 - importing shmlease must not import h5py
 
+    require_memory(ROOM_BYTES)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise SinkError(f"{path}: not a regular file", path=os.fspath(path))

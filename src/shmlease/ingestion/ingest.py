@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from shmlease.client.handle import RegistryHandle
 from shmlease.errors import IngestError
+from shmlease.exhaustion import explains_shortage
 from shmlease.hdf5 import Completed, HDF5Sink
 from shmlease.ingestion.bad_rows import BadRows
 from shmlease.ingestion.budget import Budget, budget_for
@@ -22,7 +23,6 @@ from shmlease.ingestion.report import FileReport, IngestReport, Progress, Reject
 from shmlease.ingestion.resources import RunResources
 from shmlease.ingestion.string_length_pass import measure
 from shmlease.ingestion.tasks import OnError
-from shmlease.system.exhaustion import explains_shortage
 from shmlease.system.identity import require_proc
 from shmlease.text.parser_choice import Parser, choose_parser
 from shmlease.text.schema import Schema

@@ -21,7 +21,7 @@ from shmlease.core.table import Table
 from shmlease.registry.interfaces import Store, Transport
 from shmlease.registry.reservations import Reservations
 from shmlease.system.clock import Clock
-from shmlease.system.exhaustion import explained
+from shmlease.system.shm_shortage import explained
 from shmlease.units import format_bytes
 
 __all__ = ["Actions"]

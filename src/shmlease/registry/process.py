@@ -34,11 +34,11 @@ from shmlease.system import syscalls
 from shmlease.system.clock import Clock, SystemClock
 from shmlease.system.descriptors import descriptors_of
 from shmlease.system.directory import RegistryDirectory
-from shmlease.system.exhaustion import explained
 from shmlease.system.identity import own_identity
 from shmlease.system.launch import LOCK_FD, REPORT_FD
 from shmlease.system.ledger import Ledger
 from shmlease.system.safe_open import FILE_MODE
+from shmlease.system.shm_shortage import explained
 from shmlease.system.surroundings import settle_in
 from shmlease.system.work_log import WorkLog
 

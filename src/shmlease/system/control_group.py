@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from shmlease.errors import CapacityError
+from shmlease.interrupts import is_from_handler
 from shmlease.system.safe_open import read_kernel_file
-from shmlease.system.signals import is_from_handler
 from shmlease.units import format_bytes
 
 __all__ = ["MemoryRoom", "memory_room", "require_memory"]

@@ -34,6 +34,7 @@ from typing import Final
 
 from shmlease.core.snapshot import Snapshot
 from shmlease.errors import PermissionDeniedError
+from shmlease.interrupts import is_from_handler
 from shmlease.system import registry_lock, syscalls
 from shmlease.system.ledger import FOREIGN_LEDGER_LIMIT_BYTES, LEDGER_LIMIT_BYTES, read_ledger
 from shmlease.system.notice_log import NOTICE_LOG_BYTES
@@ -48,7 +49,6 @@ from shmlease.system.safe_open import (
     open_regular,
 )
 from shmlease.system.shm_root import FULL, SHM_ROOT, cannot_be_made, no_shared_memory
-from shmlease.system.signals import is_from_handler
 
 __all__ = ["SHM_ROOT", "RegistryDirectory"]
 

@@ -14,8 +14,8 @@ import msgspec
 from shmlease.core.limits import ENOUGH_TO_START, shortfalls
 from shmlease.core.settings import Settings
 from shmlease.errors import RegistryUnavailableError, UnsupportedPlatformError
-from shmlease.system.exhaustion import explained
 from shmlease.system.interpreter import find_interpreter, places_of
+from shmlease.system.shm_shortage import explained
 from shmlease.system.surroundings import DEFAULT_SIGNALS, environment_for, own_limits
 
 __all__ = ["LOCK_FD", "REPORT_FD", "launch"]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 
+from shmlease.interrupts import is_from_handler
 from shmlease.system import syscalls
-from shmlease.system.signals import is_from_handler
 
 __all__ = ["OwnedDescriptor", "file_of"]
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from shmlease.errors import LeaseError, PermissionDeniedError
+from shmlease.interrupts import is_from_handler
 from shmlease.system import syscalls
 from shmlease.system.safe_open import DIRECTORY_MODE, ensure_mode, open_directory
-from shmlease.system.signals import is_from_handler
 
 __all__ = ["OwnedDirectory"]
 

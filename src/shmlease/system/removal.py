@@ -9,9 +9,9 @@ import stat
 from typing import Final
 
 from shmlease.core.os_names import os_names_of
+from shmlease.interrupts import is_from_handler
 from shmlease.system import syscalls
 from shmlease.system.owned_directory import OwnedDirectory
-from shmlease.system.signals import is_from_handler
 
 __all__ = ["names_in", "remove_registry", "unlink", "unlink_os_name"]
 

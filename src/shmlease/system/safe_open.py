@@ -26,8 +26,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from shmlease.errors import PermissionDeniedError
+from shmlease.interrupts import is_from_handler
 from shmlease.system import syscalls
-from shmlease.system.signals import is_from_handler
 from shmlease.units import format_bytes
 
 __all__ = [

@@ -16,8 +16,8 @@ from shmlease.errors import (
     UnsupportedPlatformError,
 )
 from shmlease.system import syscalls
-from shmlease.system.exhaustion import explained, shortage_of_shm
 from shmlease.system.safe_open import reason_of
+from shmlease.system.shm_shortage import explained, shortage_of_shm
 
 __all__ = [
     "FULL",

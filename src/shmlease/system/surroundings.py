@@ -17,8 +17,8 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from shmlease.core.limits import UNLIMITED, Limits
+from shmlease.interrupts import is_from_handler
 from shmlease.system.safe_open import read_kernel_file
-from shmlease.system.signals import is_from_handler
 
 __all__ = ["DEFAULT_SIGNALS", "environment_for", "own_limits", "settle_in"]
 

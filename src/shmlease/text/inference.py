@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shmlease.errors import IngestError
+from shmlease.exhaustion import explains_shortage
 from shmlease.text.header import line_end_of, open_table
 from shmlease.text.records import split_line
 from shmlease.text.schema import Field, Schema
@@ -61,6 +62,7 @@ class Inference:
         return f"fields\n{fields}\nfrom {self.lines_seen} lines\n{reasons}"
 
 
+@explains_shortage("{path} cannot be read")
 def infer(path: PathLike, *, fit: bool = True) -> Inference:
     """Look at a file and propose the schema to read it with.
 
@@ -75,6 +77,8 @@ def infer(path: PathLike, *, fit: bool = True) -> Inference:
     ------
     IngestError
         The file cannot be read, or no two of its lines have the same number of cells.
+    CapacityError
+        Memory or descriptors have run out; the message says which limit.
     """
     reasons: list[str] = []
     head, parts = _sample(path)

@@ -14,7 +14,8 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from shmlease.errors import LeaseError
-from shmlease.system.exhaustion import explained, shortage_behind
+from shmlease.exhaustion import shortage_behind
+from shmlease.system.shm_shortage import explained
 from shmlease.verification.stress.client import Assignment, StressClient
 from shmlease.verification.stress.generator import Operation, operation
 

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import errno
 import functools
+import inspect
 import os
 import resource
-import stat
 from collections.abc import Callable
-from itertools import islice
 from typing import Final, ParamSpec, TypeVar
 
 from shmlease.errors import CapacityError, LeaseError
-from shmlease.system import syscalls
-from shmlease.system.signals import is_from_handler
+from shmlease.interrupts import is_from_handler
 from shmlease.units import format_bytes
 
-__all__ = ["explained", "explains_shortage", "require_file_size", "shortage_behind", "shortage_of_shm"]
+__all__ = ["explained", "explains_shortage", "require_file_size", "require_memory", "shortage_behind"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_SHM: Final = "/dev/shm"
-_LISTED: Final = 3
-# Others may have made any number of files.
-_LOOKED_AT: Final = 10_000
 # Not ENOSPC: which file system is full, only who writes there can say.
 _SHORTAGES: Final = frozenset((errno.E2BIG, errno.EAGAIN, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
 def explains_shortage(failure: str, kind: type[LeaseError] = CapacityError) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Have a function raise `kind` with the words "`failure`: what ran out" where memory, descriptors or processes run out.
+
+    In `failure`, ``{path}`` stands for the function's argument `path`, and ``{self.path}`` for what a method's object has.
 
     Not for what is called often, nor where the caller must get the result at once, whatever a signal handler raises.
     """
@@ -40,11 +36,12 @@ def explains_shortage(failure: str, kind: type[LeaseError] = CapacityError) -> C
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
                 return function(*args, **kwargs)
-            except (OSError, MemoryError, RuntimeError) as error:
+            except (OSError, MemoryError, RuntimeError, BaseExceptionGroup) as error:
                 shortage = shortage_behind(error)
                 if shortage is None:
                     raise
-                raise kind(f"{failure}: {explained(shortage)}") from error
+                named = inspect.signature(function).bind(*args, **kwargs).arguments
+                raise kind(f"{failure.format(**named)}: {explained(shortage)}") from error
 
         return call
 
@@ -55,16 +52,19 @@ def shortage_behind(error: BaseException) -> OSError | None:
     """What ran out, if that is why Python raised `error`; None if it is an error of ours, of a signal handler or of another
     kind.
     """
+    if isinstance(error, BaseExceptionGroup):  # the work failed, and what was to clean up after it
+        shortages = [shortage_behind(one) for one in error.exceptions]
+        return shortages[0] if all(shortages) else None
     if (
         not isinstance(error, OSError | MemoryError | RuntimeError)
         or isinstance(error, LeaseError)
         or is_from_handler(error)
     ):
         return None
+    if isinstance(error, MemoryError) or "memory allocation failed" in str(error):  # HDF5's words, which h5py passes on
+        return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     if isinstance(error, OSError):
         return error if error.errno in _SHORTAGES else None
-    if isinstance(error, MemoryError):
-        return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     if "start new thread" in str(error):  # there was no room for its stack, or the user may have no more
         number = errno.ENOMEM if _set_memory_limits() else errno.EAGAIN
         return OSError(number, os.strerror(number))
@@ -77,7 +77,8 @@ def explained(error: OSError, who: str = "this process") -> str:
     Parameters
     ----------
     error : OSError
-        From a system call of this process on something in /dev/shm, or on a descriptor, a process, a mapping.
+        From a system call of this process. Of a full or read-only file system only who writes there can say more: of
+        /dev/shm, `shmlease.system.shm_shortage`.
     who : str
         What the one who reads this calls this process.
     """
@@ -104,10 +105,6 @@ def explained(error: OSError, who: str = "this process") -> str:
                 f"the arguments and environment of a program may have {format_bytes(limit)} together, and 128 KiB each; "
                 "shorten an environment variable or the arguments, or raise `ulimit -s`"
             )
-        case errno.EROFS:
-            return f"{_SHM} is mounted read-only; `mount -o remount,rw {_SHM}` makes it writable"
-        case errno.ENOSPC | errno.EDQUOT:
-            return shortage_of_shm()
         case _:
             return error.strerror or str(error)
 
@@ -125,43 +122,15 @@ def require_file_size(size_bytes: int) -> None:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
 
 
-def shortage_of_shm(root: str = _SHM) -> str:
-    """What /dev/shm is full of, and by whom; of bytes or of inodes."""
-    status = syscalls.statvfs(root)
-    free_bytes = status.f_bavail * status.f_frsize
-    total = format_bytes(status.f_blocks * status.f_frsize)
-    if status.f_files and status.f_favail < 16:
-        return f"{root} has {status.f_favail} of {status.f_files} inodes free; `shmlease audit` says whose its files are"
-    holders = ", ".join(_largest(root))
-    of = f"; most is in {holders}" if holders else ""
-    return (
-        f"{root} is full: {format_bytes(free_bytes)} of {total} are free{of}; remove what is not needed, which "
-        "`shmlease audit` tells, or enlarge the mount"
-    )
+def require_memory(size_bytes: int) -> None:
+    """Refuse to begin what ends the process if memory runs out in the middle of it.
 
-
-def _largest(root: str) -> list[str]:
-    """The entries of `root` with the most memory: name, size, user. A directory counts with the files right in it."""
-    sizes: list[tuple[int, str, int]] = []
-    with os.scandir(root) as entries:
-        for entry in islice(entries, _LOOKED_AT):
-            try:
-                status = entry.stat(follow_symlinks=False)
-                size_bytes = _bytes_below(entry.path) if stat.S_ISDIR(status.st_mode) else status.st_blocks * 512
-                sizes.append((size_bytes, entry.name, status.st_uid))
-            except OSError:  # it has gone, or is another user's directory
-                continue
-    largest = [one for one in sorted(sizes, reverse=True)[:_LISTED] if one[0]]
-    return [f"{ascii(name)[1:-1]} ({format_bytes(size)}, uid {uid})" for size, name, uid in largest]
-
-
-def _bytes_below(path: str) -> int:
-    directory = syscalls.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        with os.scandir(directory) as entries:
-            return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in islice(entries, _LOOKED_AT))
-    finally:
-        syscalls.close(directory)
+    Raises
+    ------
+    MemoryError
+        There are no `size_bytes` now.
+    """
+    bytes(size_bytes)
 
 
 def _bytes(number: int) -> str:

@@ -7,12 +7,11 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from shmlease.errors import CapacityError, LeaseError, RegistryUnavailableError
-from shmlease.system.exhaustion import explained, explains_shortage, require_file_size, shortage_behind, shortage_of_shm
+from shmlease.exhaustion import explained, explains_shortage, require_file_size, require_memory, shortage_behind
 
 
 @pytest.fixture
@@ -34,8 +33,6 @@ def limit() -> Iterator[None]:
         (errno.ENFILE, "raise the sysctl fs.file-max"),
         (errno.EAGAIN, "processes and threads"),
         (errno.E2BIG, "the arguments and environment of a program may have"),
-        (errno.EROFS, "/dev/shm is mounted read-only; `mount -o remount,rw /dev/shm` makes it writable"),
-        (errno.ENOSPC, "/dev/shm is full"),
         (errno.EIO, "Input/output error"),
     ],
 )
@@ -51,6 +48,13 @@ def test_memory_that_is_not_to_be_had_names_the_limit_that_is_set(limit: None) -
     assert "RLIMIT_AS is 1 TiB; raise `ulimit -v`" in explained(error)
 
 
+def test_memory_that_is_to_be_had_is_given_back_and_more_is_refused(limit: None) -> None:
+    require_memory(1 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 40, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    with pytest.raises(MemoryError):
+        require_memory(1 << 41)
+
+
 def test_file_beyond_the_limit_is_refused_before_a_signal_could_end_the_process(limit: None) -> None:
     require_file_size(1 << 50)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
@@ -58,18 +62,6 @@ def test_file_beyond_the_limit_is_refused_before_a_signal_could_end_the_process(
     with pytest.raises(OSError, match="File too large") as refused:
         require_file_size(4097)
     assert "files of 4 KiB at most (RLIMIT_FSIZE); raise `ulimit -f`" in explained(refused.value)
-
-
-def test_what_takes_most_is_named_whoever_made_it(tmp_path: Path) -> None:
-    for name, size in (("small", 1), ("large", 300_000), ("larger", 400_000), ("odd\nname\udcff", 500_000)):
-        (tmp_path / name).write_bytes(bytes(size))
-    (tmp_path / "shmlease-1").mkdir()
-    (tmp_path / "shmlease-1" / "s1").write_bytes(bytes(600_000))
-    (tmp_path / "link").symlink_to("/")
-    words = shortage_of_shm(str(tmp_path))
-    listed = words.partition("most is in ")[2].partition(";")[0]
-    assert [one.split(" (")[0] for one in listed.split("), ")] == ["shmlease-1", "odd\\nname\\udcff", "larger"]
-    assert f"uid {os.geteuid()})" in listed
 
 
 @pytest.mark.parametrize(
@@ -82,9 +74,12 @@ def test_what_takes_most_is_named_whoever_made_it(tmp_path: Path) -> None:
         (OSError(errno.E2BIG, ""), errno.E2BIG),
         (OSError(errno.EFBIG, ""), errno.EFBIG),
         (FileNotFoundError(errno.ENOENT, ""), None),
+        (RuntimeError("Can't decrement id ref count (memory allocation failed for on disk image buffer)"), errno.ENOMEM),
         (RuntimeError("another"), None),
         (ValueError(), None),
         (CapacityError("ours"), None),
+        (ExceptionGroup("both", [MemoryError(), OSError(errno.EMFILE, "")]), errno.ENOMEM),
+        (ExceptionGroup("both", [MemoryError(), ValueError()]), None),
     ],
 )
 def test_shortage_is_told_from_other_errors(error: Exception, number: int | None) -> None:
@@ -100,7 +95,7 @@ def test_thread_that_has_no_room_for_its_stack_is_a_shortage_of_memory(limit: No
 
 
 def test_function_whose_shortages_are_explained_raises_nothing_else_anew() -> None:
-    @explains_shortage("the tea cannot be made", RegistryUnavailableError)
+    @explains_shortage("the tea cannot be made ({error!r})", RegistryUnavailableError)
     def make(error: Exception | None) -> str:
         if error is not None:
             raise error
@@ -108,7 +103,8 @@ def test_function_whose_shortages_are_explained_raises_nothing_else_anew() -> No
 
     assert make(None) == "tea"
     with pytest.raises(
-        RegistryUnavailableError, match=r"the tea cannot be made: this process gets no more memory.*RLIMIT"
+        RegistryUnavailableError,
+        match=r"the tea cannot be made \(MemoryError\(\)\): this process gets no more memory.*RLIMIT",
     ) as raised:
         make(MemoryError())
     assert isinstance(raised.value.__cause__, MemoryError)
