@@ -2,7 +2,8 @@
 
 - **A fixture** keeps what its value, its generator or its finalizers refer to, and what is held by processes that it
   started. That counts when the fixture has been torn down.
-- **A library** that reuses what it has made keeps what its own variable refers to. That is set aside, with the reason.
+- **A library** that reuses what it has made keeps what its own variable refers to; one that has a process of its own for it
+  keeps the files that this process will remove. That is set aside, with the reason.
 - **A process or a thread** that a test has started and that still runs keeps what it holds, for nobody can tell yet whether
   somebody means to end it, or whether it is just ending. That counts at the end of the session, when all fixtures have been
   torn down.
@@ -10,8 +11,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import re
 import sys
 import threading
 import time
@@ -19,10 +22,13 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+import psutil
+
 from shmlease.auditor.judge.findings import Finding, Process
+from shmlease.auditor.run.process_tree import descendants_of
 from shmlease.testing.reachable import Reachable, reachable_from
 
-__all__ = ["LIBRARIES", "Keeper", "Keepers", "Library"]
+__all__ = ["HELPERS", "LIBRARIES", "Helper", "Keeper", "Keepers", "Library"]
 
 _CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 # A process's start is counted in ticks.
@@ -47,6 +53,35 @@ _LOKY = "loky keeps its executor, with its workers and semaphores, for the next 
 LIBRARIES: Final = (
     Library("joblib.externals.loky.reusable_executor", "_executor", _LOKY),
     Library("loky.reusable_executor", "_executor", _LOKY),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Helper:
+    """A program of a library that runs beside each process that shares through it, and removes their files in the end."""
+
+    library: str
+    program: str
+    files: re.Pattern[str]  # whose first group is the pid of the process that the program was started by
+    reason: str
+
+    def keeps(self, finding: Finding, family: Collection[int]) -> bool:
+        """Whether the file is one that the program, which runs, will remove."""
+        match = self.files.fullmatch(os.path.basename(finding.path))
+        if match is None or int(match[1]) not in family:
+            return False
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return any(os.path.basename(one.command) == self.program for one in descendants_of(int(match[1])))
+        return False
+
+
+HELPERS: Final = (
+    Helper(
+        "torch",
+        "torch_shm_manager",
+        re.compile(r"torch_(\d+)_\d+_\d+"),
+        'torch_shm_manager unlinks what is shared by the strategy "file_system" when the processes that use it have ended',
+    ),
 )
 
 
@@ -94,6 +129,9 @@ class Keepers:
         threads = functools.cache(_threads)
 
         def keeper_of(finding: Finding) -> Keeper | None:
+            for helper in HELPERS:
+                if helper.keeps(finding, family):
+                    return Keeper(helper.library, helper.reason)
             for library, reachable in libraries:
                 if _keeps(reachable(), finding):
                     return Keeper(library.module.partition(".")[0], library.reason)
