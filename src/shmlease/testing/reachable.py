@@ -3,16 +3,20 @@
 It follows references as the garbage collector does, downwards, and stops at what is everybody's: modules, classes, the
 globals of functions, and the objects of pytest.
 
-What it does not cover: a segment that only C code, or a bare `mmap`, refers to.
+What it does not cover: a segment that only C code, or a bare `mmap` without an array on it, refers to.
 """
 
 from __future__ import annotations
 
+import bisect
 import gc
+import os
 import types
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from shmlease.auditor.observe.procfs import parse_maps
 
 __all__ = ["Reachable", "reachable_from"]
 
@@ -26,11 +30,15 @@ _FRAMEWORK: Final = frozenset({"_pytest", "pytest", "pluggy"})
 
 @dataclass(slots=True)
 class Reachable:
-    """Paths of files, subjects of leases, and pids; `has_manager` if a SharedMemoryManager is among the objects."""
+    """Paths of files, subjects of leases, and pids; `has_manager` if a SharedMemoryManager is among the objects.
+
+    `addresses` are where arrays and tensors have their elements.
+    """
 
     paths: set[str] = field(default_factory=set)
     leases: set[str] = field(default_factory=set)
     pids: set[int] = field(default_factory=set)
+    addresses: set[int] = field(default_factory=set)
     has_manager: bool = False
 
 
@@ -46,7 +54,20 @@ def reachable_from(roots: Iterable[object]) -> Reachable:
         note = notes[kind]
         if note is not None:
             note(one, found)
+    if found.addresses:
+        found.paths |= _mapped_at(sorted(found.addresses))
     return found
+
+
+def _mapped_at(addresses: list[int]) -> set[str]:
+    """The files in /dev/shm of which a mapping of this process includes one of `addresses`, which are sorted."""
+    with open("/proc/self/maps", errors="surrogateescape") as maps:
+        entries = list(parse_maps(maps.read(), [os.stat(_SHM).st_dev]))
+    return {
+        entry.path
+        for entry in entries
+        if (at := bisect.bisect_left(addresses, entry.start)) < len(addresses) and addresses[at] < entry.end
+    }
 
 
 def _walk(roots: Iterable[object]) -> Iterator[object]:
@@ -98,6 +119,15 @@ def _note_memmap(one: Any, found: Reachable) -> None:
         found.paths.add(str(one.filename))
 
 
+def _note_array(one: Any, found: Reachable) -> None:
+    found.addresses.add(one.__array_interface__["data"][0])
+
+
+def _note_tensor(one: Any, found: Reachable) -> None:
+    if one.device.type == "cpu" and not one.is_sparse:
+        found.addresses.add(one.data_ptr())
+
+
 def _note_lease(one: Any, found: Reachable) -> None:
     found.leases.add(f"lease:{one._link.endpoint.id}:{one._hold.lease}")
 
@@ -110,5 +140,7 @@ _NOTES: Final[dict[str, Callable[[Any, Reachable], None]]] = {
     "subprocess.Popen": _note_command,
     "multiprocessing.managers.SharedMemoryManager": _note_manager,
     "numpy.memmap": _note_memmap,
+    "numpy.ndarray": _note_array,
+    "torch.Tensor": _note_tensor,
     "shmlease.client.lease.Lease": _note_lease,
 }

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import _posixshmem
 import functools
+import mmap
 import multiprocessing
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -137,3 +140,22 @@ def test_walk_ends_in_a_heap_without_end() -> None:
     for _ in range(300_000):
         endless = [endless, object()]
     assert reachable_from([endless]).paths == set()
+
+
+def test_file_on_whose_mapping_an_array_lies_is_reached_also_when_it_is_unlinked() -> None:
+    descriptor = _posixshmem.shm_open("/mapped-by-hand", os.O_CREAT | os.O_EXCL | os.O_RDWR)
+    try:
+        os.ftruncate(descriptor, 8192)
+        array = np.frombuffer(mmap.mmap(descriptor, 8192), np.int64)[700:]
+    finally:
+        os.close(descriptor)
+        _posixshmem.shm_unlink("/mapped-by-hand")
+    assert reachable_from([Holder([array])]).paths == {"/dev/shm/mapped-by-hand"}
+    assert reachable_from([Holder([np.zeros(5)])]).paths == set()
+
+
+def test_file_on_whose_mapping_a_tensor_lies_is_reached() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed: tensors kept by fixtures are NOT tested here")
+    tensor = torch.zeros(1000).share_memory_()
+    (path,) = reachable_from([Holder({"batch": [tensor]})]).paths
+    assert path.startswith("/dev/shm/torch_")
