@@ -97,7 +97,6 @@ def test_the_header_and_what_is_before_it_count_as_lines(tmp_path):
 FAILURES = {
     "missing": (lambda path: None, "cannot be read: No such file"),
     "directory": (os.mkdir, "a directory"),
-    "empty": (lambda path: path.write_bytes(b""), "the file is empty"),
     "truncated": (lambda path: path.write_bytes(gzip.compress(text_of(5000).encode())[:-3000]), "cut short"),
     "utf-16": (lambda path: path.write_bytes(text_of(10).encode("utf-16")), "UTF-16"),
     "latin-1": (lambda path: path.write_bytes(b"chr\xe9\t1\t1\t1\t1\t1\n"), "not utf-8"),

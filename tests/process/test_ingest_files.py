@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 import itertools
 import json
 import lzma
@@ -15,6 +16,7 @@ import pytest
 from ingesting import COLUMNS, DTYPE, SMALL, expected, make_table, rows_of, text_of
 
 import shmlease
+from shmlease.cli.ingest_output import as_text
 from shmlease.errors import CapacityError
 from shmlease.hdf5 import verify
 from shmlease.ingestion.ingest import ingest
@@ -82,11 +84,37 @@ def test_quoted_cells_may_hold_line_ends(tmp_path):
     assert found["b"][77] == b"a\n77"
 
 
-def test_a_file_with_a_header_and_no_rows_makes_an_empty_dataset(tmp_path):
-    (tmp_path / "empty.tsv").write_text("a\tb\n")
-    report = ingest(tmp_path / "empty.tsv", tmp_path / "out.h5", dtype="a:i4,b:f8", header=True)
-    assert report.rows == 0
-    assert rows_of(tmp_path / "out.h5", "empty").dtype == np.dtype([("a", "<i4"), ("b", "<f8")])
+def test_files_without_rows_are_empty_datasets_beside_the_others(tmp_path):
+    texts = {"header": b"a\tb\n", "nothing": b"", "blank": b"\n\n", "mark": b"\xef\xbb\xbf", "rows": b"b\ta\n1.5\t7\n"}
+    texts |= {f"{name}_packed": gzip.compress(text) for name, text in texts.items()}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.tsv").write_bytes(text)
+    paths = [tmp_path / f"{name}.tsv" for name in texts]
+    report = ingest(paths, tmp_path / "out.h5", dtype="a:i4,b:f8", header=True)
+    assert {each.dataset: each.rows for each in report.files} == {name: int("rows" in name) for name in texts}
+    for name in texts:
+        assert rows_of(tmp_path / "out.h5", name).tolist() == [(7, 1.5)] * ("rows" in name)
+    shown = as_text(report)
+    assert all((str(path) in shown.split("no rows: ")[1]) == ("rows" not in path.name) for path in paths)
+
+
+@pytest.mark.parametrize("on_error", ["skip", "quarantine"])
+@pytest.mark.parametrize("parser", ["auto", "numpy"])
+def test_stray_quotes_cost_their_lines_and_no_others(tmp_path, on_error, parser):
+    lines = [f'{n},"a\n{n}",{n}' if n % 1000 == 7 else f'{n},{n}" pipe,{n}' for n in range(30_000)]
+    lines[2_000] = '2000,"stray,2000'
+    lines[29_000] = '29000,"x"y,29000'
+    (tmp_path / "stray.csv").write_text("id,name,x\n" + "\n".join(lines) + "\n")
+    report = ingest(
+        *(tmp_path / "stray.csv", tmp_path / "out.h5"),
+        layout="csv",
+        dtype="x:i4,name:S12",
+        on_error=on_error,
+        parser=parser,
+        capacity=SMALL,
+    )
+    assert [each.line for each in report.rejected] == [2_004, 29_031]  # 2 and 29 lines more than records
+    assert rows_of(tmp_path / "out.h5", "stray")["x"].tolist() == [n for n in range(30_000) if n not in (2_000, 29_000)]
 
 
 def test_lines_that_are_mostly_blank_take_no_more_than_the_capacity(tmp_path):

@@ -9,9 +9,10 @@ import msgspec
 
 from shmlease.ingestion.plan import IngestPlan
 from shmlease.ingestion.report import IngestReport
+from shmlease.text.inference import Inference
 from shmlease.units import format_bytes, format_duration
 
-__all__ = ["as_json", "as_text", "plan_as_json", "plan_as_text"]
+__all__ = ["as_json", "as_text", "inference_as_json", "plan_as_json", "plan_as_text"]
 
 _MOST_FILES = 40  # what a person reads; --json has all
 _MOST_REJECTED = 10
@@ -37,6 +38,9 @@ def as_text(report: IngestReport) -> str:
     lines = _aligned(table, right={1, 2, 3})
     if len(report.files) > _MOST_FILES:
         lines.append(f"... and {len(report.files) - _MOST_FILES} more files")
+    without_rows = [each.path for each in report.files if not each.rows]
+    if without_rows:
+        lines.append(f"no rows: {', '.join(without_rows[:_MOST_REJECTED])}{' ...' * (len(without_rows) > _MOST_REJECTED)}")
     notes: dict[str, int] = {}
     for each in report.files:
         for kind, count in each.notes.items():
@@ -59,6 +63,11 @@ def as_text(report: IngestReport) -> str:
     extra += [f"{report.resumed_rows:,} rows were there from an interrupted run"] if report.resumed_rows else []
     extra += [] if report.leaks else ["nothing is left in shared memory"]
     return "\n".join([*lines, "; ".join(extra)])
+
+
+def inference_as_json(path: str, inference: Inference) -> str:
+    """What the file seems to be."""
+    return msgspec.json.encode({"path": path, **msgspec.to_builtins(inference)}).decode()
 
 
 def plan_as_json(plan: IngestPlan, output: str | None) -> str:

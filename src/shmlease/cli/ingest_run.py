@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from shmlease.cli.ingest_output import as_json, as_text, plan_as_json, plan_as_text
+from shmlease.cli.ingest_output import as_json, as_text, inference_as_json, plan_as_json, plan_as_text
 from shmlease.errors import LeaseError
 from shmlease.ingestion.ingest import ingest
 from shmlease.ingestion.plan import check_output_path, plan_ingest, schema_of
@@ -45,7 +45,17 @@ def run(
         check_output_path(output, files, overwrite=overwrite)
     schema: str | Schema | None = layout
     if inferred:
-        schema = _inferred(files[0], layout, dtype, reading, quiet=quiet and output is not None)
+        if layout or dtype or reading:
+            raise click.UsageError(
+                "--infer finds out what --layout, --dtype and the options for reading say; give one or the other"
+            )
+        inference = infer(files[0])
+        is_all = output is None and not dry_run
+        if is_all or not quiet:
+            click.echo(
+                inference_as_json(files[0], inference) if is_all and is_json else f"{files[0]}: {inference}", err=not is_all
+            )
+        schema = inference.schema
         reading = {}
     elif output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output': the HDF5 file to make.")
@@ -112,17 +122,6 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 def _terminate(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - a signal handler's signature
     sys.exit(_TERMINATED)
-
-
-def _inferred(path: str, layout: str | None, dtype: str | None, options: dict[str, Any], *, quiet: bool) -> Schema:
-    if layout or dtype or options:
-        raise click.UsageError(
-            "--infer finds out what --layout, --dtype and the options for reading say; give one or the other"
-        )
-    inference = infer(path)
-    if not quiet:
-        click.echo(f"{path}: {inference}", err=True)
-    return inference.schema
 
 
 def _display(*, shown: bool) -> contextlib.AbstractContextManager[Callable[[Progress], None] | None]:

@@ -23,7 +23,7 @@ from shmlease.text.formats import format_named
 from shmlease.text.header import Table, open_table
 from shmlease.text.parser_choice import Parser
 from shmlease.text.schema import Field, Schema
-from shmlease.text.sources import PathLike
+from shmlease.text.sources import PathLike, require_utf8_name
 from shmlease.text.string_lengths import fit_strings
 
 __all__ = ["IngestPlan", "check_output_path", "plan_ingest", "schema_of"]
@@ -157,6 +157,7 @@ def plan_ingest(
         raise IngestError("no files are named; name at least one text file")
     seen: dict[str, str] = {}
     for name in names:
+        require_utf8_name(name)
         real = os.path.realpath(name)
         if real in seen:
             raise IngestError(f"{name}: named twice" + (f", also as {seen[real]}" if seen[real] != name else ""), path=name)
@@ -165,7 +166,15 @@ def plan_ingest(
     for name in names:
         tables.append(open_table(name, schema))
         marks.append(FileMark.of(name))
+    if into:
+        require_utf8_name(into)
     datasets = [into] * len(names) if into else dataset_names(names)
+    for name, dataset in zip(names, datasets, strict=True):
+        if on_error == "quarantine" and dataset.split("/")[0] == "rejected":
+            raise IngestError(
+                f"{name}: its dataset is {dataset!r}, and malformed lines are kept under rejected/; name another (into)",
+                path=name,
+            )
     return IngestPlan(tuple(tables), tuple(marks), tuple(datasets), on_error, parser)
 
 

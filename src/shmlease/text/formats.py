@@ -81,6 +81,7 @@ FORMATS: dict[str, Schema] = {
     "nsrdb": _schema(
         "index:i4,year:i2,month:i1,day:i1,hour:i1,minute:i1,temperature:f4,dew_point:f4,dhi:f4,dni:f4,ghi:f4,"
         "albedo:f4,pressure:f4,wind_direction:f4,wind_speed:f4",
+        list(range(15)),
         delimiter=",",
         header=True,
     ),

@@ -51,6 +51,9 @@ class Table:
 def open_table(path: PathLike, schema: Schema) -> Table:
     """Read the beginning of a file and fit the schema to it.
 
+    With a header, a field without a column is the column of its name. A file that is empty, or has blank lines and comments
+    only, is a table without rows, whatever the schema expects before them.
+
     Raises
     ------
     IngestError
@@ -61,6 +64,8 @@ def open_table(path: PathLike, schema: Schema) -> Table:
     with open_source(name) as stream:
         lines = _Lines(name, stream, schema)
         schema = replace(schema, line_end=lines.line_end)
+        if lines.are_blank(comments=not (schema.skip_lines or schema.skip_to)):
+            return Table(name, _without_columns(schema), compression, (), lines.offset, 1, os.stat(name).st_size)
         for _ in range(schema.skip_lines):
             lines.take("the lines to skip")
         if schema.skip_to:
@@ -77,6 +82,11 @@ def open_table(path: PathLike, schema: Schema) -> Table:
         first_row = lines.peek_row()
     fitted = _fit(name, schema, names, first_row, first_line)
     return Table(name, fitted, compression, names, data_offset, data_line, os.stat(name).st_size)
+
+
+def _without_columns(schema: Schema) -> Schema:
+    """Fitted to a file that has neither columns nor rows."""
+    return replace(schema, fields=tuple(replace(each, source=None) for each in schema.fields))
 
 
 def line_end_of(beginning: bytes) -> Literal["lf", "cr"]:
@@ -104,7 +114,11 @@ def _fit(name: str, schema: Schema, names: tuple[str, ...], first_row: _FirstRow
         )
     else:
         width = len(names) or cells or fitted.row_width
-    reach = fitted.row_width if fitted.width is None else max(place + each.width for each, place in fitted.places())
+    reach = (
+        fitted.row_width
+        if fitted.width is None
+        else max((place + each.width for each, place in fitted.places()), default=0)
+    )
     if reach > width:
         raise IngestError(
             f"{name}: the fields reach to column {reach - 1} (from 0) and the rows have {width} cells; "
@@ -112,10 +126,9 @@ def _fit(name: str, schema: Schema, names: tuple[str, ...], first_row: _FirstRow
             path=name,
             line=line,
         )
-    if reach < width and all(each.source is None for each in schema.fields) and schema.extra == "error" and fields:
+    if reach < width and all(each.source is None for each in fields) and schema.extra == "error" and fields:
         raise IngestError(
-            f"{name}: {reach} fields for {width} columns; say which columns the fields are"
-            + (f" ({', '.join(names)})" if names else " (numbers from 0)"),
+            f"{name}: {reach} fields for {width} columns; say which columns the fields are (numbers from 0)",
             path=name,
             line=line,
         )
@@ -123,17 +136,19 @@ def _fit(name: str, schema: Schema, names: tuple[str, ...], first_row: _FirstRow
 
 
 def _column(name: str, field: Field, names: tuple[str, ...]) -> int | None:
-    if not isinstance(field.source, str):
+    if isinstance(field.source, int) or (field.source is None and not names):
         return field.source
-    if names.count(field.source) == 1:
-        return names.index(field.source)
+    column = field.name if field.source is None else field.source
+    if names.count(column) == 1:
+        return names.index(column)
     if not names:
         found = "the schema says there is no header"
-    elif field.source in names:
+    elif column in names:
         found = "the header has several of that name; use their numbers"
     else:
         found = "the header has " + ", ".join(map(repr, names))
-    raise IngestError(f"{name}: field {field.name!r} is column {field.source!r}; {found}", path=name, field=field.name)
+        found += "" if field.source else "; say which columns the fields are, by name or number (columns)"
+    raise IngestError(f"{name}: field {field.name!r} is column {column!r}; {found}", path=name, field=field.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +226,19 @@ class _Lines:
                 path=self._name,
                 line=self.number,
             ) from error
+
+    def are_blank(self, *, comments: bool) -> bool:
+        """Whether there is nothing but line ends, and comments if those count, to the end of the file."""
+        while not self._buffer[self.offset :].strip(b"\r\n"):
+            if not self._read_on():
+                return True
+        if not comments or not self._buffer.startswith(tuple(each.encode() for each in self._schema.comments), self.offset):
+            return False
+        begin = self.offset, self.number
+        self.skip_comments()
+        at_end = self.peek() is None
+        self.offset, self.number = begin
+        return at_end
 
     def skip_until(self, beginning: str) -> None:
         """Take lines until the next one begins with `beginning`."""

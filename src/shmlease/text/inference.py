@@ -16,25 +16,26 @@ from dataclasses import dataclass, replace
 
 from shmlease.errors import IngestError
 from shmlease.exhaustion import explains_shortage
-from shmlease.text.header import line_end_of, open_table
+from shmlease.text.header import open_table
 from shmlease.text.records import split_line
+from shmlease.text.sampling import Sample, records_of, take_sample, take_sample_of_quoted
 from shmlease.text.schema import Field, Schema
-from shmlease.text.sources import PathLike, compression_of, open_source
+from shmlease.text.sources import PathLike
 from shmlease.text.string_lengths import fit_strings, measure_strings
 
 __all__ = ["Inference", "infer"]
 
-_HEAD_BYTES = 256 << 10
-_PLACES, _PART_BYTES = 32, 32 << 10
+_COMMENTS = ("#", "track ", "browser ")
 _DELIMITERS = ("\t", ",", ";", "|")
 _MARKS = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "-", "--", "---", "?", ".")
 _NUMERIC_MARKS = {"-9999", "-9900"}
-_INTEGER = re.compile(r"\s*[+-]?\d+\s*")
-_NUMBER = re.compile(r"\s*[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf|infinity)\s*", re.IGNORECASE)
-_PADDED = re.compile(r"\s*[+-]?0\d+")
+_INTEGER = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
+_NUMBER = re.compile(r"\s*[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf|infinity)\s*", re.ASCII | re.IGNORECASE)
+_PADDED = re.compile(r"\s*[+-]?0\d+\s*", re.ASCII)
 _COLUMN_TYPE = re.compile(r"\d+[sdn]")  # the line of types in a USGS RDB file
 _SEQUENCE_NAMES = {"chr", "chrom", "chromosome", "chrbase", "contig", "seqname", "scaffold"}
 _REGULAR = 0.9  # share of lines that must have the same number of cells
+_LONGEST_INTEGER = 40  # more digits than any type has, with blanks around them
 _SURE_I4 = 10**9  # the lines not seen may hold larger numbers
 
 
@@ -57,7 +58,10 @@ class Inference:
     lines_seen: int
 
     def __str__(self) -> str:
-        fields = "\n".join(f"  {each}" for each in self.schema.fields)
+        fields = "\n".join(
+            f"  {each}" + ("" if each.source in (None, each.name) else f" (column {each.source!r})")
+            for each in self.schema.fields
+        )
         reasons = "\n".join(f"  {reason}" for reason in self.reasons)
         return f"fields\n{fields}\nfrom {self.lines_seen} lines\n{reasons}"
 
@@ -80,26 +84,28 @@ def infer(path: PathLike, *, fit: bool = True) -> Inference:
     CapacityError
         Memory or descriptors have run out; the message says which limit.
     """
+    name = os.fspath(path)
     reasons: list[str] = []
-    head, parts = _sample(path)
-    newline = b"\r" if line_end_of(head) == "cr" else b"\n"
-    if newline == b"\r":
+    sample = take_sample(path)
+    if sample.has_cr:
         reasons.append("line ends: CR alone")
-    beginning = head.removeprefix(b"\xef\xbb\xbf").split(newline)
-    if parts:
-        beginning.pop()
-    later = [line for part in parts for line in part.split(newline)[1:-1]]  # a part begins and ends inside a line
-    later += [line for part in parts[-1:] for line in part.split(newline)[-1:]]
-    encoding = _encoding(b"\n".join((*beginning, *later)), reasons)
-    first = [line.decode(encoding).removesuffix("\r") for line in beginning]
-    lines = [*first, *(line.decode(encoding).removesuffix("\r") for line in later)]
-    comments = ("#",) if any(line.startswith("#") for line in first) else ()
-    if comments:
-        reasons.append("comments: lines that begin with #")
-    delimiter, quote, width = _delimiter(os.fspath(path), [line for line in lines if _is_data(line, comments)], reasons)
-    schema = Schema(delimiter=delimiter, quote=quote, comments=comments, encoding=encoding)
-    schema, names, first_row = _preamble(first, schema, width, reasons)
-    rows = [split_line(line, schema) for line in lines[first_row:] if _is_data(line, comments)]
+    if sample.encoding != "utf-8":
+        reasons.append(f"encoding: {sample.encoding}, since there are bytes that are not UTF-8")
+    elif not sample.is_ascii:
+        reasons.append("encoding: UTF-8")
+    comments = tuple(mark for mark in _COMMENTS if any(line.startswith(mark) for line in sample.head.split("\n")))
+    reasons += [f"comments: lines that begin with {mark}" for mark in comments]
+    schema = Schema(comments=comments, encoding=sample.encoding)
+    schema, width = _delimiter(name, sample, schema, reasons)
+    first = list(records_of(sample.head, schema))
+    if schema.quote and not sample.is_all:
+        first.pop()  # it may go on behind the sample
+    schema, names, begin = _preamble(name, first, schema, width, reasons)
+    later = sample.later
+    if schema.quote and not sample.is_all:
+        later = take_sample_of_quoted(path, schema, width)
+    lines = [*(line for number, line in first if number >= begin), *later]
+    rows = [split_line(line, schema) for line in lines if _is_data(line, comments)]
     rows = [cells for cells in rows if len(cells) == width]
     fields, missing = _fields(names, list(zip(*rows, strict=True)), reasons)
     schema = replace(schema, fields=fields, missing=missing)
@@ -109,83 +115,70 @@ def infer(path: PathLike, *, fit: bool = True) -> Inference:
     return Inference(schema, tuple(reasons), len(rows))
 
 
-def _sample(path: PathLike) -> tuple[bytes, list[bytes]]:
-    """The beginning of the text, and parts of the rest, the last of which ends it."""
-    with open_source(path) as stream:
-        head = stream.read(_HEAD_BYTES)
-        if compression_of(path) == "plain":
-            size = os.stat(path).st_size
-            apart = max((size - len(head)) // _PLACES, _PART_BYTES)
-            places = list(range(size - _PART_BYTES, len(head) - _PART_BYTES, -apart))[::-1]
-            return head, [_read_at(path, max(place, len(head))) for place in places]
-        parts: list[bytes] = []
-        step, tail = 1, b""
-        for index in itertools.count():
-            chunk = stream.read(_HEAD_BYTES)
-            if not chunk:
-                return head, [*parts, tail] if tail else []
-            tail = (tail + chunk)[-_PART_BYTES:]
-            if index % step == 0:
-                parts.append(chunk[:_PART_BYTES])
-            if len(parts) > 2 * _PLACES:  # every second place, and from now on half as often
-                parts, step = parts[::2], 2 * step
-    raise AssertionError
-
-
-def _read_at(path: PathLike, offset: int) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return file.read(_PART_BYTES)
-
-
-def _encoding(text: bytes, reasons: list[str]) -> str:
-    try:
-        text.decode("utf-8")
-    except UnicodeDecodeError:
-        reasons.append("encoding: latin-1, since there are bytes that are not UTF-8")
-        return "latin-1"
-    if not text.isascii():
-        reasons.append("encoding: UTF-8")
-    return "utf-8"
-
-
 def _is_data(line: str, comments: tuple[str, ...]) -> bool:
     return bool(line.strip()) and not line.startswith(comments)
 
 
-def _delimiter(name: str, lines: list[str], reasons: list[str]) -> tuple[str | None, str, int]:
-    """The delimiter that cuts most lines into the same number of cells, the quote, and that number."""
-    best: tuple[float, int, str | None, str] = (0.0, 1, "\t", "")
+def _delimiter(name: str, sample: Sample, schema: Schema, reasons: list[str]) -> tuple[Schema, int]:
+    """The schema with the delimiter and the quote that cut most records into the same number of cells, and that number.
+
+    Of several such, the one whose first record has that number, then the one that gives the most cells.
+    """
+    best: tuple[tuple[bool, int, float], Schema] | None = None
+    is_irregular = False
     for delimiter in (*_DELIMITERS, None):
-        quote = '"' if delimiter and any(line.startswith('"') or f'{delimiter}"' in line for line in lines) else ""
-        schema = Schema(delimiter=delimiter, quote=quote)
-        counts = Counter(len(split_line(line, schema)) for line in lines)
-        width, found = max(counts.items(), key=lambda item: (item[1], item[0]), default=(1, 0))
-        share = found / max(len(lines), 1)
-        if width > 1 and share >= _REGULAR and (delimiter is not None or best[1] == 1):
-            best = max(best, (1.0, width, delimiter, quote), key=lambda item: item[:2])
-    _, width, delimiter, quote = best
-    if not lines:
-        raise IngestError(f"{name}: no line of data", path=name)
-    if width == 1:
-        reasons.append(f"one column: no delimiter gives {_REGULAR:.0%} of the lines the same number of cells")
-    else:
-        shown = "runs of blanks" if delimiter is None else repr(delimiter)
-        reasons.append(f"delimiter: {shown}, {width} cells in a line" + (f"; quoted with {quote}" if quote else ""))
-    return delimiter, quote, width
+        for quote in ('"', "") if delimiter and _has_quoted_cell(sample, delimiter) else ("",):
+            tried = replace(schema, delimiter=delimiter, quote=quote)
+            records = [line for _, line in records_of(sample.head, tried)] + ([] if quote else sample.later)
+            counts = [len(split_line(line, tried)) for line in records if _is_data(line, schema.comments)]
+            if not counts:
+                raise IngestError(f"{name}: no line of data", path=name)
+            width, found = max(Counter(counts).items(), key=lambda item: (item[1], item[0]))
+            if width == 1 or found < _REGULAR * len(counts):
+                single = counts.count(1) / len(counts)  # one column is read as if with tabs; other delimiters may be text
+                is_irregular |= single < (_REGULAR if delimiter == "\t" else _REGULAR / 2)
+            elif delimiter is not None or best is None:
+                fitness = (counts[0] == width, width, found / len(counts))
+                best = max(best or (fitness, tried), (fitness, tried), key=lambda item: item[0])
+    if best is not None:
+        (_, width, _), chosen = best
+        shown = "runs of blanks" if chosen.delimiter is None else repr(chosen.delimiter)
+        quoted = f"; quoted with {chosen.quote}" if chosen.quote else ""
+        reasons.append(f"delimiter: {shown}, {width} cells in a line{quoted}")
+        return chosen, width
+    if is_irregular:
+        raise IngestError(
+            f"{name}: no delimiter gives {_REGULAR:.0%} of the lines the same number of cells, so no schema is proposed; "
+            "say what separates the cells, and the fields (--delimiter, --dtype)",
+            path=name,
+        )
+    reasons.append("one column: most lines have no delimiter")
+    return schema, 1
 
 
-def _preamble(first: list[str], schema: Schema, width: int, reasons: list[str]) -> tuple[Schema, list[str], int]:
-    """What comes before the rows: the schema that skips it, the names of the columns, and where the rows begin."""
-    data = [index for index, line in enumerate(first) if _is_data(line, schema.comments)]
-    regular = [len(split_line(first[index], schema)) == width for index in data]
-    start = next((place for place in range(len(data)) if all(regular[place : place + 4])), len(data) - 1)
-    skipped = data[start] if start else 0
+def _has_quoted_cell(sample: Sample, delimiter: str) -> bool:
+    lines = itertools.chain(sample.head.split("\n"), sample.later)
+    return any(line.startswith('"') or f'{delimiter}"' in line for line in lines)
+
+
+def _preamble(
+    name: str, first: list[tuple[int, str]], schema: Schema, width: int, reasons: list[str]
+) -> tuple[Schema, list[str], int]:
+    """What comes before the rows: the schema that skips it, the names of the columns, and the line where the rows begin."""
+    data = [(number, split_line(line, schema)) for number, line in first if _is_data(line, schema.comments)]
+    regular = [len(cells) == width for _, cells in data]
+    if not any(regular):
+        raise IngestError(
+            f"{name}: its beginning has no line of {width} cells, as the rest has; give the fields", path=name
+        )
+    start = next((place for place in range(len(data)) if all(regular[place : place + 4])), regular.index(True))
+    skipped = data[start][0] if start else 0
     if skipped:
         reasons.append(f"skipped: {skipped} lines before the table")
     schema = replace(schema, skip_lines=skipped)
-    rows = [split_line(first[index], schema) for place, index in enumerate(data) if place >= start and regular[place]]
-    names, below = rows[0], list(zip(*rows[1:], strict=True)) if len(rows) > 1 else []
+    rows = [(number, cells) for (number, cells), is_row in zip(data[start:], regular[start:], strict=True) if is_row]
+    begin, names = rows[0]
+    below = list(zip(*(cells for _, cells in rows[1:]), strict=True))
     numeric = [column for column, cells in enumerate(below) if 2 * sum(map(_is_number, cells)) > len(cells)]
     if numeric:
         header = not any(_is_number(names[column]) for column in numeric)
@@ -198,11 +191,12 @@ def _preamble(first: list[str], schema: Schema, width: int, reasons: list[str]) 
         )
         why = "its words do not come again in their columns; check this"
     if not header:
-        return schema, [f"column_{index}" for index in range(width)], data[start]
-    after = len(rows) > 1 and all(_COLUMN_TYPE.fullmatch(cell) for cell in rows[1])
+        return schema, [""] * width, begin
+    after = len(rows) > 1 and all(_COLUMN_TYPE.fullmatch(cell) for cell in rows[1][1])
     reasons.append(f"header: {', '.join(names)} ({why})" + (", then a line of column types" if after else ""))
     schema = replace(schema, header=True, skip_after_header=int(after))
-    return schema, names, data[min(start + 1 + after, len(data) - 1)]
+    below_header = [number for number, _ in rows[1 + after :]]
+    return schema, names, below_header[0] if below_header else first[-1][0] + 1
 
 
 def _fields(
@@ -210,17 +204,21 @@ def _fields(
 ) -> tuple[tuple[Field, ...], tuple[str, ...]]:
     fields: list[Field] = []
     missing: set[str] = set()
-    taken: Counter[str] = Counter()
+    taken: set[str] = set()
     for index, name in enumerate(names):
-        plain = re.sub(r"\W+", "_", name.strip()).strip("_") or f"column_{index}"
-        taken[plain] += 1
-        if taken[plain] > 1:
-            plain += f"_{taken[plain]}"
+        stem = re.sub(r"\W+", "_", name.strip()).strip("_") or f"column_{index}"
+        plain = next(
+            each for each in itertools.chain([stem], map(f"{stem}_{{}}".format, itertools.count(2))) if each not in taken
+        )
+        taken.add(plain)
         cells = columns[index] if columns else ()
         kind, why = _type(plain, index, cells)
         if kind != "S":
             missing.update(cell.strip() for cell in cells if cell.strip() in _MARKS)
-        fields.append(Field(plain, kind))
+        column = name.strip()
+        source: int | str | None = column if [each.strip() for each in names].count(column) == 1 else index
+        source = source if any(names) else None
+        fields.append(Field(plain, kind, source))
         if why:
             reasons.append(f"{plain}: {kind}, {why}")
     if missing:
@@ -243,6 +241,8 @@ def _type(name: str, index: int, cells: Sequence[str]) -> tuple[str, str]:
         return "f8", f"where {mark} stands {values.count(mark)} times; if it means missing, say so (missing)"
     if not all(map(_INTEGER.fullmatch, values)):
         return "f8", ""
+    if max(map(len, values)) > _LONGEST_INTEGER:
+        return "S", "since some integers do not fit 64 bits"
     numbers = [int(cell) for cell in values]
     if name.lower() in _SEQUENCE_NAMES:
         return "S", "since chromosomes have names, also where they look like numbers"

@@ -36,7 +36,8 @@ class Field:
         A numpy type (``"i4"``, ``"f8"``, ``"S10"``); ``"S"`` without a length is to be fitted; ``"64u1"`` takes 64
         neighbouring columns into a subarray.
     source : int or str, optional
-        The column: its index from 0, or its name in the header. By default the column at the field's own place.
+        The column: its index from 0, or its name in the header. By default, with a header, the column of the field's name;
+        without one, the column at the field's own place.
     fill : str, optional
         What stands for a missing value, in the spelling of the file. By default NaN in floats and nothing (``b""``) in
         strings; a missing value in any other field is an error.

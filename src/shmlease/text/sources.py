@@ -23,7 +23,7 @@ from shmlease.errors import IngestError
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ["PathLike", "compression_of", "open_source"]
+__all__ = ["PathLike", "compression_of", "open_source", "require_utf8_name"]
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -38,9 +38,12 @@ def compression_of(path: PathLike) -> str:
     Raises
     ------
     IngestError
-        The file is missing, unreadable, no regular file, empty, or no text.
+        The file is missing, unreadable, no regular file, or no text.
     """
     name = os.fspath(path)
+    require_utf8_name(name)
+    if name == "-":
+        raise IngestError("-: standard input is not read; files are read more than once, so write it to a file", path=name)
     try:
         mode = os.stat(name).st_mode
         if stat.S_ISDIR(mode):
@@ -54,14 +57,31 @@ def compression_of(path: PathLike) -> str:
             head = file.read(6)
     except OSError as error:
         raise IngestError(f"{name}: cannot be read: {error.strerror}", path=name) from error
-    if not head:
-        raise IngestError(f"{name}: the file is empty; a table has at least one line", path=name)
     for magic, kind in _UNREADABLE.items():
         if head.startswith(magic):
             raise IngestError(f"{name}: this is {kind}, not text in an ASCII-compatible encoding", path=name)
     if head[:4] in _ZSTD_SKIPPABLE:
         return "zstd"
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "plain")
+
+
+def require_utf8_name(name: str) -> None:
+    """Raise unless a name can be kept in an HDF5 file.
+
+    Raises
+    ------
+    IngestError
+        It has bytes that are not UTF-8.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(name).decode(errors="backslashreplace")
+        raise IngestError(
+            f"{shown}: a name that is not UTF-8 cannot be kept in the HDF5 file beside the rows; rename the file, or make "
+            "a link to it",
+            path=name,
+        ) from None
 
 
 def open_source(path: PathLike) -> IO[bytes]:

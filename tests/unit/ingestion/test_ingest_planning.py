@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import pytest
 
 from shmlease.errors import CapacityError, DTypeError, IngestError
@@ -111,3 +113,45 @@ def test_the_default_capacity_leaves_half_of_what_is_free() -> None:
 def test_the_default_capacity_is_no_more_than_half_of_the_memory_that_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=64 << 20))
     assert RunResources(64, None, None, None).capacity_bytes <= 32 << 20
+
+
+def test_columns_in_another_order_are_found_by_their_names_in_every_file(tmp_path):
+    (tmp_path / "h1.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "h2.csv").write_text("b,extra,a\n2,9,1\n")
+    (tmp_path / "h3.csv").write_text("b,c\n1,2\n")
+    schema = schema_of("csv", "a:i4,b:i4", None, {})
+    plan = plan_ingest([tmp_path / "h1.csv", tmp_path / "h2.csv"], schema)
+    assert [[each.source for each in table.schema.fields] for table in plan.tables] == [[0, 1], [2, 0]]
+    with pytest.raises(IngestError, match=r"h3\.csv: field 'a' is column 'a'; the header has 'b', 'c'"):
+        plan_ingest([tmp_path / "h1.csv", tmp_path / "h3.csv"], schema)
+
+
+@pytest.mark.parametrize("name", ["a b.csv", " .csv", ".csv", "..csv", "...csv", "é.csv", "a\nb.csv"])
+def test_any_name_that_hdf5_can_keep_is_a_dataset(tmp_path, name):
+    (tmp_path / name).write_text("1\n")
+    (dataset,) = plan_ingest(tmp_path / name, schema_of(None, "a:i4", None, {})).datasets
+    with h5py.File(tmp_path / "out.h5", "w") as file:
+        file[dataset] = [1]
+        assert list(file) == [dataset]
+
+
+def test_names_that_cannot_be_kept_are_refused_with_the_file(tmp_path):
+    schema = schema_of(None, "a:i4", None, {})
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.csv")
+    Path(odd).write_text("1\n")
+    for paths, into in ([odd, odd], None), ([odd], "x"), ([tmp_path / "good.csv"], "\udcff"):
+        (tmp_path / "good.csv").write_text("1\n")
+        with pytest.raises(IngestError, match=r"\\xff(\.csv)?: a name that is not UTF-8"):
+            plan_ingest(paths, schema, into)
+    (tmp_path / "rejected.csv").write_text("1\n")
+    assert plan_ingest(tmp_path / "rejected.csv", schema, on_error="skip").datasets == ("rejected",)
+    for into in None, "rejected/x":
+        with pytest.raises(IngestError, match=r"rejected\.csv: its dataset is 'rejected"):
+            plan_ingest(tmp_path / "rejected.csv", schema, into, on_error="quarantine")
+
+
+def test_pipes_and_standard_input_are_refused_before_anything_waits_for_them(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, why in (tmp_path / "pipe", "not a regular file"), ("-", "standard input is not read"):
+        with pytest.raises(IngestError, match=why):
+            plan_ingest(path, schema_of(None, "a:i4", None, {}))

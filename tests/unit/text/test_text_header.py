@@ -61,9 +61,9 @@ def test_a_header_alone_is_a_table_of_no_rows(write, read):
             "a\tb\tc\n1\t2\t3\n",
             {"header": True},
             None,
-            "2 fields for 3 columns; say which columns the fields are (a, b, c)",
+            "field 'name' is column 'name'; the header has 'a', 'b', 'c'; say which columns the fields are",
         ),
-        ("a\tb\n1\t2\t3\n", {"header": True}, None, "the header names 2 columns and the first row (line 2) has 3 cells"),
+        ("name\tn\n1\t2\t3\n", {"header": True}, None, "the header names 2 columns and the first row (line 2) has 3 cells"),
         ("only prose\n", {"skip_to": "yyyy"}, None, "no line begins with 'yyyy'"),
         ("one line\n", {"skip_lines": 3}, None, "the file ends at line 2, before the lines to skip"),
         (b"na\xefve\tb\n", {"header": True}, None, "line 1 is not utf-8 (byte 0xef at place 3)"),
@@ -86,6 +86,26 @@ def test_the_width_of_the_header_is_the_width_of_the_rows(write, read):
 
 def test_the_first_row_may_hold_line_ends_in_quotes(write):
     table = open_table(
-        write('"a\nname",b\n1,"x\ny"\n'), Schema(delimiter=",", quote='"', header=True).with_dtype("a:i4,b:S4")
+        write('"a\nname",b\n1,"x\ny"\n'), Schema(delimiter=",", quote='"', header=True).with_dtype("a:i4,b:S4", [0, 1])
     )
     assert (table.names, table.data_line, table.schema.width) == (("a\nname", "b"), 3, 2)
+
+
+@pytest.mark.parametrize(("header", "row"), [("n,name", "7,x"), ("name,n", "x,7"), (" extra,n , name", "y,7,x")])
+def test_with_a_header_fields_are_found_by_their_names_in_any_order(write, read, header, row):
+    found = read(write(f"{header}\n{row}\n"), Schema(delimiter=",", header=True).with_dtype(DTYPE))
+    assert found.rows.tolist() == [(b"x", 7)]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"\r\n\r\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n", b"# one\n", b"#\n\n# two", b"name\tn\n"]
+)
+@pytest.mark.parametrize(
+    "options", [{}, {"header": True}, {"header": True, "quote": '"'}, {"skip_lines": 2, "header": True}]
+)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_file_without_rows_is_a_table_of_no_rows_whatever_is_expected_before_them(write, read, content, options, pack):
+    if (b"name" in content) != (options == {"header": True}) or (b"#" in content and "skip_lines" in options):
+        content = b""  # a header only where one is expected; lines to skip are no comments
+    found = read(write(pack(content)), Schema(comments=("#",), **options).with_dtype(DTYPE))
+    assert (len(found.rows), found.bad, found.rows.dtype.names) == (0, [], ("name", "n"))

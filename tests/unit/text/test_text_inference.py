@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from rig.reading import read_table
 from shmlease.errors import IngestError
 from shmlease.text.inference import infer
 
@@ -91,3 +94,70 @@ def test_what_was_not_seen_becomes_bad_rows_and_not_other_values(write, read):
 def test_a_file_of_comments_is_no_table(write):
     with pytest.raises(IngestError, match="no line of data"):
         infer(write("# nothing\n"))
+
+
+_CHARACTERS = st.sampled_from(["a", "1", "2.5", "-", "\t", ",", ";", " ", '"', "\n", "\r", "#", "NA", "é", "٣", "9" * 25])
+_TEXTS = st.lists(_CHARACTERS, max_size=40).map("".join) | st.text(max_size=20)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_TEXTS.map(str.encode) | st.binary(max_size=30), st.booleans())
+@example(b"1\n2\n3\t4\n", False)
+@example(b"a,b\n" + b"9" * 5000 + b",1\n", False)
+@example(b"x,x,x_2\n1,2,3\n", False)
+@example(b"chr1\t1\ntrack x\n", False)
+def test_no_file_makes_an_inference_fail_in_another_way_than_in_words(tmp_path_factory, content, packed):
+    path = tmp_path_factory.getbasetemp() / "any"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    try:
+        found = infer(path)
+        read = read_table(path, found.schema)
+    except IngestError as error:
+        message = str(error)
+    else:
+        message = str(path)
+        assert len(read.rows) + len(read.bad) >= found.lines_seen
+    assert str(path) in message
+
+
+def test_line_ends_in_quotes_are_no_rows_however_long_the_file_is(write, read):
+    text = "id,title,text\n" + "".join(f'{n},"a, ""b""","one\ntwo, {n}\n\nfour"\n' for n in range(20_000))
+    path = write(text)
+    found = infer(path)
+    assert _types(found) == {"id": "i4", "title": "S6", "text": f"S{len('one..two, 19999...four') - 2}"}
+    assert (found.schema.delimiter, found.schema.quote) == (",", '"')
+    read_back = read(path, found.schema)
+    assert (len(read_back.rows), read_back.bad) == (20_000, [])
+
+
+def test_a_file_whose_lines_differ_is_no_schema_and_loses_no_row(write):
+    for text in (
+        "a\tb\nc\td\te\nf\tg\th\ti\n",
+        "".join(f"{n}" + " 1" * (1 + n % 5) + "\n" for n in range(100)),
+        "1\n2\n3\t4\n",
+    ):
+        with pytest.raises(IngestError, match="no delimiter gives 90% of the lines the same number of cells"):
+            infer(write(text))
+
+
+def test_the_delimiter_that_suits_the_header_too_is_taken(write):
+    text = "datum;wert;anteil\n" + "".join(f"{n:02}.01.2020;{n},00;0,{n:03}\n" for n in range(1, 29))
+    found = infer(write(text))
+    assert (found.schema.delimiter, [each.name for each in found.schema.fields]) == (";", ["datum", "wert", "anteil"])
+
+
+def test_track_lines_are_comments_in_the_smallest_file(write, read):
+    path = write("track type=bedGraph\nchr1\t1\t2\t0\nchr1\t3\t4\t0.5\n")
+    assert read(path, infer(path).schema).rows["column_3"].tolist() == [0, 0.5]
+
+
+def test_a_schema_names_the_columns_it_was_proposed_for(write, read):
+    found = infer(write("Wind speed,n,n\n1.5,2,3\n2.5,4,5\n"))
+    assert [(each.name, each.source) for each in found.schema.fields] == [
+        ("Wind_speed", "Wind speed"),
+        ("n", 1),
+        ("n_2", 2),
+    ]
+    found = infer(write("Wind speed,n\n1.5,2\n2.5,4\n"))
+    assert "Wind_speed:f8 (column 'Wind speed')" in str(found)
+    assert read(write("n,x,Wind speed\n7,0,8.5\n", "b"), found.schema).rows.tolist() == [(8.5, 7)]

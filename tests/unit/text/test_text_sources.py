@@ -108,7 +108,6 @@ def test_bgzf_that_ends_between_two_blocks_is_cut_short(write):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "the file is empty"),
         ("a\tb\n".encode("utf-16"), "this is UTF-16"),
         (b"\x89HDF\r\n\x1a\n", "this is HDF5"),
         (b"PK\x03\x04rest", "this is a zip archive"),
