@@ -66,13 +66,19 @@ class Helper:
     reason: str
 
     def keeps(self, finding: Finding, family: Collection[int]) -> bool:
-        """Whether the file is one that the program, which runs, will remove."""
+        """Whether the program, which runs, will remove the file, or is all that still holds it."""
+        others = _others(finding)
+        if others:
+            return all(one.pid in family and self._is_run_by(one) for one in others)
         match = self.files.fullmatch(os.path.basename(finding.path))
         if match is None or int(match[1]) not in family:
             return False
         with contextlib.suppress(psutil.NoSuchProcess):
-            return any(os.path.basename(one.command) == self.program for one in descendants_of(int(match[1])))
+            return any(map(self._is_run_by, descendants_of(int(match[1]))))
         return False
+
+    def _is_run_by(self, process: Process) -> bool:
+        return os.path.basename(process.command) == self.program
 
 
 HELPERS: Final = (
@@ -80,7 +86,8 @@ HELPERS: Final = (
         "torch",
         "torch_shm_manager",
         re.compile(r"torch_(\d+)_\d+_\d+"),
-        'torch_shm_manager unlinks what is shared by the strategy "file_system" when the processes that use it have ended',
+        'torch_shm_manager keeps what is shared by the strategy "file_system", and descriptors that it inherited, until '
+        "the processes that use it have ended",
     ),
 )
 

@@ -6,13 +6,13 @@ import os
 import subprocess
 
 from rig.until import until
-from shmlease.auditor.judge.findings import Finding
+from shmlease.auditor.judge.findings import Finding, Process
 from shmlease.auditor.run.process_tree import descendants_of
 from shmlease.testing.keepers import Keepers
 
 
-def orphan(name: str) -> Finding:
-    return Finding.of("LH001", "has no holder", name=name, path=f"/dev/shm/{name}")
+def orphan(name: str, *holders: Process) -> Finding:
+    return Finding.of("LH001", "has no holder", name=name, path=f"/dev/shm/{name}", holders=holders)
 
 
 def test_what_torchs_manager_will_remove_is_set_aside_while_it_runs() -> None:
@@ -24,6 +24,8 @@ def test_what_torchs_manager_will_remove_is_set_aside_while_it_runs() -> None:
         keeper = keeper_of(of_me)
         assert keeper is not None
         assert "torch_shm_manager" in keeper.reason
+        held = Process(manager.pid, command="torch_shm_manager")
+        assert Keepers().look({me, manager.pid})(orphan("psm_1", held)) == keeper, "it has inherited the descriptor"
         for other in (f"torch_{me}", f"psm_{me}_1_0", "torch_1_2311485325_0"):
             assert keeper_of(orphan(other)) is None
     finally:
