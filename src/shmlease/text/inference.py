@@ -35,6 +35,8 @@ _PADDED = re.compile(r"\s*[+-]?0\d+\s*", re.ASCII)
 _COLUMN_TYPE = re.compile(r"\d+[sdn]")  # the line of types in a USGS RDB file
 _SEQUENCE_NAMES = {"chr", "chrom", "chromosome", "chrbase", "contig", "seqname", "scaffold"}
 _REGULAR = 0.9  # share of lines that must have the same number of cells
+_MATRIX_MARKET = "%%MatrixMarket"
+_SURE_F8 = 10**15  # integers up to 2**53 are float64 numbers, and the lines not seen may hold larger ones
 _LONGEST_INTEGER = 40  # more digits than any type has, with blanks around them
 _SURE_I4 = 10**9  # the lines not seen may hold larger numbers
 
@@ -93,14 +95,24 @@ def infer(path: PathLike, *, fit: bool = True) -> Inference:
         reasons.append(f"encoding: {sample.encoding}, since there are bytes that are not UTF-8")
     elif not sample.is_ascii:
         reasons.append("encoding: UTF-8")
-    comments = tuple(mark for mark in _COMMENTS if any(line.startswith(mark) for line in sample.head.split("\n")))
+    is_matrix = sample.head.startswith(_MATRIX_MARKET)
+    comments = (
+        ("%",)
+        if is_matrix
+        else tuple(mark for mark in _COMMENTS if any(line.startswith(mark) for line in sample.head.split("\n")))
+    )
     reasons += [f"comments: lines that begin with {mark}" for mark in comments]
     schema = Schema(comments=comments, encoding=sample.encoding)
     schema, width = _delimiter(name, sample, schema, reasons)
     first = list(records_of(sample.head, schema))
     if schema.quote and not sample.is_all:
         first.pop()  # it may go on behind the sample
+    if is_matrix:
+        size_line = next((number for number, line in first if _is_data(line, comments)), 0)
+        first = [(number, line) for number, line in first if number > size_line]
+        reasons.append(f"Matrix Market: the size of the matrix, in line {size_line + 1}, is no row")
     schema, names, begin = _preamble(name, first, schema, width, reasons)
+    schema = replace(schema, skip_lines=first[0][0]) if is_matrix else schema
     later = sample.later
     if schema.quote and not sample.is_all:
         later = take_sample_of_quoted(path, schema, width)
@@ -216,8 +228,8 @@ def _fields(
         if kind != "S":
             missing.update(cell.strip() for cell in cells if cell.strip() in _MARKS)
         column = name.strip()
-        source: int | str | None = column if [each.strip() for each in names].count(column) == 1 else index
-        source = source if any(names) else None
+        is_unique = column and [each.strip() for each in names].count(column) == 1
+        source = (column if is_unique else index) if any(names) else None
         fields.append(Field(plain, kind, source))
         if why:
             reasons.append(f"{plain}: {kind}, {why}")
@@ -248,6 +260,8 @@ def _type(name: str, index: int, cells: Sequence[str]) -> tuple[str, str]:
         return "S", "since chromosomes have names, also where they look like numbers"
     if index == 0 and _looks_like_chromosomes(numbers):
         return "S", "since it looks like chromosomes: few small numbers, each in one run; X may follow"
+    if len(values) < len(cells) and max(map(abs, numbers)) >= _SURE_F8:
+        return "S", "since integers of this size with missing values have no type; declare an integer with a fill"
     if len(values) < len(cells):
         return "f8", "integers with missing values, which no integer type has"
     if max(map(abs, numbers)) >= _SURE_I4:

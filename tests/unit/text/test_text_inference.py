@@ -106,6 +106,9 @@ _TEXTS = st.lists(_CHARACTERS, max_size=40).map("".join) | st.text(max_size=20)
 @example(b"a,b\n" + b"9" * 5000 + b",1\n", False)
 @example(b"x,x,x_2\n1,2,3\n", False)
 @example(b"chr1\t1\ntrack x\n", False)
+@example(b"%%MatrixMarket\n% 1\n", False)
+@example(b'%%MatrixMarket\n"1,\n",2\n', False)
+@example(b"%%MatrixMarket\n3 3 0\n", True)
 def test_no_file_makes_an_inference_fail_in_another_way_than_in_words(tmp_path_factory, content, packed):
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(gzip.compress(content) if packed else content)
@@ -161,3 +164,18 @@ def test_a_schema_names_the_columns_it_was_proposed_for(write, read):
     found = infer(write("Wind speed,n\n1.5,2\n2.5,4\n"))
     assert "Wind_speed:f8 (column 'Wind speed')" in str(found)
     assert read(write("n,x,Wind speed\n7,0,8.5\n", "b"), found.schema).rows.tolist() == [(8.5, 7)]
+
+
+def test_large_integers_with_missing_values_keep_every_digit(write, read):
+    path = write("id,v\nNA,0\n9007199254740993,1\n9007199254740992,2\n")
+    assert read(path, infer(path).schema).rows["id"].tolist() == [b"NA", b"9007199254740993", b"9007199254740992"]
+
+
+def test_the_size_of_a_matrix_market_file_is_no_row(write, read):
+    path = write("%%MatrixMarket matrix coordinate integer general\n%metadata\n300 200 3\n1 1 5\n300 7 6\n12 200 7\n")
+    assert read(path, infer(path).schema).rows.tolist() == [(1, 1, 5), (300, 7, 6), (12, 200, 7)]
+
+
+def test_a_header_that_ends_with_a_delimiter_has_a_column_without_a_name(write, read):
+    path = write("a,b,\n1,2,\n3,4,\n")
+    assert read(path, infer(path).schema).rows.tolist() == [(1, 2, b""), (3, 4, b"")]
