@@ -157,7 +157,8 @@ def test_weather_years(ingested, pattern, layout, rows):
 
 def test_surveys_by_year_into_one_dataset(ingested):
     dtype = "index:i4,record:i4,month:i1,day:i1,year:i2,site:i1,species:S2,sex:S1,hindfoot:f4,weight:f4"
-    summary, datasets = ingested("tables/surveys_by_year/*.csv", "--layout", "csv", "--dtype", dtype, "--into", "surveys")
+    how = ("--layout", "csv", "--dtype", dtype, "--columns", "0,1,2,3,4,5,6,7,8,9", "--into", "surveys")
+    summary, datasets = ingested("tables/surveys_by_year/*.csv", *how)
     assert len(datasets["surveys"]) == 30_676
     assert len(summary["files"]) == 26
     assert (np.diff(datasets["surveys"]["year"]) >= 0).all()
