@@ -99,8 +99,9 @@ def _fit(name: str, schema: Schema, names: tuple[str, ...], first_row: _FirstRow
     fields = tuple(replace(each, source=_column(name, each, names)) for each in schema.fields)
     fitted = replace(schema, fields=fields)
     cells = None if first_row is None else first_row.cells
-    if first_row is not None and first_row.lines > 1 and first_row.cells < (len(names) or fitted.row_width):
-        cells = None  # a stray quote has joined lines to it
+    if cells is not None and first_row is not None and first_row.lines > 1:
+        is_wrong = cells != len(names) if names else cells < fitted.row_width
+        cells = None if is_wrong else cells  # a stray quote has joined lines to it
     if fitted.width is not None or not fitted.fields:
         width = fitted.width or len(names) or cells or 0
     elif fitted.short == "missing" or fitted.extra != "error":

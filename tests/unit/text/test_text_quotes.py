@@ -194,6 +194,16 @@ def test_a_header_whose_quote_is_not_closed_is_an_error_that_names_it(write):
         open_table(path, replace(_COMMA, header=True).with_dtype("a:i4,b:i4"))
 
 
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("row", ['"x,1\nb,2"\n', '"x,1\nb",2,9\n', '"x,1\n', '"x"y,1\n'])
+def test_a_stray_quote_in_the_first_row_costs_its_line_only(write, read, row, header):
+    path = write("a,b\n" * header + row + "c,3\nd,4\n")
+    schema = replace(_COMMA, header=header, width=None if header else 2).with_dtype("a:S4,b:S4")
+    found = read(path, schema)
+    assert found.rows.tolist()[-2:] == [(b"c", b"3"), (b"d", b"4")]
+    assert found.bad[0].line == 1 + header
+
+
 def test_cells_longer_than_the_csv_module_allows_are_read_in_header_and_first_row(write, read):
     long = "x" * 200_000
     found = read(write(f'"a","{long}"\n"{long}","1"\n'), replace(_COMMA, header=True).with_dtype("b:i4", [1]))
