@@ -100,7 +100,8 @@ def _find_regular(content: Bytes, quotes: Ints, schema: Schema, *, is_whole: boo
     """The quoted cells of a text without a malformed record; None where that is not plain to see."""
     if len(quotes) and quotes[-1] == len(content) - 1:  # whether it closes shows by the next byte
         quotes = quotes[:-1]
-    opens, closes = quotes[::2], quotes[1::2]
+    inner = _inner_quotes(content, quotes, schema)
+    opens, closes = quotes[~inner][::2], quotes[~inner][1::2]
     if not len(opens) or (is_whole and len(opens) > len(closes)):
         return None
     doubled = opens[1:] == closes[: len(opens) - 1] + 1
@@ -117,6 +118,8 @@ def _find_regular(content: Bytes, quotes: Ints, schema: Schema, *, is_whole: boo
     if len(opens) > len(closes):  # the last is still open where the text ends
         closes = np.append(closes, len(content))
     cells = QuotedCells(opens, closes, len(content))
+    if cells.enclose(quotes[inner]).any():  # text follows a closing quote
+        return None
     line_ends = np.flatnonzero(content == _NEWLINE)
     inside = cells.enclose(line_ends)
     row_ends = line_ends[~inside]
@@ -124,6 +127,14 @@ def _find_regular(content: Bytes, quotes: Ints, schema: Schema, *, is_whole: boo
     if int((closes - opens).max()) > LONGEST_QUOTED_BYTES or not _are_rows(content, schema, cells, row_ends, joined):
         return None
     return cells if is_whole else QuotedCells(opens, closes, int(row_ends[-1]) + 1 if len(row_ends) else 0)
+
+
+def _inner_quotes(content: Bytes, quotes: Ints, schema: Schema) -> Bools:
+    """Which quotes stand between two characters that are neither quotes nor around cells: characters, or errors."""
+    inner = ~_begin_cells(content, quotes, schema)
+    around = [ord(schema.delimiter or ""), ord(schema.quote), _NEWLINE, _RETURN]
+    inner[inner] = ~np.isin(content[quotes[inner] + 1], around) & (content[quotes[inner] - 1] != ord(schema.quote))
+    return inner
 
 
 def _are_rows(content: Bytes, schema: Schema, cells: QuotedCells, row_ends: Ints, records: Ints) -> bool:
