@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from seams_under_test import System, real_system, simulated_system
 
+from rig.until import until
 from shmlease.system import syscalls
 from shmlease.system.identity import identify, is_dead, own_identity, peer_of, pidfd_of_peer, watch
 
@@ -362,7 +363,7 @@ class SyscallsConformance:
         assert (other.pid, other.uid, other.boot_id) == (pid, os.geteuid(), me.boot_id)
         assert not other.may_be(me)
         assert not is_dead(other)
-        assert other.command
+        assert until(lambda: identify(pid).command), "empty while it becomes another program"
 
     def test_death_makes_a_pidfd_ready_and_the_process_unknown(self, system: System) -> None:
         pid = system.start_process()

@@ -185,6 +185,8 @@ class RegistryDirectory:
         try:
             with self.entered() as directory:
                 found = syscalls.stat("lock", dir_fd=directory, follow_symlinks=False)
+        except PermissionDeniedError:  # perhaps only its mode was changed: clients refuse it then, its registry goes on
+            return self._directory.is_in_place()
         except OSError:
             return False
         return (found.st_dev, found.st_ino) == registry_lock.file_of(fd)

@@ -66,6 +66,14 @@ class OwnedDirectory:
         self.close()
         self._identity, self._known = None, ()
 
+    def is_in_place(self) -> bool:
+        """Whether its name still leads to the directory that was opened first, whatever its mode is."""
+        try:
+            status = syscalls.stat(self.path, follow_symlinks=False)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._identity
+
     def open(self, root: int | None = None) -> int:
         """A descriptor of it, for use as `dir_fd`; to be closed. `root` is a descriptor of the directory that it is in.
 

@@ -498,3 +498,17 @@ def test_default_registry_is_known_by_its_user_unless_somebody_else_has_that_nam
     assert default_registry_id(root) == first, "also when the name is free again"
     RegistryDirectory(usual, root).create()
     assert default_registry_id(root) == usual
+
+
+def test_registry_whose_directory_was_opened_to_others_goes_on_and_one_whose_directory_is_gone_does_not(
+    directory: RegistryDirectory, tmp_path: Path
+) -> None:
+    lock = directory.lock()
+    assert lock is not None
+    os.chmod(directory.path, 0o755)
+    assert directory.is_locked_by(lock)
+    os.rename(directory.path, tmp_path / "elsewhere")
+    assert not directory.is_locked_by(lock)
+    os.symlink(tmp_path / "elsewhere", directory.path)
+    assert not directory.is_locked_by(lock), "a link that somebody has put there"
+    os.close(lock)
