@@ -203,13 +203,14 @@ def test_client_that_cannot_start_a_successor_names_its_limit_and_others_start_o
 ) -> None:
     program = f"""
         import os, resource, signal, shmlease
-        import shmlease.client.link as link
-        link.RECOVER_WITHIN_S = 2.0
+        import shmlease.client.channel as channel
+        channel.RECOVER_WITHIN_S = 2.0
         registry = shmlease.connect({registry.id!r})
         resource.setrlimit(resource.RLIMIT_DATA, (1 << 20, 1 << 20))
         os.kill({site.pid}, signal.SIGKILL)
         try: registry.statistics()
-        except shmlease.RegistryUnavailableError as error: print(error)
+        # a CapacityError if not even the call itself gets what it needs: what is free on the heap decides
+        except (shmlease.RegistryUnavailableError, shmlease.CapacityError) as error: print(error)
     """
     done = run(program)
     assert "RLIMIT_DATA is 1 MiB" in done.stdout, done.stderr
