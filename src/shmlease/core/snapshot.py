@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from shmlease.core.model import (
     AppliedRow,
@@ -43,34 +44,28 @@ class Snapshot(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, rows: dict[tuple[str, int], Row]) -> Snapshot:
         """The snapshot that `rows` (by tag and key) make up."""
-        registry = None
-        marks: dict[int, int] = {}
-        clients: dict[int, ClientRow] = {}
-        applied: dict[int, int] = {}
-        segments: dict[int, SegmentRow] = {}
-        leases: dict[int, LeaseRow] = {}
-        tickets: dict[int, TicketRow] = {}
-        events: list[EventRow] = []
+        found = cls()
+        registry, events = None, []
         for row in rows.values():
             match row:
                 case SegmentRow():
-                    segments[row.number] = row
+                    found.segments[row.number] = row
                 case LeaseRow():
-                    leases[row.id] = row
+                    found.leases[row.id] = row
                 case TicketRow():
-                    tickets[row.id] = row
+                    found.tickets[row.id] = row
                 case ClientRow():
-                    clients[row.id] = row
+                    found.clients[row.id] = row
                 case AppliedRow():
-                    applied[row.client] = row.seq
+                    found.applied[row.client] = row.seq
                 case EventRow():
                     events.append(row)
                 case MarkRow():
-                    marks[row.mark] = row.number
+                    found.marks[row.mark] = row.number
                 case RegistryRow():
                     registry = row
         events.sort(key=lambda event: event.number)
-        return cls(registry, marks, clients, applied, segments, leases, tickets, tuple(events))
+        return replace(found, registry=registry, events=tuple(events))
 
 
 # How each kind of row is found: its tag, and the key that is unique within it.

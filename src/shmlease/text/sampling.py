@@ -6,9 +6,8 @@ place in the middle does not show whether it is inside one, so it is read throug
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from shmlease.text.blocks import Piece, read_piece
@@ -104,14 +103,15 @@ def take_sample_of_quoted(path: PathLike, schema: Schema, width: int) -> list[st
         The file cannot be read.
     """
     table = open_table(path, replace(schema, width=width))
-    parts: list[list[str]] = []
-    step, last = 1, b""
-    for index, block in enumerate(read_piece(table, Piece(0, table.data_offset, None), _HEAD_BYTES)):
-        last = bytes(block.data)
-        if index % step == 0:
-            parts.append(_decoded(last[:_PART_BYTES], table.schema)[:-1])
-        if len(parts) > 2 * _PLACES:  # every second place, and from now on half as often
-            parts, step = parts[::2], 2 * step
+    last = b""
+
+    def beginnings_of_blocks() -> Iterator[bytes]:
+        nonlocal last
+        for block in read_piece(table, Piece(0, table.data_offset, None), _HEAD_BYTES):
+            last = bytes(block.data)
+            yield last[:_PART_BYTES]
+
+    parts = [_decoded(part, table.schema)[:-1] for part in _spread(beginnings_of_blocks())]
     return [record for part in parts for record in part] + _decoded(last, table.schema)
 
 
@@ -130,18 +130,28 @@ def _read_parts(path: PathLike) -> tuple[bytes, list[bytes]]:
             apart = max((size - len(head)) // _PLACES, _PART_BYTES)
             places = list(range(size - _PART_BYTES, len(head) - _PART_BYTES, -apart))[::-1]
             return head, [_read_at(path, max(place, len(head))) for place in places]
-        parts: list[bytes] = []
-        step, tail = 1, b""
-        for index in itertools.count():
-            chunk = stream.read(_HEAD_BYTES)
-            if not chunk:
-                return head, [*parts, tail] if tail else []
-            tail = (tail + chunk)[-_PART_BYTES:]
-            if index % step == 0:
-                parts.append(chunk[:_PART_BYTES])
-            if len(parts) > 2 * _PLACES:  # every second place, and from now on half as often
-                parts, step = parts[::2], 2 * step
-    raise AssertionError
+        tail = b""
+
+        def beginnings_of_chunks() -> Iterator[bytes]:
+            nonlocal tail
+            while chunk := stream.read(_HEAD_BYTES):
+                tail = (tail + chunk)[-_PART_BYTES:]
+                yield chunk[:_PART_BYTES]
+
+        parts = _spread(beginnings_of_chunks())
+        return head, [*parts, tail] if tail else []
+
+
+def _spread(parts: Iterable[bytes]) -> list[bytes]:
+    """At most twice `_PLACES` of `parts`, at equal distances; of more, every second one, and from then on half as many."""
+    kept: list[bytes] = []
+    step = 1
+    for index, part in enumerate(parts):
+        if index % step == 0:
+            kept.append(part)
+        if len(kept) > 2 * _PLACES:
+            kept, step = kept[::2], 2 * step
+    return kept
 
 
 def _read_at(path: PathLike, offset: int) -> bytes:
