@@ -14,7 +14,7 @@ from shmlease.errors import CapacityError, LeaseError
 from shmlease.interrupts import is_from_handler
 from shmlease.units import format_bytes
 
-__all__ = ["explained", "explains_shortage", "require_file_size", "require_memory", "shortage_behind"]
+__all__ = ["explained", "explains_shortage", "require_allocatable", "require_file_size", "shortage_behind"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -122,7 +122,7 @@ def require_file_size(size_bytes: int) -> None:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
 
 
-def require_memory(size_bytes: int) -> None:
+def require_allocatable(size_bytes: int) -> None:
     """Refuse to begin what ends the process if memory runs out in the middle of it.
 
     Raises

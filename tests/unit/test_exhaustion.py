@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from shmlease.errors import CapacityError, LeaseError, RegistryUnavailableError
-from shmlease.exhaustion import explained, explains_shortage, require_file_size, require_memory, shortage_behind
+from shmlease.exhaustion import explained, explains_shortage, require_allocatable, require_file_size, shortage_behind
 
 
 @pytest.fixture
@@ -49,10 +49,10 @@ def test_memory_that_is_not_to_be_had_names_the_limit_that_is_set(limit: None) -
 
 
 def test_memory_that_is_to_be_had_is_given_back_and_more_is_refused(limit: None) -> None:
-    require_memory(1 << 20)
+    require_allocatable(1 << 20)
     resource.setrlimit(resource.RLIMIT_AS, (1 << 40, resource.getrlimit(resource.RLIMIT_AS)[1]))
     with pytest.raises(MemoryError):
-        require_memory(1 << 41)
+        require_allocatable(1 << 41)
 
 
 def test_file_beyond_the_limit_is_refused_before_a_signal_could_end_the_process(limit: None) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from shmlease import __version__
 from shmlease.errors import SinkError
-from shmlease.exhaustion import require_memory
+from shmlease.exhaustion import require_allocatable
 from shmlease.hdf5 import write_ahead_log
 from shmlease.hdf5.checksum import crc32
 from shmlease.hdf5.chunk_encoding import EncodedChunk
@@ -35,7 +35,7 @@ class Store:
     def __init__(self, file: FileObject, log: write_ahead_log.WriteAheadLog, *, label: str) -> None:
         import h5py  # noqa: PLC0415 - importing shmlease must not import h5py
 
-        require_memory(ROOM_BYTES)
+        require_allocatable(ROOM_BYTES)
         file.hold()
         self._start = write_ahead_log.Start(_FORMAT, __version__, h5py.version.hdf5_version)
         self._file = file

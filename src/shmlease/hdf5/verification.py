@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from shmlease.errors import SinkError
-from shmlease.exhaustion import explains_shortage, require_memory
+from shmlease.exhaustion import explains_shortage, require_allocatable
 from shmlease.hdf5 import provenance
 from shmlease.hdf5.checksum import Checksum, crc32
 from shmlease.hdf5.chunk_encoding import plain_bytes
@@ -122,7 +122,7 @@ def verify(path: str | os.PathLike[str], sources: str | os.PathLike[str] | None 
     """
     import h5py  # noqa: PLC0415 - importing shmlease must not import h5py
 
-    require_memory(ROOM_BYTES)
+    require_allocatable(ROOM_BYTES)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise SinkError(f"{path}: not a regular file", path=os.fspath(path))
