@@ -26,8 +26,8 @@ def command(
 ) -> None:
     """Remove segments and dead registries that are proved to belong to nobody.
 
-    Each is removed only while the kernel confirms that nobody has it open. What a suppression matches is left alone, and so
-    is a file that looks like somebody's own rather than a segment: its name has an extension, it lies in a directory, or
+    Each is removed only while the kernel confirms that nobody has it open. What a suppression matches is left alone.
+    So is what looks like an ordinary file, not a segment: its name has an extension, it lies in a directory, or
     other users may access it. If FILES are named, only these are removed, on the same proof, whatever they look like.
     """
     configuration = load_configuration(config)
