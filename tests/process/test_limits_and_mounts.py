@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 from ingesting import OPTIONS, make_table
-from running import environment
+from running import environment, run_here
 
 import shmlease
 from rig.actor import Actor
+from rig.mount_namespace import mount_namespace
 from rig.until import until
 from shmlease.errors import CapacityError, RegistryUnavailableError
 
@@ -51,16 +52,8 @@ def run_where(mount: str, directory: Path, *command: str) -> subprocess.Complete
         pytest.skip("only root can mount this")
     (directory / "disk").mkdir(exist_ok=True)
     script = f'{mount.format(directory=directory / "disk")} || exit 97; exec "$@"'
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", *command],
-        cwd=directory,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    if done.returncode == 97 or "unshare" in done.stderr:
+    done = run_here(mount_namespace(script, *command), directory)
+    if done.returncode == 97:
         pytest.skip(f"this cannot be mounted here: {done.stderr.strip()}")
     return done
 

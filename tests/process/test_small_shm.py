@@ -138,8 +138,8 @@ with shmlease.Registry("8MiB") as registry:
 
 def test_registry_killed_in_a_full_mount_is_succeeded_when_there_is_room() -> None:
     out = run_in_64_mb("""
-import shmlease.client.link as link
-link.RECOVER_WITHIN_S = 0.5
+import shmlease.client.channel as channel
+channel.RECOVER_WITHIN_S = 0.5
 with shmlease.Registry("8MiB") as registry, registry.share(np.arange(10), "kept") as lease:
     fill()
     os.kill(read_ledger(f"/dev/shm/shmlease-{registry.id}/ledger").registry.identity.pid, signal.SIGKILL)
@@ -150,7 +150,7 @@ with shmlease.Registry("8MiB") as registry, registry.share(np.arange(10), "kept"
         print("no room yet")
     print(int(lease.array.sum()))
     os.unlink("/dev/shm/filler")
-    link.RECOVER_WITHIN_S = 10.0
+    channel.RECOVER_WITHIN_S = 10.0
     with registry.attach("kept") as reader:
         print(int(reader.array.sum()))
 """)

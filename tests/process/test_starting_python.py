@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ingesting import OPTIONS, expected, make_table, rows_of
-from running import environment
+from running import run_here
 
 USE = textwrap.dedent("""
     import shmlease, numpy as np
@@ -51,16 +51,7 @@ BEFORE = {
 
 
 def run(program: str, directory: Path, **popen: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=directory,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-        **popen,  # type: ignore[call-overload]
-    )
+    return run_here([sys.executable, "-c", program], directory, **popen)
 
 
 @pytest.mark.parametrize("before", BEFORE)
@@ -113,8 +104,6 @@ def test_code_in_the_current_directory_is_not_run_by(command: list[str], way: st
         words = [sys.executable, "-m", "shmlease"]
         if command[0] == "bench":
             pytest.skip("the same as a script")
-    done = subprocess.run(
-        [*words, *command], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=110, check=False
-    )
+    done = run_here([*words, *command], tmp_path, timeout=110)
     assert not witness.exists(), witness.read_text()
     assert done.returncode == 0, done.stderr

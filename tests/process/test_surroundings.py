@@ -221,7 +221,7 @@ def test_successor_that_may_not_have_a_descriptor_for_each_client_is_left_to_oth
     """It would serve some, and could not even hear the client that may have more."""
     done = run("""
         import os, resource, signal, shmlease
-        import shmlease.client.link as link
+        import shmlease.client.channel as channel
         from shmlease.system.directory import RegistryDirectory
         with shmlease.Registry("16MiB") as registry:
             pid = RegistryDirectory(registry.id).read_ledger().registry.identity.pid
@@ -237,7 +237,7 @@ def test_successor_that_may_not_have_a_descriptor_for_each_client_is_left_to_oth
             for _ in range(16): os.read(ready_r, 1)
             if os.fork() == 0:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (56, 56))
-                link.RECOVER_WITHIN_S = 1.0
+                channel.RECOVER_WITHIN_S = 1.0
                 os.kill(pid, signal.SIGKILL)
                 try: registry.statistics()
                 except shmlease.RegistryUnavailableError as error: print(error, flush=True)

@@ -36,7 +36,7 @@ from shmlease.interrupts import is_from_handler
 from shmlease.system.forks import notice_fork
 from shmlease.system.primitives import RLock
 
-__all__ = ["RECOVER_WITHIN_S", "Link"]
+__all__ = ["Link"]
 
 Reply = TypeVar("Reply", bound=m.RegistryMessage)
 
