@@ -184,8 +184,8 @@ def test_a_table_of_stray_quotes_takes_time_in_proportion_to_its_length():
         assert len(parse_block(data, _COMMA.with_dtype("a:S8,b:S8")).bad) > lines // 2
         return time.process_time() - began
 
-    seconds(500)
-    assert seconds(5_000) < 40 * seconds(500)
+    few = min(seconds(500) for _ in range(3))
+    assert seconds(20_000) < 300 * few, "40 times the lines; 1,600 times the seconds if each line looked at all the others"
 
 
 def test_a_header_whose_quote_is_not_closed_is_an_error_that_names_it(write):
