@@ -21,12 +21,14 @@ if sys.platform != "linux":
 
 if TYPE_CHECKING:
     from shmlease.auditor.audit import audit
+    from shmlease.client.address import Address
     from shmlease.client.handle import RegistryHandle
     from shmlease.client.lease import Lease
     from shmlease.client.registry import Registry, connect
     from shmlease.client.statistics import Statistics
     from shmlease.client.ticket import Ticket
     from shmlease.errors import (
+        AbandonedError,
         CapacityError,
         DTypeError,
         IngestError,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
         LeaseWarning,
         LingeringViewError,
         LingeringViewWarning,
+        ModeError,
+        ObjectError,
         PermissionDeniedError,
         ProtocolError,
         ReentrantCallError,
@@ -52,6 +56,8 @@ if TYPE_CHECKING:
     from shmlease.ingestion.ingest import ingest
 
 __all__ = [
+    "AbandonedError",
+    "Address",
     "CapacityError",
     "DTypeError",
     "HDF5Sink",
@@ -62,6 +68,8 @@ __all__ = [
     "LeaseWarning",
     "LingeringViewError",
     "LingeringViewWarning",
+    "ModeError",
+    "ObjectError",
     "PermissionDeniedError",
     "ProtocolError",
     "ReentrantCallError",
@@ -85,6 +93,7 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "Address": "shmlease.client.address",
     "HDF5Sink": "shmlease.hdf5.sink",
     "Lease": "shmlease.client.lease",
     "Registry": "shmlease.client.registry",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AbandonedError",
     "CapacityError",
     "DTypeError",
     "IngestError",
@@ -17,6 +18,8 @@ __all__ = [
     "LeaseWarning",
     "LingeringViewError",
     "LingeringViewWarning",
+    "ModeError",
+    "ObjectError",
     "PermissionDeniedError",
     "ProtocolError",
     "ReentrantCallError",
@@ -68,6 +71,13 @@ class SegmentNotFoundError(LeaseError, LookupError):
     """No published segment of that name appeared within the time allowed."""
 
 
+class AbandonedError(LeaseError, RuntimeError):
+    """The writer of a name died or gave up before it published.
+
+    `pid` and `site` say who it was and where in its code, `at_ns` when, of CLOCK_MONOTONIC.
+    """
+
+
 class SegmentExistsError(LeaseError, FileExistsError):
     """The name is taken by a live segment."""
 
@@ -82,6 +92,14 @@ class CapacityError(LeaseError, MemoryError):
 
 class LeaseClosedError(LeaseError, ValueError):
     """The lease was used after its release, or in a way that its state does not allow."""
+
+
+class ModeError(LeaseError, ValueError):
+    """A segment that is not mutable was to be written in place, or one that is to be copied on write."""
+
+
+class ObjectError(LeaseError, ValueError):
+    """A segment holds no object that can be loaded: it is cut short, something else, or needs a missing `library`."""
 
 
 class TicketError(LeaseError, ValueError):

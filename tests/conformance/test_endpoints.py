@@ -119,7 +119,7 @@ class EndpointConformance:
         connection.send(encode([m.Lease(2, lease, "x", 4096, 10, b"", "", 0, 0)]))
         [granted] = received(connection)
         assert isinstance(granted, m.Granted)
-        endpoint.map(granted.segment, 4096, writable=True, reserve=True).close()
+        endpoint.map(granted.segment, 4096, writable=True, private=False, reserve=True).close()
         log = endpoint.open_notice_log(welcome.client)
         assert log.append(m.Release(3, lease))
         connection.send(encode([m.Statistics(4)]))

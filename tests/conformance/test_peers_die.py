@@ -16,7 +16,7 @@ def test_what_a_dead_writer_had_not_published_is_gone(world: World) -> None:
     assert live(registry) == 1
     writer.kill()
     until(lambda: live(registry) == 0, what="the end of the segment")
-    with pytest.raises(shmlease.SegmentNotFoundError):
+    with pytest.raises(shmlease.AbandonedError):
         registry.attach("a", timeout=0)
     with registry.lease("a", shape=3):
         pass

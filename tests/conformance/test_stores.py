@@ -38,7 +38,7 @@ class ReachedFileStore(FileStore):
     """The directory, reached as clients and the registry reach it."""
 
     def map(self, number: int, size_bytes: int, *, writable: bool) -> Mapping:
-        return DirectoryEndpoint(self).map(number, size_bytes, writable=writable, reserve=writable)
+        return DirectoryEndpoint(self).map(number, size_bytes, writable=writable, private=False, reserve=writable)
 
     def new_claim(self) -> OwnedDescriptor:
         return OwnedDescriptor()

@@ -112,7 +112,7 @@ def _witness_of_hand_over(registry: RegistryHandle, line: Line) -> None:
             line.say("attached")
             line.wait_for_end()
             assert is_sealed(reader.array, 1)
-    except shmlease.SegmentNotFoundError:
+    except (shmlease.SegmentNotFoundError, shmlease.AbandonedError):
         if line.say("not found"):  # the victim lives, so its lease does
             raise
 

@@ -161,6 +161,54 @@ def death_of_the_last_view(registry: shmlease.Registry) -> Iterator[Callable[[],
     views.clear()
 
 
+def detach(registry: shmlease.Registry) -> Iterator[Callable[[], Any]]:
+    lease, kept = registry.share(ARRAY), []
+    yield lambda: kept.append(lease.detach())
+    lease.release()
+    kept.clear()
+
+
+def put(registry: shmlease.Registry) -> Iterator[Callable[[], Any]]:
+    yield lambda: registry.put({"x": ARRAY}).release()
+
+
+def get(registry: shmlease.Registry) -> Iterator[Callable[[], Any]]:
+    with registry.put({"x": ARRAY}, "name"):
+
+        def use() -> None:
+            assert registry.get("name")["x"].sum() == ARRAY.sum()
+
+        yield use
+
+
+def lease_mutable(registry: shmlease.Registry) -> Iterator[Callable[[], Any]]:
+    yield lambda: registry.lease("name", shape=500, mutable=True).release()
+
+
+def attach_copy_on_write(registry: shmlease.Registry) -> Iterator[Callable[[], Any]]:
+    with registry.share(ARRAY, "name"):
+        yield lambda: registry.attach("name", mode="c").release()
+
+
+def attach_by_address(registry: shmlease.Registry) -> Iterator[Callable[[], Any]]:
+    with registry.share(ARRAY) as lease:
+        yield lambda: registry.attach(lease.address()).release()
+
+
+def revoke(registry: shmlease.Registry) -> Iterator[Callable[[], Any]]:
+    with registry.share(ARRAY) as lease:
+        ticket = lease.ticket()
+        yield lambda: registry.revoke(ticket)
+        registry.revoke(ticket)
+
+
+def withdraw(registry: shmlease.Registry) -> Iterator[Callable[[], Any]]:
+    with registry.share(ARRAY, "name"):
+        yield lambda: registry.withdraw("name")
+        with contextlib.suppress(shmlease.SegmentNotFoundError):
+            registry.withdraw("name")
+
+
 def lease_that_is_lost(registry: shmlease.Registry) -> Iterator[Callable[[], Any]]:
     leases = [registry.share(ARRAY)]
     yield leases.clear
@@ -190,6 +238,14 @@ CALLS: list[Call] = [
     end_of_a_with_block,
     release_with_a_view_alive,
     death_of_the_last_view,
+    detach,
+    put,
+    get,
+    lease_mutable,
+    attach_copy_on_write,
+    attach_by_address,
+    revoke,
+    withdraw,
 ]
 
 

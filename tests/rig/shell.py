@@ -19,6 +19,7 @@ from shmlease.core.table import Table
 PAGE = 4096
 S = 1_000_000_000
 SECRET = b"0123456789abcdef"
+READ = m.AttachMode.READ
 
 __all__ = ["PAGE", "SECRET", "S", "Shell", "identity"]
 
@@ -54,6 +55,7 @@ class Shell:
         self.retired: list[int] = []
         self.created: list[int] = []
         self.dropped: list[int] = []
+        self.watched: dict[int, Identity] = {}  # ticket -> the process that it is for
         self.stopped = False
         self.inbox: defaultdict[int, list[m.RegistryMessage]] = defaultdict(list)
         self.seq: defaultdict[int, int] = defaultdict(lambda: 1)  # Hello was the first
@@ -97,19 +99,21 @@ class Shell:
             client, m.Lease, self.new_id(client), name, pages * PAGE, pages * PAGE, b"layout", site, 0, int(timeout_s * S)
         )
 
-    def attach(self, client: int, name: str, timeout_s: float = 0.0) -> Any:
+    def attach(
+        self, client: int, name: str, timeout_s: float = 0.0, mode: m.AttachMode = READ, *, is_patient: bool = False
+    ) -> Any:
         """`client` asks for a published segment: the answer, or None if it waits."""
-        return self.ask(client, m.Attach, self.new_id(client), name, "", 0, int(timeout_s * S))
+        return self.ask(client, m.Attach, self.new_id(client), name, "", 0, int(timeout_s * S), mode, is_patient)
 
     def publish(self, client: int, lease: int, readers: int = 0, ttl_s: float = 60.0) -> int:
         """`client` publishes."""
         return self.say(client, m.Publish, lease, readers, self.now + int(ttl_s * S) if readers else 0)
 
-    def mint(self, client: int, lease: int, ttl_s: float = 60.0) -> int:
+    def mint(self, client: int, lease: int, ttl_s: float = 60.0, receiver: Identity | None = None) -> int:
         """`client` makes a ticket; its id."""
         ticket = self.new_id(client)
         self.tokens[ticket] = None
-        self.say(client, m.Mint, lease, ticket, self.now + int(ttl_s * S), "")
+        self.say(client, m.Mint, lease, ticket, self.now + int(ttl_s * S), "", receiver)
         return ticket
 
     def redeem(self, client: int, ticket: int) -> int | None:
@@ -120,6 +124,14 @@ class Shell:
         lease = self.new_id(client)
         self.say(client, m.Redeemed, lease, ticket, "", 0)
         return lease
+
+    def revoke(self, client: int, ticket: int) -> bool:
+        """`client` takes a ticket back; whether it still could."""
+        if self.tokens.get(ticket, 0) is not None:
+            return False
+        self.tokens[ticket] = client
+        self.say(client, m.Revoked, ticket)
+        return True
 
     def release(self, client: int, lease: int) -> int:
         """`client` releases."""
@@ -138,6 +150,12 @@ class Shell:
     def die(self, client: int) -> None:
         """The process of `client` dies."""
         self.table.holder_died(client, self.now)
+        self.settle()
+
+    def end_receiver(self, ticket: int) -> None:
+        """The process that `ticket` was made for dies."""
+        del self.watched[ticket]
+        self.table.receiver_ended(ticket, self.now)
         self.settle()
 
     def detach(self, client: int) -> None:
@@ -213,6 +231,12 @@ class Shell:
             case e.LinkAlias(number, alias, _, _):
                 self.aliases[alias] = number
                 table.aliases.linked(effect, "", now)
+            case e.UnlinkAlias(alias):
+                self.aliases.pop(alias, None)
+            case e.WatchReceiver(ticket, receiver):
+                self.watched[ticket] = receiver
+            case e.UnwatchReceiver(ticket):
+                self.watched.pop(ticket, None)
             case e.RetireSegment(number, alias, punch):
                 self.files.pop(number, None)
                 self.aliases.pop(alias, None)

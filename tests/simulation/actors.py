@@ -14,6 +14,7 @@ from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import Lease
 from shmlease.core import messages as m
 from shmlease.errors import (
+    AbandonedError,
     CapacityError,
     LeaseClosedError,
     LeaseError,
@@ -117,7 +118,7 @@ class Client:
         self.oracle.asked_for(name)
         try:
             lease = self.handle.attach(name, timeout=timeout_s)
-        except SegmentNotFoundError:
+        except (SegmentNotFoundError, AbandonedError):
             self.oracle.answered()
             self.oracle.not_found(name, before, counting)
         else:
@@ -160,7 +161,7 @@ class Client:
         process = self.machine.process(f"child of {self.process.name}", self.world.life())
         child = Client(self.world, process)
         inherited = Lease(child.link, "ignore", "")
-        inherited._fill(grant, mapping)
+        inherited._fill(grant, mapping, is_writer=mapping.writable, writable=mapping.writable)
         inherited._hold.session, inherited._hold.lease = self.link.session, lease._hold.lease  # its parent's
         inherited._writable = lease._writable
         shadow = Holding(held.holding.content, process, counts=False)

@@ -1,4 +1,4 @@
-"""The ways to a lease: by request, on a segment granted ahead, by name, by ticket.
+"""The ways to a lease: by request, on a segment granted ahead, by name, by address, by ticket.
 
 Each fills a lease object that was made before. What it has taken on stands in the lease's `Hold` at every moment, so that
 `acquired`, which calls it, can give it back whatever exception ends it.
@@ -10,6 +10,7 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
+from shmlease.client.address import Address
 from shmlease.client.call_site import calling_site
 from shmlease.client.claims import redeem_token, take_spare
 from shmlease.client.grant import grant_to_reader, grant_to_writer
@@ -19,13 +20,29 @@ from shmlease.client.link import Link
 from shmlease.client.refusals import explain_shortage
 from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
+from shmlease.core.messages import AttachMode
 from shmlease.core.sizes import WASTE_LIMIT, file_size
-from shmlease.errors import CapacityError, LeaseClosedError, ProtocolError, SegmentNotFoundError, TicketError
+from shmlease.errors import (
+    CapacityError,
+    LeaseClosedError,
+    ModeError,
+    ProtocolError,
+    SegmentNotFoundError,
+    TicketError,
+)
 from shmlease.interrupts import is_from_handler
 from shmlease.system.shm_shortage import explained
 from shmlease.units import format_bytes
 
-__all__ = ["acquire_by_name", "acquire_by_ticket", "acquire_new", "acquire_spare", "acquired", "claim_spare"]
+__all__ = [
+    "acquire_by_address",
+    "acquire_by_name",
+    "acquire_by_ticket",
+    "acquire_new",
+    "acquire_spare",
+    "acquired",
+    "claim_spare",
+]
 
 
 def acquired(link: Link, on_lingering: OnLingering, fill: Callable[[Lease[Any]], None]) -> Lease[Any]:
@@ -46,8 +63,10 @@ def acquired(link: Link, on_lingering: OnLingering, fill: Callable[[Lease[Any]],
     return lease
 
 
-def acquire_new(lease: Lease[Any], name: str | None, layout: Layout, timeout_s: float, due_ns: int) -> None:
-    """A new segment, which may have to be waited for."""
+def acquire_new(
+    lease: Lease[Any], name: str | None, layout: Layout, timeout_s: float, due_ns: int, *, mutable: bool = False
+) -> None:
+    """A new segment, which may have to be waited for; a mutable one is zeroed, and published at once."""
     link, hold, site = lease._link, lease._hold, lease.site
     clock, size_bytes = link.endpoint.clock, file_size(layout.nbytes)
 
@@ -55,7 +74,16 @@ def acquire_new(lease: Lease[Any], name: str | None, layout: Layout, timeout_s: 
         return link.request(
             m.Granted,
             lambda seq: m.Lease(
-                seq, link.session.id_of(seq), name, size_bytes, layout.nbytes, layout.encoded, site, due_ns, wait_ns
+                seq,
+                link.session.id_of(seq),
+                name,
+                size_bytes,
+                layout.nbytes,
+                layout.encoded,
+                site,
+                due_ns,
+                wait_ns,
+                mutable,
             ),
             wait_ns / 1e9,
             hold,
@@ -65,7 +93,11 @@ def acquire_new(lease: Lease[Any], name: str | None, layout: Layout, timeout_s: 
     granted = ask(int(timeout_s * 1e9))
     while True:
         try:
-            _fill_writer(lease, granted, layout, name)
+            _fill_writer(lease, granted, layout, name, mutable=mutable)
+            if mutable:
+                if not granted.fresh:
+                    lease._zero()
+                lease.publish()
             return
         except OSError as error:
             if is_from_handler(error):
@@ -95,7 +127,7 @@ def acquire_spare(lease: Lease[Any], layout: Layout) -> bool:
     if spare is None:
         return False
     try:
-        _fill_writer(lease, spare, layout, None)
+        _fill_writer(lease, spare, layout, None, mutable=False)
     except OSError as error:  # /dev/shm filled up since: wait in line like everybody
         if is_from_handler(error):
             raise
@@ -116,44 +148,71 @@ def claim_spare(lease: Lease[Any], due_ns: int, *, published: bool) -> None:
     )
 
 
-def acquire_by_name(lease: Lease[Any], name: str, timeout_s: float, due_ns: int) -> None:
-    """A published segment, which may have to be waited for."""
+def acquire_by_name(
+    lease: Lease[Any], name: str, mode: AttachMode, timeout_s: float, due_ns: int, *, is_patient: bool
+) -> None:
+    """A published segment, which may have to be waited for; who `is_patient` does so though its writer has ended."""
     link, site = lease._link, lease.site
     attached = link.request(
         m.Attached,
-        lambda seq: m.Attach(seq, link.session.id_of(seq), name, site, due_ns, int(timeout_s * 1e9)),
+        lambda seq: m.Attach(seq, link.session.id_of(seq), name, site, due_ns, int(timeout_s * 1e9), mode, is_patient),
         timeout_s,
         lease._hold,
     )
-    try:
-        _fill_reader(lease, attached)
-    except FileNotFoundError as error:
-        if is_from_handler(error):
-            raise
-        raise SegmentNotFoundError(
-            f"segment {name!r} has lost its file: its registry is being closed, or somebody removed it", name=name
-        ) from None
+    _fill_attached(lease, attached, mode, f"segment {name!r}")
 
 
-def acquire_by_ticket(lease: Lease[Any], ticket: Ticket, due_ns: int) -> None:
+def acquire_by_address(lease: Lease[Any], address: Address, mode: AttachMode, due_ns: int) -> None:
+    """A published segment that is known already, if it is still there."""
+    link, site, segment, generation = lease._link, lease.site, address.segment, address.generation
+    attached = link.request(
+        m.Attached,
+        lambda seq: m.AttachSegment(seq, link.session.id_of(seq), segment, generation, site, due_ns, mode),
+        hold=lease._hold,
+    )
+    _fill_attached(lease, attached, mode, f"segment {segment}")
+
+
+def acquire_by_ticket(lease: Lease[Any], ticket: Ticket, mode: AttachMode, due_ns: int) -> None:
     """The segment that a ticket was made for."""
     link, number = lease._link, ticket.id
-    if not redeem_token(lease._hold, number, lease.site, due_ns):
+    if mode is not AttachMode.READ and ticket.mutable != (mode is AttachMode.READ_WRITE):
+        raise ModeError(
+            f"{ticket!r} is for a segment that is {'mutable' if ticket.mutable else 'not mutable'}: "
+            f"redeem it with mode={'r' if ticket.mutable else 'c'!r}, or 'r'"
+        )
+    if not redeem_token(lease._hold, number, lease.site, due_ns, mode):
         link.request(m.Done, lambda seq: m.Redeem(seq, number))  # always refused: the registry knows why
         raise TicketError(f"ticket {number:#x} cannot be redeemed", ticket=str(ticket))
     try:
-        _fill_reader(lease, ticket)
+        _fill_reader(lease, ticket, mode)
     except (FileNotFoundError, ProtocolError) as error:
         if is_from_handler(error):
             raise
         raise TicketError(f"ticket {number:#x} cannot be redeemed: {error}", ticket=str(ticket)) from None
 
 
-def _fill_writer(lease: Lease[Any], granted: m.Granted | m.Spare, layout: Layout, name: str | None) -> None:
+def _fill_writer(
+    lease: Lease[Any], granted: m.Granted | m.Spare, layout: Layout, name: str | None, *, mutable: bool
+) -> None:
     mapping = lease._link.mappings.take(granted.segment, granted.size_bytes, writable=True, reserve=granted.fresh)
-    lease._fill(grant_to_writer(granted, layout, name), mapping)
+    lease._fill(grant_to_writer(granted, layout, name, mutable=mutable), mapping, is_writer=True, writable=True)
 
 
-def _fill_reader(lease: Lease[Any], source: m.Attached | Ticket) -> None:
+def _fill_attached(lease: Lease[Any], attached: m.Attached, mode: AttachMode, subject: str) -> None:
+    try:
+        _fill_reader(lease, attached, mode)
+    except FileNotFoundError as error:
+        if is_from_handler(error):
+            raise
+        raise SegmentNotFoundError(
+            f"{subject} has lost its file: its registry is being closed, or somebody removed it", name=attached.name
+        ) from None
+
+
+def _fill_reader(lease: Lease[Any], source: m.Attached | Ticket, mode: AttachMode) -> None:
     grant = grant_to_reader(source)
-    lease._fill(grant, lease._link.mappings.take(grant.segment, grant.size_bytes, writable=False))
+    private = mode is AttachMode.COPY_ON_WRITE or (mode is AttachMode.READ and grant.layout.kind == "private object")
+    writable = mode is not AttachMode.READ
+    mapping = lease._link.mappings.take(grant.segment, grant.size_bytes, writable=writable or private, private=private)
+    lease._fill(grant, mapping, is_writer=False, writable=writable)

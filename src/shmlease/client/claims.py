@@ -40,7 +40,7 @@ def take_spare(hold: Hold, size_bytes: int, most_bytes: int) -> m.Spare | None:
     return spare
 
 
-def redeem_token(hold: Hold, ticket: int, site: str, due_ns: int) -> bool:
+def redeem_token(hold: Hold, ticket: int, site: str, due_ns: int, mode: m.AttachMode) -> bool:
     """Take the token of a ticket, which only one can; whether it was there."""
     link = hold.link
     link.require_outside()
@@ -48,7 +48,7 @@ def redeem_token(hold: Hold, ticket: int, site: str, due_ns: int) -> bool:
     with link.lock:
         link.make_ready()
         lease = session.id_of(session.next_seq())
-        redemption = Redemption(lease, lambda seq: m.Redeemed(seq, lease, ticket, site, due_ns))
+        redemption = Redemption(lease, lambda seq: m.Redeemed(seq, lease, ticket, site, due_ns, mode))
         hold.redemption = redemption
         if not link.endpoint.claim_token(ticket, session.client, redemption.claimed):
             hold.redemption = None

@@ -143,7 +143,7 @@ class DirectoryEndpoint:
             finally:
                 syscalls.close(fd)
 
-    def map(self, segment: int, size_bytes: int, *, writable: bool, reserve: bool) -> Mapping:
+    def map(self, segment: int, size_bytes: int, *, writable: bool, private: bool, reserve: bool) -> Mapping:
         """Map the segment's file; nothing but the mapping keeps it open.
 
         Raises
@@ -156,11 +156,11 @@ class DirectoryEndpoint:
                 require_file_size(size_bytes)
                 if size_bytes >= _NOTED_BYTES:
                     require_memory(size_bytes, f"a segment of {format_bytes(size_bytes)}")
-            fd = self.directory.open_segment(segment, writable=writable)
+            fd = self.directory.open_segment(segment, writable=writable and not private)
             try:
                 if syscalls.fstat(fd).st_size < size_bytes:  # mapped beyond its end, it would be a SIGBUS to read
                     raise FileNotFoundError(errno.ENOENT, f"segment {segment} has no {size_bytes} bytes")
-                mapping = map_segment(fd, size_bytes, writable=writable)
+                mapping = map_segment(fd, size_bytes, writable=writable, private=private)
                 if reserve:
                     reserve_pages(fd, mapping)
                 return mapping

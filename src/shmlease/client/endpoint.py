@@ -88,7 +88,7 @@ class Endpoint(Protocol):
         """The notice log that the registry made for `client`."""
         ...
 
-    def map(self, segment: int, size_bytes: int, *, writable: bool, reserve: bool) -> Mapping:
+    def map(self, segment: int, size_bytes: int, *, writable: bool, private: bool, reserve: bool) -> Mapping:
         """Map a segment; with `reserve`, give all its pages memory first (OSError ENOSPC if there is not enough)."""
         ...
 

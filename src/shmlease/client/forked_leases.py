@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmlease.client.call_site import calling_site
 from shmlease.client.hold import Hold, held, held_leases
+from shmlease.client.link_cache import detached_holds
 from shmlease.core import messages as m
 from shmlease.errors import LeaseClosedError
 from shmlease.interrupts import is_from_handler
@@ -54,8 +55,8 @@ def take_own(lease: Lease[Any]) -> None:
 
 def _tell_of_fork() -> None:
     """Before a fork: what is leased now will be mapped by a process that the registry does not know."""
-    for lease in held_leases():
-        hold, link = lease._hold, lease._link
+    for hold in [lease._hold for lease in held_leases()] + detached_holds():
+        link = hold.link
         if not hold.is_exposed and not link.is_ended:
             hold.is_exposed = True
             identifier = hold.lease

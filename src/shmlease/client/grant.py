@@ -20,11 +20,12 @@ class Grant(msgspec.Struct, frozen=True):
     size_bytes: int
     layout: Layout
     name: str | None
+    mutable: bool = False
 
 
-def grant_to_writer(granted: m.Granted | m.Spare, layout: Layout, name: str | None) -> Grant:
+def grant_to_writer(granted: m.Granted | m.Spare, layout: Layout, name: str | None, *, mutable: bool) -> Grant:
     """A new segment, on which an array of `layout` is to lie."""
-    return Grant(granted.segment, granted.generation, granted.size_bytes, layout, name)
+    return Grant(granted.segment, granted.generation, granted.size_bytes, layout, name, mutable)
 
 
 def grant_to_reader(source: m.Attached | Ticket) -> Grant:
@@ -38,4 +39,4 @@ def grant_to_reader(source: m.Attached | Ticket) -> Grant:
     layout = decode_layout(source.layout)
     if layout.nbytes > source.size_bytes:
         raise ProtocolError(f"an array of {layout.nbytes} bytes does not fit on a segment of {source.size_bytes}")
-    return Grant(source.segment, source.generation, source.size_bytes, layout, source.name)
+    return Grant(source.segment, source.generation, source.size_bytes, layout, source.name, source.mutable)

@@ -1,14 +1,19 @@
-"""A registry as this process sees it: leases, tickets, attaching and sharing."""
+"""A registry as this process sees it: leases, tickets, attaching, sharing, objects.
+
+This module is longer than other modules: it is one class, and most of it is what users read in its docstrings.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, overload
+from typing import Any, Final, Literal, Self, TypeVar, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from shmlease.client.acquire import (
+    acquire_by_address,
     acquire_by_name,
     acquire_by_ticket,
     acquire_new,
@@ -16,15 +21,19 @@ from shmlease.client.acquire import (
     acquired,
     claim_spare,
 )
+from shmlease.client.address import Address
 from shmlease.client.copying import copy_into
-from shmlease.client.layout import layout_of
+from shmlease.client.layout import Layout, layout_of, layout_of_object
 from shmlease.client.lease import Lease, OnLingering, checked_on_lingering
 from shmlease.client.link import Link
 from shmlease.client.link_cache import connected_link_to
+from shmlease.client.objects import pack
+from shmlease.client.revocation import revoke
 from shmlease.client.statistics import Statistics, statistics_of
 from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
-from shmlease.errors import DTypeError, RegistryUnavailableError, TicketError
+from shmlease.core.messages import AttachMode
+from shmlease.errors import DTypeError, RegistryUnavailableError, SegmentNotFoundError, TicketError
 from shmlease.units import parse_duration
 
 __all__ = ["DEFAULT_TIMEOUT_S", "RegistryHandle"]
@@ -33,6 +42,10 @@ T = TypeVar("T", bound=np.generic)
 
 # A consumer started together with its producer waits this long for the name; one that waits longer is likely lost.
 DEFAULT_TIMEOUT_S: Final = 5.0
+# What timeout=None waits for: some lifetimes of a machine, within what a message can carry.
+_FOREVER_S: Final = 4e9
+
+Mode = Literal["r", "c", "r+"]
 
 
 class RegistryHandle:
@@ -59,8 +72,9 @@ class RegistryHandle:
         *,
         shape: int | tuple[int, ...],
         order: str = "C",
-        timeout: float | str = DEFAULT_TIMEOUT_S,
+        timeout: float | str | None = DEFAULT_TIMEOUT_S,
         due: float | str | None = None,
+        mutable: bool = False,
     ) -> Lease[np.float64]: ...
 
     @overload
@@ -71,8 +85,9 @@ class RegistryHandle:
         shape: int | tuple[int, ...],
         dtype: type[T] | np.dtype[T],
         order: str = "C",
-        timeout: float | str = DEFAULT_TIMEOUT_S,
+        timeout: float | str | None = DEFAULT_TIMEOUT_S,
         due: float | str | None = None,
+        mutable: bool = False,
     ) -> Lease[T]: ...
 
     @overload
@@ -83,8 +98,9 @@ class RegistryHandle:
         shape: int | tuple[int, ...],
         dtype: npt.DTypeLike,
         order: str = "C",
-        timeout: float | str = DEFAULT_TIMEOUT_S,
+        timeout: float | str | None = DEFAULT_TIMEOUT_S,
         due: float | str | None = None,
+        mutable: bool = False,
     ) -> Lease[Any]: ...
 
     def lease(
@@ -94,8 +110,9 @@ class RegistryHandle:
         shape: int | tuple[int, ...],
         dtype: npt.DTypeLike = float,
         order: str = "C",
-        timeout: float | str = DEFAULT_TIMEOUT_S,
+        timeout: float | str | None = DEFAULT_TIMEOUT_S,
         due: float | str | None = None,
+        mutable: bool = False,
     ) -> Lease[Any]:
         """A new segment, to be written by this process.
 
@@ -108,15 +125,18 @@ class RegistryHandle:
         shape, dtype, order
             As of `numpy.empty`: any dtype without Python objects, any shape, ``"C"`` or ``"F"``.
         timeout : float or str
-            Seconds to wait, in order of arrival, for capacity or for room in /dev/shm.
+            Seconds to wait, in order of arrival, for capacity or for room in /dev/shm; None waits for ever.
         due : float or str, optional
             Seconds within which the holder expects to be done; a lease held for longer is reported by the auditor as
             overdue. Nothing is taken away.
+        mutable : bool
+            The segment is zeroed, can be attached as soon as this call has returned, and stays writable: for this lease,
+            and for whoever attaches with ``mode="r+"``. Who writes when is for the processes to agree on.
 
         Returns
         -------
         Lease
-            Writable until `Lease.publish`. To be released, best by ``with``.
+            Writable until `Lease.publish`; always if it is `mutable`. To be released, best by ``with``.
 
         Raises
         ------
@@ -132,52 +152,96 @@ class RegistryHandle:
         link, layout, timeout_s, due_ns = (
             self._open_link(),
             layout_of(shape, dtype, order),
-            parse_duration(timeout),
+            _timeout_s(timeout),
             self._due_ns(due),
         )
         if name is not None:
             name = _checked_name(name)
 
         def fill(lease: Lease[Any]) -> None:
-            if name is None and acquire_spare(lease, layout):
+            if name is None and not mutable and acquire_spare(lease, layout):
                 claim_spare(lease, due_ns, published=False)
             else:
-                acquire_new(lease, name, layout, timeout_s, due_ns)
+                acquire_new(lease, name, layout, timeout_s, due_ns, mutable=mutable)
 
         return acquired(link, self._on_lingering, fill)
 
-    def attach(self, name: str, *, timeout: float | str = DEFAULT_TIMEOUT_S, due: float | str | None = None) -> Lease[Any]:
-        """Read the segment `name`; waits until it is published.
+    def attach(
+        self,
+        name: str | Address,
+        *,
+        mode: Mode = "r",
+        timeout: float | str | None = DEFAULT_TIMEOUT_S,
+        due: float | str | None = None,
+        abandoned: Literal["raise", "wait"] = "raise",
+    ) -> Lease[Any]:
+        """Map the segment `name`; waits until it is published.
+
+        Parameters
+        ----------
+        name : str or Address
+            Its name; or the address of a segment that is published, which is not waited for.
+        mode : {"r", "c", "r+"}
+            As of `numpy.memmap`. ``"r"``: the array is read-only. ``"c"``: it is writable, and what is written is seen by
+            nobody else; a page is copied when it is first written to. ``"r+"``: it is writable for all, which only a
+            segment leased with ``mutable=True`` is.
+        timeout : float or str
+            Seconds to wait; None waits for ever.
+        due : float or str, optional
+            As of `lease`.
+        abandoned : {"raise", "wait"}
+            What happens when the writer dies, or gives up, before it has published, or did so within the last minute:
+            AbandonedError at once, or waiting for another writer of that name.
 
         Raises
         ------
+        AbandonedError
+            The writer has ended; the error says who it was, where, and when.
         SegmentNotFoundError
-            No segment of that name was published within `timeout` seconds.
+            No segment of that name was published within `timeout` seconds; or nothing is at that address any more.
+        ModeError
+            ``"r+"``, and the segment is not mutable; ``"c"``, and it is, so that a copy made page by page is no snapshot.
         """
-        link, timeout_s, due_ns, name = self._open_link(), parse_duration(timeout), self._due_ns(due), _checked_name(name)
-        return acquired(link, self._on_lingering, lambda lease: acquire_by_name(lease, name, timeout_s, due_ns))
+        link, timeout_s, due_ns = self._open_link(), _timeout_s(timeout), self._due_ns(due)
+        acquire = self._by_name_or_address(name, _checked_mode(mode), timeout_s, due_ns, abandoned)
+        return acquired(link, self._on_lingering, acquire)
 
-    def redeem(self, ticket: Ticket | str, *, due: float | str | None = None) -> Lease[Any]:
-        """Read the segment that `ticket` was made for; the ticket is used up.
+    def redeem(self, ticket: Ticket | str, *, mode: Mode = "r", due: float | str | None = None) -> Lease[Any]:
+        """Map the segment that `ticket` was made for; the ticket is used up.
+
+        Parameters
+        ----------
+        ticket : Ticket or str
+            The ticket, or its text.
+        mode, due
+            As of `attach`.
 
         Raises
         ------
         TicketError
             It is not a ticket, was redeemed before, has expired, or belongs to another registry.
+        ModeError
+            As of `attach`; the ticket is not used up.
         """
-        link = self._open_link()
-        if isinstance(ticket, str):
-            ticket = Ticket.parse(ticket)
-        elif not isinstance(ticket, Ticket):
-            raise TypeError(f"what can be redeemed is a Ticket or its text, not {type(ticket).__name__}")
-        if ticket.registry != self.id:
-            raise TicketError(
-                f"the ticket is of registry {ticket.registry}, this is {self.id}; "
-                f"redeem it with shmlease.connect({ticket.registry!r})",
-                ticket=str(ticket),
-            )
-        due_ns = self._due_ns(due)
-        return acquired(link, self._on_lingering, lambda lease: acquire_by_ticket(lease, ticket, due_ns))
+        link, acquire = self._open_link(), self._by_ticket(ticket, _checked_mode(mode), self._due_ns(due))
+        return acquired(link, self._on_lingering, acquire)
+
+    def revoke(self, ticket: Ticket | str) -> bool:
+        """Take a ticket back; False if it was redeemed, or has ended, before."""
+        return revoke(self._open_link(), self._checked_ticket(ticket).id)
+
+    def withdraw(self, name: str) -> None:
+        """Make the name of a segment free again. Leases on it live on; readers that were announced are not waited for.
+
+        A name in /dev/shm that `Lease.segment` has given it goes as well.
+
+        Raises
+        ------
+        SegmentNotFoundError
+            No segment has that name.
+        """
+        name, now_ns = _checked_name(name), self._link.endpoint.clock.now_ns()
+        self._open_link().request(m.Done, lambda seq: m.Withdraw(seq, name, now_ns))
 
     @overload
     def share(
@@ -185,7 +249,7 @@ class RegistryHandle:
         array: np.ndarray[Any, np.dtype[T]],
         name: str | None = None,
         *,
-        timeout: float | str = DEFAULT_TIMEOUT_S,
+        timeout: float | str | None = DEFAULT_TIMEOUT_S,
         due: float | str | None = None,
     ) -> Lease[T]: ...
 
@@ -195,7 +259,7 @@ class RegistryHandle:
         array: npt.ArrayLike,
         name: str | None = None,
         *,
-        timeout: float | str = DEFAULT_TIMEOUT_S,
+        timeout: float | str | None = DEFAULT_TIMEOUT_S,
         due: float | str | None = None,
     ) -> Lease[Any]: ...
 
@@ -204,7 +268,7 @@ class RegistryHandle:
         array: npt.ArrayLike,
         name: str | None = None,
         *,
-        timeout: float | str = DEFAULT_TIMEOUT_S,
+        timeout: float | str | None = DEFAULT_TIMEOUT_S,
         due: float | str | None = None,
     ) -> Lease[Any]:
         """A lease on a published copy of `array`: `lease`, copy in, `publish`.
@@ -223,22 +287,92 @@ class RegistryHandle:
             )
         order = "F" if values.flags.f_contiguous and not values.flags.c_contiguous else "C"
         layout = layout_of(values.shape, values.dtype, order)
-        timeout_s, due_ns = parse_duration(timeout), self._due_ns(due)
+        timeout_s, due_ns = _timeout_s(timeout), self._due_ns(due)
         if name is not None:
             name = _checked_name(name)
 
-        def fill(lease: Lease[Any]) -> None:
-            is_spare = name is None and acquire_spare(lease, layout)
-            if not is_spare:
-                acquire_new(lease, name, layout, timeout_s, due_ns)
-            copy_into(lease.array, values)
-            if is_spare:
-                lease._seal()
-                claim_spare(lease, due_ns, published=True)
-            else:
-                lease.publish()
+        return self._written(link, layout, name, timeout_s, due_ns, lambda array: copy_into(array, values))
 
-        return acquired(link, self._on_lingering, fill)
+    def put(
+        self,
+        value: object,
+        name: str | None = None,
+        *,
+        timeout: float | str | None = DEFAULT_TIMEOUT_S,
+        due: float | str | None = None,
+    ) -> Lease[np.uint8]:
+        """A lease on a published copy of any object that can be pickled; `get` makes it anew.
+
+        The memory of the arrays in it (numpy, pandas, pyarrow, polars, scipy, xarray, torch on the CPU) is copied once,
+        into one segment, and not at all by `get`. What has no such memory, as Python's own containers, is pickled.
+
+        Parameters
+        ----------
+        value : object
+            What to share.
+        name, timeout, due
+            As of `lease`.
+
+        Returns
+        -------
+        Lease
+            On the bytes of the object; `Lease.load` makes it anew.
+
+        Raises
+        ------
+        Exception
+            As `lease`; and what pickling `value` raises.
+        """
+        link, timeout_s, due_ns = self._open_link(), _timeout_s(timeout), self._due_ns(due)
+        if name is not None:
+            name = _checked_name(name)
+        packed = pack(value)
+        layout = layout_of_object(packed.nbytes, needs_private=packed.needs_private)
+        return self._written(link, layout, name, timeout_s, due_ns, packed.write_into)
+
+    def get(
+        self,
+        source: str | Ticket | Address,
+        *,
+        mode: Mode = "r",
+        timeout: float | str | None = DEFAULT_TIMEOUT_S,
+        abandoned: Literal["raise", "wait"] = "raise",
+    ) -> Any:
+        """The object, or the array, that was put or shared under a name, a ticket or an address.
+
+        Its arrays lie on the segment, and hold it until the last of them has died: there is nothing to release. They are
+        read-only, unless `mode` says otherwise; tensors, which torch cannot make read-only, are always copy-on-write.
+
+        Only what processes of the same user have put is unpickled: others cannot write to a registry's segments.
+
+        Parameters
+        ----------
+        source : str, Ticket or Address
+            A text is always a name; `Ticket.parse` makes a ticket of one.
+        mode, timeout, abandoned
+            As of `attach`.
+
+        Raises
+        ------
+        ObjectError
+            The segment holds no object that can be loaded, or one that needs a library which is not installed.
+        Exception
+            As `attach` and `redeem`.
+        """
+        link, access, found = self._open_link(), _checked_mode(mode), []
+        if isinstance(source, Ticket):
+            acquire = self._by_ticket(source, access, 0)
+        else:
+            acquire = self._by_name_or_address(source, access, _timeout_s(timeout), 0, abandoned)
+
+        def take(lease: Lease[Any]) -> None:
+            acquire(lease)
+            lease._hold.is_detached = True  # whatever ends this call: its views end the lease in order
+            found.append(lease.load())
+            lease._end()
+
+        acquired(link, self._on_lingering, take)
+        return found.pop()
 
     def statistics(self) -> Statistics:
         """The figures of the registry at this moment."""
@@ -273,6 +407,64 @@ class RegistryHandle:
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
+    def _written(
+        self,
+        link: Link,
+        layout: Layout,
+        name: str | None,
+        timeout_s: float,
+        due_ns: int,
+        write: Callable[[np.ndarray[Any, Any]], None],
+    ) -> Lease[Any]:
+        """A lease on a segment that `write` has filled, and that is published."""
+
+        def fill(lease: Lease[Any]) -> None:
+            is_spare = name is None and acquire_spare(lease, layout)
+            if not is_spare:
+                acquire_new(lease, name, layout, timeout_s, due_ns)
+            write(lease.array)
+            if is_spare:
+                lease._seal()
+                claim_spare(lease, due_ns, published=True)
+            else:
+                lease.publish()
+
+        return acquired(link, self._on_lingering, fill)
+
+    def _by_name_or_address(
+        self, source: object, mode: AttachMode, timeout_s: float, due_ns: int, abandoned: str
+    ) -> Callable[[Lease[Any]], None]:
+        if abandoned not in ("raise", "wait"):
+            raise ValueError(f"abandoned={abandoned!r} is neither 'raise' nor 'wait'")
+        if isinstance(source, Address):
+            if source.registry != self.id:
+                raise SegmentNotFoundError(
+                    f"the address is of registry {source.registry}, this is {self.id}; "
+                    f"attach it with shmlease.connect({source.registry!r})"
+                )
+            return lambda lease: acquire_by_address(lease, source, mode, due_ns)
+        if isinstance(source, Ticket):
+            raise TypeError(f"{source!r} is a ticket; redeem it")
+        name = _checked_name(source)
+        return lambda lease: acquire_by_name(lease, name, mode, timeout_s, due_ns, is_patient=abandoned == "wait")
+
+    def _by_ticket(self, ticket: object, mode: AttachMode, due_ns: int) -> Callable[[Lease[Any]], None]:
+        checked = self._checked_ticket(ticket)
+        return lambda lease: acquire_by_ticket(lease, checked, mode, due_ns)
+
+    def _checked_ticket(self, ticket: object) -> Ticket:
+        if isinstance(ticket, str):
+            ticket = Ticket.parse(ticket)
+        elif not isinstance(ticket, Ticket):
+            raise TypeError(f"what can be redeemed is a Ticket or its text, not {type(ticket).__name__}")
+        if ticket.registry != self.id:
+            raise TicketError(
+                f"the ticket is of registry {ticket.registry}, this is {self.id}; "
+                f"redeem it with shmlease.connect({ticket.registry!r})",
+                ticket=str(ticket),
+            )
+        return ticket
+
     def _open_link(self) -> Link:
         if self._is_closed:
             raise RegistryUnavailableError(
@@ -286,7 +478,18 @@ class RegistryHandle:
         return self._link.endpoint.clock.now_ns() + int(due_s * 1e9) if due_s else 0
 
 
-def _checked_name(name: str) -> str:
+def _timeout_s(timeout: float | str | None) -> float:
+    return _FOREVER_S if timeout is None else parse_duration(timeout)
+
+
+def _checked_mode(mode: str) -> AttachMode:
+    try:
+        return AttachMode(mode)
+    except ValueError:
+        raise ValueError(f"mode={mode!r} is none of {', '.join(map(repr, get_args(Mode)))}") from None
+
+
+def _checked_name(name: object) -> str:
     if not isinstance(name, str):
         raise TypeError(f"a segment's name is a str, not {type(name).__name__}")
     if not 1 <= len(name) <= 255 or any(ord(character) < 32 or ord(character) == 127 for character in name):

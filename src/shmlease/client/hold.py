@@ -41,6 +41,10 @@ class Hold:
         The ticket that is being redeemed.
     is_exposed : bool
         Something the registry does not know may map the segment: its mapping is not kept for reuse.
+    is_detached : bool
+        The array carries the lease: that views of it live on is as it should be.
+    site : str
+        Where the lease was taken.
     is_unsure : bool
         The registry may have ended the lease already.
     """
@@ -54,6 +58,8 @@ class Hold:
     is_exposed = False
     is_unsure = False
     is_lingering = False
+    is_detached = False
+    site = ""
 
     def __init__(self, link: Link) -> None:
         notice_fork()  # else the session is the parent's
@@ -106,7 +112,8 @@ class Hold:
         if not self.is_lingering:
             self.link.loose_ends.attend(self.link.settle)
             self.anchor = self.link.loose_ends.watch(anchor, self)
-            linger = self.session.linger_of(self.lease)
+            told = self.session.detach_of if self.is_detached else self.session.linger_of
+            linger = told(self.lease)
             self.link.loose_ends.lingering[self.lease] = self
             self.is_lingering = True
             self.session.outbox.append(linger)

@@ -18,9 +18,11 @@ import numpy as np
 
 from shmlease.errors import DTypeError, ProtocolError
 
-__all__ = ["Layout", "decode_layout", "layout_of"]
+__all__ = ["Layout", "decode_layout", "layout_of", "layout_of_object"]
 
 Order = Literal["C", "F"]
+# What lies there: an array; or an object in bytes, of which one kind is to be mapped copy-on-write.
+Kind = Literal["array", "object", "private object"]
 _MAX_DIMENSIONS: Final = 64
 _MAX_BYTES: Final = 2**56
 _MAX_LAYOUT_BYTES: Final = 32 * 1024
@@ -30,6 +32,7 @@ class _Wire(msgspec.Struct, frozen=True, array_like=True):
     dtype: Any
     shape: tuple[int, ...]
     order: Order
+    kind: Kind = "array"
 
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -44,6 +47,7 @@ class Layout:
     shape: tuple[int, ...]
     order: Order
     encoded: bytes
+    kind: Kind = "array"
 
     @property
     def nbytes(self) -> int:
@@ -72,6 +76,13 @@ def layout_of(shape: int | tuple[int, ...], dtype: Any, order: str = "C") -> Lay
     if kind.subdtype is not None:  # numpy.empty(3, "(2,)i4") has shape (3, 2) as well
         sizes, kind = sizes + kind.shape, kind.base
     return _layout(kind, sizes, order, _metadata_key(kind))
+
+
+def layout_of_object(nbytes: int, *, needs_private: bool) -> Layout:
+    """The layout of an object that takes `nbytes`: an array of bytes, and what they are."""
+    kind: Kind = "private object" if needs_private else "object"
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
+    return Layout(dtype, (nbytes,), "C", _encoder.encode(_Wire(dtype.str, (nbytes,), "C", kind)), kind)
 
 
 def _sizes(shape: Any) -> tuple[Any, ...]:
@@ -112,7 +123,7 @@ def decode_layout(encoded: bytes) -> Layout:
         wire = _decoder.decode(encoded)
         if any(size < 0 for size in wire.shape) or len(wire.shape) > _MAX_DIMENSIONS:
             raise ValueError(f"shape {wire.shape}")
-        return Layout(_dtype(wire.dtype), wire.shape, wire.order, encoded)
+        return Layout(_dtype(wire.dtype), wire.shape, wire.order, encoded, wire.kind)
     except (msgspec.DecodeError, TypeError, ValueError, KeyError, SyntaxError, RecursionError, DTypeError) as error:
         raise ProtocolError(f"{len(encoded)} bytes describe no array layout: {error}") from None
 

@@ -1,4 +1,7 @@
-"""A lease: the right of this process to map one segment, from grant to release."""
+"""A lease: the right of this process to map one segment, from grant to release.
+
+This module is longer than other modules: it is one class, and half of it is what users read in its docstrings.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,29 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, get_args
 
 import numpy as np
+import numpy.typing as npt
 
+from shmlease.client.address import Address
 from shmlease.client.arrays import Anchor, array_on, seal
 from shmlease.client.forked_leases import take_own
 from shmlease.client.grant import Grant
 from shmlease.client.hold import Hold, held
 from shmlease.client.link import Link
 from shmlease.client.minting import mint
+from shmlease.client.objects import unpack
 from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
+from shmlease.core.model import Identity
 from shmlease.errors import (
     LeaseClosedError,
     LingeringViewError,
     LingeringViewWarning,
+    TicketError,
     UnreleasedLeaseWarning,
 )
+from shmlease.interrupts import is_from_handler
 from shmlease.system.forks import notice_fork
+from shmlease.system.identity import identify
 from shmlease.system.mapping import Mapping
 from shmlease.system.signals import deliver_again
 from shmlease.units import format_bytes, parse_duration
@@ -46,6 +56,8 @@ OnLingering = Literal["warn", "error", "ignore"]
 # Long enough for a reader that starts a Python interpreter and imports numpy first; short enough that a ticket nobody will
 # ever redeem does not hold memory for the rest of a job.
 DEFAULT_TTL_S: Final = 60.0
+_WRITABLE: Final = 1  # PyBUF_WRITABLE
+_DLPACK_CPU: Final = (1, 0)  # kDLCPU
 
 
 class Lease(Generic[T_co]):
@@ -60,6 +72,7 @@ class Lease(Generic[T_co]):
 
     __slots__ = (
         "__weakref__",
+        "_address",
         "_anchor",
         "_array",
         "_grant",
@@ -79,14 +92,16 @@ class Lease(Generic[T_co]):
         self._on_lingering = on_lingering
         self._site = site
         self._segment_name: str | None = None
+        self._address: Address | None = None
         self._anchor: Anchor | None = None
         self._array: np.ndarray[Any, np.dtype[T_co]] | None = None
 
-    def _fill(self, grant: Grant, mapping: Mapping) -> None:
+    def _fill(self, grant: Grant, mapping: Mapping, *, is_writer: bool, writable: bool) -> None:
         """From here on it is a lease."""
         hold = self._hold
+        hold.site = self._site
         self._grant = grant
-        self._is_writer = self._writable = mapping.writable
+        self._is_writer, self._writable = is_writer, writable
         self._anchor = Anchor(mapping)
         hold.anchor = hold.link.loose_ends.watch(self._anchor, hold)
         hold.segment, hold.mapping = grant.segment, mapping
@@ -117,7 +132,7 @@ class Lease(Generic[T_co]):
 
     @property
     def writable(self) -> bool:
-        """Whether the array may be written: a writer's lease before `publish`."""
+        """Whether the array may be written: before `publish`, on a mutable segment, or copy-on-write."""
         return self._writable
 
     @property
@@ -135,8 +150,8 @@ class Lease(Generic[T_co]):
         """The array on the segment, from its first byte on, exact to dtype, shape and strides.
 
         A writer's is writable until `publish`; its first content is undefined, as that of `numpy.empty`. A reader's is
-        read-only: writing raises ValueError. Views may outlive the lease; the segment then stays held until the last of
-        them dies.
+        read-only: writing raises ValueError; unless it attached in another mode. Views may outlive the lease; the segment
+        then stays held until the last of them dies.
 
         Raises
         ------
@@ -178,8 +193,70 @@ class Lease(Generic[T_co]):
 
     # --- what can be done with it ------------------------------------------------------------------------------------
 
+    def load(self) -> Any:
+        """The object that was `put` on the segment, made anew; on any other segment, the array.
+
+        The object's arrays lie on the segment, as views of `array` do.
+
+        Raises
+        ------
+        ObjectError
+            It cannot be loaded; see `RegistryHandle.get`.
+        LeaseClosedError
+            The lease was released.
+        """
+        layout = self._grant.layout
+        if layout.kind == "array":
+            return self.array
+        content = array_on(self._require_held(), layout)
+        if not self._writable and layout.kind == "object":
+            seal(content)
+        return unpack(content, f"segment {self._grant.segment if self.name is None else self.name!r}")
+
+    def detach(self) -> np.ndarray[Any, np.dtype[T_co]]:
+        """The array, which carries the lease from now on: it ends, in order, when the last view of the array has died.
+
+        As `io.TextIOWrapper.detach`, it leaves this object without what it was made for: it counts as released. The array
+        can be returned, stored, and dropped anywhere, at any time, also at the end of the interpreter. A fork makes the
+        segment one that is not used again; the child's copy of the array is not counted.
+
+        Raises
+        ------
+        LeaseClosedError
+            The lease was released, or its segment is not published.
+        """
+        self._require_held()
+        if self._is_writer and self._writable and not self._grant.mutable:
+            raise LeaseClosedError(
+                f"{self!r} cannot be detached before it is published; publish() it first", name=self.name
+            )
+        array = self.array
+        self._hold.is_detached = True
+        self._end()
+        return array
+
+    def address(self) -> Address:
+        """Where the segment is: something to attach by, in any process and any number of times, while it lives.
+
+        It can be pickled, and keeps nothing alive. An array that is not published yet is published.
+
+        Raises
+        ------
+        LeaseClosedError
+            The lease was released.
+        """
+        self._require_held()
+        if self._address is None:
+            self._publish_if_unpublished()
+            self._link.request(m.Done, m.Ping)  # when it is answered, everybody can attach
+            grant = self._grant
+            self._address = Address(self._link.endpoint.id, grant.segment, grant.generation)
+        return self._address
+
     def publish(self, *, readers: int = 0, ttl: float | str | None = None) -> None:
         """Declare the array finished: from now on others may attach, and it is read-only here as well.
+
+        A mutable segment is published from the beginning and stays writable; publishing it announces readers.
 
         Parameters
         ----------
@@ -204,12 +281,13 @@ class Lease(Generic[T_co]):
             raise ValueError(f"readers={readers} is not between 0 and 1,000,000")
         ttl_s = DEFAULT_TTL_S if ttl is None else parse_duration(ttl)
         lease, deadline_ns = self._hold.lease, self._link.endpoint.clock.now_ns() + int(ttl_s * 1e9)
-        self._seal()
+        if not self._grant.mutable:
+            self._seal()
         self._link.send(
             lambda seq: m.Publish(seq, lease, readers, deadline_ns if readers else 0), urgent=self.name is not None
         )
 
-    def ticket(self, *, ttl: float | str = DEFAULT_TTL_S) -> Ticket:
+    def ticket(self, *, ttl: float | str | None = None, to: int | None = None) -> Ticket:
         """A single-use ticket for one reader, which keeps the segment alive until it is redeemed or `ttl` has passed.
 
         It may be pickled or sent as `str(ticket)`, and outlives this lease and this process. An array that is not published
@@ -218,20 +296,25 @@ class Lease(Generic[T_co]):
         Parameters
         ----------
         ttl : float or str
-            Seconds, or words such as ``"2min"``.
+            Seconds, or words such as ``"2min"``; 60 s if not given.
+        to : int, optional
+            The pid of the process that is to redeem it: the ticket ends when that process does, rather than hold the
+            segment for a message that nobody will read. Others may redeem it too, a child of that process for one.
 
         Raises
         ------
         LeaseClosedError
             The lease was released.
+        TicketError
+            There is no process `to`, or none that is seen from here.
         CapacityError
             /dev/shm has no room for the ticket's token.
         """
         self._require_held()
-        ttl_s = parse_duration(ttl)
-        if self._writable:
-            self.publish()
-        return mint(self, self._link.endpoint.clock.now_ns() + int(ttl_s * 1e9))
+        ttl_s = DEFAULT_TTL_S if ttl is None else parse_duration(ttl)
+        receiver = None if to is None else _process(to)
+        self._publish_if_unpublished()
+        return mint(self, self._link.endpoint.clock.now_ns() + int(ttl_s * 1e9), receiver)
 
     def release(self) -> None:
         """End the lease; releasing twice does nothing.
@@ -244,11 +327,7 @@ class Lease(Generic[T_co]):
         LingeringViewError
             The same, where the registry was opened with ``on_lingering="error"``.
         """
-        if not self._end() or self._on_lingering == "ignore":
-            return
-        if self._on_lingering == "error":
-            raise LingeringViewError(self._words_of_views(), name=self.name, site=self._site)
-        warnings.warn(LingeringViewWarning(self._words_of_views()), stacklevel=2)
+        self._release(stacklevel=3)
 
     def __enter__(self) -> Self:
         self._require_held()
@@ -258,7 +337,7 @@ class Lease(Generic[T_co]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is None:
-            self.release()
+            self._release(stacklevel=3)
             return
         # the traceback of the error holds views itself: no error on top of it
         if self._end() and self._on_lingering != "ignore":
@@ -267,7 +346,64 @@ class Lease(Generic[T_co]):
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} cannot be pickled; send lease.ticket() and redeem it, or attach by name")
 
+    # --- as an array -------------------------------------------------------------------------------------------------
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """What ``np.asarray(lease)`` gives: the array itself, or a copy of it in another dtype."""
+        array = self.array
+        if dtype is not None and array.dtype != np.dtype(dtype):
+            if copy is False:
+                raise ValueError(f"{self!r} is no array of {np.dtype(dtype)} without a copy")
+            return array.astype(dtype)
+        return array.copy(order="K") if copy else array
+
+    def __buffer__(self, flags: int) -> memoryview:
+        """The memory of the array, for Python 3.12 and later."""
+        if flags & _WRITABLE and not self.array.flags.writeable:
+            raise BufferError(f"{self!r} is read-only")
+        return self.array.data
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """The array for another library; a read-only one is copied, for such libraries write to what they get."""
+        array = self.array
+        if not array.flags.writeable:
+            if options.get("copy") is False:
+                raise BufferError(f"{self!r} is read-only; attach with mode='c', or let it be copied")
+            array = array.copy(order="K")
+        given: Any = array
+        return given.__dlpack__(**{key: value for key, value in options.items() if key != "copy"})
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """The processor's memory."""
+        return _DLPACK_CPU
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise TypeError(f"{self!r} is a lease, not an array: use lease.array")
+
+    __getitem__ = __setitem__ = __delitem__ = __len__ = __iter__ = __contains__ = _refuse
+    __add__ = __sub__ = __mul__ = __matmul__ = __truediv__ = __floordiv__ = __mod__ = __pow__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __neg__ = __abs__ = __invert__ = __and__ = __or__ = __xor__ = _refuse
+
+    def __bool__(self) -> bool:
+        """True, as of any object: an array's truth is asked of ``lease.array``."""
+        return True
+
     # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _release(self, stacklevel: int) -> None:
+        if not self._end() or self._on_lingering == "ignore":
+            return
+        if self._on_lingering == "error":
+            raise LingeringViewError(self._words_of_views(), name=self.name, site=self._site)
+        warnings.warn(LingeringViewWarning(self._words_of_views()), stacklevel=stacklevel)
+
+    def _publish_if_unpublished(self) -> None:
+        if self._is_writer and self._writable and not self._grant.mutable:
+            self.publish()
+
+    def _zero(self) -> None:
+        """Clear the whole segment, which was used before."""
+        np.asarray(self._require_held())[:] = 0
 
     def _seal(self) -> None:
         self._writable = False
@@ -305,7 +441,7 @@ class Lease(Generic[T_co]):
     def _words_of_views(self) -> str:
         return (
             f"{self!r} was released while numpy views of it are alive; the segment stays held until they die. "
-            f"The lease was taken at {self._site}"
+            f"If they are meant to live on, use lease.detach(). The lease was taken at {self._site}"
         )
 
 
@@ -323,6 +459,17 @@ class _HeldLease(Lease[T_co]):
             warnings.warn(UnreleasedLeaseWarning(message), stacklevel=2, source=self)
         except BaseException as error:
             deliver_again(error)
+
+
+def _process(pid: int) -> Identity:
+    try:
+        return identify(operator.index(pid))
+    except (ProcessLookupError, PermissionError) as error:
+        if is_from_handler(error):
+            raise
+        raise TicketError(
+            f"a ticket cannot be made for pid {pid}: there is no such process, or none that is seen from here"
+        ) from None
 
 
 def checked_on_lingering(on_lingering: OnLingering) -> OnLingering:

@@ -28,8 +28,10 @@ class MappingCache:
         self._endpoint = endpoint
         self._idle: dict[tuple[int, bool], Mapping] = {}
 
-    def take(self, segment: int, size_bytes: int, *, writable: bool, reserve: bool = False) -> Mapping:
-        """A mapping of `segment`, kept or new; with `reserve`, all its pages get memory first.
+    def take(
+        self, segment: int, size_bytes: int, *, writable: bool, private: bool = False, reserve: bool = False
+    ) -> Mapping:
+        """A mapping of `segment`, kept or new, a `private` one always new; with `reserve`, all its pages get memory first.
 
         Raises
         ------
@@ -38,15 +40,17 @@ class MappingCache:
         OSError
             It cannot be mapped, or (ENOSPC) its pages cannot be reserved.
         """
+        if private:
+            return self._endpoint.map(segment, size_bytes, writable=writable, private=True, reserve=False)
         kept = self._idle.pop((segment, writable), None)
         if kept is not None and not reserve:
             return kept
-        return self._endpoint.map(segment, size_bytes, writable=writable, reserve=reserve)
+        return self._endpoint.map(segment, size_bytes, writable=writable, private=False, reserve=reserve)
 
     def give_back(self, holder: Holder) -> None:
         """Keep the mapping of `holder`, which nothing uses any more, for the next `take`."""
         mapping = holder.mapping
-        if mapping is None:
+        if mapping is None or mapping.private:  # what was written into that one is nobody else's
             return
         key = (holder.segment, mapping.writable)
         holder.mapping = None  # no call between the two: a mapping never has two owners

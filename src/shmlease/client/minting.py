@@ -8,6 +8,7 @@ from shmlease.client.call_site import calling_site
 from shmlease.client.refusals import explain_shortage
 from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
+from shmlease.core.model import Identity
 from shmlease.errors import CapacityError, LeaseError
 from shmlease.interrupts import is_from_handler
 from shmlease.system.shm_shortage import explained
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["mint"]
 
 
-def mint(lease: Lease[Any], deadline_ns: int) -> Ticket:
-    """A ticket on the segment of `lease`.
+def mint(lease: Lease[Any], deadline_ns: int, receiver: Identity | None) -> Ticket:
+    """A ticket on the segment of `lease`, which ends with the process `receiver` if it is for one.
 
     Raises
     ------
@@ -29,7 +30,7 @@ def mint(lease: Lease[Any], deadline_ns: int) -> Ticket:
         There is no room for its token.
     """
     link, grant = lease._link, lease._grant
-    minting = _Minting(link, lease._hold, deadline_ns, calling_site())
+    minting = _Minting(link, lease._hold, deadline_ns, calling_site(), receiver)
     try:
         minting.run()
         ticket = Ticket(
@@ -41,6 +42,7 @@ def mint(lease: Lease[Any], deadline_ns: int) -> Ticket:
             deadline_ns,
             grant.name,
             grant.layout.encoded,
+            grant.mutable,
         )
     except BaseException as error:  # nobody has the ticket
         try:
@@ -57,12 +59,13 @@ def mint(lease: Lease[Any], deadline_ns: int) -> Ticket:
 class _Minting:
     """A ticket that is being made: if its call is interrupted, nobody has it, and it must not hold its segment."""
 
-    def __init__(self, link: Link, hold: Hold, deadline_ns: int, site: str) -> None:
+    def __init__(self, link: Link, hold: Hold, deadline_ns: int, site: str, receiver: Identity | None) -> None:
         self.link = link
         self.session = link.session
         self.lease = hold.lease
         self.deadline_ns = deadline_ns
         self.site = site
+        self.receiver = receiver
         self.ticket = 0
         self.minted: list[None] = []  # not empty when there is a token
         self.claimed: list[None] = []
@@ -89,7 +92,7 @@ class _Minting:
 
     def notice(self, seq: int) -> m.Mint:
         """What the registry must know of it."""
-        return m.Mint(seq, self.lease, self.ticket, self.deadline_ns, self.site)
+        return m.Mint(seq, self.lease, self.ticket, self.deadline_ns, self.site, self.receiver)
 
     def settle(self) -> None:
         """Use the ticket up. The link's lock is held."""

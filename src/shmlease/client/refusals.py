@@ -11,9 +11,11 @@ from typing import Final
 
 from shmlease.core.messages import RefusalCode, Refused
 from shmlease.errors import (
+    AbandonedError,
     CapacityError,
     LeaseClosedError,
     LeaseError,
+    ModeError,
     PermissionDeniedError,
     ProtocolError,
     RegistryFaultError,
@@ -38,6 +40,8 @@ _ERRORS: Final[dict[RefusalCode, type[LeaseError]]] = {
     RefusalCode.PERMISSION: PermissionDeniedError,
     RefusalCode.RESUME: RegistryUnavailableError,
     RefusalCode.FAULT: RegistryFaultError,
+    RefusalCode.ABANDONED: AbandonedError,
+    RefusalCode.MODE: ModeError,
 }
 
 

@@ -31,7 +31,7 @@ class Statistics:
     segments, segment_bytes : mapping of str to int
         Number and bytes of segments by state: reserved, filling, published, warm, retiring.
     leases : mapping of str to int
-        Number of leases by mode (write, read, spare), and of lingering ones.
+        Number of leases by mode (write, read, spare), of lingering ones, and of those that arrays carry on (detached).
     counters : mapping of str to int
         Since this process started: leases, created, recycled, published, tickets, reclaimed, retired, refusals...
     peaks : mapping of str to int

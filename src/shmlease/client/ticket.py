@@ -36,6 +36,7 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
     deadline_ns: int
     name: str | None
     layout: bytes
+    mutable: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot come from a registry, whether it was read from text, unpickled or constructed.
@@ -52,7 +53,8 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
                 f"a ticket whose {field} is {getattr(self, field)!r} is not from a registry; ask its sender for a new one"
             )
         named = self.name is None or isinstance(self.name, str)
-        if not (isinstance(self.registry, str) and named and isinstance(self.layout, bytes)):
+        fields = ((self.registry, str), (self.layout, bytes), (self.mutable, bool))
+        if not (named and all(isinstance(value, kind) for value, kind in fields)):
             raise TicketError("a ticket with fields of the wrong type is not from a registry; ask its sender for a new one")
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ def granted(seq: int, lease: LeaseRow, segment: SegmentRow) -> m.Granted:
 
 def attached(seq: int, lease: LeaseRow, segment: SegmentRow) -> m.Attached:
     """The answer to a request for a segment that is there."""
-    writable = lease.mode is LeaseMode.WRITE and segment.state is SegmentState.FILLING
+    writable = lease.mode is LeaseMode.WRITE and (segment.mutable or segment.state is SegmentState.FILLING)
     return m.Attached(
         seq,
         lease.id,
@@ -26,6 +26,7 @@ def attached(seq: int, lease: LeaseRow, segment: SegmentRow) -> m.Attached:
         segment.layout,
         segment.name,
         writable,
+        segment.mutable,
     )
 
 

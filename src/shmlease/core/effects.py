@@ -11,6 +11,7 @@ import dataclasses
 from typing import Final
 
 from shmlease.core.messages import RegistryMessage
+from shmlease.core.model import Identity
 
 __all__ = [
     "BEFORE_COMMIT",
@@ -23,7 +24,10 @@ __all__ = [
     "RevokeSpare",
     "Send",
     "Stop",
+    "UnlinkAlias",
+    "UnwatchReceiver",
     "VoidToken",
+    "WatchReceiver",
 ]
 
 
@@ -82,6 +86,28 @@ class DropToken:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class UnlinkAlias:
+    """Take the name in /dev/shm itself from a segment that stays."""
+
+    alias: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WatchReceiver:
+    """Tell `Table.receiver_ended` when the process that a ticket was made for has ended; at once, if it is not there."""
+
+    ticket: int
+    receiver: Identity
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UnwatchReceiver:
+    """The ticket has ended: nobody is to be watched for it."""
+
+    ticket: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Send:
     """Send a message to a client, if it is connected."""
 
@@ -101,5 +127,18 @@ class Stop:
     """End the registry: nothing is left that needs it."""
 
 
-Effect = CreateSegment | RevokeSpare | VoidToken | LinkAlias | RetireSegment | DropToken | Send | DropClient | Stop
+Effect = (
+    CreateSegment
+    | RevokeSpare
+    | VoidToken
+    | LinkAlias
+    | UnlinkAlias
+    | RetireSegment
+    | DropToken
+    | WatchReceiver
+    | UnwatchReceiver
+    | Send
+    | DropClient
+    | Stop
+)
 BEFORE_COMMIT: Final = (CreateSegment, RevokeSpare, VoidToken)

@@ -95,15 +95,19 @@ class Ending:
                 m.RefusalCode.PERMISSION,
                 f"registry {self._rows.registry.id} belongs to pid {owner.pid}; pid {asking.pid} cannot close it",
             )
-        holders = self.close(now_ns)
+        holders = self.close(now_ns, client)
         self._outbox.send(client, m.Closed(message.seq, holders))
         self._stop()
 
-    def close(self, now_ns: int) -> list[str]:
-        """Refuse everything new and give all names and memory back; who still holds a lease, in words."""
+    def close(self, now_ns: int, closer: int = 0) -> list[str]:
+        """Refuse everything new, give all names and memory back; who else than client `closer` holds a lease, in words."""
         rows = self._rows
         holders = [
-            _holder_in_words(rows, lease) for lease in rows.leases.values() if lease.state is not LeaseState.RESERVED
+            _holder_in_words(rows, lease)
+            for lease in rows.leases.values()
+            if lease.state is not LeaseState.RESERVED
+            # a detached array of whoever closes the registry stays valid, and that one knows of it
+            and not (lease.state is LeaseState.DETACHED and client_of(lease.id) == closer)
         ]
         rows.put(replace(rows.registry, closing=True))
         if holders:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from shmlease.core import answers
 from shmlease.core import messages as m
+from shmlease.core.abandonments import Abandonments
 from shmlease.core.leases import Leases
 from shmlease.core.model import LeaseMode, SegmentRow, SegmentState
 from shmlease.core.outbox import Outbox
@@ -39,13 +40,23 @@ SHORTAGE_RETRY_NS: Final = 20_000_000
 class Grants:
     """Who waits for a new segment, and how they get one."""
 
-    def __init__(self, rows: Rows, outbox: Outbox, timers: Timers, pool: Pool, prefetch: Prefetch, leases: Leases) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        outbox: Outbox,
+        timers: Timers,
+        pool: Pool,
+        prefetch: Prefetch,
+        leases: Leases,
+        abandonments: Abandonments,
+    ) -> None:
         self._rows = rows
         self._outbox = outbox
         self._timers = timers
         self._pool = pool
         self._prefetch = prefetch
         self._leases = leases
+        self._abandonments = abandonments
         self._queue = LeaseQueue()
         # Segments that are being made -> the request. While there is one nobody else is served: /dev/shm may have no room
         # for it, then it is first in line again, and nobody has overtaken it.
@@ -92,6 +103,7 @@ class Grants:
             lease.site,
             lease.due_ns,
             message.timeout_ns,
+            segment.mutable,
         )
         self._rows.move_lease(lease, LeaseEvent.ENDED)
         self._pool.retire(segment)
@@ -208,7 +220,10 @@ class Grants:
             created_ns=now_ns,
             published_ns=0,
             site=request.site,
+            mutable=request.mutable,
         )
+        if request.name is not None:
+            self._abandonments.forget(request.name)
         lease = self._leases.add(
             request.lease, segment.number, LeaseMode.WRITE, request.seq, request.site, request.due_ns, now_ns
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from shmlease.core import messages as m
+from shmlease.core.abandonments import Abandonments
 from shmlease.core.model import EventKind, LeaseMode, LeaseRow, LeaseState, SegmentState, client_of
 from shmlease.core.outbox import Outbox
 from shmlease.core.pool import Pool
@@ -19,11 +20,12 @@ __all__ = ["Leases"]
 class Leases:
     """Adds and ends leases; a segment without a lease, a ticket or an expected reader is free."""
 
-    def __init__(self, rows: Rows, outbox: Outbox, pool: Pool, prefetch: Prefetch) -> None:
+    def __init__(self, rows: Rows, outbox: Outbox, pool: Pool, prefetch: Prefetch, abandonments: Abandonments) -> None:
         self._rows = rows
         self._outbox = outbox
         self._pool = pool
         self._prefetch = prefetch
+        self._abandonments = abandonments
 
     def add(self, lease_id: int, segment: int, mode: LeaseMode, seq: int, site: str, due_ns: int, now_ns: int) -> LeaseRow:
         """Grant a lease on `segment`."""
@@ -43,6 +45,8 @@ class Leases:
         elif segment.state is SegmentState.FILLING and not rows.leases_on.get(segment.number):
             self._outbox.counters["abandoned"] += 1
             rows.record(now_ns, EventKind.WRITER_ABANDONED, segment.number, lease.id, client_of(lease.id), lease.site)
+            if lease.state is not LeaseState.LINGERING:  # then it was abandoned when it was released
+                self._abandonments.note(segment, lease, now_ns, died=tainted)
         if tainted:
             self.taint(segment.number)
         self.free_if_unused(segment.number, now_ns)
@@ -53,9 +57,20 @@ class Leases:
         if lease.state is LeaseState.LINGERING:
             return
         self._rows.move_lease(lease, LeaseEvent.LINGERED)
+        segment = self._rows.segments[lease.segment]
+        if segment.state is SegmentState.FILLING and lease.mode is LeaseMode.WRITE:
+            self._abandonments.note(segment, lease, now_ns, died=False)
         self.taint(lease.segment)
         self._outbox.counters["lingered"] += 1
         self._rows.record(now_ns, EventKind.VIEW_LINGERED, lease.segment, lease.id, client, lease.site)
+
+    def detach(self, client: int, message: m.Detach, now_ns: int) -> None:
+        """The array carries the lease from now on: its holder releases it when the last view has died, in order."""
+        del now_ns
+        lease = held_by(self._rows, client, message.lease)
+        if lease.state is LeaseState.HELD:
+            self._rows.move_lease(lease, LeaseEvent.DETACHED)
+            self._outbox.counters["detached"] += 1
 
     def release(self, client: int, message: m.Release, now_ns: int) -> None:
         """A lease was released, or the last view of one that lingered has died."""

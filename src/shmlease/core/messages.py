@@ -19,6 +19,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from shmlease.core.limits import Limits
+from shmlease.core.model import Identity
 
 __all__ = [
     "LOOK_AGAIN_NS",
@@ -28,6 +29,8 @@ __all__ = [
     "PROTOCOL",
     "QUIET_NS",
     "Attach",
+    "AttachMode",
+    "AttachSegment",
     "Attached",
     "Bye",
     "Claim",
@@ -35,6 +38,7 @@ __all__ = [
     "Close",
     "Closed",
     "Decline",
+    "Detach",
     "Done",
     "Expose",
     "Exposed",
@@ -56,12 +60,14 @@ __all__ = [
     "RegistryMessage",
     "Release",
     "Request",
+    "Revoked",
     "Ring",
     "Share",
     "Spare",
     "Statistics",
     "Trim",
     "Welcome",
+    "Withdraw",
 ]
 
 PROTOCOL: Final = 1
@@ -108,10 +114,19 @@ class Lease(Struct, frozen=True, array_like=True, tag=2):
     site: Site
     due_ns: Count
     timeout_ns: Count
+    mutable: bool = False
+
+
+class AttachMode(enum.StrEnum):
+    """What whoever attaches does with a segment, in the words of numpy.memmap."""
+
+    READ = "r"
+    COPY_ON_WRITE = "c"
+    READ_WRITE = "r+"
 
 
 class Attach(Struct, frozen=True, array_like=True, tag=3):
-    """Read the published segment `name`; waits up to `timeout_ns` for it."""
+    """Map the published segment `name`; waits up to `timeout_ns` for it, if `is_patient` also when its writer has ended."""
 
     seq: Seq
     lease: Count
@@ -119,6 +134,28 @@ class Attach(Struct, frozen=True, array_like=True, tag=3):
     site: Site
     due_ns: Count
     timeout_ns: Count
+    mode: AttachMode = AttachMode.READ
+    is_patient: bool = False
+
+
+class AttachSegment(Struct, frozen=True, array_like=True, tag=13):
+    """Map the published segment of that number and generation, if it is still there."""
+
+    seq: Seq
+    lease: Count
+    segment: Count
+    generation: Count
+    site: Site
+    due_ns: Count
+    mode: AttachMode = AttachMode.READ
+
+
+class Withdraw(Struct, frozen=True, array_like=True, tag=14):
+    """Take the name from the segment that had it at `asked_ns`, and expect no readers any more; answered by `Done`."""
+
+    seq: Seq
+    name: Name
+    asked_ns: Count
 
 
 class Inherit(Struct, frozen=True, array_like=True, tag=4):
@@ -222,6 +259,7 @@ class Mint(Struct, frozen=True, array_like=True, tag=34):
     ticket: Count
     deadline_ns: Count
     site: Site
+    receiver: Identity | None = None
 
 
 class Redeemed(Struct, frozen=True, array_like=True, tag=35):
@@ -232,6 +270,21 @@ class Redeemed(Struct, frozen=True, array_like=True, tag=35):
     ticket: Count
     site: Site
     due_ns: Count
+    mode: AttachMode = AttachMode.READ
+
+
+class Revoked(Struct, frozen=True, array_like=True, tag=40):
+    """`ticket` was taken back: this client renamed its token, so nobody can redeem it."""
+
+    seq: Seq
+    ticket: Count
+
+
+class Detach(Struct, frozen=True, array_like=True, tag=41):
+    """The array carries the lease from now on; `Release` follows when its last view has died."""
+
+    seq: Seq
+    lease: Count
 
 
 class Linger(Struct, frozen=True, array_like=True, tag=36):
@@ -277,6 +330,8 @@ class RefusalCode(enum.StrEnum):
     PERMISSION = "permission"
     RESUME = "resume"
     FAULT = "fault"
+    ABANDONED = "abandoned"
+    MODE = "mode"
 
 
 class Welcome(Struct, frozen=True, array_like=True, tag=64):
@@ -314,6 +369,7 @@ class Attached(Struct, frozen=True, array_like=True, tag=66):
     layout: bytes
     name: str | None
     writable: bool
+    mutable: bool = False
 
 
 class Exposed(Struct, frozen=True, array_like=True, tag=67):
@@ -383,8 +439,22 @@ class Forget(Struct, frozen=True, array_like=True, tag=73):
     segment: int
 
 
-Request = Hello | Lease | Attach | Inherit | Redeem | Decline | Expose | Statistics | Trim | Ping | Close
-Notice = Claim | Publish | Mint | Redeemed | Linger | Release | Share | Bye
+Request = (
+    Hello
+    | Lease
+    | Attach
+    | AttachSegment
+    | Withdraw
+    | Inherit
+    | Redeem
+    | Decline
+    | Expose
+    | Statistics
+    | Trim
+    | Ping
+    | Close
+)
+Notice = Claim | Publish | Mint | Redeemed | Revoked | Detach | Linger | Release | Share | Bye
 ClientMessage = Request | Ring
 RegistryMessage = Welcome | Granted | Attached | Exposed | Figures | Done | Closed | Refused | Spare | Forget
-NOTICES: Final = (Claim, Publish, Mint, Redeemed, Linger, Release, Share, Bye)
+NOTICES: Final = (Claim, Publish, Mint, Redeemed, Revoked, Detach, Linger, Release, Share, Bye)

@@ -20,6 +20,7 @@ from shmlease.core.transitions import LeaseState, SegmentState
 
 __all__ = [
     "NUMBER_BITS",
+    "AbandonedRow",
     "AppliedRow",
     "Change",
     "ClientRow",
@@ -70,6 +71,8 @@ class EventKind(enum.StrEnum):
     VIEW_LINGERED = "view lingered"
     VIEW_DIED = "lingering view died"
     WRITER_ABANDONED = "unpublished segment abandoned"
+    RECEIVER_DIED = "receiver of a ticket died"
+    NAME_WITHDRAWN = "name withdrawn"
     CLIENT_DROPPED = "client dropped"
     REQUEST_REFUSED = "request refused"
     SEGMENT_MISSING = "segment file missing"
@@ -190,6 +193,7 @@ class SegmentRow(msgspec.Struct, frozen=True, array_like=True, tag="S"):
     tainted: bool = False  # a use of it ended otherwise than in order: never recycled
     exposed: bool = False  # something that the table does not know may map it: never recycled, and its pages never freed
     alias: str = ""  # the OS name it was given in /dev/shm itself, if any
+    mutable: bool = False  # it stays writable: publishing does not seal it
 
 
 class LeaseRow(msgspec.Struct, frozen=True, array_like=True, tag="L"):
@@ -213,6 +217,19 @@ class TicketRow(msgspec.Struct, frozen=True, array_like=True, tag="T"):
     generation: int
     deadline_ns: int
     site: str = ""
+    receiver: Identity | None = None  # whose end ends the ticket, if it was made for one process
+    receiver_has_ended: bool = False
+
+
+class AbandonedRow(msgspec.Struct, frozen=True, array_like=True, tag="B"):
+    """A name whose writer ended without publishing, kept for a while: whoever asks for the name is told who and where."""
+
+    segment: int
+    name: str
+    pid: int
+    site: str
+    at_ns: int
+    died: bool  # killed or crashed; if not, it released the lease
 
 
 class EventRow(msgspec.Struct, frozen=True, array_like=True, tag="E"):
@@ -234,8 +251,8 @@ class Gone(msgspec.Struct, frozen=True, array_like=True, tag="G"):
     key: int
 
 
-Row = RegistryRow | MarkRow | ClientRow | AppliedRow | SegmentRow | LeaseRow | TicketRow | EventRow
-Change = RegistryRow | MarkRow | ClientRow | AppliedRow | SegmentRow | LeaseRow | TicketRow | EventRow | Gone
+Row = RegistryRow | MarkRow | ClientRow | AppliedRow | SegmentRow | LeaseRow | TicketRow | AbandonedRow | EventRow
+Change = Row | Gone
 
 
 def client_of(identifier: int) -> int:

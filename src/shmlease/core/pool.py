@@ -49,7 +49,15 @@ class Pool:
             self.retire(segment)
             return
         rows.move_segment(
-            segment, SegmentEvent.POOLED, name=None, nbytes=0, layout=b"", site="", created_ns=now_ns, published_ns=0
+            segment,
+            SegmentEvent.POOLED,
+            name=None,
+            nbytes=0,
+            layout=b"",
+            site="",
+            created_ns=now_ns,
+            published_ns=0,
+            mutable=False,
         )
         self.evict(rows.warm.total_bytes - registry.warm_limit_bytes)
         self._timers.at(now_ns + registry.warm_idle_ns, "warm", segment.number)

@@ -6,12 +6,22 @@ from msgspec.structs import replace
 
 from shmlease.core import answers
 from shmlease.core import messages as m
+from shmlease.core.abandonments import Abandonments
+from shmlease.core.effects import UnlinkAlias
 from shmlease.core.leases import Leases
-from shmlease.core.model import EventKind, LeaseMode, LeaseState, SegmentRow, SegmentState
+from shmlease.core.model import EventKind, LeaseState, SegmentRow, SegmentState
 from shmlease.core.outbox import Outbox
 from shmlease.core.queues import AttachQueue, Waiter
-from shmlease.core.refusals import closing_refusal, not_found_refusal, not_held_refusal, reused_id_refusal
-from shmlease.core.requirements import held_by, require_own_id
+from shmlease.core.refusals import (
+    Refusal,
+    abandoned_refusal,
+    closing_refusal,
+    gone_refusal,
+    not_found_refusal,
+    not_held_refusal,
+    reused_id_refusal,
+)
+from shmlease.core.requirements import held_by, mode_of, require_own_id
 from shmlease.core.rows import Rows
 from shmlease.core.timers import Timers
 from shmlease.core.transitions import SegmentEvent
@@ -22,11 +32,12 @@ __all__ = ["Readers"]
 class Readers:
     """Grants leases on segments that are there."""
 
-    def __init__(self, rows: Rows, outbox: Outbox, timers: Timers, leases: Leases) -> None:
+    def __init__(self, rows: Rows, outbox: Outbox, timers: Timers, leases: Leases, abandonments: Abandonments) -> None:
         self._rows = rows
         self._outbox = outbox
         self._timers = timers
         self._leases = leases
+        self._abandonments = abandonments
         self._queue = AttachQueue()
         timers.handle("attach", self._attach_due, self._still_waited_for)
         timers.handle("readers", self._readers_due, self._still_expected)
@@ -48,10 +59,44 @@ class Readers:
             self._grant(client, message, rows.segments[number], now_ns)
             return
         waiter = Waiter(client, message, now_ns, now_ns + message.timeout_ns)
+        lost = self._abandonments.of(message.name)
+        if lost is not None and not message.is_patient:
+            raise abandoned_refusal(lost, now_ns)
         if message.timeout_ns == 0:
             raise not_found_refusal(rows, waiter, now_ns)
         self._queue.append(waiter)
         self._timers.at(waiter.deadline_ns, "attach")
+
+    def attach_segment(self, client: int, message: m.AttachSegment, now_ns: int) -> None:
+        """A segment is asked for by its address."""
+        rows = self._rows
+        require_own_id(client, message.lease)
+        segment, lease = rows.segments.get(message.segment), rows.leases.get(message.lease)
+        if lease is None:
+            wanted = segment is not None and segment.generation == message.generation
+            if segment is None or not wanted or segment.state is not SegmentState.PUBLISHED:
+                raise gone_refusal(message.segment, message.generation, segment)
+            mode = mode_of(segment, message.mode)
+            lease = self._leases.add(message.lease, segment.number, mode, message.seq, message.site, message.due_ns, now_ns)
+        self._outbox.send(client, answers.attached(message.seq, lease, rows.segments[lease.segment]))
+
+    def withdraw(self, client: int, message: m.Withdraw, now_ns: int) -> None:
+        """A name is to be free again; who holds the segment keeps it."""
+        rows = self._rows
+        number = rows.by_name.get(message.name)
+        told = f"{message.name!r}, by request {message.seq}"
+        if number is None or rows.segments[number].created_ns > message.asked_ns:
+            events = rows.events.values()
+            if not any((e.kind, e.client, e.detail) == (EventKind.NAME_WITHDRAWN, client, told) for e in events):
+                raise Refusal(m.RefusalCode.NOT_FOUND, f"no segment has the name {message.name!r}", {"name": message.name})
+        else:
+            segment = rows.segments[number]
+            if segment.alias:
+                self._outbox.add(UnlinkAlias(segment.alias))
+            rows.put(replace(segment, name=None, readers_expected=0))
+            rows.record(now_ns, EventKind.NAME_WITHDRAWN, number, client=client, detail=told)
+            self._leases.free_if_unused(number, now_ns)
+        self._outbox.send(client, m.Done(message.seq))
 
     def inherit(self, client: int, message: m.Inherit, now_ns: int) -> None:
         """A forked child takes its own lease on what its parent holds."""
@@ -81,7 +126,20 @@ class Readers:
             self._timers.at(deadline_ns, "readers", segment.number)  # after the row, without which it is dropped
         if segment.name is not None:
             for waiter in self._queue.take(segment.name):
-                self._grant(waiter.client, waiter.request, rows.segments[segment.number], now_ns)
+                try:
+                    self._grant(waiter.client, waiter.request, rows.segments[segment.number], now_ns)
+                except Refusal as refusal:
+                    self._outbox.refuse(waiter.client, waiter.request.seq, refusal, now_ns)
+
+    def serve(self, now_ns: int) -> None:
+        """Tell those who wait for a name that was just abandoned."""
+        for name in self._abandonments.take_news():
+            lost = self._abandonments.of(name)
+            for waiter in self._queue.take(name) if lost is not None else ():
+                if lost is None or waiter.request.is_patient:
+                    self._queue.append(waiter)
+                else:
+                    self._outbox.refuse(waiter.client, waiter.request.seq, abandoned_refusal(lost, now_ns), now_ns)
 
     def are_expected(self) -> bool:
         """Whether a segment waits for readers that were announced."""
@@ -104,14 +162,12 @@ class Readers:
 
     def _grant(self, client: int, message: m.Attach, segment: SegmentRow, now_ns: int) -> None:
         if message.lease in self._rows.leases:
-            self._outbox.refuse(client, message.seq, reused_id_refusal(message.lease), now_ns)
-            return
+            raise reused_id_refusal(message.lease)
+        mode = mode_of(segment, message.mode)
         if segment.readers_expected:
             segment = replace(segment, readers_expected=segment.readers_expected - 1)
             self._rows.put(segment)
-        lease = self._leases.add(
-            message.lease, segment.number, LeaseMode.READ, message.seq, message.site, message.due_ns, now_ns
-        )
+        lease = self._leases.add(message.lease, segment.number, mode, message.seq, message.site, message.due_ns, now_ns)
         self._outbox.send(client, answers.attached(message.seq, lease, segment))
 
     def _attach_due(self, key: int, now_ns: int) -> None:

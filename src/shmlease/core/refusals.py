@@ -6,8 +6,9 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import Final
 
-from shmlease.core.messages import Attach, Lease, RefusalCode
+from shmlease.core.messages import Attach, AttachMode, Lease, RefusalCode
 from shmlease.core.model import (
+    AbandonedRow,
     ClientState,
     EventKind,
     LeaseMode,
@@ -15,6 +16,7 @@ from shmlease.core.model import (
     LeaseState,
     RegistryRow,
     SegmentRow,
+    SegmentState,
     client_of,
 )
 from shmlease.core.queues import Waiter
@@ -25,11 +27,14 @@ from shmlease.units import format_bytes, format_duration
 __all__ = [
     "Facts",
     "Refusal",
+    "abandoned_refusal",
     "capacity_refusal",
     "closing_refusal",
     "descriptors_refusal",
     "exists_refusal",
     "fault_refusal",
+    "gone_refusal",
+    "mode_refusal",
     "not_found_refusal",
     "not_held_refusal",
     "reused_id_refusal",
@@ -105,6 +110,40 @@ def not_found_refusal(rows: Rows, waiter: Waiter[Attach], now_ns: int) -> Refusa
     )
 
 
+def abandoned_refusal(row: AbandonedRow, now_ns: int) -> Refusal:
+    """The writer of that name has ended, and nobody writes it anew."""
+    ago = format_duration(max(now_ns - row.at_ns, 0) / 1e9)
+    ended = "ended" if row.died else "released its lease"
+    where = f" (lease taken at {row.site})" if row.site else ""
+    return Refusal(
+        RefusalCode.ABANDONED,
+        f"segment {row.name!r} will not be published: its writer, pid {row.pid}{where}, {ended} without publish() "
+        f"{ago} ago; start its producer again, or wait for another one with abandoned='wait'",
+        {"name": row.name, "pid": row.pid, "site": row.site, "at_ns": row.at_ns},
+    )
+
+
+def gone_refusal(number: int, generation: int, segment: SegmentRow | None) -> Refusal:
+    """An address leads to no published segment."""
+    if segment is not None and (segment.generation, segment.state) == (generation, SegmentState.FILLING):
+        seen = "it is still being written; its writer must publish() it"
+    else:
+        seen = "its last lease has ended; an address keeps nothing alive"
+    return Refusal(
+        RefusalCode.NOT_FOUND, f"segment {number}, generation {generation}, cannot be attached: {seen}", {"segment": number}
+    )
+
+
+def mode_refusal(segment: SegmentRow, mode: AttachMode) -> Refusal:
+    """A segment that is not for that mode."""
+    subject = f"segment {segment.number}" if segment.name is None else f"segment {segment.name!r}"
+    if mode is AttachMode.READ_WRITE:
+        why = "is not mutable; lease it with mutable=True, or attach with mode='c' to change a copy of your own"
+    else:
+        why = "is mutable, and a copy-on-write mapping of it is no snapshot; attach with mode='r' and copy the array"
+    return Refusal(RefusalCode.MODE, f"{subject} {why}", {"name": segment.name, "mode": mode})
+
+
 def exists_refusal(rows: Rows, name: str, now_ns: int) -> Refusal:
     """The name is taken."""
     segment = rows.segments[rows.by_name[name]]
@@ -133,6 +172,12 @@ def exists_refusal(rows: Rows, name: str, now_ns: int) -> Refusal:
     )
 
 
+_THROUGH: Final = {
+    LeaseState.LINGERING: ", through views that outlived the lease",
+    LeaseState.DETACHED: ", through a detached array",
+}
+
+
 def _counted(number: int, what: str, that: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'} {that}"
 
@@ -140,7 +185,7 @@ def _counted(number: int, what: str, that: str) -> str:
 def _holding(lease: LeaseRow, pid: int) -> str:
     """Who holds a lease, and how."""
     does = "has it for writing" if lease.mode is LeaseMode.WRITE else "reads it"
-    late = ", through views that outlived the lease" if lease.state is LeaseState.LINGERING else ""
+    late = _THROUGH.get(lease.state, "")
     return f"pid {pid}, which {does}{f' (lease taken at {lease.site})' if lease.site else ''}{late}"
 
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from shmlease.core.messages import RefusalCode
-from shmlease.core.model import NUMBER_BITS, LeaseRow, LeaseState, client_of
-from shmlease.core.refusals import Refusal, exists_refusal, not_held_refusal, reused_id_refusal
+from shmlease.core.messages import AttachMode, RefusalCode
+from shmlease.core.model import NUMBER_BITS, LeaseMode, LeaseRow, LeaseState, SegmentRow, client_of
+from shmlease.core.refusals import Refusal, exists_refusal, mode_refusal, not_held_refusal, reused_id_refusal
 from shmlease.core.rows import Rows
 
-__all__ = ["SPARE_IDS", "held_by", "require_free_name", "require_new_id", "require_own_id"]
+__all__ = ["SPARE_IDS", "held_by", "mode_of", "require_free_name", "require_new_id", "require_own_id"]
 
 # Lease ids with this bit are the registry's to give: those of spares.
 SPARE_IDS: Final = 1 << (NUMBER_BITS - 1)
@@ -29,6 +29,19 @@ def held_by(rows: Rows, client: int, lease_id: int, *, spare: bool = False) -> L
     if lease is None or client_of(lease_id) != client or (lease.state is LeaseState.RESERVED and not spare):
         raise not_held_refusal(lease_id, "this client does not hold it")
     return lease
+
+
+def mode_of(segment: SegmentRow, mode: AttachMode) -> LeaseMode:
+    """What a lease entitles to that is asked for in `mode`.
+
+    Raises
+    ------
+    Refusal
+        It would write what is sealed, or take what others write for a snapshot.
+    """
+    if mode is not AttachMode.READ and (mode is AttachMode.READ_WRITE) != segment.mutable:
+        raise mode_refusal(segment, mode)
+    return LeaseMode.WRITE if mode is AttachMode.READ_WRITE else LeaseMode.READ
 
 
 def require_own_id(client: int, identifier: int) -> None:

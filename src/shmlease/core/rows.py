@@ -9,6 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from shmlease.core.model import (
+    AbandonedRow,
     AppliedRow,
     Change,
     ClientRow,
@@ -47,6 +48,7 @@ class Rows:
         self.segments: dict[int, SegmentRow] = {}
         self.leases: dict[int, LeaseRow] = {}
         self.tickets: dict[int, TicketRow] = {}
+        self.abandoned: dict[int, AbandonedRow] = {}
         self.events: dict[int, EventRow] = {}
         self.next_event = 1
         self.by_name: dict[str, int] = {}
@@ -61,6 +63,7 @@ class Rows:
             LeaseRow: self._place_lease,
             SegmentRow: self._place_segment,
             TicketRow: self._place_ticket,
+            AbandonedRow: self._place_abandoned,
             AppliedRow: self._place_applied,
             ClientRow: self._place_client,
             EventRow: self._place_event,
@@ -80,6 +83,7 @@ class Rows:
             *snapshot.segments.values(),
             *snapshot.leases.values(),
             *snapshot.tickets.values(),
+            *snapshot.abandoned.values(),
             *snapshot.events,
         )
         for row in loaded:
@@ -104,6 +108,7 @@ class Rows:
             *self.segments.values(),
             *self.leases.values(),
             *self.tickets.values(),
+            *self.abandoned.values(),
             *self.events.values(),
         ]
 
@@ -128,6 +133,9 @@ class Rows:
     def _place_ticket(self, row: TicketRow) -> None:
         self.tickets[row.id] = row
         self.tickets_on[row.segment].add(row.id)
+
+    def _place_abandoned(self, row: AbandonedRow) -> None:
+        self.abandoned[row.segment] = row
 
     def _place_applied(self, row: AppliedRow) -> None:
         self.applied[row.client] = row.seq
@@ -181,6 +189,11 @@ class Rows:
         del self.tickets[ticket.id]
         _discard(self.tickets_on, ticket.segment, ticket.id)
         self._changes["T", ticket.id] = Gone("T", ticket.id)
+
+    def drop_abandoned(self, row: AbandonedRow) -> None:
+        """Forget that a name was abandoned."""
+        del self.abandoned[row.segment]
+        self._changes["B", row.segment] = Gone("B", row.segment)
 
     def drop_client_if_unneeded(self, client: int) -> None:
         """Remove the row of an ended client that created no segment still there."""

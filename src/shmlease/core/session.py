@@ -199,6 +199,10 @@ class Session:
 
         return build
 
+    def detach_of(self, lease: int) -> Build:
+        """The notice that arrays carry `lease` on: it ends with the last of them."""
+        return lambda seq: m.Detach(seq, lease)
+
     def next_notice(self, last_written: int) -> m.Notice | None:
         """The notice to be written next; None if there is none.
 

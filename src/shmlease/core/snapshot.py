@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from shmlease.core.model import (
+    AbandonedRow,
     AppliedRow,
     Change,
     ClientRow,
@@ -40,6 +41,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     leases: dict[int, LeaseRow] = {}
     tickets: dict[int, TicketRow] = {}
     events: tuple[EventRow, ...] = ()
+    abandoned: dict[int, AbandonedRow] = {}
 
     @classmethod
     def of(cls, rows: dict[tuple[str, int], Row]) -> Snapshot:
@@ -60,6 +62,8 @@ class Snapshot(msgspec.Struct, frozen=True):
                     found.applied[row.client] = row.seq
                 case EventRow():
                     events.append(row)
+                case AbandonedRow():
+                    found.abandoned[row.segment] = row
                 case MarkRow():
                     found.marks[row.mark] = row.number
                 case RegistryRow():
@@ -73,6 +77,7 @@ _KEYS: Final[dict[type, tuple[str, Callable[[Any], int]]]] = {
     SegmentRow: ("S", operator.attrgetter("number")),
     LeaseRow: ("L", operator.attrgetter("id")),
     TicketRow: ("T", operator.attrgetter("id")),
+    AbandonedRow: ("B", operator.attrgetter("segment")),
     AppliedRow: ("A", operator.attrgetter("client")),
     ClientRow: ("C", operator.attrgetter("id")),
     EventRow: ("E", lambda row: row.number % EVENTS_KEPT),

@@ -65,4 +65,5 @@ class Figures:
         for lease in self._rows.leases.values():
             counts["spare" if lease.state is LeaseState.RESERVED else lease.mode] += 1
             counts["lingering"] += lease.state is LeaseState.LINGERING
+            counts["detached"] += lease.state is LeaseState.DETACHED
         return dict(counts)

@@ -24,6 +24,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from shmlease.core import messages as m
+from shmlease.core.abandonments import Abandonments
 from shmlease.core.aliases import Aliases
 from shmlease.core.clients import Clients
 from shmlease.core.effects import Effect, RevokeSpare
@@ -78,9 +79,12 @@ class Table:
         self._timers = Timers()
         self._pool = Pool(self.rows, self._outbox, self._timers)
         self._prefetch = Prefetch(self.rows, self._outbox, self._timers, self._pool)
-        self._leases = Leases(self.rows, self._outbox, self._pool, self._prefetch)
-        self._grants = Grants(self.rows, self._outbox, self._timers, self._pool, self._prefetch, self._leases)
-        self._readers = Readers(self.rows, self._outbox, self._timers, self._leases)
+        self._abandonments = Abandonments(self.rows, self._timers)
+        self._leases = Leases(self.rows, self._outbox, self._pool, self._prefetch, self._abandonments)
+        self._grants = Grants(
+            self.rows, self._outbox, self._timers, self._pool, self._prefetch, self._leases, self._abandonments
+        )
+        self._readers = Readers(self.rows, self._outbox, self._timers, self._leases, self._abandonments)
         self._tickets = Tickets(self.rows, self._outbox, self._timers, self._leases)
         self._clients = Clients(self.rows, self._outbox, self._leases, self._prefetch, self._forget_requests)
         self.aliases = Aliases(self.rows, self._outbox)
@@ -92,11 +96,15 @@ class Table:
             m.Lease: self._grants.lease,
             m.Decline: self._grants.decline,
             m.Attach: self._readers.attach,
+            m.AttachSegment: self._readers.attach_segment,
+            m.Withdraw: self._readers.withdraw,
             m.Inherit: self._readers.inherit,
             m.Publish: self._readers.publish,
             m.Mint: self._tickets.mint,
             m.Redeem: self._tickets.redeem,
             m.Redeemed: self._tickets.redeemed,
+            m.Revoked: self._tickets.revoked,
+            m.Detach: self._leases.detach,
             m.Linger: self._leases.linger,
             m.Release: self._leases.release,
             m.Share: self._leases.share,
@@ -193,7 +201,7 @@ class Table:
             if message.seq <= self.rows.applied.get(client, 0):
                 return
             self.rows.put(AppliedRow(client, message.seq))
-        elif isinstance(message, m.Lease | m.Attach | m.Inherit | m.Decline):
+        elif isinstance(message, m.Lease | m.Attach | m.AttachSegment | m.Inherit | m.Decline):
             lease = self.rows.leases.get(message.lease)
             if lease is not None and client_of(lease.id) == client:
                 self._leases.end(lease, now_ns, tainted=True)
@@ -204,7 +212,13 @@ class Table:
         rows = self.rows
         if isinstance(message, m.Attach):
             number = rows.by_name.get(message.name)
-            return message.timeout_ns == 0 and (number is None or rows.segments[number].state is not SegmentState.PUBLISHED)
+            is_there = number is not None and rows.segments[number].state is SegmentState.PUBLISHED
+            return not is_there and (message.timeout_ns == 0 or self._abandonments.of(message.name) is not None)
+        if isinstance(message, m.AttachSegment):
+            segment = rows.segments.get(message.segment)
+            return segment is None or (segment.generation, segment.state) != (message.generation, SegmentState.PUBLISHED)
+        if isinstance(message, m.Withdraw):
+            return message.name not in rows.by_name
         if isinstance(message, m.Lease):
             missing = rows.used_bytes + message.size_bytes > rows.registry.capacity_bytes
             return message.name in rows.by_name or (message.timeout_ns == 0 and missing)
@@ -264,6 +278,11 @@ class Table:
         self._tickets.redeemer_ended(ticket, client, now_ns)
         self._finish(now_ns)
 
+    def receiver_ended(self, ticket: int, now_ns: int) -> None:
+        """The process that a ticket was made for is proved dead."""
+        self._tickets.receiver_ended(ticket, now_ns)
+        self._finish(now_ns)
+
     def segment_retired(self, number: int, failure: str, now_ns: int) -> None:
         """The file of a segment is gone, or could not be unlinked and is tried again."""
         self._pool.retired(number, failure, now_ns)
@@ -307,6 +326,7 @@ class Table:
     def _finish(self, now_ns: int) -> None:
         """The end of every command: serve those who wait, and stop if nobody needs the registry any more."""
         self._grants.serve(now_ns)
+        self._readers.serve(now_ns)
         self.ending.stop_if_unneeded(now_ns)
 
     def _forget_requests(self, client: int) -> None:

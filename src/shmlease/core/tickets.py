@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec.structs import replace
+
 from shmlease.core import messages as m
-from shmlease.core.effects import DropToken, VoidToken
+from shmlease.core.effects import DropToken, UnwatchReceiver, VoidToken, WatchReceiver
 from shmlease.core.leases import Leases
-from shmlease.core.model import ClientState, EventKind, LeaseMode, SegmentState, TicketRow, client_of
+from shmlease.core.model import ClientState, EventKind, SegmentState, TicketRow, client_of
 from shmlease.core.outbox import Outbox
 from shmlease.core.refusals import not_held_refusal, ticket_refusal
-from shmlease.core.requirements import held_by, require_new_id
+from shmlease.core.requirements import held_by, mode_of, require_new_id
 from shmlease.core.rows import Rows
 from shmlease.core.timers import Timers
 
@@ -41,7 +43,9 @@ class Tickets:
         segment = self._rows.segments[lease.segment]
         if segment.state is not SegmentState.PUBLISHED:
             raise not_held_refusal(lease.id, "a ticket needs a published segment")
-        ticket = TicketRow(message.ticket, segment.number, segment.generation, message.deadline_ns, message.site)
+        ticket = TicketRow(
+            message.ticket, segment.number, segment.generation, message.deadline_ns, message.site, message.receiver
+        )
         self._rows.put(ticket)
         self._outbox.counters["tickets"] += 1
         self.restore(ticket)
@@ -52,8 +56,9 @@ class Tickets:
         if ticket is None:
             raise ticket_refusal(message.ticket, self._tombstones.get(message.ticket))
         require_new_id(self._rows, client, message.lease)
-        self._leases.add(message.lease, ticket.segment, LeaseMode.READ, message.seq, message.site, message.due_ns, now_ns)
-        self._rows.drop_ticket(ticket)
+        mode = mode_of(self._rows.segments[ticket.segment], message.mode)
+        self._leases.add(message.lease, ticket.segment, mode, message.seq, message.site, message.due_ns, now_ns)
+        self._drop(ticket)
         self._remember(ticket.id, f"was redeemed by pid {self._rows.clients[client].identity.pid}")
         self._outbox.add(DropToken(ticket.id, client))
 
@@ -74,17 +79,22 @@ class Tickets:
             else:
                 self._timers.at(now_ns + CLAIM_RETRY_NS, "ticket", ticket_id)
             return
-        self._rows.drop_ticket(ticket)
-        self._remember(ticket_id, "expired before it was redeemed")
-        self._outbox.counters["tickets expired"] += 1
-        self._rows.record(now_ns, EventKind.TICKET_EXPIRED, ticket.segment, 0, client_of(ticket_id), ticket.site)
+        self._drop(ticket)
+        if ticket.receiver is not None and ticket.receiver_has_ended:
+            self._remember(ticket_id, f"ended with its receiver, pid {ticket.receiver.pid}")
+            self._outbox.counters["receivers died"] += 1
+            self._rows.record(now_ns, EventKind.RECEIVER_DIED, ticket.segment, 0, client_of(ticket_id), ticket.site)
+        else:
+            self._remember(ticket_id, "expired before it was redeemed")
+            self._outbox.counters["tickets expired"] += 1
+            self._rows.record(now_ns, EventKind.TICKET_EXPIRED, ticket.segment, 0, client_of(ticket_id), ticket.site)
         self._leases.taint(ticket.segment)
         self._leases.free_if_unused(ticket.segment, now_ns)
 
     def redeemer_ended(self, ticket_id: int, client: int, now_ns: int) -> None:
         """Who had claimed a ticket has ended before its notice of that: nobody else can redeem it, and it has no lease."""
         ticket = self._rows.tickets[ticket_id]
-        self._rows.drop_ticket(ticket)
+        self._drop(ticket)
         self._outbox.add(DropToken(ticket_id, client))
         self._remember(ticket_id, "was redeemed by a process that has ended since")
         self._outbox.counters["reclaimed"] += 1
@@ -93,9 +103,34 @@ class Tickets:
         self._leases.taint(ticket.segment)  # it may have mapped the segment
         self._leases.free_if_unused(ticket.segment, now_ns)
 
+    def revoked(self, client: int, message: m.Revoked, now_ns: int) -> None:
+        """`client` has claimed the token of a ticket, to take the ticket back."""
+        ticket = self._rows.tickets.get(message.ticket)
+        if ticket is None:
+            raise ticket_refusal(message.ticket, self._tombstones.get(message.ticket))
+        self._drop(ticket)
+        self._remember(ticket.id, f"was taken back by pid {self._rows.clients[client].identity.pid}")
+        self._outbox.counters["tickets revoked"] += 1
+        self._outbox.add(DropToken(ticket.id, client))
+        self._leases.free_if_unused(ticket.segment, now_ns)
+
+    def receiver_ended(self, ticket_id: int, now_ns: int) -> None:
+        """The process that a ticket was made for is proved dead: the ticket ends now."""
+        ticket = self._rows.tickets.get(ticket_id)
+        if ticket is not None and not ticket.receiver_has_ended:
+            self._rows.put(replace(ticket, receiver_has_ended=True, deadline_ns=min(ticket.deadline_ns, now_ns)))
+            self._outbox.add(VoidToken(ticket_id))
+
     def restore(self, ticket: TicketRow) -> None:
-        """Let `ticket` expire when its time has come."""
+        """Let `ticket` end when its time has come, or with its receiver."""
         self._timers.at(ticket.deadline_ns, "ticket", ticket.id)
+        if ticket.receiver is not None and not ticket.receiver_has_ended:
+            self._outbox.add(WatchReceiver(ticket.id, ticket.receiver))
+
+    def _drop(self, ticket: TicketRow) -> None:
+        self._rows.drop_ticket(ticket)
+        if ticket.receiver is not None:
+            self._outbox.add(UnwatchReceiver(ticket.id))
 
     def _remember(self, ticket: int, outcome: str) -> None:
         self._tombstones[ticket] = outcome

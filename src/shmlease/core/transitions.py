@@ -71,6 +71,7 @@ class LeaseState(enum.StrEnum):
 
     RESERVED = "reserved"  # granted ahead; its client may claim it without asking
     HELD = "held"
+    DETACHED = "detached"  # the array carries it: it ends with its last view
     LINGERING = "lingering"  # released by its user, but numpy views of it are still alive
 
 
@@ -78,6 +79,7 @@ class LeaseEvent(enum.StrEnum):
     """What happens to a lease."""
 
     CLAIMED = "claimed"
+    DETACHED = "its array was detached"
     LINGERED = "released with views alive"
     ENDED = "released, or its holder died"
 
@@ -85,8 +87,10 @@ class LeaseEvent(enum.StrEnum):
 LEASE_TRANSITIONS: Final[dict[tuple[LeaseState, LeaseEvent], LeaseState | None]] = {
     (LeaseState.RESERVED, LeaseEvent.CLAIMED): LeaseState.HELD,
     (LeaseState.RESERVED, LeaseEvent.ENDED): None,
+    (LeaseState.HELD, LeaseEvent.DETACHED): LeaseState.DETACHED,
     (LeaseState.HELD, LeaseEvent.LINGERED): LeaseState.LINGERING,
     (LeaseState.HELD, LeaseEvent.ENDED): None,
+    (LeaseState.DETACHED, LeaseEvent.ENDED): None,
     (LeaseState.LINGERING, LeaseEvent.ENDED): None,
 }
 

@@ -15,7 +15,10 @@ from shmlease.core.effects import (
     RetireSegment,
     RevokeSpare,
     Stop,
+    UnlinkAlias,
+    UnwatchReceiver,
     VoidToken,
+    WatchReceiver,
 )
 from shmlease.core.table import Table
 from shmlease.registry.interfaces import Store, Transport
@@ -55,7 +58,10 @@ class Actions:
             RevokeSpare: self._revoke,
             VoidToken: self._void,
             LinkAlias: self._link,
+            UnlinkAlias: self._unlink,
             RetireSegment: self.retire,
+            WatchReceiver: self._watch_receiver,
+            UnwatchReceiver: lambda effect: self._transport.unwatch_receiver(effect.ticket),
             DropToken: lambda effect: self._store.drop_token(effect.ticket, effect.client),
             DropClient: self._drop_client,
             Stop: lambda _: self._transport.stop(),
@@ -125,6 +131,16 @@ class Actions:
         except OSError as error:
             failure = str(error)
         self._table.aliases.linked(effect, failure, self._clock.now_ns())
+
+    def _unlink(self, effect: UnlinkAlias) -> None:
+        try:
+            self._store.unlink_alias(effect.alias)
+        except OSError:
+            pass  # it is tried again when the segment is unlinked
+
+    def _watch_receiver(self, effect: WatchReceiver) -> None:
+        if not self._transport.watch_receiver(effect.ticket, effect.receiver):
+            self._table.receiver_ended(effect.ticket, self._clock.now_ns())
 
     def _drop_client(self, effect: DropClient) -> None:
         self._forget_client(effect.client)

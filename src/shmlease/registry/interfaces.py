@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from shmlease.core.messages import Notice
-from shmlease.core.model import Change, Row
+from shmlease.core.model import Change, Identity, Row
 from shmlease.system.descriptors import Descriptors
 
 __all__ = ["Log", "Store", "Transport"]
@@ -33,6 +33,14 @@ class Transport(Protocol):
 
     def drop(self, client: int) -> None:
         """Close the connection of `client`, if it has one."""
+        ...
+
+    def watch_receiver(self, ticket: int, receiver: Identity) -> bool:
+        """Tell the table when the process that `ticket` was made for has ended; False if it has."""
+        ...
+
+    def unwatch_receiver(self, ticket: int) -> None:
+        """The ticket has ended: nobody is watched for it."""
         ...
 
     def stop(self) -> None:
@@ -61,6 +69,10 @@ class Store(Protocol):
 
     def link_alias(self, number: int, alias: str) -> None:
         """Give a segment a second name, in /dev/shm itself."""
+        ...
+
+    def unlink_alias(self, alias: str) -> None:
+        """Take a second name away again; the segment stays."""
         ...
 
     def free_bytes(self) -> int:

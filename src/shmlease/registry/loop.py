@@ -16,6 +16,7 @@ from shmlease.core.messages import MAX_PACKET_BYTES
 from shmlease.core.model import Identity
 from shmlease.errors import PermissionDeniedError
 from shmlease.registry.death_watch import OWNER, DeathWatch
+from shmlease.registry.receivers import Receivers
 from shmlease.registry.server import Server
 from shmlease.system import syscalls
 from shmlease.system.clock import Clock
@@ -61,6 +62,7 @@ class Loop:
         self._connections: dict[int, _Connection] = {}  # by descriptor
         self._by_client: dict[int, _Connection] = {}
         self._deaths = DeathWatch(self._epoll)
+        self._receivers = Receivers(self._epoll)
         self._running = True
         self._accepting = True
         self._may_go_on: Callable[[], bool] | None = None
@@ -113,6 +115,9 @@ class Loop:
                     if self._deaths.client_of(fd) == client:
                         self._deaths.discard(client)  # it will not die again
                         self._died(client)
+                elif fd in self._receivers:
+                    for ticket in self._receivers.ended(fd):
+                        self.server.table.receiver_ended(ticket, self._clock.now_ns())
                 elif fd == self._listener.fileno():
                     self._accept()
                 elif fd == self._wake_r:
@@ -130,6 +135,7 @@ class Loop:
             if connection.pidfd >= 0:
                 syscalls.close(connection.pidfd)
         self._deaths.close()
+        self._receivers.close()
         self._listener.close()
         self._epoll.close()
 
@@ -311,6 +317,14 @@ class Loop:
             self._hang_up(connection)
         if self.server.table.is_ended(client):
             self._deaths.discard(client)
+
+    def watch_receiver(self, ticket: int, receiver: Identity) -> bool:
+        """Tell the table when the process that `ticket` was made for has ended; False if it has."""
+        return self._receivers.watch(ticket, receiver)
+
+    def unwatch_receiver(self, ticket: int) -> None:
+        """The ticket has ended."""
+        self._receivers.unwatch(ticket)
 
     def stop(self) -> None:
         """End `run` after this turn."""

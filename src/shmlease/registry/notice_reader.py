@@ -3,7 +3,7 @@
 Rules:
 
 * The notices of one client are applied in the order in which they were written.
-* A redeemed ticket was made by another client: that client's notices, up to the making, come first.
+* A ticket that was redeemed or taken back was made by another client: that client's notices, up to that, come first.
 * Who has sent a `Ring` may write for a while without another one: its log is looked at again once that while is over, and
   before any request of anybody is answered.
 """
@@ -100,14 +100,14 @@ class NoticeReader:
         unapplied = self._unapplied[client]
         unapplied.extend(self._store.read_notice_log(client, table.rows.applied.get(client, 0)))
         while unapplied and not table.is_ended(client):
-            if isinstance(unapplied[0], m.Redeemed) and not self._is_ready(unapplied[0]):
+            if isinstance(unapplied[0], m.Redeemed | m.Revoked) and not self._is_ready(unapplied[0]):
                 break
             self._apply(client, unapplied.popleft())
         self._being_read.discard(client)
         if not unapplied or table.is_ended(client):
             self._unapplied.pop(client, None)
 
-    def _is_ready(self, notice: m.Redeemed) -> bool:
+    def _is_ready(self, notice: m.Redeemed | m.Revoked) -> bool:
         """Whether the making of the ticket was applied, or will never come."""
         if self._table.knows_ticket(notice.ticket):
             return True

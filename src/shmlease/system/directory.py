@@ -272,8 +272,7 @@ class RegistryDirectory:
             It could not be unlinked.
         """
         if alias:
-            with contextlib.suppress(FileNotFoundError), directory_of(self.root, alias) as (root, name):
-                unlink_os_name(name, root, self._owner)
+            self.unlink_alias(alias)
         try:
             directory = self._directory.open()
         except FileNotFoundError:
@@ -312,6 +311,17 @@ class RegistryDirectory:
                 own, there = syscalls.stat(f"s{number}", dir_fd=directory), syscalls.stat(target, follow_symlinks=False)
                 if not os.path.samestat(own, there):
                     raise
+
+    def unlink_alias(self, alias: str) -> None:
+        """Take the name `alias` in /dev/shm itself away again, if it is there.
+
+        Raises
+        ------
+        OSError
+            The kernel refused.
+        """
+        with contextlib.suppress(FileNotFoundError), directory_of(self.root, alias) as (root, name):
+            unlink_os_name(name, root, self._owner)
 
     def free_bytes(self) -> int:
         """What /dev/shm has left for this user.

@@ -41,14 +41,20 @@ _release_buffer.restype = None
 
 
 class Mapping:
-    """`size_bytes` of a file at `address`, shared; unmapped by `close`, or with the last reference."""
+    """`size_bytes` of a file at `address`; unmapped by `close`, or with the last reference.
 
-    __slots__ = ("__weakref__", "_region", "address", "size_bytes", "writable")
+    What is written into a `private` one is seen by nobody else: the kernel copies each page that is written to first.
+    """
 
-    def __init__(self, address: int, size_bytes: int, *, writable: bool, region: mmap.mmap | None = None) -> None:
+    __slots__ = ("__weakref__", "_region", "address", "private", "size_bytes", "writable")
+
+    def __init__(
+        self, address: int, size_bytes: int, *, writable: bool, private: bool = False, region: mmap.mmap | None = None
+    ) -> None:
         self.address = address
         self.size_bytes = size_bytes
         self.writable = writable
+        self.private = private
         self._region = region
 
     def close(self) -> None:
@@ -57,17 +63,19 @@ class Mapping:
         self._region = None
 
 
-def map_segment(fd: int, size_bytes: int, *, writable: bool) -> Mapping:
+def map_segment(fd: int, size_bytes: int, *, writable: bool, private: bool = False) -> Mapping:
     """Map the whole of a file; from 2 MiB on at an address that huge pages can start at.
 
     Parameters
     ----------
     fd : int
-        The file, open for reading, and for writing if `writable`; it may be closed afterwards.
+        The file, open for reading, and for writing if `writable` and not `private`; it may be closed afterwards.
     size_bytes : int
         Its size, whole pages.
     writable : bool
         False: any write through the mapping faults.
+    private : bool
+        What is written stays in this process: copy-on-write.
 
     Raises
     ------
@@ -80,10 +88,11 @@ def map_segment(fd: int, size_bytes: int, *, writable: bool) -> Mapping:
     if is_huge:
         address = -(-address // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    if syscalls.mmap(address, size_bytes, protection, mmap.MAP_SHARED | _MAP_FIXED, fd, 0) != address:
+    sharing = mmap.MAP_PRIVATE | _MAP_NORESERVE if private else mmap.MAP_SHARED
+    if syscalls.mmap(address, size_bytes, protection, sharing | _MAP_FIXED, fd, 0) != address:
         code = ctypes.get_errno() or errno.ENOMEM
         raise OSError(code, os.strerror(code))
-    return Mapping(address, size_bytes, writable=writable, region=region)
+    return Mapping(address, size_bytes, writable=writable, private=private, region=region)
 
 
 def reserve_pages(fd: int, mapping: Mapping, *, collapse: bool = True) -> None:

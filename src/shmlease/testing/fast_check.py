@@ -5,7 +5,7 @@ cause; what it stands for:
 
 - files, by name and inode; those of registries by their leases instead;
 - files without a name that somebody holds: the inodes that the filesystem counts beyond the names;
-- leases: those of this process, and in the lease tables those of other processes and those kept by lingering views;
+- leases: those of this process, and in the lease tables those of other processes and those kept by arrays and views;
 - System V segments.
 """
 
@@ -130,7 +130,7 @@ def _foreign_leases(registry: str, path: str, *, is_own: bool) -> Iterator[str]:
     for lease in snapshot.leases.values():
         client = snapshot.clients.get(client_of(lease.id))
         is_own = client is not None and client.identity.pid == os.getpid()
-        if lease.state is not LeaseState.RESERVED and (not is_own or lease.state is LeaseState.LINGERING):
+        if lease.state is not LeaseState.RESERVED and (not is_own or lease.state is not LeaseState.HELD):
             yield f"lease:{registry}:{lease.id}"
 
 

@@ -26,6 +26,12 @@ class _Memory:
         self._bytes = (ctypes.c_char * (size_bytes + PAGE_BYTES))()
         self.address = -(-ctypes.addressof(self._bytes) // PAGE_BYTES) * PAGE_BYTES
 
+    def copy(self) -> _Memory:
+        """Other memory of the same content."""
+        copied = _Memory(self.size_bytes)
+        ctypes.memmove(copied.address, self.address, self.size_bytes)
+        return copied
+
     def clear(self) -> None:
         """Fill with zeros: what whoever still maps an unlinked segment sees."""
         ctypes.memset(self.address, 0, self.size_bytes)
@@ -36,8 +42,8 @@ class _HeapMapping(Mapping):
 
     __slots__ = ("_memory",)
 
-    def __init__(self, memory: _Memory, size_bytes: int, *, writable: bool) -> None:
-        super().__init__(memory.address, size_bytes, writable=writable)
+    def __init__(self, memory: _Memory, size_bytes: int, *, writable: bool, private: bool) -> None:
+        super().__init__(memory.address, size_bytes, writable=writable, private=private)
         self._memory: _Memory | None = memory
 
     def close(self) -> None:
@@ -109,6 +115,9 @@ class MemoryStore:
             if memory is not None and punch:
                 memory.clear()
 
+    def unlink_alias(self, alias: str) -> None:
+        """Nothing to do: nothing has an alias here."""
+
     def link_alias(self, number: int, alias: str) -> None:
         """Refused: there is no file that could be given a name.
 
@@ -124,8 +133,8 @@ class MemoryStore:
         with self._lock:
             return self._capacity_bytes - sum(memory.size_bytes for memory in self._segments.values())
 
-    def map(self, number: int, size_bytes: int, *, writable: bool) -> Mapping:
-        """The memory of a segment.
+    def map(self, number: int, size_bytes: int, *, writable: bool, private: bool = False) -> Mapping:
+        """The memory of a segment; a copy of it, if that is to be `private`.
 
         Raises
         ------
@@ -136,7 +145,7 @@ class MemoryStore:
             memory = self._segments.get(number)
             if memory is None or memory.size_bytes < size_bytes:
                 raise FileNotFoundError(errno.ENOENT, f"segment {number} has no {size_bytes} bytes")
-            return _HeapMapping(memory, size_bytes, writable=writable)
+            return _HeapMapping(memory.copy() if private else memory, size_bytes, writable=writable, private=private)
 
     # --- spares --------------------------------------------------------------------------------------------------
 

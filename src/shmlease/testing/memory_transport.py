@@ -8,7 +8,7 @@ from collections import deque
 from typing import Final
 
 from shmlease.client.endpoint import Connection, NoticeWriter, Spawn
-from shmlease.core.model import RegistryRow
+from shmlease.core.model import Identity, RegistryRow
 from shmlease.core.settings import NewRegistry
 from shmlease.core.table import Table
 from shmlease.errors import RegistryUnavailableError
@@ -105,6 +105,7 @@ class MemoryTransport:
         self.stopped = False
         self._posted: deque[tuple[_MemoryConnection, bytes | None]] = deque()
         self._connections: dict[int, _MemoryConnection] = {}  # by client
+        self.receivers: dict[int, Identity] = {}  # ticket -> the process that it was made for
         self._serving = threading.Lock()
         self._changed = threading.Condition()
 
@@ -155,6 +156,14 @@ class MemoryTransport:
         self._wake_all()
         self._serve()  # what was posted meanwhile
 
+    def end_receiver(self, pid: int) -> None:
+        """Process `pid`, which tickets were made for, is dead."""
+        with self._serving:
+            for ticket in [ticket for ticket, receiver in self.receivers.items() if receiver.pid == pid]:
+                self.server.table.receiver_ended(ticket, self.clock.now_ns())
+            self.server.settle()
+        self._wake_all()
+
     # --- the server's transport ---------------------------------------------------------------------------------------
 
     def send(self, client: int, packet: bytes) -> None:
@@ -176,6 +185,15 @@ class MemoryTransport:
         connection = self._connections.pop(client, None)
         if connection is not None:
             connection.closed = True
+
+    def watch_receiver(self, ticket: int, receiver: Identity) -> bool:
+        """Watch nobody: `end_receiver` tells."""
+        self.receivers[ticket] = receiver
+        return True
+
+    def unwatch_receiver(self, ticket: int) -> None:
+        """The ticket has ended."""
+        self.receivers.pop(ticket, None)
 
     def stop(self) -> None:
         """End the registry after this turn."""
@@ -271,10 +289,10 @@ class MemoryEndpoint:
         """The notice log of `client`."""
         return self.host.directory.open_notice_log(client)
 
-    def map(self, segment: int, size_bytes: int, *, writable: bool, reserve: bool) -> Mapping:
+    def map(self, segment: int, size_bytes: int, *, writable: bool, private: bool, reserve: bool) -> Mapping:
         """The memory of a segment."""
         del reserve
-        return self.host.directory.map(segment, size_bytes, writable=writable)
+        return self.host.directory.map(segment, size_bytes, writable=writable, private=private)
 
     def new_claim(self) -> MemoryClaim:
         """A claim for `claim_spare`."""

@@ -163,7 +163,8 @@ class RegistryMachine(RuleBasedStateMachine):
         """Read by name."""
         content = self.model.named(name)
         if content is None or not content.is_published:
-            worker.is_refused(shmlease.SegmentNotFoundError, Client.attach, self.new_key(), name, 0.0)
+            missing = (shmlease.SegmentNotFoundError, shmlease.AbandonedError)
+            worker.is_refused(missing, Client.attach, self.new_key(), name, 0.0)
             return
         key = self.new_key()
         worker.call(Client.attach, key, name, 5.0)

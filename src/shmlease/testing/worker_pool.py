@@ -40,11 +40,13 @@ class WorkerProcess:
         self.send(function, *arguments)
         return self.value(warns)
 
-    def is_refused(self, error: type[Exception], function: Callable[..., Any], *arguments: Any) -> None:
-        """Have it call the function, and see it raise `error`."""
+    def is_refused(
+        self, errors: type[Exception] | tuple[type[Exception], ...], function: Callable[..., Any], *arguments: Any
+    ) -> None:
+        """Have it call the function, and see it raise one of `errors`."""
         self.send(function, *arguments)
         raised = self.answer().error
-        assert isinstance(raised, error), f"{self} got {raised!r} from {function.__name__}, not {error.__name__}"
+        assert isinstance(raised, errors), f"{self} got {raised!r} from {function.__name__}, not {errors}"
 
     def send(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Have it call the function; what becomes of it is asked for later."""

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from shmlease.errors import CapacityError, LeaseError, SegmentExistsError, SegmentNotFoundError, TicketError
+from shmlease.errors import AbandonedError, CapacityError, LeaseError, SegmentExistsError, SegmentNotFoundError, TicketError
 from shmlease.verification.history import Act, Event
 from shmlease.verification.operations import Call, WrongReadError
 
@@ -26,7 +26,7 @@ REFUSALS: Final[dict[Call, tuple[type[LeaseError], ...]]] = {
     Call.SHARE: (CapacityError, SegmentExistsError),
     Call.TICKET: (CapacityError,),
     # a full /dev/shm has no room for the lease table to grow: a forked child's first read takes a lease as well
-    Call.ATTACH: (SegmentNotFoundError, CapacityError),
+    Call.ATTACH: (SegmentNotFoundError, AbandonedError, CapacityError),
     Call.READ: (CapacityError,),
     Call.REDEEM: (TicketError,),
 }
@@ -145,7 +145,7 @@ def _names(history: list[Event]) -> Iterator[Finding]:
 
 def _attach(event: Event, name: str, published: list[_Publication]) -> Iterator[Finding]:
     act = event.act
-    if act.outcome == "SegmentNotFoundError":
+    if act.outcome in ("SegmentNotFoundError", "AbandonedError"):
         for publication in published:
             if publication.surely_from_ns <= act.begin_ns and act.end_ns <= publication.surely_to_ns:
                 detail = f"{name!r} was published as {publication.stamp:#x} by {publication.event.process}, and not found"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from waiting import BusyClock
 
+from rig.until import until
 from shmlease.auditor.audit import audit, begin_scope
 from shmlease.auditor.judge.findings import Confidence, Creator, FileIdentity, Finding, Place, Report
 from shmlease.auditor.judge.rules import Severity
@@ -74,10 +75,16 @@ def test_file_that_is_replaced_between_two_looks_is_no_orphan(shm: Path) -> None
 
 def test_looks_are_apart_in_time_even_if_a_look_takes_none(shm: Path) -> None:
     (shm / "psm_1").write_bytes(b"x")
-    clock = BusyClock()
-    look(shm, clock=clock)
-    assert clock.waits[0] == pytest.approx(0.02, abs=0.02)
-    assert clock.waits[1] == pytest.approx(0.08, abs=0.02)
+
+    def waits_of_a_look() -> list[float]:
+        clock = BusyClock()
+        look(shm, clock=clock)
+        return clock.waits
+
+    # on a busy machine a look may take so long that there is nothing left to wait for
+    first, second = until(lambda: (waits := waits_of_a_look())[1:] and waits, what="a look that takes no time")
+    assert 0 < first <= 0.02
+    assert 0.02 < second <= 0.08
 
 
 def test_memory_unlinked_and_mapped_by_this_process_is_reported(shm: Path) -> None:

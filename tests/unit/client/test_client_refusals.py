@@ -19,6 +19,8 @@ EXPECTED = {
     RefusalCode.PERMISSION: errors.PermissionDeniedError,
     RefusalCode.RESUME: errors.RegistryUnavailableError,
     RefusalCode.FAULT: errors.RegistryFaultError,
+    RefusalCode.ABANDONED: errors.AbandonedError,
+    RefusalCode.MODE: errors.ModeError,
 }
 
 

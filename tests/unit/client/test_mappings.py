@@ -12,8 +12,9 @@ from shmlease.client.mappings import MappingCache
 
 
 class FakeMapping:
-    def __init__(self, *, writable: bool) -> None:
+    def __init__(self, *, writable: bool, private: bool) -> None:
         self.writable = writable
+        self.private = private
 
 
 class Holder:
@@ -29,10 +30,10 @@ class FakeEndpoint:
         self.made: list[weakref.ref[FakeMapping]] = []
         self.reserved: list[int] = []
 
-    def map(self, segment: int, size_bytes: int, *, writable: bool, reserve: bool) -> FakeMapping:
+    def map(self, segment: int, size_bytes: int, *, writable: bool, private: bool, reserve: bool) -> FakeMapping:
         if reserve:
             self.reserved.append(segment)
-        made = FakeMapping(writable=writable)
+        made = FakeMapping(writable=writable, private=private)
         self.made.append(weakref.ref(made))
         return made
 
@@ -111,3 +112,13 @@ def test_mapping_that_is_given_back_has_one_owner(cache: MappingCache) -> None:
     cache.give_back(holder)
     assert holder.mapping is None
     cache.give_back(holder)
+
+
+def test_private_mapping_is_never_anybody_elses(cache: MappingCache, endpoint: FakeEndpoint) -> None:
+    cache.give_back(Holder(1, cache.take(1, 4096, writable=True)))
+    private = Holder(1, cache.take(1, 4096, writable=True, private=True))
+    assert private.mapping.private
+    cache.give_back(private)
+    private.mapping = None
+    assert endpoint.alive() == [True, False]
+    assert not cache.take(1, 4096, writable=True).private

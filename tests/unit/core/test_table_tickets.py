@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rig.shell import Shell
+from rig.shell import Shell, identity
 from shmlease.core import messages as m
 from shmlease.core.model import EventKind, LeaseMode, SegmentState
 
@@ -173,3 +173,66 @@ def test_tickets_redeemed_at_once_leave_no_timer_behind() -> None:
     for _ in range(500):
         shell.release(receiver, shell.redeem(receiver, shell.mint(sender, lease.lease, ttl_s=3600)))
     assert len(shell.table._timers) < 300
+
+
+# --- made for one process, and taken back ------------------------------------------------------------------------------
+
+
+def test_ticket_for_one_process_ends_with_it() -> None:
+    shell = Shell()
+    sender, other = shell.hello(), shell.hello()
+    lease = published(shell, sender)
+    ticket = shell.mint(sender, lease.lease, receiver=identity(77))
+    assert shell.watched == {ticket: identity(77)}
+    shell.take_over()
+    assert shell.watched == {ticket: identity(77)}
+    shell.release(sender, lease.lease)
+    shell.end_receiver(ticket)
+    assert not shell.table.rows.tickets
+    assert lease.segment in shell.retired
+    assert [event.kind for event in shell.table.rows.events.values()][-1] is EventKind.RECEIVER_DIED
+    assert "pid 77" in shell.ask(other, m.Redeem, ticket).message
+
+
+def test_ticket_that_its_receiver_redeemed_is_watched_no_more() -> None:
+    shell = Shell()
+    sender, receiver = shell.hello(), shell.hello()
+    ticket = shell.mint(sender, published(shell, sender).lease, receiver=identity(77))
+    assert shell.redeem(receiver, ticket) in shell.table.rows.leases
+    assert not shell.watched
+
+
+def test_claim_on_its_way_when_the_receiver_ends_is_waited_for() -> None:
+    """Its child may have redeemed the ticket."""
+    shell = Shell()
+    sender, child = shell.hello(), shell.hello()
+    ticket = shell.mint(sender, published(shell, sender).lease, receiver=identity(77))
+    shell.tokens[ticket] = child
+    shell.end_receiver(ticket)
+    assert ticket in shell.table.rows.tickets
+    lease = shell.new_id(child)
+    shell.say(child, m.Redeemed, lease, ticket, "", 0)
+    assert lease in shell.table.rows.leases
+
+
+def test_ticket_that_was_taken_back_is_over_and_its_segment_recycled() -> None:
+    shell = Shell()
+    sender, receiver = shell.hello(), shell.hello()
+    lease = published(shell, sender)
+    ticket = shell.mint(sender, lease.lease)
+    shell.release(sender, lease.lease)
+    assert shell.revoke(sender, ticket)
+    assert not shell.tokens
+    assert shell.table.rows.segments[lease.segment].state is SegmentState.WARM
+    assert shell.redeem(receiver, ticket) is None
+    assert "was taken back" in shell.ask(receiver, m.Redeem, ticket).message
+
+
+def test_ticket_that_was_redeemed_cannot_be_taken_back() -> None:
+    shell = Shell()
+    sender, receiver = shell.hello(), shell.hello()
+    ticket = shell.mint(sender, published(shell, sender).lease)
+    shell.redeem(receiver, ticket)
+    assert not shell.revoke(sender, ticket)
+    shell.say(sender, m.Revoked, ticket)
+    assert shell.refusals(sender)[-1].code is m.RefusalCode.TICKET

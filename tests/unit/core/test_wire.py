@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmlease.core import messages as m
+from shmlease.core.model import Identity
 from shmlease.core.wire import decode_client_packet, decode_notice, decode_registry_packet, encode, encode_notice
 from shmlease.errors import ProtocolError
 
@@ -21,6 +22,9 @@ FROM_CLIENTS: list[Any] = [
     m.Lease(2, 3, "name", 4096, 5, b"layout", "site", 6, 7),
     m.Lease(2, 3, None, 0, 0, b"", "", 0, 0),
     m.Attach(1, 2, "é" * 255, "s", 3, 4),
+    m.Attach(1, 2, "a", "s", 3, 4, m.AttachMode.COPY_ON_WRITE, True),
+    m.AttachSegment(1, 2, 3, 4, "s", 5, m.AttachMode.READ_WRITE),
+    m.Withdraw(1, "a", 2),
     m.Inherit(1, 2, 3, "s"),
     m.Redeem(1, 2),
     m.Decline(1, 2, 3),
@@ -35,7 +39,10 @@ NOTICES: list[Any] = [
     m.Claim(1, 2, 3, b"l", "s", 4, True),
     m.Publish(1, 2, 3, 4),
     m.Mint(1, 2, 3, 4, "s"),
+    m.Mint(1, 2, 3, 4, "s", Identity(1, 2, "b", 3, 4, "c")),
     m.Redeemed(1, 2, 3, "s", 4),
+    m.Revoked(1, 2),
+    m.Detach(1, 2),
     m.Linger(1, 2),
     m.Release(1, TOP),
     m.Share(1, 2),

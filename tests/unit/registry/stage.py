@@ -28,6 +28,7 @@ CHANGES = {
     "create_segment",
     "retire_segment",
     "link_alias",
+    "unlink_alias",
     "revoke_spare",
     "void_token",
     "drop_token",
@@ -80,6 +81,9 @@ class _Store(MemoryStore):
     def link_alias(self, number: int, alias: str) -> None:
         self.aliases[alias] = number
 
+    def unlink_alias(self, alias: str) -> None:
+        del self.aliases[alias]
+
 
 class _Ledger(MemoryLedger):
     def __init__(self) -> None:
@@ -105,6 +109,8 @@ class _Transport:
         self.packets: list[tuple[int, list[m.RegistryMessage]]] = []
         self.waiting: list[int] = []  # clients with packets unread
         self.descriptors_now = Descriptors(10, 1024)
+        self.receivers: dict[int, Identity] = {}
+        self.ended: set[int] = set()  # pids
 
     def send(self, client: int, packet: bytes) -> None:
         self.packets.append((client, decode_registry_packet(packet)))
@@ -116,6 +122,13 @@ class _Transport:
         return self.descriptors_now
 
     def drop(self, client: int) -> None: ...
+
+    def watch_receiver(self, ticket: int, receiver: Identity) -> bool:
+        self.receivers[ticket] = receiver
+        return receiver.pid not in self.ended
+
+    def unwatch_receiver(self, ticket: int) -> None:
+        self.receivers.pop(ticket, None)
 
     def stop(self) -> None: ...
 

@@ -187,3 +187,14 @@ def test_segment_is_given_its_name_in_shm_or_the_reason_why_not(stage: Stage) ->
     assert "No space left" in refused.message
     alias = stage.ask(client, m.Expose, granted.lease).alias
     assert stage.files.aliases == {alias: granted.segment}
+
+
+def test_withdrawn_name_is_taken_from_shm_after_the_ledger_has_it(stage: Stage) -> None:
+    client = stage.hello()
+    granted = stage.lease(client, "a")
+    stage.ask(client, m.Expose, granted.lease)
+    stage.store.failures["unlink_alias"] = [NO_ROOM]
+    stage.history.clear()
+    assert isinstance(stage.ask(client, m.Withdraw, "a", stage.clock.now_ns()), m.Done)
+    done = [entry[0] for entry in stage.history]
+    assert done.index("commit") < done.index("unlink_alias") < done.index("send")

@@ -26,6 +26,7 @@ __all__ = [
     "stale_lease",
 ]
 
+_IN_USE = (LeaseState.HELD, LeaseState.DETACHED)
 # The registry's timers run once a second, so it may not have noticed a ticket that has expired since.
 _TICKET_GRACE_NS = 2_000_000_000
 _LEASED = frozenset({SegmentState.RESERVED, SegmentState.FILLING, SegmentState.PUBLISHED})
@@ -176,7 +177,7 @@ def overdue_lease(indexed: IndexedEvidence) -> Iterator[Finding]:
     now, allowed = indexed.evidence.monotonic_ns, indexed.limits.overdue_after_ns
     for held in _live_leases(indexed):
         lease = held.lease
-        if lease.state is not LeaseState.HELD:
+        if lease.state not in _IN_USE:
             continue
         deadlines = [lease.due_ns] if lease.due_ns else []
         if allowed is not None:
@@ -247,8 +248,9 @@ def leases_outlive_scope(indexed: IndexedEvidence) -> Iterator[Finding]:
     if scope is None:
         return
     for held in _live_leases(indexed):
-        if held.lease.state is LeaseState.HELD:
-            message = f"{held.name} is still leased by {indexed.holder(held.client.identity)} after {scope.name}"
+        if held.lease.state in _IN_USE:
+            how = "held by a detached array of" if held.lease.state is LeaseState.DETACHED else "leased by"
+            message = f"{held.name} is still {how} {indexed.holder(held.client.identity)} after {scope.name}"
             taken = indexed.when(indexed.evidence.wall_ns(held.lease.granted_ns))
             yield _of_lease(indexed, "LH009", message, held, Fact(f"granted {taken}", held.registry.ledger))
 

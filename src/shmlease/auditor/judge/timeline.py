@@ -21,6 +21,8 @@ _KINDS: Final = {
     EventKind.VIEW_LINGERED: "linger",
     EventKind.VIEW_DIED: "release",
     EventKind.WRITER_ABANDONED: "retire",
+    EventKind.RECEIVER_DIED: "expire",
+    EventKind.NAME_WITHDRAWN: "release",
     EventKind.CLIENT_DROPPED: "exit",
     EventKind.REQUEST_REFUSED: "refuse",
     EventKind.SEGMENT_MISSING: "unlink",

@@ -1,0 +1,72 @@
+"""Processes that tickets were made for: one pidfd each, however many tickets, and none when the last ticket has ended."""
+
+from __future__ import annotations
+
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from rig.shell import identity
+from shmlease.core.model import Identity
+from shmlease.registry.receivers import Receivers
+from shmlease.system.descriptors import descriptors_of
+from shmlease.system.identity import identify
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True) as child:
+        yield child
+        child.kill()
+
+
+@pytest.fixture
+def poll() -> select.epoll:
+    return select.epoll()
+
+
+@pytest.fixture
+def receivers(poll: select.epoll) -> Iterator[Receivers]:
+    made = Receivers(poll)
+    yield made
+    made.close()
+    poll.close()
+
+
+def test_end_of_a_process_ends_all_its_tickets(
+    receivers: Receivers, poll: select.epoll, process: subprocess.Popen[str]
+) -> None:
+    receiver = identify(process.pid)
+    before = descriptors_of().in_use
+    assert all(receivers.watch(ticket, receiver) for ticket in (1, 2, 3))
+    assert descriptors_of().in_use == before + 1
+    receivers.unwatch(2)
+    process.kill()
+    ((fd, _),) = poll.poll(30)
+    assert fd in receivers
+    assert receivers.ended(fd) == [1, 3]
+    assert descriptors_of().in_use == before
+
+
+def test_last_ticket_takes_the_descriptor_with_it(receivers: Receivers, process: subprocess.Popen[str]) -> None:
+    before = descriptors_of().in_use
+    assert receivers.watch(1, identify(process.pid))
+    receivers.unwatch(1)
+    receivers.unwatch(1)
+    assert descriptors_of().in_use == before
+
+
+def test_process_that_has_ended_is_told_at_once(receivers: Receivers, process: subprocess.Popen[str]) -> None:
+    receiver = identify(process.pid)
+    process.kill()
+    process.wait()
+    assert not receivers.watch(1, receiver)
+
+
+def test_process_of_another_namespace_counts_as_alive(receivers: Receivers) -> None:
+    elsewhere: Identity = identity(1)
+    assert receivers.watch(1, elsewhere)
+    receivers.unwatch(1)
