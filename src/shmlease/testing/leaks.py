@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -78,7 +77,6 @@ def assert_no_leaks(
     """
     with LeakWatch(load_configuration(), rules=rules, ignore=ignore, alone=alone) as watch:
         yield
-        gc.collect()  # an array in a reference cycle holds its segment no longer than that
         report = watch.check(name, suppressions=allow)
     if report is not None and report.leaks:
         raise LeakError(report)
