@@ -112,11 +112,12 @@ class FastCheck:
 
 
 def _own_leases() -> Iterator[str]:
-    """The leases that this process holds, if it has ever used shmlease."""
-    module = sys.modules.get("shmlease.client.hold")
-    if module is not None:
-        for lease in module.held_leases():
-            yield f"lease:{lease._link.endpoint.id}:{lease._hold.lease}"
+    """The leases that this process holds, or its arrays do, if it has ever used shmlease."""
+    links = sys.modules.get("shmlease.client.link_cache")
+    if links is not None:
+        holds = sys.modules["shmlease.client.hold"]
+        for hold in [*(lease._hold for lease in holds.held_leases()), *links.detached_holds()]:
+            yield f"lease:{hold.link.endpoint.id}:{hold.lease}"
 
 
 def _foreign_leases(registry: str, path: str, *, is_own: bool) -> Iterator[str]:

@@ -255,3 +255,20 @@ def test_importing_shmlease_testing_needs_no_pytest() -> None:
     program = "import sys, shmlease.testing; shmlease.testing.assert_no_leaks; print('pytest' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_detached_array_that_is_alive_is_a_leak_with_the_line_where_its_lease_was_taken() -> None:
+    kept = []
+    with shmlease.Registry("4MiB") as registry:
+        with assert_no_leaks():
+            box = [registry.share(np.arange(9)).detach()]
+            box.append(box)
+            del box
+        with pytest.raises(LeakError) as caught, assert_no_leaks():
+            kept.append(registry.share(np.arange(9)).detach())
+        (finding,) = caught.value.report.leaks
+        assert finding.rule == "LH009"
+        assert "a detached array" in finding.message
+        assert finding.creator is not None
+        assert os.path.basename(__file__) in str(finding.creator.place)
+        kept.clear()
