@@ -203,7 +203,7 @@ def test_registry_that_makes_way_leaves_it_to_the_command_though_clients_are_bus
 def test_successor_of_a_killed_command_ends_when_nobody_needs_it(
     served: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    soon = "import shmlease.core.ending; shmlease.core.ending.IDLE_NS = 20_000_000; from shmlease.registry"
+    soon = "import shmlease.core.shutdown; shmlease.core.shutdown.IDLE_NS = 20_000_000; from shmlease.registry"
     monkeypatch.setattr(launch, "_BOOT", launch._BOOT.replace("from shmlease.registry", soon))
     with Actor(ID) as actor, shmlease.connect(ID).share(np.arange(3)) as lease:
         ticket = lease.ticket(ttl=600)

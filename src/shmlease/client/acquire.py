@@ -12,12 +12,13 @@ from typing import Any
 
 from shmlease.client.address import Address
 from shmlease.client.call_site import calling_site
-from shmlease.client.claims import redeem_token, take_spare
 from shmlease.client.grant import grant_to_reader, grant_to_writer
 from shmlease.client.layout import Layout
 from shmlease.client.lease import Lease, OnLingering
 from shmlease.client.link import Link
+from shmlease.client.redemption import redeem_token
 from shmlease.client.refusals import explain_shortage
+from shmlease.client.spares import take_spare
 from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
 from shmlease.core.messages import AttachMode

@@ -21,9 +21,10 @@ from shmlease.system.control_group import require_memory
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.identity import is_dead
 from shmlease.system.launch import launch
-from shmlease.system.mapping import Mapping, map_segment, reserve_pages
+from shmlease.system.mapping import Mapping, map_segment
 from shmlease.system.notice_log import NOTICE_LOG_BYTES, NoticeLog
 from shmlease.system.owned_descriptor import OwnedDescriptor
+from shmlease.system.page_reservation import reserve_pages
 from shmlease.system.primitives import complete, start_new_thread
 from shmlease.system.shm_shortage import explained
 from shmlease.system.surroundings import own_limits

@@ -11,15 +11,15 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from shmlease.client.arrays import Anchor
-from shmlease.core.session import Build
 from shmlease.system.forks import notice_fork
 from shmlease.system.mapping import Mapping
 
 if TYPE_CHECKING:
     from shmlease.client.lease import Lease
     from shmlease.client.link import Link
+    from shmlease.client.redemption import Redemption
 
-__all__ = ["Hold", "Redemption", "Watch", "held", "held_leases"]
+__all__ = ["Hold", "Watch", "held", "held_leases"]
 
 
 class Hold:
@@ -143,14 +143,3 @@ def held_leases() -> list[Lease[Any]]:
     """The leases that this process holds now."""
     leases = [(hold, reference()) for hold, reference in list(held.items())]
     return [lease for hold, lease in leases if lease is not None and lease.held and hold.is_ours]
-
-
-class Redemption:
-    """A ticket that is being redeemed as `lease`; `claimed` is empty until its token is ours."""
-
-    __slots__ = ("claimed", "lease", "notice")
-
-    def __init__(self, lease: int, notice: Build) -> None:
-        self.lease = lease
-        self.notice = notice
-        self.claimed: list[None] = []

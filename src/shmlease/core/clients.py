@@ -7,6 +7,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from shmlease.core import messages as m
+from shmlease.core.dead_holders import end_leases_of
 from shmlease.core.effects import DropClient
 from shmlease.core.leases import Leases
 from shmlease.core.model import ClientRow, ClientState, EventKind, Identity, LeaseState, Mark
@@ -94,11 +95,7 @@ class Clients:
         row = self._rows.clients.get(client)
         if row is None or row.state is ClientState.ENDED:
             return
-        for lease_id in sorted(self._rows.leases_of.get(client, ())):
-            lease = self._rows.leases[lease_id]
-            self._outbox.counters["reclaimed"] += 1
-            self._rows.record(now_ns, EventKind.HOLDER_DIED, lease.segment, lease.id, client, row.identity.command)
-            self._leases.end(lease, now_ns, tainted=True)
+        end_leases_of(row, self._rows, self._outbox, self._leases, now_ns)
         self._end(row)
 
     def bye(self, client: int, message: m.Bye, now_ns: int) -> None:

@@ -28,7 +28,6 @@ from shmlease.core.abandonments import Abandonments
 from shmlease.core.aliases import Aliases
 from shmlease.core.clients import Clients
 from shmlease.core.effects import Effect, RevokeSpare
-from shmlease.core.ending import Ending
 from shmlease.core.grants import Grants
 from shmlease.core.leases import Leases
 from shmlease.core.model import AppliedRow, EventKind, Identity, LeaseState, RegistryRow, SegmentState, client_of
@@ -39,6 +38,7 @@ from shmlease.core.readers import Readers
 from shmlease.core.refusals import Refusal, closing_refusal, not_held_refusal
 from shmlease.core.requirements import held_by
 from shmlease.core.rows import Rows
+from shmlease.core.shutdown import Ending
 from shmlease.core.snapshot import Snapshot
 from shmlease.core.statistics import Figures
 from shmlease.core.tickets import Tickets

@@ -22,7 +22,7 @@ from shmlease.core.effects import (
 )
 from shmlease.core.table import Table
 from shmlease.registry.interfaces import Store, Transport
-from shmlease.registry.reservations import Reservations
+from shmlease.registry.unreserved_bytes import UnreservedBytes
 from shmlease.system.clock import Clock
 from shmlease.system.shm_shortage import explained
 from shmlease.units import format_bytes
@@ -52,7 +52,7 @@ class Actions:
         self._transport = transport
         self._clock = clock
         self._forget_client = forget_client
-        self._reservations = Reservations(store.unreserved_bytes)
+        self._unreserved = UnreservedBytes(store.unreserved_bytes)
         self._of: dict[type, Callable[[Any], None]] = {
             CreateSegment: self._create,
             RevokeSpare: self._revoke,
@@ -73,7 +73,7 @@ class Actions:
 
     def measure_room(self) -> None:
         """Tell the table what /dev/shm has left beside what is reserved, as exactly as can be."""
-        self._reservations.look_at_all()
+        self._unreserved.look_at_all()
         self._note_room()
 
     def retire(self, effect: RetireSegment) -> None:
@@ -83,7 +83,7 @@ class Actions:
             self._store.retire_segment(effect.segment, effect.alias, punch=effect.punch)
         except OSError as error:
             failure = str(error)
-        self._reservations.discard(effect.segment)
+        self._unreserved.discard(effect.segment)
         self._table.segment_retired(effect.segment, failure, self._clock.now_ns())
 
     def _create(self, effect: CreateSegment) -> None:
@@ -104,11 +104,11 @@ class Actions:
             passes = error.errno in _PASSING
             table.segment_failed(effect.segment, reason, store.free_bytes(), now_ns, passes=passes)
             return
-        self._reservations.add(effect.segment, effect.size_bytes)
+        self._unreserved.add(effect.segment, effect.size_bytes)
         table.segment_created(effect.segment, now_ns)
 
     def _note_room(self) -> None:
-        self._table.shm_free_bytes = max(self._store.free_bytes() - self._reservations.total_bytes, 0)
+        self._table.shm_free_bytes = max(self._store.free_bytes() - self._unreserved.total_bytes, 0)
 
     def _no_room(self) -> str:
         free = format_bytes(self._table.shm_free_bytes)

@@ -1,11 +1,11 @@
-"""Mapping segments into this process, and reserving their pages.
+"""Mapping segments into this process.
 
 A segment is mapped over a region of addresses that `mmap.mmap` has set aside, and ends with that region. So nothing is left
 of a call that was interrupted half-way, and no Python code runs when the last view of an array dies: a signal that is
 handled in a finalizer is lost. `mmap.mmap` on the file itself would keep a descriptor for each mapping, and start where
 huge pages cannot.
 
-Sources: mmap(2), madvise(2); MADV_COLLAPSE came with Linux 6.1.
+Source: mmap(2).
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from typing import Final
 
 from shmlease.system import syscalls
 
-__all__ = ["HUGE_PAGE_BYTES", "Mapping", "map_segment", "reserve_pages"]
+__all__ = ["HUGE_PAGE_BYTES", "Mapping", "map_segment"]
 
 HUGE_PAGE_BYTES: Final = 2 * 1024 * 1024
-_MADV_COLLAPSE: Final = 25
 _MAP_FIXED: Final = 0x10
 _MAP_NORESERVE: Final = 0x4000
 _SET_ASIDE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
@@ -93,26 +92,6 @@ def map_segment(fd: int, size_bytes: int, *, writable: bool, private: bool = Fal
         code = ctypes.get_errno() or errno.ENOMEM
         raise OSError(code, os.strerror(code))
     return Mapping(address, size_bytes, writable=writable, private=private, region=region)
-
-
-def reserve_pages(fd: int, mapping: Mapping, *, collapse: bool = True) -> None:
-    """Give every page of a fresh segment memory, so that no write to it can fail later.
-
-    From 2 MiB on in huge pages where the system grants them (a fresh 64 MiB segment then costs 2.4 memcpys to fill instead
-    of 11-15); otherwise, and for the rest, page by page.
-
-    Raises
-    ------
-    OSError
-        ENOSPC: /dev/shm has not enough room; some pages may have been taken.
-    """
-    huge_bytes = mapping.size_bytes // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES if collapse else 0
-    if huge_bytes:
-        # one small page each, for MADV_COLLAPSE refuses empty ranges; by pwrite, since a store could be a SIGBUS
-        for offset in range(0, huge_bytes, HUGE_PAGE_BYTES):
-            syscalls.pwrite(fd, b"\0", offset)
-        syscalls.madvise(mapping.address, huge_bytes, _MADV_COLLAPSE)  # a refusal leaves small pages, which will do
-    syscalls.posix_fallocate(fd, 0, mapping.size_bytes)
 
 
 def _address_of(region: mmap.mmap) -> int:

@@ -16,10 +16,10 @@ import pytest
 
 from rig.until import until
 from shmlease.client.channel import RECOVER_WITHIN_S
-from shmlease.client.claims import take_spare
 from shmlease.client.hold import Hold
 from shmlease.client.link import Link
 from shmlease.client.owned_registry import OwnedRegistry
+from shmlease.client.spares import take_spare
 from shmlease.core import messages as m
 from shmlease.core.wire import decode_client_packet, encode
 from shmlease.errors import CapacityError, ProtocolError, RegistryUnavailableError

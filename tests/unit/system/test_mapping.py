@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import pytest
 
 from shmlease.system import syscalls
-from shmlease.system.mapping import HUGE_PAGE_BYTES, Mapping, map_segment, reserve_pages
+from shmlease.system.mapping import HUGE_PAGE_BYTES, Mapping, map_segment
+from shmlease.system.page_reservation import reserve_pages
 
 PAGE = 4096
 SIZES = [PAGE, 3 * PAGE, HUGE_PAGE_BYTES - PAGE, HUGE_PAGE_BYTES, HUGE_PAGE_BYTES + PAGE, 5 * HUGE_PAGE_BYTES + 7 * PAGE]

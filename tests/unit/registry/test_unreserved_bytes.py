@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from shmlease.registry.reservations import Reservations
+from shmlease.registry.unreserved_bytes import UnreservedBytes
 
 
 def test_promise_counts_until_it_is_kept() -> None:
     missing = {1: 100, 2: 50}
-    promises = Reservations(missing.__getitem__)
+    promises = UnreservedBytes(missing.__getitem__)
     promises.add(1, 100)
     promises.add(2, 50)
     assert promises.total_bytes == 150
@@ -27,7 +27,7 @@ def test_many_that_are_kept_cost_two_looks_each() -> None:
         looks.append(segment)
         return 0
 
-    promises = Reservations(missing)
+    promises = UnreservedBytes(missing)
     for segment in range(1000):
         promises.add(segment, 10)
     assert len(looks) <= 2000
@@ -35,7 +35,7 @@ def test_many_that_are_kept_cost_two_looks_each() -> None:
 
 
 def test_one_that_is_never_kept_does_not_hide_the_others() -> None:
-    promises = Reservations(lambda segment: 10 if segment == 0 else 0)
+    promises = UnreservedBytes(lambda segment: 10 if segment == 0 else 0)
     for segment in range(100):
         promises.add(segment, 10)
     assert promises.total_bytes <= 30

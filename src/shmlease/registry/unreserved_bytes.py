@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Final
 
-__all__ = ["Reservations"]
+__all__ = ["UnreservedBytes"]
 
 # Looked at again whenever one is added: more than are added, so that complete ones are forgotten, however many there are.
 _LOOKED_AT: Final = 2
 
 
-class Reservations:
+class UnreservedBytes:
     """Segments whose pages are not all there yet; `missing_bytes` tells what a segment still lacks."""
 
     def __init__(self, missing_bytes: Callable[[int], int]) -> None:

@@ -1,14 +1,11 @@
-"""What a client takes without asking the registry: a segment granted ahead, and the token of a ticket.
-
-Files decide who gets it: a lock on the segment's, the name of the token's. The registry is told afterwards, by a notice.
-"""
+"""Taking a segment that was granted ahead, without asking the registry: a lock on its file decides who gets it."""
 
 from __future__ import annotations
 
-from shmlease.client.hold import Hold, Redemption
+from shmlease.client.hold import Hold
 from shmlease.core import messages as m
 
-__all__ = ["redeem_token", "take_spare"]
+__all__ = ["take_spare"]
 
 
 def take_spare(hold: Hold, size_bytes: int, most_bytes: int) -> m.Spare | None:
@@ -38,21 +35,3 @@ def take_spare(hold: Hold, size_bytes: int, most_bytes: int) -> m.Spare | None:
                 spare = None
     link.see_to_the_rest()
     return spare
-
-
-def redeem_token(hold: Hold, ticket: int, site: str, due_ns: int, mode: m.AttachMode) -> bool:
-    """Take the token of a ticket, which only one can; whether it was there."""
-    link = hold.link
-    link.require_outside()
-    session = link.session
-    with link.lock:
-        link.make_ready()
-        lease = session.id_of(session.next_seq())
-        redemption = Redemption(lease, lambda seq: m.Redeemed(seq, lease, ticket, site, due_ns, mode))
-        hold.redemption = redemption
-        if not link.endpoint.claim_token(ticket, session.client, redemption.claimed):
-            hold.redemption = None
-            return False
-        hold.redeemed()
-    link.flush()
-    return True

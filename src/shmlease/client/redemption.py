@@ -1,0 +1,38 @@
+"""Redeeming a ticket, without asking the registry: whoever renames its token has it; a notice says so afterwards."""
+
+from __future__ import annotations
+
+from shmlease.client.hold import Hold
+from shmlease.core import messages as m
+from shmlease.core.session import Build
+
+__all__ = ["Redemption", "redeem_token"]
+
+
+class Redemption:
+    """A ticket that is being redeemed as `lease`; `claimed` is empty until its token is ours."""
+
+    __slots__ = ("claimed", "lease", "notice")
+
+    def __init__(self, lease: int, notice: Build) -> None:
+        self.lease = lease
+        self.notice = notice
+        self.claimed: list[None] = []
+
+
+def redeem_token(hold: Hold, ticket: int, site: str, due_ns: int, mode: m.AttachMode) -> bool:
+    """Take the token of a ticket, which only one can; whether it was there."""
+    link = hold.link
+    link.require_outside()
+    session = link.session
+    with link.lock:
+        link.make_ready()
+        lease = session.id_of(session.next_seq())
+        redemption = Redemption(lease, lambda seq: m.Redeemed(seq, lease, ticket, site, due_ns, mode))
+        hold.redemption = redemption
+        if not link.endpoint.claim_token(ticket, session.client, redemption.claimed):
+            hold.redemption = None
+            return False
+        hold.redeemed()
+    link.flush()
+    return True
