@@ -31,7 +31,7 @@ def test_killed_producers_unpublished_segment_is_gone(actor: StartActor, registr
     assert registry.statistics().leases["write"] == 1
     producer.kill()
     until(lambda: not site.files(), what="the end of the segment")
-    with pytest.raises(shmlease.SegmentNotFoundError):
+    with pytest.raises(shmlease.AbandonedError, match=f"pid {producer.pid}"):
         registry.attach("a", timeout=0)
     with registry.lease("a", shape=3):
         pass
@@ -145,7 +145,7 @@ def _entries(site: Site) -> list[str]:
 def test_waiting_reader_does_not_see_what_a_killed_writer_left(actor: StartActor, registry: shmlease.Registry) -> None:
     producer, reader = actor(), actor()
     producer("lease = registry.lease('a', shape=100); lease.array[:50] = 1")
-    reader.begin("held = registry.attach('a', timeout=30); int(held.array.sum())")
+    reader.begin("held = registry.attach('a', timeout=30, abandoned='wait'); int(held.array.sum())")
     until(lambda: registry.statistics().waiting == 1)
     producer.kill()
     until(lambda: registry.statistics().counters.get("reclaimed"))
