@@ -27,6 +27,7 @@ __all__ = ["Agreement"]
 
 _SHM: Final = "/dev/shm"
 _LIVE: Final = (SegmentState.FILLING, SegmentState.PUBLISHED)
+_PROTECTIONS: Final = {"r": "r--s", "c": "rw-p", "r+": "rw-s"}
 _UNDER_WAY: Final = (SegmentState.CREATING, SegmentState.RETIRING)
 
 
@@ -145,13 +146,13 @@ class Agreement:
 def _sight_differences(holding: Holding, sight: Sight, *, are_linked: bool) -> Iterator[str]:
     """What a process sees of one of its arrays that it should not."""
     content = holding.content
-    if sight.checksum != content.checksum:
-        yield f"{holding} reads {sight.checksum:08x}, its writer wrote {content.checksum:08x}"
+    if sight.checksum != holding.checksum:
+        yield f"{holding} reads {sight.checksum:08x}, its writer wrote {holding.checksum:08x}"
     if sight.inode and content.inode and sight.inode != content.inode:
         yield f"{holding} lies on inode {sight.inode}, another lease on the same content on {content.inode}"
     if sight.is_unlinked and are_linked:
         yield f"{holding} lies on a file that was unlinked"
-    if sight.protection and sight.protection != ("rw-s" if holding.is_writer else "r--s"):
+    if sight.protection and sight.protection != (_PROTECTIONS["r+"] if holding.is_writer else _PROTECTIONS[holding.mode]):
         yield f"{holding} is mapped {sight.protection}"
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
+from shmlease import Address
+from shmlease.client.handle import Mode
 from shmlease.testing.model import Content, Holding, IssuedTicket
 from shmlease.testing.worker_pool import WorkerProcess
 
@@ -106,13 +108,37 @@ def publishable(machine: RegistryMachine) -> list[Holding]:
 
 
 def read(machine: RegistryMachine) -> list[Holding]:
-    """Leases of readers, on at least a byte."""
-    return [holding for holding in machine.model.leases() if not holding.is_writer and holding.content.nbytes]
+    """Leases of readers who only read, on at least a byte."""
+    return [holding for holding in _readers(machine, "r") if holding.content.nbytes]
+
+
+def copied(machine: RegistryMachine) -> list[Holding]:
+    """Leases of readers who write copy-on-write."""
+    return _readers(machine, "c")
+
+
+def mutable(machine: RegistryMachine) -> list[Holding]:
+    """Leases of all who may write what stays mutable."""
+    return [holding for holding in machine.model.leases() if holding.content.is_mutable and holding.may_write]
+
+
+def put(machine: RegistryMachine) -> list[Holding]:
+    """Leases on objects."""
+    return [holding for holding in machine.model.leases() if holding.content.is_object]
+
+
+def _readers(machine: RegistryMachine, mode: Mode) -> list[Holding]:
+    return [holding for holding in machine.model.leases() if not holding.is_writer and holding.mode == mode]
 
 
 def without_view(machine: RegistryMachine) -> list[Holding]:
     """Leases that no view will outlive."""
     return [holding for holding in machine.model.leases() if not holding.has_view]
+
+
+def detachable(machine: RegistryMachine) -> list[Holding]:
+    """Those of them on what is published."""
+    return [holding for holding in without_view(machine) if holding.content.is_published]
 
 
 def sole(machine: RegistryMachine) -> list[Holding]:
@@ -122,7 +148,7 @@ def sole(machine: RegistryMachine) -> list[Holding]:
         for holding in without_view(machine)
         if len(machine.model.holders_of(holding.content)) == 1
         and not holding.content.readers_expected
-        and not any(issued.content is holding.content and not issued.is_used for issued in machine.model.tickets)
+        and not machine.model.has_ticket(holding.content)
     ]
 
 
@@ -142,6 +168,16 @@ def inherited(machine: RegistryMachine) -> list[tuple[WorkerProcess, Holding]]:
 def contents(machine: RegistryMachine) -> list[Content]:
     """Everything that was written and is still used."""
     return machine.model.contents
+
+
+def named(machine: RegistryMachine) -> list[Content]:
+    """Those of them that have a name."""
+    return [content for content in machine.model.contents if content.name is not None]
+
+
+def addresses(machine: RegistryMachine) -> list[tuple[Address, Content]]:
+    """Every address, and what lies or lay there."""
+    return machine.model.addresses
 
 
 def issued(machine: RegistryMachine) -> list[IssuedTicket]:

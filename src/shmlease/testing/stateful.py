@@ -29,6 +29,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant
 
 import shmlease
+from shmlease import Address
+from shmlease.client.handle import Mode
 from shmlease.core.sizes import PAGE_BYTES, file_size
 from shmlease.testing import selections as select
 from shmlease.testing.agreement import Agreement
@@ -39,7 +41,7 @@ from shmlease.testing.worker import checksum as checksum_of
 from shmlease.testing.worker_pool import ANSWER_WITHIN_S, WorkerPool, WorkerProcess, close_forkservers
 from shmlease.units import parse_bytes
 from shmlease.verification import contents, faults
-from shmlease.verification.operations import Client
+from shmlease.verification.operations import Client, packed_bytes
 
 __all__ = ["RegistryMachine", "close_forkservers", "held", "issued", "listening", "rule_for"]
 
@@ -137,6 +139,33 @@ class RegistryMachine(RuleBasedStateMachine):
         """A published copy of whole pages."""
         self._new_content(worker, Client.share, name, layout, stamp, is_published=True)
 
+    @rule_for(worker=listening, name=_NAMES, layout=_LAYOUTS, stamp=_STAMPS)
+    def put(self, worker: WorkerProcess, name: str | None, layout: LayoutArguments, stamp: int) -> None:
+        """An object that holds an array."""
+        self._new_content(worker, Client.put, name, layout, stamp, is_published=True, is_object=True)
+
+    @rule_for(worker=listening, name=_NAMES, layout=_PAGES, stamp=_STAMPS)
+    def lease_mutable(self, worker: WorkerProcess, name: str | None, layout: LayoutArguments, stamp: int) -> None:
+        """A new segment that all its holders may write, attachable at once."""
+        self._new_content(worker, Client.lease_mutable, name, layout, stamp, is_published=True, is_mutable=True)
+
+    @rule_for(holding=select.mutable, stamp=_STAMPS)
+    def write_what_others_see(self, holding: Holding, stamp: int) -> None:
+        """Any holder writes a mutable segment."""
+        self.write(holding, stamp)
+
+    @rule_for(holding=select.copied, stamp=_STAMPS)
+    def write_what_nobody_else_sees(self, holding: Holding, stamp: int) -> None:
+        """A reader writes on pages of its own."""
+        holding.worker.call(Client.write, holding.key, stamp)
+        holding.own_checksum = contents.checksum(stamp, holding.content.nbytes)
+
+    @rule_for(holding=select.put)
+    def load(self, holding: Holding) -> None:
+        """The object is what was put."""
+        if holding.own_checksum is None:
+            holding.worker.call(Client.load, holding.key)
+
     @rule_for(holding=select.filling, stamp=_STAMPS)
     def write(self, holding: Holding, stamp: int) -> None:
         """Other content, before publication."""
@@ -158,17 +187,45 @@ class RegistryMachine(RuleBasedStateMachine):
         holding.content.readers_expected = 0
         self.model.disturb(holding.content, "readers never came")
 
-    @rule_for(worker=listening, name=_NAMES.filter(bool))
-    def attach(self, worker: WorkerProcess, name: str) -> None:
-        """Read by name."""
+    @rule_for(worker=listening, name=_NAMES.filter(bool), mode=st.sampled_from(["r", "r", "c", "r+"]))
+    def attach(self, worker: WorkerProcess, name: str, mode: Mode) -> None:
+        """Read by name, or write: what is mutable by all, what is not as a copy."""
         content = self.model.named(name)
         if content is None or not content.is_published:
             missing = (shmlease.SegmentNotFoundError, shmlease.AbandonedError)
             worker.is_refused(missing, Client.attach, self.new_key(), name, 0.0)
             return
         key = self.new_key()
-        worker.call(Client.attach, key, name, 5.0)
-        self._attached(worker, key, content)
+        if mode != "r" and (mode == "r+") != content.is_mutable:
+            worker.is_refused(shmlease.ModeError, Client.attach, key, name, 0.0, mode)
+            return
+        worker.call(Client.attach, key, name, 5.0, mode)
+        self._attached(worker, key, content, mode)
+
+    @rule_for(holding=select.publishable)
+    def address(self, holding: Holding) -> None:
+        """An address; what is not published yet is published."""
+        self.model.addresses.append((holding.worker.call(Client.address, holding.key), holding.content))
+        holding.content.is_published = True
+
+    @rule_for(worker=listening, found=select.addresses)
+    def attach_at(self, worker: WorkerProcess, found: tuple[Address, Content]) -> None:
+        """Read by address, which keeps nothing alive."""
+        address, content = found
+        key = self.new_key()
+        if content not in self.model.contents:
+            worker.is_refused(shmlease.SegmentNotFoundError, Client.attach_at, key, address)
+            return
+        worker.call(Client.attach_at, key, address)
+        self.model.holdings.append(Holding(key, worker, content, is_writer=False))
+
+    @rule_for(worker=listening, content=select.named)
+    def withdraw(self, worker: WorkerProcess, content: Content) -> None:
+        """A name is free again; readers who were announced are not waited for."""
+        worker.call(Client.withdraw, content.name)
+        worker.is_refused(shmlease.SegmentNotFoundError, Client.withdraw, content.name)
+        content.name, content.readers_expected, content.os_name = None, 0, ""
+        self.model.end_if_unused(content)
 
     @rule_for(worker=listening, awaited=select.awaited)
     def attach_before_publication(self, worker: WorkerProcess, awaited: Holding) -> None:
@@ -188,6 +245,19 @@ class RegistryMachine(RuleBasedStateMachine):
         text = holding.worker.call(Client.ticket, holding.key, _TTL_S)
         holding.content.is_published = True
         self.model.tickets.append(IssuedTicket(text, holding.content))
+
+    @rule_for(holding=select.publishable, receiver=select.listening)
+    def ticket_for(self, holding: Holding, receiver: WorkerProcess) -> None:
+        """A ticket that ends with a process."""
+        text = holding.worker.call(Client.ticket, holding.key, _TTL_S, receiver.process.pid)
+        holding.content.is_published = True
+        self.model.tickets.append(IssuedTicket(text, holding.content, receiver=receiver))
+
+    @rule_for(worker=listening, issued=issued)
+    def revoke(self, worker: WorkerProcess, issued: IssuedTicket) -> None:
+        """A ticket is taken back, by anybody, once."""
+        assert worker.call(Client.revoke, issued.text) is not issued.is_used
+        self.model.end_ticket(issued)
 
     @rule_for(worker=listening, issued=issued)
     def redeem(self, worker: WorkerProcess, issued: IssuedTicket) -> None:
@@ -229,9 +299,15 @@ class RegistryMachine(RuleBasedStateMachine):
         holding.has_view = holding.is_released = True
         self.model.disturb(holding.content, "a view lingered")
 
+    @rule_for(holding=select.detachable)
+    def detach(self, holding: Holding) -> None:
+        """The array carries the lease from now on."""
+        holding.worker.call(Client.detach, holding.key)
+        holding.has_view = holding.is_released = holding.is_detached = True
+
     @rule_for(holding=select.views)
     def drop_view(self, holding: Holding) -> None:
-        """The last view of a released lease dies."""
+        """The last view of a released lease, or a detached array, dies."""
         holding.worker.call(Client.drop_view, holding.key)
         self.model.end(holding)
 
@@ -284,9 +360,10 @@ class RegistryMachine(RuleBasedStateMachine):
         """A process forks with all it holds."""
         child = self._pool.fork(parent)
         self.model.workers.append(child)
-        for holding in self.model.leases(parent):
-            self.model.disturb(holding.content, "its holder forked")
-            self.model.inherited.append((child, holding))
+        for holding in self.model.holdings:
+            if holding.worker is parent:
+                self.model.disturb(holding.content, "its holder forked")
+        self.model.inherited += [(child, holding) for holding in self.model.leases(parent)]
         self.model.inherited += [(child, holding) for worker, holding in self.model.inherited if worker is parent]
 
     @rule_for(inherited=select.inherited)
@@ -298,12 +375,16 @@ class RegistryMachine(RuleBasedStateMachine):
             child.is_refused(shmlease.LeaseClosedError, Client.use_inherited, holding.key)
             return
         child.call(Client.use_inherited, holding.key)
-        self.model.holdings.append(Holding(holding.key, child, holding.content, holding.is_writer))
+        self.model.holdings.append(
+            Holding(holding.key, child, holding.content, holding.is_writer, holding.mode, holding.own_checksum)
+        )
 
     @rule_for(worker=select.listening_holders)
     def exit(self, worker: WorkerProcess) -> None:
         """A process ends with all it holds."""
         worker.end()
+        for holding in [one for one in self.model.holdings if one.worker is worker and one.is_detached]:
+            self.model.end(holding)  # as any other detached array that is dropped
         self._gone(worker, "its holder left with it")
 
     @rule_for(worker=select.holders)
@@ -377,9 +458,13 @@ class RegistryMachine(RuleBasedStateMachine):
         stamp: int,
         *,
         is_published: bool,
+        is_mutable: bool = False,
+        is_object: bool = False,
     ) -> None:
         key = self.new_key()
         nbytes = int(layout["dtype"].itemsize) * math.prod(layout["shape"])
+        if is_object:
+            nbytes = packed_bytes(stamp, layout)
         if name is not None and self.model.named(name) is not None:
             worker.is_refused(shmlease.SegmentExistsError, function, key, stamp, name, 0.0, layout)
             return
@@ -389,13 +474,13 @@ class RegistryMachine(RuleBasedStateMachine):
         worker.call(function, key, stamp, name, ANSWER_WITHIN_S / 2, layout)
         # a copy that numpy makes of an array is another in the padding of its records
         checksum = worker.call(checksum_of, key) if is_published else contents.checksum(stamp, nbytes)
-        content = Content(name, nbytes, stamp, checksum, is_published)
+        content = Content(name, nbytes, stamp, checksum, is_published, is_mutable, is_object)
         self.model.add(content)
         self.model.holdings.append(Holding(key, worker, content, is_writer=True))
 
-    def _attached(self, worker: WorkerProcess, key: int, content: Content) -> None:
+    def _attached(self, worker: WorkerProcess, key: int, content: Content, mode: Mode = "r") -> None:
         content.readers_expected = max(content.readers_expected - 1, 0)
-        self.model.holdings.append(Holding(key, worker, content, is_writer=False))
+        self.model.holdings.append(Holding(key, worker, content, is_writer=False, mode=mode))
 
     def _gone(self, worker: WorkerProcess, why: str) -> None:
         worker.close()

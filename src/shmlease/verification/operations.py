@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from shmlease import Lease, LeaseClosedError, Ticket
-from shmlease.client.handle import RegistryHandle
+from shmlease import Address, Lease, LeaseClosedError, Ticket
+from shmlease.client.handle import Mode, RegistryHandle
+from shmlease.client.objects import pack
 from shmlease.verification import contents
 
-__all__ = ["Call", "Client", "Note", "Noting", "WrongReadError"]
+__all__ = ["Call", "Client", "Note", "Noting", "WrongReadError", "packed_bytes"]
 
 
 class Call(enum.StrEnum):
@@ -32,10 +33,13 @@ class Call(enum.StrEnum):
     SHARE = "share"
     PUBLISH = "publish"
     ATTACH = "attach"
+    WITHDRAW = "withdraw"
     TICKET = "ticket"
+    REVOKE = "revoke"
     REDEEM = "redeem"
     READ = "read"
     RELEASE = "release"
+    DETACH = "detach"
     STATISTICS = "statistics"
     CHILD = "child"
 
@@ -59,6 +63,15 @@ class Note:
 
 
 Noting = Callable[[Note], AbstractContextManager[None]]
+
+
+def packed_bytes(stamp: int, layout: Mapping[str, Any]) -> int:
+    """How large an object `Client.put` puts."""
+    return pack(_object(stamp, layout)).nbytes
+
+
+def _object(stamp: int, layout: Mapping[str, Any]) -> dict[str, Any]:
+    return {"stamp": stamp, "array": np.empty(**layout)}
 
 
 class Client:
@@ -90,6 +103,10 @@ class Client:
         self.names[key] = name or ""
         self.write(key, stamp)
 
+    def lease_mutable(self, key: int, stamp: int, name: str | None, timeout_s: float, layout: Mapping[str, Any]) -> None:
+        """Lease a new segment that stays mutable, and write."""
+        self.lease(key, stamp, name, timeout_s, {**layout, "mutable": True})
+
     def share(self, key: int, stamp: int, name: str | None, timeout_s: float, layout: Mapping[str, Any]) -> None:
         """Share an array."""
         array = np.empty(**layout)
@@ -98,12 +115,25 @@ class Client:
             self.leases[key] = self.registry.share(array, name, timeout=timeout_s)
         self.stamps[key], self.names[key] = stamp, name or ""
 
-    def attach(self, key: int, name: str, timeout_s: float) -> None:
+    def put(self, key: int, stamp: int, name: str | None, timeout_s: float, layout: Mapping[str, Any]) -> None:
+        """Put an object that holds an array."""
+        value = _object(stamp, layout)
+        contents.write(value["array"], stamp)
+        with self.noting(Note(Call.SHARE, stamp, name or "")):
+            self.leases[key] = self.registry.put(value, name, timeout=timeout_s)
+        self.stamps[key], self.names[key] = stamp, name or ""
+
+    def attach(self, key: int, name: str, timeout_s: float, mode: Mode = "r") -> None:
         """Attach by name."""
         note = Note(Call.ATTACH, subject=name)
         with self.noting(note):
-            self.leases[key] = self.registry.attach(name, timeout=timeout_s)
+            self.leases[key] = self.registry.attach(name, mode=mode, timeout=timeout_s)
             self.stamps[key] = note.stamp = contents.stamp_of(self.leases[key].array)
+
+    def attach_at(self, key: int, address: Address) -> None:
+        """Attach by address."""
+        self.leases[key] = self.registry.attach(address)
+        self.stamps[key] = contents.stamp_of(self.leases[key].array)
 
     def redeem(self, key: int, text: str, stamp: int) -> None:
         """Redeem a ticket for what `stamp` stands for."""
@@ -143,6 +173,19 @@ class Client:
             if wrong:
                 raise WrongReadError(wrong)
 
+    def load(self, key: int) -> None:
+        """Check the object that was put.
+
+        Raises
+        ------
+        WrongReadError
+            It is not what was put.
+        """
+        with self.noting(Note(Call.READ, self.stamps[key])):
+            loaded = self.leases[key].load()
+            if wrong := contents.flaw(loaded["array"], loaded["stamp"]):
+                raise WrongReadError(wrong)
+
     def write_as_a_reader(self, key: int) -> None:
         """Try what a reader must not be able to do."""
         target = self.leases[key].array
@@ -155,12 +198,27 @@ class Client:
         with self.noting(Note(Call.PUBLISH, self.stamps[key], self.names[key], limit_ns, readers)):
             self.leases[key].publish(readers=readers, ttl=ttl_s)
 
-    def ticket(self, key: int, ttl_s: float) -> str:
+    def ticket(self, key: int, ttl_s: float, to: int | None = None) -> str:
         """Make a ticket, as text."""
         with self.noting(Note(Call.TICKET, self.stamps[key])):
-            made = self.leases[key].ticket(ttl=ttl_s)
+            made = self.leases[key].ticket(ttl=ttl_s, to=to)
         assert pickle.loads(pickle.dumps(made)) == made  # noqa: S301 - of our own making
         return str(made)
+
+    def revoke(self, text: str) -> bool:
+        """Take a ticket back; whether it was still out."""
+        ticket = Ticket.parse(text)
+        with self.noting(Note(Call.REVOKE, subject=str(ticket.id))):
+            return self.registry.revoke(ticket)
+
+    def withdraw(self, name: str) -> None:
+        """Make a name free."""
+        with self.noting(Note(Call.WITHDRAW, subject=name)):
+            self.registry.withdraw(name)
+
+    def address(self, key: int) -> Address:
+        """Where the segment is."""
+        return self.leases[key].address()
 
     def expose(self, key: int) -> str:
         """Give the segment a name in /dev/shm."""
@@ -180,6 +238,13 @@ class Client:
         """Lose a lease: the collector finds it."""
         del self.leases[key]
         self._ended(key)
+
+    def detach(self, key: int) -> None:
+        """Let the array carry the lease."""
+        lease = self.leases[key]
+        with self.noting(Note(Call.DETACH, self.stamps[key], self.names.get(key, ""))):
+            self.views[key] = lease.detach()
+        del self.leases[key]
 
     def keep_view(self, key: int) -> None:
         """Keep a view that will outlive the lease."""
