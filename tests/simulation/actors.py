@@ -46,6 +46,16 @@ class _Held:
     holding: Holding
     view: np.ndarray[Any, Any] | None = None
 
+    @property
+    def is_being_written(self) -> bool:
+        """Whether it is its writer's, and not sealed."""
+        return self.lease._is_writer and self.lease.writable
+
+    @property
+    def is_shared_in_writing(self) -> bool:
+        """Whether others see what is written from now on."""
+        return self.holding.content.is_mutable and self.lease.writable
+
 
 class Client:
     """One process that uses the registry."""
@@ -99,6 +109,12 @@ class Client:
         lease = self.handle.lease(name, shape=pages * WORDS_A_PAGE, dtype=np.uint64, timeout=timeout_s)
         self._keep(lease, self.oracle.granted(lease, name), write=True)
 
+    def lease_mutable(self) -> None:
+        """Lease a segment that all its holders may write."""
+        if self._may_take():
+            lease = self.handle.lease(shape=WORDS_A_PAGE, dtype=np.uint64, timeout=0.05, mutable=True)
+            self._keep(lease, self.oracle.granted_mutable(lease), write=True)
+
     def share(self) -> None:
         """Lease, fill and publish in one."""
         if not self._may_take():
@@ -113,17 +129,30 @@ class Client:
         if not self._may_take():
             return
         name, timeout_s = self.random.choice(_NAMES), self.random.choice((0.0, 0.002, 0.05, 0.3))
-        before = self.oracle.find(name)
-        counting = [] if before is None else [holding for holding in before.holdings if holding.counts]
+        before, asked_ns = self.oracle.find(name), self.machine.now_ns()
+        counting = self.oracle.counting(before)
         self.oracle.asked_for(name)
         try:
             lease = self.handle.attach(name, timeout=timeout_s)
         except (SegmentNotFoundError, AbandonedError):
             self.oracle.answered()
-            self.oracle.not_found(name, before, counting)
+            self.oracle.not_found(repr(name), before, counting)
         else:
             self.oracle.answered()
-            self._keep(lease, self.oracle.attached(lease, name))
+            self._keep(lease, self.oracle.attached(lease, name, asked_ns))
+
+    def attach_at(self) -> None:
+        """Attach by an address, perhaps of what is no more."""
+        if not self.world.addresses or not self._may_take():
+            return
+        address, content = self.random.choice(self.world.addresses)
+        counting = self.oracle.counting(content)
+        try:
+            lease = self.handle.attach(address, mode="r+" if content.is_mutable else self.random.choice(("r", "c")))
+        except SegmentNotFoundError:
+            self.oracle.not_found(repr(address), content, counting)
+        else:
+            self._keep(lease, self.oracle.attached_at(lease, content))
 
     def redeem(self) -> None:
         """Redeem a ticket that somebody made, perhaps one that was redeemed before, perhaps at the last moment."""
@@ -146,6 +175,13 @@ class Client:
         else:
             self._keep(lease, self.oracle.redeemed(lease, issued))
 
+    def revoke(self) -> None:
+        """Take back a ticket that somebody made."""
+        if self.world.mailbox:
+            issued = self.random.choice(self.world.mailbox)
+            was_good = issued.is_good(self.machine.now_ns())
+            self.oracle.revoked(issued, was_good, self.handle.revoke(issued.ticket))
+
     def fork(self) -> None:
         """Let a child take a lease of its own on what this process holds."""
         if not self.held or self.world.calm or self.oracle.closing:
@@ -156,12 +192,12 @@ class Client:
         lease = held.lease
         grant = lease._grant
         descriptor = os.open(self.world.directory().segment_path(grant.segment), os.O_RDWR)
-        mapping = map_segment(descriptor, grant.size_bytes, writable=lease._is_writer)
+        mapping = map_segment(descriptor, grant.size_bytes, writable=lease._is_writer or lease._writable)
         os.close(descriptor)
         process = self.machine.process(f"child of {self.process.name}", self.world.life())
         child = Client(self.world, process)
         inherited = Lease(child.link, "ignore", "")
-        inherited._fill(grant, mapping, is_writer=mapping.writable, writable=mapping.writable)
+        inherited._fill(grant, mapping, is_writer=lease._is_writer, writable=mapping.writable)
         inherited._hold.session, inherited._hold.lease = self.link.session, lease._hold.lease  # its parent's
         inherited._writable = lease._writable
         shadow = Holding(held.holding.content, process, counts=False)
@@ -193,7 +229,7 @@ class Client:
 
     def publish(self) -> None:
         """Publish, with or without readers to come."""
-        held = self._any(writable=True)
+        held = self._any(lambda held: held.is_being_written)
         if held is not None:
             readers, ttl_s = self.random.choice((0, 0, 1, 2)), self.random.choice((0.005, 0.1))
             self.oracle.published(held.holding, readers, int(ttl_s * 1e9))
@@ -205,9 +241,41 @@ class Client:
         held = self._any()
         if held is not None:
             held.holding.content.published = True
-            ticket = held.lease.ticket(ttl=self.random.choice((0.002, 0.02, 0.3)))
-            self.world.mailbox.append(self.oracle.minted(held.holding, ticket))
+            receiver = self.random.choice([None, *self.world.links]) if self.random.getrandbits(1) else None
+            to = None if receiver is None else receiver.identity.pid
+            try:
+                ticket = held.lease.ticket(ttl=self.random.choice((0.002, 0.02, 0.3)), to=to)
+            except TicketError:
+                if receiver is None or receiver.alive:
+                    raise
+                return
+            self.world.mailbox.append(self.oracle.minted(held.holding, ticket, receiver))
             del self.world.mailbox[:-12]
+
+    def address(self) -> None:
+        """Tell others where something lies."""
+        held = self._any()
+        if held is not None:
+            held.holding.content.published = True
+            self.world.addresses.append((held.lease.address(), held.holding.content))
+            held.holding.content.is_said = True
+            del self.world.addresses[:-12]
+
+    def withdraw(self) -> None:
+        """Make the name of something free again."""
+        held = self._any()
+        if held is not None and held.holding.content.name is not None:
+            content = held.holding.content
+            self.oracle.withdraws(content)
+            with contextlib.suppress(SegmentNotFoundError):  # it was withdrawn before
+                self.handle.withdraw(content.name)
+            self.oracle.withdrawn(content)
+
+    def rewrite(self) -> None:
+        """Write what all holders see."""
+        held = self._any(lambda held: held.is_shared_in_writing)
+        if held is not None:
+            contents.write(held.lease.array, self.oracle.rewrites(held.holding))
 
     def inspect(self) -> None:
         """Look at everything that can be seen."""
@@ -251,8 +319,16 @@ class Client:
             held.holding.end()
             held.lease.release()
 
+    def detach(self) -> None:
+        """Let an array carry its lease."""
+        held = self._any(lambda held: held.is_shared_in_writing or not held.is_being_written)
+        if held is not None:
+            self.held.remove(held)
+            self.views.append(held)
+            held.view = held.lease.detach()
+
     def drop_view(self) -> None:
-        """Let the last view of a released lease die."""
+        """Let the last view of a released lease, or a detached array, die."""
         if self.views:
             held = self.views.pop(self.random.randrange(len(self.views)))
             assert held.view is not None
@@ -287,8 +363,8 @@ class Client:
             self.oracle.looks(holding, lease.array)
         self.held.append(_Held(lease, holding))
 
-    def _any(self, *, writable: bool = False) -> _Held | None:
-        fitting = [held for held in self.held if held.lease.writable or not writable]
+    def _any(self, fits: Callable[[_Held], bool] = lambda _: True) -> _Held | None:
+        fitting = [held for held in self.held if fits(held)]
         return self.random.choice(fitting) if fitting else None
 
     @contextlib.contextmanager
@@ -326,6 +402,13 @@ _CHANCES: Final[dict[tuple[Callable[[Client], None], Call | None], int]] = {
     (Client.expose, None): 1,
     (Client.figures, Call.STATISTICS): 2,
     (Client.leave, None): 1,
+    (Client.lease_mutable, Call.LEASE): 2,
+    (Client.rewrite, None): 2,
+    (Client.address, None): 3,
+    (Client.attach_at, Call.ATTACH): 4,
+    (Client.withdraw, None): 1,
+    (Client.revoke, None): 2,
+    (Client.detach, None): 3,
 }
 _ACTS: Final = list(_CHANCES)
 _WEIGHTS: Final = list(_CHANCES.values())

@@ -13,10 +13,13 @@ class Content:
 
     __slots__ = (
         "disturbed",
+        "has_name",
         "holdings",
         "inode",
+        "is_mutable",
         "is_said",
         "name",
+        "nameless_since_ns",
         "number",
         "published",
         "readers",
@@ -31,6 +34,9 @@ class Content:
         self.inode = inode
         self.stamp = stamp
         self.name = name
+        self.has_name = name is not None  # for certain: nobody has begun to withdraw it
+        self.nameless_since_ns: int | None = None  # its name was withdrawn by then, and may be another's
+        self.is_mutable = False
         self.published = False  # perhaps: others may read it
         self.is_said = False  # for certain: the call that published it has returned
         self.disturbed = ""  # why this memory must not be used again
@@ -78,11 +84,12 @@ class Holding:
 class IssuedTicket:
     """A ticket that was handed out."""
 
-    __slots__ = ("content", "redeemer", "ticket", "used")
+    __slots__ = ("content", "receiver", "redeemer", "ticket", "used")
 
-    def __init__(self, content: Content, ticket: Ticket) -> None:
+    def __init__(self, content: Content, ticket: Ticket, receiver: Process | None) -> None:
         self.content = content
         self.ticket = ticket
+        self.receiver = receiver  # with whom it ends
         self.redeemer: Process | None = None
         self.used = False
 
@@ -92,6 +99,8 @@ class IssuedTicket:
             return False
         if self.redeemer is not None:
             return self.redeemer.alive
+        if self.receiver is not None and not self.receiver.alive:
+            return False
         return now_ns < self.ticket.deadline_ns
 
     def __repr__(self) -> str:

@@ -108,8 +108,8 @@ class Oracle:
         holding.content.published = holding.content.is_said = True
         return holding
 
-    def attached(self, lease: Lease, name: str | None) -> Holding:
-        """`lease` was granted to the running process as a reader."""
+    def attached(self, lease: Lease, name: str | None, asked_ns: int | None = None) -> Holding:
+        """`lease` was granted to the running process as a reader, who asked for `name` at that time, or otherwise."""
         inode = self._inode_of(lease)
         content = self._contents.get(inode)
         stamp = contents.stamp_of(lease.array)
@@ -124,6 +124,8 @@ class Oracle:
             )
         if content.name != name:
             self._broken(Violation.WRONG_READ, f"{self._running} asked for {name!r} and got {content}")
+        if asked_ns is not None and content.nameless_since_ns is not None and content.nameless_since_ns < asked_ns:
+            self._broken(Violation.WRONG_READ, f"{self._running} got {content}, whose name was withdrawn before it asked")
         return Holding(content, self._running)
 
     def redeemed(self, lease: Lease, issued: IssuedTicket) -> Holding:
@@ -136,13 +138,52 @@ class Oracle:
         issued.used = True
         return holding
 
-    def minted(self, holding: Holding, ticket: Ticket) -> IssuedTicket:
-        """The running process was given `ticket`."""
-        issued = self._issued[ticket.id] = IssuedTicket(holding.content, ticket)
+    def attached_at(self, lease: Lease, content: Content) -> Holding:
+        """`lease` was granted for the address of `content`."""
+        holding = self.attached(lease, content.name)
+        if holding.content is not content:
+            self._broken(Violation.WRONG_READ, f"the address of {content} gave {holding.content}")
+        return holding
+
+    def minted(self, holding: Holding, ticket: Ticket, receiver: Process | None) -> IssuedTicket:
+        """The running process was given `ticket`, perhaps for one `receiver`."""
+        issued = self._issued[ticket.id] = IssuedTicket(holding.content, ticket, receiver)
         holding.content.is_said = True
         holding.content.tickets.append(issued)
         self.machine.note("minted", issued)
         return issued
+
+    def granted_mutable(self, lease: Lease) -> Holding:
+        """`lease` was granted on a segment that all its holders may write."""
+        if lease.array.any():
+            self._broken(Violation.WRONG_READ, f"s{lease._grant.segment} was granted as mutable, and is not zeroed")
+        holding = self.granted(lease, None)
+        holding.content.is_mutable = holding.content.published = holding.content.is_said = True
+        return holding
+
+    def rewrites(self, holding: Holding) -> int:
+        """The running process is about to overwrite what all holders see: with what?"""
+        holding.content.stamp = self._next_stamp()
+        return holding.content.stamp
+
+    def withdraws(self, content: Content) -> None:
+        """The name of `content`, and of what others may have published under it since, is about to be withdrawn."""
+        for other in self._contents.values():
+            if other.name == content.name:
+                other.has_name = other.readers_certain = False
+
+    def withdrawn(self, content: Content) -> None:
+        """The name of `content` was withdrawn."""
+        content.nameless_since_ns = self.machine.now_ns()
+
+    def revoked(self, issued: IssuedTicket, was_good: bool, is_revoked: bool) -> None:
+        """`revoke` has returned."""
+        if is_revoked:
+            if issued.used or issued.redeemer is not self._running:
+                self._broken(Violation.REDEEMED_TWICE, f"{issued} was taken back, and had been redeemed")
+            issued.used = True
+        elif was_good and issued.redeemer is None:
+            self.not_redeemed(issued, was_good)
 
     def published(self, holding: Holding, readers: int, ttl_ns: int) -> None:
         """`publish` is about to be called."""
@@ -150,7 +191,7 @@ class Oracle:
         content.published = True
         if readers:
             # until the call returns, and after somebody attached, how many are still to come is the registry's to know
-            content.readers, content.readers_certain = 0, content.name not in self._asking.values()
+            content.readers, content.readers_certain = 0, content.has_name and content.name not in self._asking.values()
             content.readers_deadline_ns = self.machine.now_ns() + ttl_ns
 
     def expects(self, holding: Holding, readers: int) -> None:
@@ -170,7 +211,12 @@ class Oracle:
     def find(self, name: str) -> Content | None:
         """A content of that name that is published for certain, and in use."""
         for content in self._contents.values():
-            if content.name == name and content.is_said and any(holding.counts for holding in content.holdings):
+            if (
+                content.name == name
+                and content.has_name
+                and content.is_said
+                and any(holding.counts for holding in content.holdings)
+            ):
                 return content
         return None
 
@@ -189,12 +235,16 @@ class Oracle:
         """A child was refused a lease of its own, and its parent has the one it inherited from."""
         self._broken(Violation.LOST, f"a child could not inherit what {parent} holds")
 
-    def not_found(self, name: str, before: Content | None, counting: list[Holding]) -> None:
-        """`attach` said that nothing of that name was published; `before` and `counting` are of when it was called."""
+    def counting(self, content: Content | None) -> list[Holding]:
+        """Who relies on `content` now."""
+        return [] if content is None else [holding for holding in content.holdings if holding.counts]
+
+    def not_found(self, wanted: str, before: Content | None, counting: list[Holding]) -> None:
+        """`attach` said that nothing of that kind was published; `before` and `counting` are of when it was called."""
         if before is not None and not self.closing and any(holding.counts for holding in counting):
             self._broken(
                 Violation.LOST_PUBLICATION,
-                f"{self._running} could not attach {name!r} though {before} was published and held",
+                f"{self._running} could not attach {wanted} though {before} was published and held",
             )
 
     def not_redeemed(self, issued: IssuedTicket, was_good: bool) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from shmlease.client.address import Address
 from shmlease.client.directory_endpoint import DirectoryEndpoint
 from shmlease.client.link import Link
 from shmlease.core.settings import Settings
 from shmlease.system.directory import RegistryDirectory
-from simulation.contents import IssuedTicket
+from simulation.contents import Content, IssuedTicket
 from simulation.oracle import Oracle
 from simulation.scheduler import Machine, Process
 
@@ -27,6 +28,7 @@ class World:
     life: Callable[[], int]
     launch: Callable[[Settings, int], None]
     mailbox: list[IssuedTicket] = dataclasses.field(default_factory=list)
+    addresses: list[tuple[Address, Content]] = dataclasses.field(default_factory=list)
     calm: bool = False
     over: bool = False
     resting: set[Process] = dataclasses.field(default_factory=set)
