@@ -37,6 +37,7 @@ kill-sweep: $(VENV)/.installed  ## kills at every system call of clients, regist
 
 bench: $(VENV)/.installed  ## the benchmarks, beside their references
 	$(BIN)/python benchmarks/handover.py
+	$(BIN)/python benchmarks/objects.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/leases.py
 	$(BIN)/python benchmarks/reclaim.py

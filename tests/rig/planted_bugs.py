@@ -134,6 +134,34 @@ def trimming_leaves_the_memory() -> None:
     plants.on_messages(answer)
 
 
+def withdrawn_names_stay_taken() -> None:
+    def answer(table: Any, client: int, message: Any) -> Any:
+        if not isinstance(message, m.Withdraw):
+            return message
+        table.effects.append(Send(client, m.Done(message.seq)))
+        return None
+
+    plants.on_messages(answer)
+
+
+def tickets_outlive_their_receivers() -> None:
+    from shmlease.core.tickets import Tickets
+
+    Tickets.receiver_ended = lambda self, ticket_id, now_ns: None  # type: ignore[method-assign]
+
+
+def tickets_taken_back_hold_on() -> None:
+    plants.on_messages(lambda table, client, message: None if isinstance(message, m.Revoked) else message)
+
+
+def an_address_finds_whatever_lies_there() -> None:
+    def readdressed(table: Any, client: int, message: Any) -> Any:
+        segment = table.rows.segments.get(message.segment) if isinstance(message, m.AttachSegment) else None
+        return message if segment is None else replace(message, generation=segment.generation)
+
+    plants.on_messages(readdressed)
+
+
 def the_end_of_its_owner_makes_it_spin() -> None:
     from shmlease.core.table import Table
 
@@ -152,9 +180,28 @@ def readers_may_write() -> None:
     from shmlease.client.directory_endpoint import DirectoryEndpoint
 
     original = DirectoryEndpoint.map
-    DirectoryEndpoint.map = lambda self, segment, size_bytes, *, writable, reserve: original(  # type: ignore[method-assign]
-        self, segment, size_bytes, writable=True, reserve=reserve
+    DirectoryEndpoint.map = lambda self, segment, size_bytes, *, writable, private, reserve: original(  # type: ignore[method-assign]
+        self, segment, size_bytes, writable=True, private=private, reserve=reserve
     )
+
+
+def copies_are_written_for_all() -> None:
+    from shmlease.client.directory_endpoint import DirectoryEndpoint
+
+    original = DirectoryEndpoint.map
+    DirectoryEndpoint.map = lambda self, segment, size_bytes, *, writable, private, reserve: original(  # type: ignore[method-assign]
+        self, segment, size_bytes, writable=writable, private=False, reserve=reserve
+    )
+
+
+def mutable_memory_is_another_s() -> None:
+    from shmlease.client.lease import Lease
+
+    Lease._zero = lambda self: None  # type: ignore[method-assign]
+
+
+def detached_arrays_hold_nothing() -> None:
+    m.Detach = m.Release  # type: ignore[misc, assignment]
 
 
 def views_are_not_noticed() -> None:
@@ -218,6 +265,10 @@ IN_REGISTRY: Final[tuple[Callable[[], None], ...]] = (
     names_in_shm_are_left,
     promised_readers_are_not_waited_for,
     trimming_leaves_the_memory,
+    withdrawn_names_stay_taken,
+    tickets_outlive_their_receivers,
+    tickets_taken_back_hold_on,
+    an_address_finds_whatever_lies_there,
 )
 IN_CLIENTS: Final[tuple[Callable[[], None], ...]] = (
     readers_may_write,
@@ -227,6 +278,9 @@ IN_CLIENTS: Final[tuple[Callable[[], None], ...]] = (
     tickets_can_be_redeemed_twice,
     a_forked_child_goes_on_as_its_parent,
     pages_are_not_reserved,
+    copies_are_written_for_all,
+    mutable_memory_is_another_s,
+    detached_arrays_hold_nothing,
 )
 # What no checker could report, for it never ends: it shows that the guardian of a test run ends it.
 ENDLESS: Final = the_end_of_its_owner_makes_it_spin

@@ -180,6 +180,7 @@ class Client:
         if self.world.mailbox:
             issued = self.random.choice(self.world.mailbox)
             was_good = issued.is_good(self.machine.now_ns())
+            issued.revokers.add(self.process)
             self.oracle.revoked(issued, was_good, self.handle.revoke(issued.ticket))
 
     def fork(self) -> None:

@@ -84,13 +84,14 @@ class Holding:
 class IssuedTicket:
     """A ticket that was handed out."""
 
-    __slots__ = ("content", "receiver", "redeemer", "ticket", "used")
+    __slots__ = ("content", "receiver", "redeemer", "revokers", "ticket", "used")
 
     def __init__(self, content: Content, ticket: Ticket, receiver: Process | None) -> None:
         self.content = content
         self.ticket = ticket
         self.receiver = receiver  # with whom it ends
         self.redeemer: Process | None = None
+        self.revokers: set[Process] = set()  # who took it back, or tried to
         self.used = False
 
     def is_good(self, now_ns: int) -> bool:
@@ -98,7 +99,7 @@ class IssuedTicket:
         if self.used:
             return False
         if self.redeemer is not None:
-            return self.redeemer.alive
+            return self.redeemer.alive and self.redeemer not in self.revokers
         if self.receiver is not None and not self.receiver.alive:
             return False
         return now_ns < self.ticket.deadline_ns

@@ -104,8 +104,19 @@ class Client:
         self.write(key, stamp)
 
     def lease_mutable(self, key: int, stamp: int, name: str | None, timeout_s: float, layout: Mapping[str, Any]) -> None:
-        """Lease a new segment that stays mutable, and write."""
-        self.lease(key, stamp, name, timeout_s, {**layout, "mutable": True})
+        """Lease a new segment that stays mutable, and write.
+
+        Raises
+        ------
+        WrongReadError
+            It was not zeroed.
+        """
+        with self.noting(Note(Call.LEASE, stamp, name or "")):
+            self.leases[key] = self.registry.lease(name, timeout=timeout_s, mutable=True, **layout)
+        self.names[key] = name or ""
+        if self.leases[key].array.any():
+            raise WrongReadError("a mutable segment was not zeroed")
+        self.write(key, stamp)
 
     def share(self, key: int, stamp: int, name: str | None, timeout_s: float, layout: Mapping[str, Any]) -> None:
         """Share an array."""
