@@ -41,6 +41,8 @@ class Promise:
     client: int
     segment: ModelSegment
     until: int = 0
+    lingers: bool = False
+    is_detached: bool = False
 
 
 @dataclasses.dataclass(eq=False)
@@ -65,6 +67,7 @@ class LeaseTable(RuleBasedStateMachine):
         self.room_queue: list[Waiting] = []
         self.name_queue: list[Waiting] = []
         self.taken: list[m.Spare] = []  # spares whose client has locked the file and not said so yet
+        self.abandoned: dict[str, int] = {}  # name -> until when that is remembered
         self.unique = 0
 
     # --- what the model is asked -------------------------------------------------------------------------------------
@@ -113,6 +116,7 @@ class LeaseTable(RuleBasedStateMachine):
         assert pages * PAGE <= answer.size_bytes <= max(pages * PAGE * 1.25, PAGE)
         segment = ModelSegment(answer.segment, answer.size_bytes // PAGE, name)
         self.known.append(segment)
+        self.abandoned.pop(name or "", None)
         self.leases.append(Promise(answer.lease, client, segment))
 
     def attached(self, client: int, answer: Any, segment: ModelSegment) -> None:
@@ -125,9 +129,25 @@ class LeaseTable(RuleBasedStateMachine):
         self.clients.remove(client)
         for promise in [p for p in self.leases if p.client == client]:
             promise.segment.dirty = True
-            self.leases.remove(promise)
+            self.ended(promise)
         self.taken = [spare for spare in self.taken if spare.lease >> 40 != client]
         self.stops_waiting(client)
+
+    def ended(self, promise: Promise) -> None:
+        self.leases.remove(promise)
+        is_last = not any(other.segment is promise.segment for other in self.leases)
+        if is_last and not promise.lingers:
+            self.abandon(promise.segment)
+
+    def abandon(self, segment: ModelSegment) -> None:
+        """Nobody will publish it."""
+        if segment.published or segment.name is None:
+            return
+        self.abandoned[segment.name] = self.shell.now + 60 * S
+        for waiting in [w for w in self.name_queue if w.name == segment.name]:
+            self.name_queue.remove(waiting)
+            if waiting.client in self.clients:
+                assert self.shell.answer(waiting.client, waiting.seq).code is m.RefusalCode.ABANDONED
 
     def stops_waiting(self, client: int) -> None:
         self.room_queue = [w for w in self.room_queue if w.client != client]
@@ -211,6 +231,7 @@ class LeaseTable(RuleBasedStateMachine):
         until = self.shell.now + seconds * S + self.unique
         self.shell.say(promise.client, m.Publish, promise.id, readers, until if readers else 0)
         segment.published = True
+        self.abandoned.pop(segment.name or "", None)
         if readers:
             segment.readers, segment.readers_until = readers, until
         for waiting in [w for w in self.name_queue if w.name == segment.name]:
@@ -227,11 +248,53 @@ class LeaseTable(RuleBasedStateMachine):
         segment, answer = self.named(name), self.shell.answer(client, seq)
         if segment is not None and segment.published:
             self.attached(client, answer, segment)
+        elif name in self.abandoned:
+            assert answer.code is m.RefusalCode.ABANDONED
         elif seconds:
             assert answer is None
             self.name_queue.append(Waiting(client, seq, self.shell.now + timeout_ns, name=name))
         else:
             assert answer.code is m.RefusalCode.NOT_FOUND
+
+    @precondition(lambda self: self.leases and self.clients)
+    @rule(which=st.integers(0, 99), who=st.integers(0, 99), is_stale=st.booleans())
+    def attach_at(self, which: int, who: int, is_stale: bool) -> None:
+        segment, client = self.one(which, self.leases).segment, self.one(who, self.clients)
+        generation = self.shell.table.rows.segments[segment.number].generation + is_stale
+        answer = self.shell.ask(client, m.AttachSegment, self.shell.new_id(client), segment.number, generation, "", 0)
+        if segment.published and not is_stale:
+            assert (answer.segment, answer.writable) == (segment.number, False)
+            self.leases.append(Promise(answer.lease, client, segment))
+        else:
+            assert answer.code is m.RefusalCode.NOT_FOUND
+
+    @precondition(lambda self: self.clients)
+    @rule(who=st.integers(0, 99), name=st.sampled_from(NAMES))
+    def withdraw(self, who: int, name: str) -> None:
+        segment = self.named(name)
+        self.shell.now += 1
+        answer = self.shell.ask(self.one(who, self.clients), m.Withdraw, name, self.shell.now)
+        if segment is None:
+            assert answer.code is m.RefusalCode.NOT_FOUND
+        else:
+            segment.name, segment.readers = None, 0
+            self.serve()
+
+    @precondition(lambda self: self.leases)
+    @rule(which=st.integers(0, 99))
+    def detach(self, which: int) -> None:
+        promise = self.one(which, self.leases)
+        self.shell.say(promise.client, m.Detach, promise.id)
+        promise.is_detached = not promise.lingers
+
+    @precondition(lambda self: self.tickets and self.clients)
+    @rule(which=st.integers(0, 99), who=st.integers(0, 99))
+    def revoke(self, which: int, who: int) -> None:
+        ticket, client = self.one(which, self.tickets), self.one(who, self.clients)
+        assert self.shell.revoke(client, ticket.id)
+        self.tickets.remove(ticket)
+        self.serve()
+        assert not self.shell.revoke(client, ticket.id)
 
     @precondition(lambda self: self.leases)
     @rule(which=st.integers(0, 99), seconds=st.integers(1, 60))
@@ -263,7 +326,7 @@ class LeaseTable(RuleBasedStateMachine):
     def release(self, which: int) -> None:
         promise = self.one(which, self.leases)
         self.shell.release(promise.client, promise.id)
-        self.leases.remove(promise)
+        self.ended(promise)
         self.serve()
 
     @precondition(lambda self: self.leases)
@@ -271,7 +334,12 @@ class LeaseTable(RuleBasedStateMachine):
     def make_known_elsewhere(self, which: int, kind: type) -> None:
         promise = self.one(which, self.leases)
         self.shell.say(promise.client, kind, promise.id)
-        promise.segment.dirty = True
+        if kind is not m.Linger:
+            promise.segment.dirty = True
+        elif not (promise.lingers or promise.is_detached):
+            promise.segment.dirty = promise.lingers = True
+            if not self.is_readers(promise):
+                self.abandon(promise.segment)
 
     @precondition(lambda self: self.leases and self.clients)
     @rule(which=st.integers(0, 99), who=st.integers(0, 99))
@@ -332,6 +400,7 @@ class LeaseTable(RuleBasedStateMachine):
                 assert self.shell.answer(waiting.client, waiting.seq).code is m.RefusalCode.NOT_FOUND
             self.serve()
         self.shell.wait(max((end - self.shell.now) / S, 0))
+        self.abandoned = {name: until for name, until in self.abandoned.items() if until > self.shell.now}
 
     @precondition(lambda self: self.clients)
     @rule()

@@ -54,7 +54,7 @@ class Leases:
     def linger(self, client: int, message: m.Linger, now_ns: int) -> None:
         """A lease was released while views of the array live: it is held until they die."""
         lease = held_by(self._rows, client, message.lease)
-        if lease.state is LeaseState.LINGERING:
+        if lease.state is not LeaseState.HELD:  # of one that is detached, arrays are alive in order
             return
         self._rows.move_lease(lease, LeaseEvent.LINGERED)
         segment = self._rows.segments[lease.segment]

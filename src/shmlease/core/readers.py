@@ -121,6 +121,8 @@ class Readers:
         if segment.state is SegmentState.FILLING:
             segment = rows.move_segment(segment, SegmentEvent.PUBLISHED, published_ns=now_ns, reserved=True)
             self._outbox.counters["published"] += 1
+            if segment.name is not None:
+                self._abandonments.forget(segment.name)
         if expected:
             rows.put(replace(segment, readers_expected=expected, readers_deadline_ns=deadline_ns))
             self._timers.at(deadline_ns, "readers", segment.number)  # after the row, without which it is dropped
