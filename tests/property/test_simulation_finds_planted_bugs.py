@@ -9,7 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from rig import plants
+from shmlease.client import revocation
 from shmlease.core import messages as m
+from shmlease.core.effects import Send
 from shmlease.core.model import Change, SegmentRow, TicketRow
 from shmlease.core.queues import LeaseQueue
 from shmlease.core.rows import Rows
@@ -143,7 +145,38 @@ def spare_told_twice_is_two(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Session, "claim", again)
 
 
+def address_leads_to_whatever_lies_there(patch: pytest.MonkeyPatch) -> None:
+    def readdressed(table: Any, client: int, message: Any) -> Any:
+        segment = table.rows.segments.get(message.segment) if isinstance(message, m.AttachSegment) else None
+        return message if segment is None else replace(message, generation=segment.generation)
+
+    plants.on_messages(readdressed, patch.setattr)
+
+
+def withdrawn_name_still_leads_there(patch: pytest.MonkeyPatch) -> None:
+    def answer(table: Any, client: int, message: Any) -> Any:
+        if not isinstance(message, m.Withdraw):
+            return message
+        table.effects.append(Send(client, m.Done(message.seq)))
+        return None
+
+    plants.on_messages(answer, patch.setattr)
+
+
+def ticket_taken_back_holds_nothing_and_can_be_redeemed(patch: pytest.MonkeyPatch) -> None:
+    """It is taken back without its token."""
+    patch.setattr(revocation._Revocation, "run", lambda self: self.claimed.append(None) or self.settle() or True)
+
+
+def detached_array_holds_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Session, "detach_of", lambda self, lease: lambda seq: m.Release(seq, lease))
+
+
 PLANTS: list[Plant] = [
+    address_leads_to_whatever_lies_there,
+    withdrawn_name_still_leads_there,
+    ticket_taken_back_holds_nothing_and_can_be_redeemed,
+    detached_array_holds_nothing,
     world_is_told_before_the_commit,
     notice_logs_are_not_read_at_takeover,
     tainted_segments_are_used_again,
@@ -163,6 +196,7 @@ PLANTS: list[Plant] = [
 
 # Found in six seconds to half a minute; the others in less than four seconds each.
 SLOW = {
+    address_leads_to_whatever_lies_there,
     notice_logs_are_not_read_at_takeover,
     ticket_is_voided_though_claimed,
     spare_is_revoked_though_claimed,

@@ -154,14 +154,6 @@ def tickets_taken_back_hold_on() -> None:
     plants.on_messages(lambda table, client, message: None if isinstance(message, m.Revoked) else message)
 
 
-def an_address_finds_whatever_lies_there() -> None:
-    def readdressed(table: Any, client: int, message: Any) -> Any:
-        segment = table.rows.segments.get(message.segment) if isinstance(message, m.AttachSegment) else None
-        return message if segment is None else replace(message, generation=segment.generation)
-
-    plants.on_messages(readdressed)
-
-
 def the_end_of_its_owner_makes_it_spin() -> None:
     from shmlease.core.table import Table
 
@@ -268,7 +260,6 @@ IN_REGISTRY: Final[tuple[Callable[[], None], ...]] = (
     withdrawn_names_stay_taken,
     tickets_outlive_their_receivers,
     tickets_taken_back_hold_on,
-    an_address_finds_whatever_lies_there,
 )
 IN_CLIENTS: Final[tuple[Callable[[], None], ...]] = (
     readers_may_write,
