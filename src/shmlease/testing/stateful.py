@@ -222,8 +222,8 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule_for(worker=listening, content=select.named)
     def withdraw(self, worker: WorkerProcess, content: Content) -> None:
         """A name is free again; readers who were announced are not waited for."""
-        worker.call(Client.withdraw, content.name)
-        worker.is_refused(shmlease.SegmentNotFoundError, Client.withdraw, content.name)
+        worker.call(Client.withdraw, content.name, content.stamp)
+        worker.is_refused(shmlease.SegmentNotFoundError, Client.withdraw, content.name, content.stamp)
         content.name, content.readers_expected, content.os_name = None, 0, ""
         self.model.end_if_unused(content)
 
@@ -256,7 +256,10 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule_for(worker=listening, issued=issued)
     def revoke(self, worker: WorkerProcess, issued: IssuedTicket) -> None:
         """A ticket is taken back, by anybody, once."""
-        assert worker.call(Client.revoke, issued.text) is not issued.is_used
+        if issued.is_used:
+            worker.is_refused(shmlease.TicketError, Client.revoke, issued.text, issued.content.stamp)
+            return
+        worker.call(Client.revoke, issued.text, issued.content.stamp)
         self.model.end_ticket(issued)
 
     @rule_for(worker=listening, issued=issued)

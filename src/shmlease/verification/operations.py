@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from shmlease import Address, Lease, LeaseClosedError, Ticket
+from shmlease import Address, Lease, LeaseClosedError, Ticket, TicketError
 from shmlease.client.handle import Mode, RegistryHandle
 from shmlease.client.objects import pack
 from shmlease.verification import contents
@@ -216,15 +216,22 @@ class Client:
         assert pickle.loads(pickle.dumps(made)) == made  # noqa: S301 - of our own making
         return str(made)
 
-    def revoke(self, text: str) -> bool:
-        """Take a ticket back; whether it was still out."""
-        ticket = Ticket.parse(text)
-        with self.noting(Note(Call.REVOKE, subject=str(ticket.id))):
-            return self.registry.revoke(ticket)
+    def revoke(self, text: str, stamp: int) -> None:
+        """Take back a ticket for what `stamp` stands for.
 
-    def withdraw(self, name: str) -> None:
-        """Make a name free."""
-        with self.noting(Note(Call.WITHDRAW, subject=name)):
+        Raises
+        ------
+        TicketError
+            It was not out any more.
+        """
+        ticket = Ticket.parse(text)
+        with self.noting(Note(Call.REVOKE, stamp, str(ticket.id), ticket.deadline_ns)):
+            if not self.registry.revoke(ticket):
+                raise TicketError("it was redeemed, taken back, or over")
+
+    def withdraw(self, name: str, stamp: int) -> None:
+        """Make the name of what `stamp` stands for free."""
+        with self.noting(Note(Call.WITHDRAW, stamp, name)):
             self.registry.withdraw(name)
 
     def address(self, key: int) -> Address:

@@ -29,6 +29,7 @@ REFUSALS: Final[dict[Call, tuple[type[LeaseError], ...]]] = {
     Call.ATTACH: (SegmentNotFoundError, AbandonedError, CapacityError),
     Call.READ: (CapacityError,),
     Call.REDEEM: (TicketError,),
+    Call.REVOKE: (TicketError,),
 }
 _FOREVER_NS: Final = 2**63
 
@@ -106,7 +107,7 @@ def _may_be_refused(act: Act) -> bool:
 def _tickets(history: list[Event]) -> Iterator[Finding]:
     attempts: defaultdict[str, list[Event]] = defaultdict(list)
     for event in history:
-        if event.act.call is Call.REDEEM:
+        if event.act.call in (Call.REDEEM, Call.REVOKE):
             attempts[event.act.subject].append(event)
     for ticket, tries in attempts.items():
         got_it = [event for event in tries if event.is_finished and not event.act.outcome]
@@ -171,7 +172,7 @@ def _publications(history: list[Event], attaches: defaultdict[str, list[Event]])
         act = event.act
         if act.call is Call.LEASE and act.subject and event.is_finished and not act.outcome:
             granted[act.stamp] = act.end_ns
-        elif act.call is Call.RELEASE and act.subject:
+        elif act.call in (Call.RELEASE, Call.DETACH, Call.WITHDRAW) and act.subject:
             released.setdefault(act.stamp, act.begin_ns)
     for event in history:
         act = event.act

@@ -127,7 +127,10 @@ class StressClient:
             key = self._new_key()
             with contextlib.suppress(_NotedError):
                 self.client.redeem(key, letter.ticket, letter.stamp)
-                self._keep(key, hold=letter.stamp % 3)
+                if letter.is_object:
+                    self._load_and_let_go(key)
+                else:
+                    self._keep(key, hold=letter.stamp % 3)
         return count
 
     def private(self, op: Operation) -> None:
@@ -185,6 +188,49 @@ class StressClient:
                 taken.append(self._lease(None, op.words % 512 + 1))
         while taken:
             self._let_go(taken.pop())
+
+    def mutable(self, op: Operation) -> None:
+        """A segment that all its holders might write."""
+        key = self._new_key()
+        self.client.lease_mutable(key, self._new_stamp(), None, _WAIT_S, _words(op.words))
+        self._let_go(key)
+
+    def detach(self, op: Operation) -> None:
+        """An array that carries its lease."""
+        key = self._share(op.words)
+        self._send_ticket(key, op.peer)
+        try:
+            self.client.detach(key)
+        except _NotedError:
+            self._let_go(key)
+        else:
+            self._views.append(_Held(key, self.number + op.hold))
+
+    def put(self, op: Operation) -> None:
+        """An object for another client."""
+        key, stamp = self._new_key(), self._new_stamp()
+        self.client.put(key, stamp, None, _WAIT_S, _words(op.words))
+        with contextlib.suppress(_NotedError):
+            self._mail.send(Letter(self.client.ticket(key, TTL_S), stamp, is_object=True), [self._peer(op.peer)])
+        self._load_and_let_go(key)
+
+    def take_back(self, op: Operation) -> None:
+        """A ticket that another client has, who may be quicker."""
+        key = self._share(op.words)
+        stamp = self.client.stamps[key]
+        with contextlib.suppress(_NotedError):
+            ticket = self.client.ticket(key, TTL_S)
+            self._mail.send(Letter(ticket, stamp), [self._peer(op.peer)])
+            self.client.revoke(ticket, stamp)
+        self._let_go(key)
+
+    def withdraw(self, op: Operation) -> None:
+        """A name that is free again while its array is held."""
+        self.publish(op)
+        key, name = self._named.pop(op.slot), self._name(self.assignment.client, op.slot)
+        with contextlib.suppress(_NotedError):
+            self.client.withdraw(name, self.client.stamps[key])
+        self._let_go(key)
 
     def lose(self, op: Operation) -> None:
         """A lease that nobody releases."""
@@ -270,6 +316,11 @@ class StressClient:
         else:
             self._let_go(key)
 
+    def _load_and_let_go(self, key: int) -> None:
+        for act in (self.client.load, self.client.release):
+            with contextlib.suppress(_NotedError):
+                act(key)
+
     def _let_go(self, key: int) -> None:
         """Look once more, then release."""
         with contextlib.suppress(_NotedError):
@@ -323,6 +374,11 @@ _ACTIONS: Final[dict[Verb, Callable[[StressClient, Operation], None]]] = {
     Verb.ATTACH: StressClient.attach,
     Verb.VIEW: StressClient.view,
     Verb.BURST: StressClient.burst,
+    Verb.MUTABLE: StressClient.mutable,
+    Verb.DETACH: StressClient.detach,
+    Verb.PUT: StressClient.put,
+    Verb.TAKE_BACK: StressClient.take_back,
+    Verb.WITHDRAW: StressClient.withdraw,
     Verb.LOSE: StressClient.lose,
     Verb.FORK: StressClient.fork,
     Verb.LOOK: StressClient.look,

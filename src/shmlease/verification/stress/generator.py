@@ -30,6 +30,11 @@ class Verb(enum.StrEnum):
     ATTACH = "attach"  # another's name, held for a while
     VIEW = "view"  # released while a view is alive
     BURST = "burst"  # many small ones at once
+    MUTABLE = "mutable"  # lease one that stays mutable, check that it is zeroed, write, release
+    DETACH = "detach"  # an array that carries its lease, dropped after a while
+    PUT = "put"  # an object, with a ticket to another client
+    TAKE_BACK = "take back"  # a ticket that another client has
+    WITHDRAW = "withdraw"  # a name, right after it was published
     LOSE = "lose"  # never released, collected
     FORK = "fork"  # a child that uses what its parent holds
     LOOK = "look"  # statistics
@@ -44,6 +49,11 @@ _WEIGHTS: Final = {
     Verb.ATTACH: 18,
     Verb.VIEW: 4,
     Verb.BURST: 3,
+    Verb.MUTABLE: 3,
+    Verb.DETACH: 4,
+    Verb.PUT: 4,
+    Verb.TAKE_BACK: 3,
+    Verb.WITHDRAW: 2,
     Verb.LOSE: 2,
     Verb.FORK: 0.4,
     Verb.LOOK: 1.6,

@@ -15,10 +15,11 @@ __all__ = ["Letter", "Mail", "make_boxes"]
 
 
 class Letter(msgspec.Struct, frozen=True, array_like=True):
-    """A ticket, and the stamp of what it is for."""
+    """A ticket, and the stamp of what it is for: an array, or an object with one."""
 
     ticket: str
     stamp: int
+    is_object: bool = False
 
 
 def make_boxes(directory: str, receivers: Iterable[int]) -> None:
