@@ -1,6 +1,7 @@
 """One client of a stress run: goes through its operations, and writes down what happened.
 
-Whoever takes the place of a killed client goes on with its operations and its mail.
+Whoever takes the place of a killed client goes on with its operations and its mail. It is longer than other modules:
+each verb that the generator draws is a short method of one class.
 """
 
 from __future__ import annotations
