@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import inspect
 import os
 import resource
 from collections.abc import Callable
@@ -40,7 +39,8 @@ def explains_shortage(failure: str, kind: type[LeaseError] = CapacityError) -> C
                 shortage = shortage_behind(error)
                 if shortage is None:
                     raise
-                named = inspect.signature(function).bind(*args, **kwargs).arguments
+                names = function.__code__.co_varnames
+                named = {**dict(zip(names, args, strict=False)), **kwargs}
                 raise kind(f"{failure.format(**named)}: {explained(shortage)}") from error
 
         return call

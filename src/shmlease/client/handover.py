@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from typing import Final
 
@@ -48,7 +48,7 @@ def _ask_to_make_way(endpoint: DirectoryEndpoint) -> None:
         time.sleep(0.001)  # it is beginning, or ending
         return
     try:
-        connection.send(encode([m.Hello(1, m.PROTOCOL, secrets.token_bytes(16), 0, to_serve=True)]))
+        connection.send(encode([m.Hello(1, m.PROTOCOL, os.urandom(16), 0, to_serve=True)]))
         connection.receive(wait=True)
     except ConnectionError:
         return

@@ -17,7 +17,7 @@ Rules:
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -52,7 +52,7 @@ class Link:
 
     def _begin(self) -> None:
         """As after a fork: no connection, no client."""
-        self.session = Session(secrets.token_bytes(16))
+        self.session = Session(os.urandom(16))
         self.mappings = MappingCache(self.endpoint)
         self.loose_ends = LooseEnds(self.endpoint.spawn)
         self._reception = Reception(self.session)

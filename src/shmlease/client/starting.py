@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -40,7 +39,7 @@ class RegistryStart:
     """The start of a registry process: done whole by a thread, whatever interrupts the caller, and undone by another."""
 
     def __init__(self, capacity: int | str | None, warm: int | str | None, warm_idle: float | str) -> None:
-        self.directory = RegistryDirectory(secrets.token_hex(4))
+        self.directory = RegistryDirectory(os.urandom(4).hex())
         self.is_wanted = True
         self.undone = allocate_lock()
         self.undone.acquire()

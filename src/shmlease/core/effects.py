@@ -7,8 +7,9 @@ decided, and are carried out only when the ledger has it.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Final
+
+import msgspec
 
 from shmlease.core.messages import RegistryMessage
 from shmlease.core.model import Identity
@@ -31,16 +32,14 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class CreateSegment:
+class CreateSegment(msgspec.Struct, frozen=True):
     """Make the file of a segment; answered by `Table.segment_created` or `Table.segment_failed`."""
 
     segment: int
     size_bytes: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RevokeSpare:
+class RevokeSpare(msgspec.Struct, frozen=True):
     """Take a spare back unless its client has claimed it; answered by `Table.spare_revoked`."""
 
     segment: int
@@ -48,15 +47,13 @@ class RevokeSpare:
     lease: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class VoidToken:
+class VoidToken(msgspec.Struct, frozen=True):
     """Make an expired ticket unredeemable; answered by `Table.token_voided`."""
 
     ticket: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class LinkAlias:
+class LinkAlias(msgspec.Struct, frozen=True):
     """Give a segment its name in /dev/shm itself; answered by `Aliases.linked`."""
 
     segment: int
@@ -65,8 +62,7 @@ class LinkAlias:
     seq: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RetireSegment:
+class RetireSegment(msgspec.Struct, frozen=True):
     """Unlink a segment's file and alias; `punch` frees its pages though caches still map it.
 
     Answered by `Table.segment_retired`.
@@ -77,53 +73,46 @@ class RetireSegment:
     punch: bool
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class DropToken:
+class DropToken(msgspec.Struct, frozen=True):
     """Remove the token of a ticket that was redeemed."""
 
     ticket: int
     client: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class UnlinkAlias:
+class UnlinkAlias(msgspec.Struct, frozen=True):
     """Take the name in /dev/shm itself from a segment that stays."""
 
     alias: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class WatchReceiver:
+class WatchReceiver(msgspec.Struct, frozen=True):
     """Tell `Table.receiver_ended` when the process that a ticket was made for has ended; at once, if it is not there."""
 
     ticket: int
     receiver: Identity
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class UnwatchReceiver:
+class UnwatchReceiver(msgspec.Struct, frozen=True):
     """The ticket has ended: nobody is to be watched for it."""
 
     ticket: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Send a message to a client, if it is connected."""
 
     client: int
     message: RegistryMessage
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class DropClient:
+class DropClient(msgspec.Struct, frozen=True):
     """Close the connection of a client that has ended and remove its notice log."""
 
     client: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(msgspec.Struct, frozen=True):
     """End the registry: nothing is left that needs it."""
 
 

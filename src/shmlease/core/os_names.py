@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
+
+try:  # where hashlib has it from, without the 10 ms in which that loads OpenSSL
+    from _blake2 import blake2b
+except ImportError:  # a Python that was built without hashes of its own
+    from hashlib import blake2b
 
 from shmlease.core.model import RegistryRow, SegmentRow
 
@@ -19,7 +23,7 @@ def os_name_of(segment: SegmentRow, registry: RegistryRow) -> str:
     from taking the name first. It is the same whenever it is asked for, also by a successor of the registry.
     """
     subject = f"{segment.number}.{segment.generation}".encode()
-    random = hashlib.blake2b(subject, key=registry.name_key, digest_size=_RANDOM_BYTES).hexdigest()
+    random = blake2b(subject, key=registry.name_key, digest_size=_RANDOM_BYTES).hexdigest()
     return f"shmlease-{registry.id}-{segment.number}-{random}"
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from typing import Generic, TypeVar
+
+import msgspec
 
 from shmlease.core.messages import Attach, Lease
 
@@ -14,8 +15,7 @@ __all__ = ["AttachQueue", "LeaseQueue", "Waiter"]
 Request = TypeVar("Request", Lease, Attach)
 
 
-@dataclasses.dataclass(slots=True, eq=False)
-class Waiter(Generic[Request]):
+class Waiter(msgspec.Struct, Generic[Request], eq=False):
     """One request that waits; `not_before_ns` holds back a retry while /dev/shm is short of room."""
 
     client: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import select
@@ -11,6 +10,8 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Final
+
+import msgspec
 
 from shmlease.core.messages import MAX_PACKET_BYTES
 from shmlease.core.model import Identity
@@ -41,14 +42,13 @@ _LOOK_S: Final = 1.0
 _LONGEST_WAIT_S: Final = 3600.0
 
 
-@dataclasses.dataclass(slots=True)
-class _Connection:
+class _Connection(msgspec.Struct):
     socket: socket.socket
     identity: Identity
     pidfd: int
     client: int = 0  # 0 until it has said hello
     since_ns: int = 0
-    outgoing: deque[bytes] = dataclasses.field(default_factory=deque)
+    outgoing: deque[bytes] = msgspec.field(default_factory=deque)
 
 
 class Loop:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -226,7 +225,7 @@ def _row_to_begin_with(settings: Settings, now_ns: int) -> RegistryRow:
         0,
         now_ns,
         new.owner,
-        name_key=secrets.token_bytes(16),
+        name_key=os.urandom(16),
     )
 
 

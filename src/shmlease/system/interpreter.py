@@ -12,8 +12,6 @@ import functools
 import importlib
 import os
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Final
@@ -69,6 +67,8 @@ def _candidates() -> Iterator[str]:
             yield sys.executable
         yield from filter(None, (getattr(sys, "_base_executable", None),))
     yield from (f"{prefix}/bin/{name}" for prefix in (sys.prefix, sys.exec_prefix, sys.base_prefix) for name in names)
+    import shutil  # noqa: PLC0415 - most are found before
+
     yield from filter(None, map(shutil.which, names))
 
 
@@ -96,6 +96,8 @@ def _own_program() -> str:
 @functools.cache
 def _asked(path: str) -> str:
     """The same, found out by running it."""
+    import subprocess  # noqa: PLC0415 - an ordinary Python has nothing to be asked, and would load it at each start
+
     try:
         done = subprocess.run(
             [path, "-I", "-S", "-c", _QUESTION],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import stat
 
 from shmlease.system import syscalls
@@ -59,4 +58,4 @@ def default_registry_id(root: str = SHM_ROOT) -> str:
             return usual
     with_tail = re.compile(rf"{usual}x[0-9a-f]{{8}}")
     others = [directory.id for directory in registry_directories(root) if with_tail.fullmatch(directory.id)]
-    return min(others, default=usual if is_free else f"{usual}x{secrets.token_hex(4)}")
+    return min(others, default=usual if is_free else f"{usual}x{os.urandom(4).hex()}")
