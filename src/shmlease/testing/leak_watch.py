@@ -29,7 +29,7 @@ from shmlease.auditor.judge.findings import (
 from shmlease.auditor.judge.suppression import Suppression
 from shmlease.auditor.run.attribution import attributed
 from shmlease.auditor.run.command import ISOLATED, recording_environment
-from shmlease.auditor.run.inject.shmlease_recorder import ENVIRONMENT, Recorder
+from shmlease.auditor.run.inject.shmlease_recorder import ENVIRONMENT, begin_recording
 from shmlease.auditor.run.process_tree import descendants_of
 from shmlease.auditor.run.records import RecordLog, merged
 from shmlease.system.shm_root import list_root
@@ -99,8 +99,7 @@ class LeakWatch:
         environment = recording_environment(os.environ, path)
         self._log = RecordLog(path)
         self._logs = [self._log]  # and those of other processes
-        self._recorder = Recorder(path)
-        self._recorder.install()
+        self._recorder = begin_recording(path)
         self._restore = {key: os.environ.get(key) for key in (ENVIRONMENT, "PYTHONPATH")}
         if self._children:
             os.environ.update({key: environment[key] for key in self._restore})
@@ -109,7 +108,7 @@ class LeakWatch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._recorder.is_active = False
+        self._recorder.end()
         if self._children:
             for key, value in self._restore.items():
                 if value is None:

@@ -172,6 +172,17 @@ def test_blocks_nest(name: str) -> None:
         outer()
 
 
+def test_blocks_one_after_another_use_the_same_audit_hook(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be removed, and is called for all that the program does from then on."""
+    with assert_no_leaks():
+        pass
+    monkeypatch.setattr(sys, "addaudithook", pytest.fail)
+    for _ in range(3):
+        with pytest.raises(LeakError, match="in write in test"), assert_no_leaks():
+            write_in_a_child(name)
+        os.unlink(f"/dev/shm/{name}")
+
+
 def test_environment_is_as_it_was_after_children_were_recorded() -> None:
     before = dict(os.environ)
     with LeakWatch(children=True):

@@ -30,8 +30,8 @@ from shmlease.system.safe_open import directory_of, open_regular, reason_of
 
 __all__ = ["FileLease", "holding_lease", "probe", "probe_file", "probe_files"]
 
-# A probe takes some 10 us; on a busy machine it may lose the processor meanwhile.
-_PAUSES_S: Final = (0.0005, 0.002, 0.008)
+# A probe takes some 10 us; on a busy machine it may lose the processor meanwhile, for some tens of milliseconds.
+_PAUSES_S: Final = (0.0005, 0.002, 0.008, 0.032)
 _F_SETSIG: Final = 10  # linux/fcntl.h; the fcntl module does not name it
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
 

@@ -129,8 +129,7 @@ class Creations(Mapping[FileIdentity, Creator]):
         for record in records.records:
             if record.inode:
                 self._by_inode.setdefault(record.inode, []).append(record)
-        for record, inode in _opened(records.records, device):
-            self._by_inode.setdefault(inode, []).append(record)
+        self._opened = dict(_opened(records.records, device))
         for found in self._by_inode.values():
             found.sort(key=lambda record: record.at_ns)
 
@@ -144,18 +143,21 @@ class Creations(Mapping[FileIdentity, Creator]):
         """What was recorded when that file was created."""
         if identity.device != self._device:
             return None
+        opened = self._opened.get(identity.inode)
+        if opened is not None and identity.born_ns in (None, opened[1]):
+            return opened[0]
         since_ns = (identity.born_ns or 0) - _TICK_NS
         return next((record for record in self._by_inode.get(identity.inode, ()) if record.at_ns >= since_ns), None)
 
     def __iter__(self) -> Iterator[FileIdentity]:
-        return (FileIdentity(self._device, inode) for inode in self._by_inode)
+        return (FileIdentity(self._device, inode) for inode in self._by_inode.keys() | self._opened.keys())
 
     def __len__(self) -> int:
-        return len(self._by_inode)
+        return len(self._by_inode.keys() | self._opened.keys())
 
 
-def _opened(records: Iterable[Record], device: int) -> Iterator[tuple[Record, int]]:
-    """The records of paths that were opened with O_CREAT, and the inode that each created, if the file still exists."""
+def _opened(records: Iterable[Record], device: int) -> Iterator[tuple[int, tuple[Record, int]]]:
+    """The inodes of files that are still there, each with the record of the `open` that created it, and its birth."""
     latest: dict[str, list[Record]] = {}
     for record in records:
         if record.kind == "open":
@@ -170,7 +172,7 @@ def _opened(records: Iterable[Record], device: int) -> Iterator[tuple[Record, in
             continue
         creators = [r for r in opened if r.at_ns <= born_ns + _TICK_NS and born_ns - r.at_ns < _OPEN_WITHIN_NS]
         if creators:
-            yield creators[-1], status.inode
+            yield status.inode, (creators[-1], born_ns)
 
 
 class RecordLog:

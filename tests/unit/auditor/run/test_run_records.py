@@ -132,6 +132,17 @@ def test_file_that_was_only_opened_is_found_by_its_path(tmp_path: Path) -> None:
     assert len(records.creations(status.device)) == 0
 
 
+def test_file_is_its_opener_s_though_that_was_stopped_for_a_second_before_the_file_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "block"
+    path.write_bytes(b"x")
+    status = statx(str(path))
+    assert status.born_ns is not None
+    creations = read(tmp_path, line("open", status.born_ns - 1_000_000_000, 2, 0, 0, path, "", "")).creations(status.device)
+    assert creations[status.identity].pid == 2
+    assert list(creations) == [FileIdentity(status.device, status.inode)]
+    assert FileIdentity(status.device, status.inode, status.born_ns + 1) not in creations, "another file of that inode"
+
+
 def test_makings_are_the_first_records_of_each_inode(tmp_path: Path) -> None:
     records = read(
         tmp_path,

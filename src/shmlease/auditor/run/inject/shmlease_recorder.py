@@ -38,7 +38,7 @@ _FORM = SEPARATOR.join(("%b", "%d", "%d", "%d", "%d", "%b", "%b", "%b\n")).encod
 
 
 class Recorder:
-    """Appends what this process does with shared memory to `path`; `is_active` can be turned off and on."""
+    """Appends what this process does with shared memory to `path`, until it has ended."""
 
     def __init__(self, path: str, shm: str = SHM) -> None:
         self.path = path
@@ -46,6 +46,9 @@ class Recorder:
         self._shm = shm
         self._device = os.stat(shm).st_dev
         self._seen: set[int] = set()
+        # A descriptor is mapped right after its file was given a size: it need not be looked at twice. Were it closed
+        # instead, and another segment, of no size yet, opened under its number, then that one's mapping would go unseen.
+        self._sized = [-1]  # what is known to be mapped next
         # (code and instruction of each frame) -> id; the code is kept with it, so that its address stands for nothing else
         self._stacks: dict[tuple[int, ...], tuple[bytes, list[CodeType]]] = {}
         self._count = 0
@@ -56,6 +59,18 @@ class Recorder:
     def install(self) -> None:
         """Begin to record; an audit hook cannot be removed."""
         sys.addaudithook(self._hook())
+
+    def begin_again(self, path: str) -> None:
+        """Record in `path`, as a new recorder would."""
+        self.path = path
+        self._device = os.stat(self._shm).st_dev
+        self._begin_in_child()
+        self.is_active = True
+
+    def end(self) -> None:
+        """Record nothing from now on, until `begin_recording` takes it up again."""
+        self.is_active = False
+        _ended.append(self)
 
     def write(self, kind: str, inode: int, size: int, name: str, frame: FrameType | None = None) -> None:
         """Append one record, with the stack that begins at `frame`."""
@@ -70,21 +85,19 @@ class Recorder:
         in variables of its own, and does itself what would read better as methods, which take half as long again. Of what
         is left (measured by leaving parts out), the call of the hook and `fstat` are a third, and the write another.
         """
-        path, device, shm, create = self.path, self._device, self._shm.encode(), os.O_CREAT
-        seen, stacks, modules = self._seen, self._stacks, sys.modules
+        shm, create = self._shm.encode(), os.O_CREAT
+        seen, stacks, sized, modules = self._seen, self._stacks, self._sized, sys.modules
         status_of, get_frame, now = os.fstat, sys._getframe, time.time_ns
         kept, form, append = 2 * MAX_FRAMES, _FORM, _append
-        # A descriptor is mapped right after its file was given a size: it need not be looked at twice. Were it closed
-        # instead, and another segment, of no size yet, opened under its number, then that one's mapping would go unseen.
-        sized, constructor = -1, None  # what is known to be mapped next; the code of `SharedMemory.__init__`
+        constructor = None  # the code of `SharedMemory.__init__`
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            nonlocal constructor, sized
+            nonlocal constructor
             try:
                 if event == "mmap.__new__":
                     descriptor, kind, size = arguments[0], b"map", 0
-                    if descriptor == sized:
-                        sized = -1
+                    if descriptor == sized[0]:
+                        sized[0] = -1
                         return
                     if descriptor < 0:
                         return
@@ -102,12 +115,12 @@ class Recorder:
                     return
                 status = status_of(descriptor)
                 inode = status.st_ino
-                if status.st_dev != device or inode in seen:
+                if status.st_dev != self._device or inode in seen:
                     return
                 if len(seen) >= _MAX_SEEN:
                     seen.clear()
                 seen.add(inode)
-                sized = descriptor if size else -1
+                sized[0] = descriptor if size else -1
                 maker = get_frame(1)
                 code = maker.f_code
                 # The kernel makes an entry of /proc for each new descriptor when it is asked for its path, which takes
@@ -128,7 +141,7 @@ class Recorder:
                 stack = known[0] if known is not None else self._define(key, maker)
                 test = _test() if "pytest" in modules else b""
                 fields = kind, now(), self._pid, inode, size or status.st_size, name.replace(b"\n", b" "), test, stack
-                append(path, form % fields)
+                append(self.path, form % fields)
             except Exception:  # noqa: S110 - whatever it was, the program's call goes on
                 pass
 
@@ -175,6 +188,7 @@ class Recorder:
     def _begin_in_child(self) -> None:
         self._seen.clear()
         self._stacks.clear()
+        self._sized[0] = -1
         self._pid = os.getpid()
         self._is_announced = False
 
@@ -198,6 +212,21 @@ def _append(path: str, lines: bytes) -> None:
 def _test() -> bytes:
     test = os.environ.get("PYTEST_CURRENT_TEST", "") if "pytest" in sys.modules else ""
     return test.encode("utf-8", "surrogateescape").replace(b"\n", b" ")
+
+
+_ended: list[Recorder] = []
+
+
+def begin_recording(path: str) -> Recorder:
+    """A recorder that is at work: one that has ended, if there is one, for its hook is called for ever."""
+    try:
+        recorder = _ended.pop()
+    except IndexError:
+        recorder = Recorder(path)
+        recorder.install()
+    else:
+        recorder.begin_again(path)
+    return recorder
 
 
 def record_reaping(recorder: Recorder) -> None:
