@@ -29,7 +29,7 @@ coverage: $(VENV)/.installed  ## how much of the code the tests within one proce
 	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered tests/unit tests/conformance tests/property
 
 stress: $(VENV)/.installed  ## the long stress and chaos runs
-	$(BIN)/python -m pytest -m stress --timeout 1800 --hypothesis-profile explore $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "stress or hypothesis" --timeout 1800 --hypothesis-profile explore $(PYTEST_ARGS)
 	$(BIN)/shmlease stress --seconds 2min --chaos all --clients 8
 
 kill-sweep: $(VENV)/.installed  ## kills at every system call of clients, registries and successors; KILL_ARGS="--points 3000" for fewer

@@ -20,19 +20,28 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from rig import guardian, private_shm
 
 MARK = "SHMLEASE_TEST_RUN"
 SHM = "/dev/shm"
 # A registry whose owner was killed ends when the kernel says so; on a loaded machine that is not at once.
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
-# How long an example takes says nothing on a loaded machine. The same examples each time: what fails, fails again.
-# `make stress` looks for others.
-settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("explore", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+# How long an example takes says nothing on a loaded machine. The same few examples each time: what fails, fails again.
+# `make stress` looks for others. To explain a failure, each line of each example is traced, for minutes: not here.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=True,
+    max_examples=40,
+    phases=[phase for phase in Phase if phase is not Phase.explain],
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "explore", deadline=None, print_blob=True, max_examples=1000, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("suite")
 
 # Tests start some thousand interpreters: each would compile all that it imports anew.
@@ -44,8 +53,11 @@ _found_at_start: set[str] = set()
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two, if each can have a /dev/shm of its own; they would find each other's segments otherwise."""
-    return 2 if private_shm.is_possible() else 0
+    """One more than processors, if each can have a /dev/shm of its own: they would find each other's segments otherwise.
+
+    A test waits for its processes two fifths of the time.
+    """
+    return len(os.sched_getaffinity(0)) + 1 if private_shm.is_possible() else 0
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -80,7 +80,7 @@ def test_dead_redeemer_does_not_keep_what_it_was_sent(world: World) -> None:
 def test_who_waits_for_room_gets_that_of_the_dead(waiting_world: World) -> None:
     registry, hoarder = waiting_world.registry, waiting_world.process()
     hoarder("lease = registry.lease(shape=size, dtype='u1')", size=CAPACITY)
-    waiting = waiting_world.meanwhile(lambda: registry.lease(shape=CAPACITY, dtype="u1", timeout=30).release())
+    waiting = waiting_world.meanwhile(lambda: registry.lease(shape=CAPACITY, dtype="u1", timeout=60).release())
     peer = waiting_world.peer()
     until(lambda: peer.statistics().waiting == 1)
     hoarder.kill()
@@ -91,9 +91,9 @@ def test_who_stands_behind_the_dead_moves_up(waiting_world: World) -> None:
     registry, large = waiting_world.registry, waiting_world.process()
     peer = waiting_world.peer()
     with registry.lease("held", shape=CAPACITY // 2, dtype="u1"):
-        large.begin("registry.lease('large', shape=size, dtype='u1', timeout=30)", size=CAPACITY)
+        large.begin("registry.lease('large', shape=size, dtype='u1', timeout=60)", size=CAPACITY)
         until(lambda: registry.statistics().waiting == 1)
-        small = waiting_world.meanwhile(lambda: peer.lease("small", shape=1, timeout=30).release())
+        small = waiting_world.meanwhile(lambda: peer.lease("small", shape=1, timeout=60).release())
         until(lambda: registry.statistics().waiting == 2)
         large.kill()
         small.result()

@@ -37,7 +37,7 @@ def test_attach_waits_until_the_array_is_published(waiting_world: World) -> None
     registry, peer = waiting_world.registry, waiting_world.peer()
 
     def read(name: str) -> float:
-        with peer.attach(name, timeout=30) as seen:
+        with peer.attach(name, timeout=60) as seen:
             return float(seen.array.sum())
 
     with registry.lease("a", shape=3) as lease, registry.lease("b", shape=3) as other:
@@ -54,7 +54,7 @@ def test_attach_waits_until_the_array_is_published(waiting_world: World) -> None
 
 def test_attach_waits_for_a_name_that_is_yet_to_come(waiting_world: World) -> None:
     registry, peer = waiting_world.registry, waiting_world.peer()
-    attaching = waiting_world.meanwhile(lambda: peer.attach("a", timeout=30))
+    attaching = waiting_world.meanwhile(lambda: peer.attach("a", timeout=60))
     until(lambda: registry.statistics().waiting == 1)
     with registry.share(np.arange(4), "a"), attaching.result() as seen:
         assert seen.array.sum() == 6

@@ -13,7 +13,7 @@ PAGE = 4096
 
 
 def take(registry: shmlease.RegistryHandle, name: str, size_bytes: int) -> None:
-    with registry.lease(name, shape=size_bytes, dtype="u1", timeout=30) as lease:
+    with registry.lease(name, shape=size_bytes, dtype="u1", timeout=60) as lease:
         lease.array[-1] = 1
 
 
@@ -109,7 +109,7 @@ def test_end_of_the_registry_is_told_to_who_waits(waiting_world: World) -> None:
     registry, one, other = waiting_world.registry, waiting_world.peer(), waiting_world.peer()
     with registry.lease("held", shape=CAPACITY, dtype="u1"):
         for_room = waiting_world.meanwhile(lambda: take(one, "next", CAPACITY))
-        for_name = waiting_world.meanwhile(lambda: other.attach("never", timeout=30))
+        for_name = waiting_world.meanwhile(lambda: other.attach("never", timeout=60))
         until(lambda: registry.statistics().waiting == 2)
     # released: the next one holds it now, and is done with it soon
     for_room.result()

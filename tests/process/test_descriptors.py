@@ -44,7 +44,7 @@ from shmlease.core.wire import encode
 connections, answers = [], []
 for number in range(count):
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connection.settimeout(10)
+    connection.settimeout(60)
     connection.connect(path)
     connection.send(encode([m.Hello(1, m.PROTOCOL, number.to_bytes(16), 0)]))
     answers.append(connection.recv(65536))
@@ -137,7 +137,7 @@ def test_no_descriptor_is_lost_for_clients_that_die_early(registry: shmlease.Reg
     os.kill(row.identity.pid, signal.SIGCONT)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as last:  # who is heard when all before it were accepted
-            last.settimeout(30)
+            last.settimeout(60)
             last.connect(path)
             last.send(b"no hello")
             assert last.recv(65536)

@@ -59,7 +59,7 @@ def test_fork_with_a_detached_array_keeps_its_memory_from_being_used_again(regis
     array = registry.share(np.arange(1000)).detach()
     child = os.fork()
     if child == 0:
-        time.sleep(60)
+        time.sleep(600)
         os._exit(0)
     try:
         del array

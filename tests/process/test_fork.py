@@ -281,7 +281,7 @@ def test_every_start_method_hands_over_in_both_directions(registry: shmlease.Reg
         with registry.redeem(ticket) as doubled, registry.attach(name) as named:
             assert doubled.array.sum() == named.array.sum() == 999_000
         ours.send(None)
-        process.join(20)
+        process.join(60)
         assert process.exitcode == 0
         ours.close()
         theirs.close()

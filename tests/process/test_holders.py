@@ -145,7 +145,7 @@ def _entries(site: Site) -> list[str]:
 def test_waiting_reader_does_not_see_what_a_killed_writer_left(actor: StartActor, registry: shmlease.Registry) -> None:
     producer, reader = actor(), actor()
     producer("lease = registry.lease('a', shape=100); lease.array[:50] = 1")
-    reader.begin("held = registry.attach('a', timeout=30, abandoned='wait'); int(held.array.sum())")
+    reader.begin("held = registry.attach('a', timeout=60, abandoned='wait'); int(held.array.sum())")
     until(lambda: registry.statistics().waiting == 1)
     producer.kill()
     until(lambda: registry.statistics().counters.get("reclaimed"))
@@ -157,7 +157,7 @@ def test_waiting_for_room_ends_when_a_holder_is_killed(actor: StartActor, regist
     hoarder = actor()
     hoarder("lease = registry.lease(shape=60 << 20, dtype='u1')")
     waiting = actor()
-    waiting.begin("with registry.lease(shape=60 << 20, dtype='u1', timeout=30) as lease: lease.array[-1] = 1")
+    waiting.begin("with registry.lease(shape=60 << 20, dtype='u1', timeout=60) as lease: lease.array[-1] = 1")
     until(lambda: registry.statistics().waiting == 1)
     hoarder.kill()
     waiting.result()
@@ -212,7 +212,7 @@ def test_exec_in_a_holder_ends_nothing_before_the_process_ends(
     """Its memory is gone with exec, but that cannot be told from a client that lost its connection: unknown is alive."""
     holder = actor()
     holder("lease = registry.share(np.arange(10), 'a')")
-    holder.begin("os.execv('/bin/sleep', ['sleep', '60'])")
+    holder.begin("os.execv('/bin/sleep', ['sleep', '600'])")
     until(lambda: "sleep" in Path(f"/proc/{holder.pid}/cmdline").read_text())
     with registry.attach("a") as lease:
         assert lease.array.sum() == 45

@@ -34,7 +34,7 @@ def dial(site: Site) -> Iterator[Callable[[], socket.socket]]:
 
     def connect() -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        connection.settimeout(10)
+        connection.settimeout(60)
         connection.connect(site.directory.socket_path)
         opened.append(connection)
         return connection

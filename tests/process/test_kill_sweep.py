@@ -19,13 +19,13 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_kills_at_chosen_system_calls_leave_nothing_hang_nobody_and_spoil_nothing() -> None:
-    done = run("-m", "kill_sweep", "--points", "100", "--seed", "8", "--lanes", "2")
+    done = run("-m", "kill_sweep", "--points", "40", "--seed", "8", "--lanes", "2")
     if done.returncode == 2:
         pytest.skip(done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
     summary = re.search(r"^(\d+) points, 0 failures", done.stdout, re.MULTILINE)
     assert summary is not None
-    assert int(summary[1]) > 90
+    assert int(summary[1]) > 35
     assert set(re.findall(r"kills of \w+/(\w+)", done.stdout)) == {"client", "registry", "successor", "starter"}
 
 

@@ -131,7 +131,7 @@ def test_registry_whose_directory_is_removed_ends_with_words_and_leaves_its_name
             with shmlease.connect(ID).share(np.arange(4), "calls") as lease:
                 assert lease.array.sum() == 6
             second.terminate()
-            assert second.wait(30) == 0
+            assert second.wait(60) == 0
     assert not os.path.exists(f"/dev/shm/shmlease-{ID}")
 
 
@@ -150,7 +150,7 @@ def test_registry_that_is_reported_to_end_after_its_directory_was_removed_leaves
             with shmlease.connect(ID).share(np.arange(4), "calls") as lease:
                 assert lease.array.sum() == 6
             second.terminate()
-            assert second.wait(30) == 0
+            assert second.wait(60) == 0
 
 
 def test_registry_whose_files_were_removed_one_by_one_removes_the_rest(served: subprocess.Popen[str]) -> None:
@@ -162,7 +162,7 @@ def test_registry_whose_files_were_removed_one_by_one_removes_the_rest(served: s
 
 def killed(served: subprocess.Popen[str]) -> None:
     served.kill()
-    served.wait(30)
+    served.wait(60)
 
 
 def test_registry_that_is_served_again_goes_on_with_what_its_clients_have(served: subprocess.Popen[str]) -> None:

@@ -71,7 +71,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return contents(path)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.stress) for seed in range(3, 30))])
 def test_a_file_whose_writer_was_killed_again_and_again_is_the_file_of_an_unkilled_run(
     seed: int, expected: dict[str, bytes], tmp_path: Path
 ) -> None:

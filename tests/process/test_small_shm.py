@@ -67,7 +67,7 @@ with shmlease.Registry("1GiB") as registry:
     except shmlease.CapacityError:
         print("refused")
     threading.Timer(0.2, first.release).start()
-    with registry.lease(shape=40 * MB, dtype="u1", timeout=10) as second:
+    with registry.lease(shape=40 * MB, dtype="u1", timeout=60) as second:
         second.array[:] = 2
         print(int(second.array[-1]))
 """)
@@ -79,7 +79,7 @@ def test_two_who_together_ask_for_too_much_never_fault() -> None:
 with shmlease.Registry("1GiB") as registry:
     def work(number):
         for _ in range(6):
-            with registry.lease(shape=35 * MB, dtype="u1", timeout=20) as lease:
+            with registry.lease(shape=35 * MB, dtype="u1", timeout=60) as lease:
                 lease.array[:] = number
                 assert lease.array[0] == lease.array[-1] == number
     threads = [threading.Thread(target=work, args=(number,)) for number in (1, 2, 3)]
@@ -104,7 +104,7 @@ with shmlease.Registry("32MiB") as registry:
         print("refused", "/dev/shm" in str(error))
     lease.release()
     os.unlink("/dev/shm/filler")
-    with registry.lease("more", shape=8 * MB, dtype="u1", timeout=5) as more:
+    with registry.lease("more", shape=8 * MB, dtype="u1", timeout=60) as more:
         more.array[:] = 1
         print(registry.statistics().epoch)
 """)
@@ -161,7 +161,7 @@ def test_exposed_segments_do_not_stay_in_memory_after_their_release() -> None:
     out = run_in_64_mb("""
 with shmlease.Registry("60MiB") as registry:
     for _ in range(8):
-        with registry.lease(shape=20 * MB, dtype="u1", timeout=5) as lease:
+        with registry.lease(shape=20 * MB, dtype="u1", timeout=60) as lease:
             lease.segment
             lease.array[:] = 1
     print("done")

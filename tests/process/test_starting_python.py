@@ -85,7 +85,7 @@ def test_run_returns_the_exit_code_though_sigchld_is_ignored(tmp_path: Path) -> 
     "command",
     [
         ["selftest", "--rule", "LH001", "--rule", "LH002", "--rule", "LH015", "--json"],
-        ["stress", "--operations", "50", "--clients", "2", "--json"],
+        ["stress", "--operations", "5", "--clients", "2", "--json"],
         ["ingest", "one.cov", "-o", "out.h5", *OPTIONS],
         ["bench", "handover", "--sizes", "4KiB", "--seconds", "10ms", "--json"],
     ],

@@ -79,7 +79,7 @@ def test_creator_killed_while_a_child_lives_is_cleaned_up(
 ) -> None:
     """The standard tracker sees no end of file as long as any child has its pipe open."""
     parent = actor()
-    parent("lease = registry.lease('a', shape=1000)\npid = os.fork()\nif pid == 0:\n    import time; time.sleep(60)")
+    parent("lease = registry.lease('a', shape=1000)\npid = os.fork()\nif pid == 0:\n    import time; time.sleep(600)")
     child = parent("pid")
     try:
         parent.kill()
@@ -128,7 +128,7 @@ def test_attach_in_the_middle_of_the_making_is_not_possible(registry: shmlease.R
     seen: list[int] = []
 
     def read() -> None:
-        with registry.attach("a", timeout=20) as lease:
+        with registry.attach("a", timeout=60) as lease:
             seen.append(int(lease.array.sum()))
 
     threads = [threading.Thread(target=read) for _ in range(4)]
@@ -138,7 +138,7 @@ def test_attach_in_the_middle_of_the_making_is_not_possible(registry: shmlease.R
         lease.array[:] = 1
         lease.publish()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
     assert seen == [100_000] * 4
 
 

@@ -178,7 +178,7 @@ def test_idle_holder_that_dies_under_the_successor_is_noticed(
 
 def test_reader_that_waits_is_served_by_the_successor(registry: shmlease.Registry, site: Site, actor: StartActor) -> None:
     reader = actor()
-    reader.begin("with registry.attach('late', timeout=30) as lease: total = int(lease.array.sum())\ntotal")
+    reader.begin("with registry.attach('late', timeout=60) as lease: total = int(lease.array.sum())\ntotal")
     until(lambda: registry.statistics().waiting == 1)
     site.kill()
     with registry.share(np.arange(10), "late"):
@@ -190,7 +190,7 @@ def test_writer_that_waits_for_room_is_served_by_the_successor(
 ) -> None:
     hoard = registry.lease("hoard", shape=60 << 20, dtype="u1")
     writer = actor()
-    writer.begin("registry.lease(shape=60 << 20, dtype='u1', timeout=30).release()")
+    writer.begin("registry.lease(shape=60 << 20, dtype='u1', timeout=60).release()")
     until(lambda: registry.statistics().waiting == 1)
     site.kill()
     hoard.release()
@@ -302,7 +302,7 @@ def test_registry_whose_directory_somebody_removed_ends_and_says_so_at_once(
     pid, lease = site.pid, registry.share(np.arange(1000))
     shutil.rmtree(site.directory.path)
     with pytest.raises(shmlease.RegistryUnavailableError):
-        registry.lease("another", shape=10, timeout=30)
+        registry.lease("another", shape=10, timeout=60)
     until(lambda: has_died(pid), what="the end of the registry")
     assert lease.array.sum() == 499_500
     lease.release()

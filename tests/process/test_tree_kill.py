@@ -31,7 +31,7 @@ def child(ticket):
     with registry.redeem(ticket) as lease:
         own = registry.share(lease.array + 1, f"of {os.getpid()}")
         say("child")
-        time.sleep(60)
+        time.sleep(600)
 
 if __name__ == "__main__":
     registry = shmlease.Registry("16MiB")
@@ -43,7 +43,7 @@ if __name__ == "__main__":
         process.start()
     unpublished = registry.lease("unpublished", shape=1000)
     say(registry.id)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 

@@ -201,6 +201,7 @@ SLOW = {
     ticket_is_voided_though_claimed,
     spare_is_revoked_though_claimed,
     notices_are_applied_twice,
+    unfinished_record_counts,
     run_of_a_notice_log_is_entered_in_its_middle,
     spare_told_twice_is_two,
 }

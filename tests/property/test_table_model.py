@@ -451,4 +451,5 @@ class LeaseTable(RuleBasedStateMachine):
 
 
 TestLeaseTable = LeaseTable.TestCase
-TestLeaseTable.settings = settings(max_examples=150, stateful_step_count=60)
+# Bugs show in a few interleavings only: 40 examples missed one that 150 found, in five seconds.
+TestLeaseTable.settings = settings(max_examples=max(150, settings.default.max_examples), stateful_step_count=60)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import copy
 import fcntl
 import functools
 import os
@@ -219,7 +218,7 @@ def import_graph() -> dict[str, set[str]]:
     graph = {name_of(path): set[str]() for path in MODULES}
     for path in MODULES:
         own = name_of(path)
-        for node in ast.walk(_WithoutTypeChecking().visit(copy.deepcopy(tree_of(path)))):
+        for node in outside_type_checking(tree_of(path)):
             if isinstance(node, ast.Import):
                 graph[own].update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -229,10 +228,16 @@ def import_graph() -> dict[str, set[str]]:
     return {own: (imported & graph.keys()) - {own} for own, imported in graph.items()}
 
 
-class _WithoutTypeChecking(ast.NodeTransformer):
-    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
-        is_for_types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        return node.orelse if is_for_types else self.generic_visit(node)
+def outside_type_checking(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of `tree`, but for what only type checkers read."""
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        yield node
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            pending += node.orelse
+        else:
+            pending += ast.iter_child_nodes(node)
 
 
 def name_of(path: Path) -> str:

@@ -106,7 +106,7 @@ def test_a_fifo_is_written_into_and_stays(out: Path) -> None:
     reader = threading.Thread(target=lambda: seen.append(out.read_text()))
     reader.start()
     write_output(str(out), "to the reader")
-    reader.join(30)
+    reader.join(60)
     assert seen == ["to the reader"]
     assert stat.S_ISFIFO(out.lstat().st_mode)
 

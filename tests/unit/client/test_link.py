@@ -289,7 +289,7 @@ def test_finalizers_of_two_threads_say_each_thing_once_though_the_notice_log_is_
     registry.answers[m.Ping] = lambda connection, ping: connection.push(m.Done(ping.seq))
     connection, ping = asked[0]
     connection.push(m.Done(ping.seq))
-    waiting.join(10)
+    waiting.join(60)
     assert [notice.lease for notice in registry.notice_log.notices] == [1, 2, 3]  # type: ignore[union-attr]
 
 
@@ -306,7 +306,7 @@ def test_notice_log_is_not_begun_again_before_all_of_it_was_read(link: Link, reg
     link.send(release(2))
     connection, asked = late[0]
     connection.push(m.Done(asked.seq))
-    thread.join(10)
+    thread.join(60)
     assert registry.notice_log.restarts == restarts
 
 
@@ -525,7 +525,7 @@ def test_threads_get_their_own_answers(link: Link, registry: FakeRegistry) -> No
     for connection, trim in reversed(asked):
         connection.push(m.Done(trim.seq, trim.seq * 10))
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert got == {trim.seq: trim.seq * 10 for _, trim in asked}
 
 

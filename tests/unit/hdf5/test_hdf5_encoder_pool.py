@@ -26,7 +26,7 @@ class Held(ChunkEncoder):
     def encode(self, pieces: Sequence[np.ndarray] | np.ndarray, out: np.ndarray) -> EncodedChunk:
         self.threads.add(threading.current_thread().name)
         if pieces[0][0] == 0:
-            assert self.gate.wait(30)
+            assert self.gate.wait(60)
         return super().encode(pieces, out)
 
 

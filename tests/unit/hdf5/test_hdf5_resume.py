@@ -22,6 +22,8 @@ from shmlease.hdf5 import ChunkEncoder, HDF5Sink
 from shmlease.hdf5 import sink as sink_module
 
 Calls = Callable[..., np.ndarray]
+# what the examples share, each makes anew; and how long one takes says nothing on a loaded machine
+SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -118,7 +120,7 @@ def test_a_run_interrupted_anywhere_and_resumed_gives_the_same_file(
         assert not path.with_name("out.h5.partial").exists()
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=SHARED)
 @given(data=st.data())
 def test_a_log_cut_at_any_byte_and_data_cut_or_damaged_anywhere_give_the_same_file(
     data: st.DataObject, interrupted: list[Path], expected: dict[str, object], calls: Calls, tmp_path: Path
@@ -136,7 +138,7 @@ def test_a_log_cut_at_any_byte_and_data_cut_or_damaged_anywhere_give_the_same_fi
     assert contents(path) == expected
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=settings.default.max_examples // 3, suppress_health_check=SHARED)  # each writes several files
 @given(data=st.data())
 def test_a_run_interrupted_again_and_again_comes_to_the_same_end(
     data: st.DataObject, expected: dict[str, object], calls: Calls, tmp_path: Path

@@ -85,7 +85,7 @@ def test_a_killed_worker_is_replaced_though_the_fork_server_has_left(own_pool: P
     worker.signal(signal.SIGKILL)
     assert isinstance(outcome(own_pool, work), WorkerLostError)
     assert own_pool.replaced == 1
-    assert own_pool.wait(10)[0][1] == Measured({"chr": 5})
+    assert own_pool.wait(60)[0][1] == Measured({"chr": 5})
 
 
 def test_a_fork_server_killed_before_it_was_needed_is_replaced(own_pool: ProcessWorkerPool, registry, table) -> None:
@@ -97,7 +97,7 @@ def test_a_fork_server_killed_before_it_was_needed_is_replaced(own_pool: Process
 
 def test_what_a_thread_delivers_wakes_the_wait(own_pool: ProcessWorkerPool) -> None:
     own_pool.deliver("work", "outcome")
-    assert own_pool.wait(5) == [("work", "outcome")]
+    assert own_pool.wait(60) == [("work", "outcome")]
 
 
 def test_a_fork_server_can_begin_ahead_and_is_ended_when_nobody_takes_it() -> None:

@@ -58,7 +58,7 @@ class Caller:
 
     def __init__(self, address: bytes) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.settimeout(10)
+        self.socket.settimeout(60)
         self.socket.connect(address)
         self.client = 0
 
@@ -111,7 +111,7 @@ class Served(Stage):
         if self.thread.ident is not None:
             self.loop.stop()
             self.wake()
-            self.thread.join(10)
+            self.thread.join(60)
         assert not self.thread.is_alive()
 
     def end(self) -> None:
@@ -146,7 +146,7 @@ class Served(Stage):
 
         self.server.tick = linger  # type: ignore[method-assign]
         self.wake()
-        assert busy.wait(10)
+        assert busy.wait(60)
         try:
             yield
         finally:
@@ -369,7 +369,7 @@ def test_death_is_noticed_of_a_process_that_has_hung_up(
 
 
 def test_client_of_a_predecessor_is_watched_until_it_comes_back(idle: Served) -> None:
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with subprocess.Popen(["sleep", "600"]) as process:
         predecessors = identify(process.pid)
         client = idle.table.hello(m.Hello(1, m.PROTOCOL, SECRET, 0), predecessors, 0)
         assert idle.loop.watch_client(client, predecessors)
@@ -380,7 +380,7 @@ def test_client_of_a_predecessor_is_watched_until_it_comes_back(idle: Served) ->
 
 
 def test_loop_ends_with_the_process_that_it_works_for(idle: Served) -> None:
-    with subprocess.Popen(["sleep", "60"]) as owner:
+    with subprocess.Popen(["sleep", "600"]) as owner:
         idle.loop.watch_owner(identify(owner.pid))
         idle.start()
         client = idle.call()
@@ -390,17 +390,17 @@ def test_loop_ends_with_the_process_that_it_works_for(idle: Served) -> None:
         assert isinstance(client.lease(2, "a"), m.Granted), "it serves whoever is left"
     idle.files.open_notice_log(client.client).append(m.Bye(3))
     client.say(m.Ring(4))
-    idle.thread.join(10)
+    idle.thread.join(60)
     assert not idle.thread.is_alive()
 
 
 def test_loop_whose_owner_is_dead_already_ends_at_once(idle: Served) -> None:
-    with subprocess.Popen(["sleep", "60"]) as owner:
+    with subprocess.Popen(["sleep", "600"]) as owner:
         dead = identify(owner.pid)
         owner.kill()
     idle.loop.watch_owner(dead)
     idle.start()
-    idle.thread.join(10)
+    idle.thread.join(60)
     assert not idle.thread.is_alive()
 
 

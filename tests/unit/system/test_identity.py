@@ -31,7 +31,7 @@ from shmlease.system.identity import (
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(["sleep", "60"])
+    process = subprocess.Popen(["sleep", "600"])
     yield process
     process.kill()
     process.wait()
@@ -40,7 +40,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 def test_identity_says_which_process_it_is(sleeper: subprocess.Popen[bytes]) -> None:
     identity = identify(sleeper.pid)
     assert (identity.pid, identity.uid, identity.boot_id) == (sleeper.pid, os.geteuid(), boot_id())
-    until(lambda: identify(sleeper.pid).command == "sleep 60")
+    until(lambda: identify(sleeper.pid).command == "sleep 600")
     assert identify(sleeper.pid).start_ticks == identity.start_ticks
     assert own_identity().pid == os.getpid()
 
@@ -158,7 +158,7 @@ def test_process_of_another_pid_namespace_counts_as_alive(sleeper: subprocess.Po
 
 def test_pid_counts_in_the_namespace_of_the_one_who_looked() -> None:
     """A container's process, seen from outside, has a pid of the outside."""
-    process = subprocess.Popen(["unshare", "--pid", "--fork", "sleep", "60"], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(["unshare", "--pid", "--fork", "sleep", "600"], stderr=subprocess.DEVNULL)
     try:
 
         def inner() -> int:

@@ -98,7 +98,7 @@ def test_wait_takes_no_time_of_the_test(registry: MemoryRegistry) -> None:
             registry.attach("a", timeout="2min")
         with pytest.raises(shmlease.CapacityError):
             registry.lease(shape=1 << 20, dtype="u1", timeout="3min")
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 60, "it waited for the 3 and 2 minutes"
     assert registry.statistics().uptime_s == pytest.approx(300, abs=0.1)
 
 
@@ -163,7 +163,7 @@ def test_threads_wait_for_each_other_on_a_clock_that_goes_by_itself() -> None:
             total, peer = 0, registry.peer()
             for turn in range(20):
                 with (
-                    peer.share(np.full(4000, number), f"{number}/{turn}", timeout=30),
+                    peer.share(np.full(4000, number), f"{number}/{turn}", timeout=60),
                     peer.attach(f"{number}/{turn}") as seen,
                 ):
                     total += int(seen.array.sum())
@@ -231,7 +231,7 @@ def test_death_lets_in_who_waits_at_once() -> None:
     with memory_registry("1MiB", clock=SystemClock()) as registry, ThreadPoolExecutor() as threads:
         hoarder = registry.peer()
         lease = hoarder.lease(shape=1 << 20, dtype="u1")
-        waiting = threads.submit(lambda: registry.lease(shape=1 << 20, dtype="u1", timeout=30).release())
+        waiting = threads.submit(lambda: registry.lease(shape=1 << 20, dtype="u1", timeout=60).release())
         server = registry._host.server
         until(
             lambda: server.table._grants and server._notices.next_deadline_ns() is None,

@@ -6,7 +6,7 @@ import gzip
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shmlease.errors import IngestError
@@ -24,7 +24,6 @@ def _blocks(table, block_bytes, buffer=None):
             yield block, bytes(block.data)
 
 
-@settings(max_examples=200)
 @given(_LINES, st.integers(1, 40), st.sampled_from(["\n", "\r\n", "\r"]), st.booleans(), st.booleans())
 def test_the_blocks_are_the_text_and_know_their_place(tmp_path_factory, lines, block_bytes, line_end, ends, packed):
     text = ("x" + line_end.join(lines) + line_end * ends).encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rig.reading import read_table
@@ -100,7 +100,6 @@ _CHARACTERS = st.sampled_from(["a", "1", "2.5", "-", "\t", ",", ";", " ", '"', "
 _TEXTS = st.lists(_CHARACTERS, max_size=40).map("".join) | st.text(max_size=20)
 
 
-@settings(max_examples=300, deadline=None)
 @given(_TEXTS.map(str.encode) | st.binary(max_size=30), st.booleans())
 @example(b"1\n2\n3\t4\n", False)
 @example(b"a,b\n" + b"9" * 5000 + b",1\n", False)

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shmlease.text import parser
@@ -90,7 +90,6 @@ def _same(types: list[str], text: str, delimiter: str | None) -> None:
         assert parsed.rows[name].tobytes() == expected[name].tobytes(), name
 
 
-@settings(max_examples=300)
 @given(_tables(), st.sampled_from(["\t", ",", None]), st.booleans())
 @example((["f8"], [("123456789.1234567",)]), "\t", True)
 @example((["f8", "f8"], [("9007199254740993", "9007199254740992.5")]), "\t", True)
@@ -103,7 +102,6 @@ def test_every_value_is_the_one_of_loadtxt(
     _same(types, "\n".join(between.join(row) for row in rows) + "\n" * last_line_ends, delimiter)
 
 
-@settings(max_examples=60)
 @given(st.lists(_decimals(), min_size=1, max_size=200))
 def test_a_long_column_of_mixed_decimals_is_the_one_of_loadtxt(cells: list[str]) -> None:
     _same(["f8"], "\n".join(cells), "\t")

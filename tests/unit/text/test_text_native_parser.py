@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shmlease.text import native_parser
@@ -48,7 +48,6 @@ def _compare(text: bytes, schema: Schema) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["a:S5,b:i1,c:f4,d:u2,e:S8", "a:S16,b:i8,c:f8,d:f4,e:S1", "b:i4,c:f8"])
-@settings(max_examples=150)
 @given(
     st.lists(_LINES, max_size=4), st.lists(_GOOD, min_size=1, max_size=4), st.sampled_from(["\n", "\r\n"]), st.booleans()
 )

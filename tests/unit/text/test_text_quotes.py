@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rig.reading import read_table
@@ -90,7 +90,6 @@ _CELLS = st.sampled_from(["x", '5" y', '"q"', '"a,b"', '"c\nd"', '"e""f"', '""',
 _TABLES = st.lists(st.builds("{},{}\n".format, _CELLS, _CELLS), max_size=12)
 
 
-@settings(max_examples=250, deadline=None)
 @given(_ANY_TEXT | _TABLES, st.integers(1, 3), st.sampled_from([1, 7, 20, 1 << 19]), st.booleans())
 @example(['"x,1\n', '"y"\n', "z,2\n"], 2, 1, False)
 @example(['#"a,1\n', 'b","2\n'], 2, 1, False)
@@ -106,7 +105,6 @@ def test_every_parser_finds_the_rows_and_malformed_lines_that_a_slow_reader_find
         assert _outcome(parse_block_native(text.encode(), schema)) == expected
 
 
-@settings(max_examples=120, deadline=None)
 @given(_ANY_TEXT | _TABLES, st.integers(2, 40), st.booleans())
 def test_blocks_end_behind_records_so_that_a_file_is_read_as_its_text(tmp_path_factory, parts, block_bytes, packed):
     text = "a,b\n" + "".join(parts)
@@ -118,7 +116,6 @@ def test_blocks_end_behind_records_so_that_a_file_is_read_as_its_text(tmp_path_f
         assert _outcome(read_table(path, schema, block_bytes=block_bytes)) == (rows, [line + 1 for line in bad])
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.text('abc"\n\r,é', max_size=6), min_size=2, max_size=2), min_size=1, max_size=20))
 def test_what_the_csv_module_writes_is_read_as_it_was(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "written.csv"
