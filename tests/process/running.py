@@ -34,7 +34,7 @@ class Finished:
 
 
 # For sessions of pytest that a test starts: plugins that take long to import, and that no such session needs.
-FEW_PLUGINS = "-p no:hypothesispytest -p no:anyio -p no:pytest_cov"
+FEW_PLUGINS = "-p no:hypothesispytest -p no:anyio -p no:pytest_cov -p no:rerunfailures"
 
 
 def environment(**more: str) -> dict[str, str]:

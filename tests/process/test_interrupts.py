@@ -61,7 +61,7 @@ def test_second_interrupt_while_the_first_is_on_its_way_leaves_nothing_either(
 ) -> None:
     number = 1
     while interrupted(registry, call, number, number + 1 + number % 5):
-        number += 3
+        number += 7
     assert capfd.readouterr().err == ""
 
 

@@ -430,7 +430,9 @@ MANY = """
 """
 
 
-@pytest.mark.parametrize("distribution", ["load", "worksteal", "loadscope", "each"])
+@pytest.mark.parametrize(
+    "distribution", ["load", "each", *(pytest.param(mode, marks=pytest.mark.stress) for mode in ("worksteal", "loadscope"))]
+)
 def test_workers_report_and_the_controller_sums(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, distribution: str
 ) -> None:
