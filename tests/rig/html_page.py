@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from html.parser import HTMLParser
 
 __all__ = ["EVIL", "Page"]
@@ -17,9 +18,10 @@ class Page(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: dict[str, str] = {}
+        self._pieces: defaultdict[str, list[str]] = defaultdict(list)
         self.feed(text)
         assert self.open == []
+        self.texts = {tag: "".join(pieces) for tag, pieces in self._pieces.items()}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -33,8 +35,8 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        for tag in self.open:
-            self.texts[tag] = self.texts.get(tag, "") + data
+        for tag in set(self.open):
+            self._pieces[tag].append(data)
 
     def attributes(self, name: str) -> list[str]:
         return [attributes[name] or "" for _, attributes in self.tags if name in attributes]
