@@ -45,7 +45,9 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTEST_ADDOPTS": FEW_PLUGINS, "COLUMNS": wide, **more}
 
 
-def run_here(command: list[str], directory: Path, *, timeout: float = 90, **popen: Any) -> subprocess.CompletedProcess[str]:
+def run_here(
+    command: list[str], directory: Path, *, timeout: float = 280, **popen: Any
+) -> subprocess.CompletedProcess[str]:
     """Run `command` in `directory`, with nothing in its environment of the run that tests it."""
     return subprocess.run(
         command, cwd=directory, env=environment(), capture_output=True, text=True, timeout=timeout, check=False, **popen

@@ -48,7 +48,7 @@ def called(*arguments: str) -> int:
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The same in a process of its own."""
     command = [sys.executable, "-m", "shmlease", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def run_pytest(folder: Path, report: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=280,
     )
 
 
@@ -350,7 +350,7 @@ def test_a_file_system_that_takes_nothing_is_an_error_of_every_command(
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=280,
     )
     assert done.stdout.splitlines() == ["2 True"] * len(calls), done.stderr
     assert "Traceback" not in done.stderr

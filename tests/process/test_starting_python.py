@@ -104,6 +104,6 @@ def test_code_in_the_current_directory_is_not_run_by(command: list[str], way: st
         words = [sys.executable, "-m", "shmlease"]
         if command[0] == "bench":
             pytest.skip("the same as a script")
-    done = run_here([*words, *command], tmp_path, timeout=110)
+    done = run_here([*words, *command], tmp_path, timeout=280)
     assert not witness.exists(), witness.read_text()
     assert done.returncode == 0, done.stderr

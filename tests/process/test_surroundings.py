@@ -174,7 +174,7 @@ def run(program: str, **popen: Any) -> subprocess.CompletedProcess[str]:
         env=environment(PYTHONPATH=os.pathsep.join(import_path())),
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=280,
         check=False,
         **popen,
     )

@@ -264,7 +264,7 @@ def test_program_that_embeds_python(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=280,
         env=environment(PYTHONPATH=os.pathsep.join(import_path()), PYTHONHOME=home),
     )
     assert done.stdout == "45 2\n", done.stderr

@@ -75,7 +75,7 @@ def as_user(uid: int, act: Callable[[], None]) -> None:
     assert not words, words
 
 
-def run_as(uid: int, *command: str, timeout_s: float = 120.0, **popen: Any) -> subprocess.CompletedProcess[str]:
+def run_as(uid: int, *command: str, timeout_s: float = 280.0, **popen: Any) -> subprocess.CompletedProcess[str]:
     """Run `command` as user `uid`, bounded in time."""
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s, **_options(uid), **popen)
 

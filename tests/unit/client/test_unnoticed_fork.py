@@ -51,7 +51,7 @@ CALLS = {
 
 
 def run(program: str) -> None:
-    done = subprocess.run([sys.executable, "-c", HEAD + program], capture_output=True, text=True, check=False, timeout=90)
+    done = subprocess.run([sys.executable, "-c", HEAD + program], capture_output=True, text=True, check=False, timeout=280)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
@@ -122,6 +122,6 @@ assert os.waitpid(child, 0)[1] == 0
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=280,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -221,6 +221,6 @@ def test_program_does_not_wait_for_a_reader_of_its_records(tmp_path: Path) -> No
     )
     environment = {**os.environ, "SHMLEASE_RECORDS": str(tmp_path / "records"), "PYTHONPATH": ""}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=280
     )
     assert done.stdout == "done\n", done.stderr
