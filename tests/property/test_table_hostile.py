@@ -71,7 +71,7 @@ class Mob:
             lambda: m.Detach(seq, lease),
             lambda: m.Linger(seq, lease),
             lambda: m.Release(seq, lease),
-            lambda: m.Release(seq, lease),
+            lambda: m.Release(seq, lease, rng.random() < 0.5),
             lambda: m.Share(seq, lease),
             lambda: m.Bye(seq),
         ]

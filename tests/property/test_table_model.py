@@ -322,10 +322,10 @@ class LeaseTable(RuleBasedStateMachine):
         assert self.shell.redeem(client, ticket.id) is None, "single use"
 
     @precondition(lambda self: self.leases)
-    @rule(which=st.integers(0, 99))
-    def release(self, which: int) -> None:
+    @rule(which=st.integers(0, 99), reserved=st.booleans())
+    def release(self, which: int, reserved: bool) -> None:
         promise = self.one(which, self.leases)
-        self.shell.release(promise.client, promise.id)
+        self.shell.say(promise.client, m.Release, promise.id, reserved)
         self.ended(promise)
         self.serve()
 

@@ -96,12 +96,13 @@ class Hold:
         if anchor is not None:
             self._linger(anchor)
             return
+        is_reserved = self.mapping is not None  # what could not be reserved was not mapped
         if self.mapping is not None:
             if self.is_exposed:  # never used again, and its pages live as long as any mapping
                 self.mapping = None
             else:
                 self.link.mappings.give_back(self)
-        lease, release = self.lease, self.session.release_of(self.lease, unsure=self.is_unsure)
+        lease, release = self.lease, self.session.release_of(self.lease, reserved=is_reserved, unsure=self.is_unsure)
         self.link.loose_ends.lingering.pop(lease, None)
         held.pop(self, None)
         self.lease, self.anchor = 0, None

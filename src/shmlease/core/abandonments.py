@@ -22,16 +22,16 @@ class Abandonments:
     def __init__(self, rows: Rows, timers: Timers) -> None:
         self._rows = rows
         self._timers = timers
-        self._by_name = {row.name: row.segment for row in rows.abandoned.values()}
+        self._by_name = {row.name: row.lease for row in rows.abandoned.values()}
         self._news: list[str] = []
         timers.handle("abandoned", self._due, lambda entries: {e for e in entries if e[1] in rows.abandoned})
         for row in rows.abandoned.values():
-            timers.at(row.at_ns + REMEMBERED_NS, "abandoned", row.segment)
+            timers.at(row.at_ns + REMEMBERED_NS, "abandoned", row.lease)
 
     def of(self, name: str) -> AbandonedRow | None:
         """Who abandoned `name`, if that is what became of it."""
-        segment = self._by_name.get(name)
-        return None if segment is None else self._rows.abandoned[segment]
+        lease = self._by_name.get(name)
+        return None if lease is None else self._rows.abandoned[lease]
 
     def note(self, segment: SegmentRow, lease: LeaseRow, now_ns: int, *, died: bool) -> None:
         """The writer of an unpublished segment has ended its lease."""
@@ -39,25 +39,25 @@ class Abandonments:
             return
         self.forget(segment.name)
         pid = self._rows.clients[client_of(lease.id)].identity.pid
-        self._rows.put(AbandonedRow(segment.number, segment.name, pid, lease.site, now_ns, died))
-        self._by_name[segment.name] = segment.number
+        self._rows.put(AbandonedRow(lease.id, segment.name, pid, lease.site, now_ns, died))
+        self._by_name[segment.name] = lease.id
         self._news.append(segment.name)
-        self._timers.at(now_ns + REMEMBERED_NS, "abandoned", segment.number)
+        self._timers.at(now_ns + REMEMBERED_NS, "abandoned", lease.id)
         if len(self._by_name) > _MOST:
             self.forget(next(iter(self._by_name)))
 
     def forget(self, name: str) -> None:
         """Somebody writes `name` anew."""
-        segment = self._by_name.pop(name, None)
-        if segment is not None:
-            self._rows.drop_abandoned(self._rows.abandoned[segment])
+        lease = self._by_name.pop(name, None)
+        if lease is not None:
+            self._rows.drop_abandoned(self._rows.abandoned[lease])
 
     def take_news(self) -> list[str]:
         """The names abandoned since this was last asked."""
         news, self._news = self._news, []
         return news
 
-    def _due(self, segment: int, now_ns: int) -> None:
-        row = self._rows.abandoned.get(segment)
+    def _due(self, lease: int, now_ns: int) -> None:
+        row = self._rows.abandoned.get(lease)
         if row is not None and row.at_ns + REMEMBERED_NS <= now_ns:
             self.forget(row.name)

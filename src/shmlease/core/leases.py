@@ -77,6 +77,9 @@ class Leases:
         lease = held_by(self._rows, client, message.lease, spare=True)
         if lease.state is LeaseState.LINGERING:
             self._rows.record(now_ns, EventKind.VIEW_DIED, lease.segment, lease.id, client, lease.site)
+        segment = self._rows.segments[lease.segment]
+        if message.reserved and not segment.reserved:
+            self._rows.put(replace(segment, reserved=True))
         self.end(lease, now_ns)
 
     def share(self, client: int, message: m.Share, now_ns: int) -> None:

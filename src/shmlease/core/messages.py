@@ -295,10 +295,14 @@ class Linger(Struct, frozen=True, array_like=True, tag=36):
 
 
 class Release(Struct, frozen=True, array_like=True, tag=37):
-    """The lease has ended, and nothing of its holder maps the segment for it any more."""
+    """The lease has ended, and nothing of its holder maps the segment for it any more.
+
+    `reserved`: its holder had mapped the segment, which it does only when every page has memory.
+    """
 
     seq: Seq
     lease: Count
+    reserved: bool = False
 
 
 class Share(Struct, frozen=True, array_like=True, tag=39):

@@ -189,7 +189,7 @@ class SegmentRow(msgspec.Struct, frozen=True, array_like=True, tag="S"):
     site: str = ""  # where in the creator's code
     readers_expected: int = 0
     readers_deadline_ns: int = 0
-    reserved: bool = False  # every page has memory: its first writer has seen to that before it published
+    reserved: bool = False  # every page has memory: its first writer has seen to that, and said so
     tainted: bool = False  # a use of it ended otherwise than in order: never recycled
     exposed: bool = False  # something that the table does not know may map it: never recycled, and its pages never freed
     alias: str = ""  # the OS name it was given in /dev/shm itself, if any
@@ -224,7 +224,7 @@ class TicketRow(msgspec.Struct, frozen=True, array_like=True, tag="T"):
 class AbandonedRow(msgspec.Struct, frozen=True, array_like=True, tag="B"):
     """A name whose writer ended without publishing, kept for a while: whoever asks for the name is told who and where."""
 
-    segment: int
+    lease: int  # its writer's
     name: str
     pid: int
     site: str

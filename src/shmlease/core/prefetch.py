@@ -155,6 +155,7 @@ class Prefetch:
             creator=client,
             created_ns=now_ns,
             site=message.site,
+            reserved=True,  # its client has seen to that before it claimed it
         )
         self._rows.move_lease(lease, LeaseEvent.CLAIMED, granted_ns=now_ns, site=message.site, due_ns=message.due_ns)
         self._outbox.counters["leases"] += 1

@@ -135,7 +135,7 @@ class Rows:
         self.tickets_on[row.segment].add(row.id)
 
     def _place_abandoned(self, row: AbandonedRow) -> None:
-        self.abandoned[row.segment] = row
+        self.abandoned[row.lease] = row
 
     def _place_applied(self, row: AppliedRow) -> None:
         self.applied[row.client] = row.seq
@@ -192,8 +192,8 @@ class Rows:
 
     def drop_abandoned(self, row: AbandonedRow) -> None:
         """Forget that a name was abandoned."""
-        del self.abandoned[row.segment]
-        self._changes["B", row.segment] = Gone("B", row.segment)
+        del self.abandoned[row.lease]
+        self._changes["B", row.lease] = Gone("B", row.lease)
 
     def drop_client_if_unneeded(self, client: int) -> None:
         """Remove the row of an ended client that created no segment still there."""

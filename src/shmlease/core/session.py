@@ -180,13 +180,13 @@ class Session:
 
     # --- notices -------------------------------------------------------------------------------------------------------
 
-    def release_of(self, lease: int, *, unsure: bool = False) -> Build:
-        """The notice that ends `lease`; `unsure` if the registry may have ended it before."""
+    def release_of(self, lease: int, *, reserved: bool = False, unsure: bool = False) -> Build:
+        """The notice that ends `lease`, its pages `reserved` or not; `unsure` if the registry may have ended it before."""
 
         def build(seq: int) -> m.Release:
             if unsure:
                 self._unsure.add(seq)
-            return m.Release(seq, lease)
+            return m.Release(seq, lease, reserved)
 
         return build
 

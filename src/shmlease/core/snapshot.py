@@ -63,7 +63,7 @@ class Snapshot(msgspec.Struct, frozen=True):
                 case EventRow():
                     events.append(row)
                 case AbandonedRow():
-                    found.abandoned[row.segment] = row
+                    found.abandoned[row.lease] = row
                 case MarkRow():
                     found.marks[row.mark] = row.number
                 case RegistryRow():
@@ -77,7 +77,7 @@ _KEYS: Final[dict[type, tuple[str, Callable[[Any], int]]]] = {
     SegmentRow: ("S", operator.attrgetter("number")),
     LeaseRow: ("L", operator.attrgetter("id")),
     TicketRow: ("T", operator.attrgetter("id")),
-    AbandonedRow: ("B", operator.attrgetter("segment")),
+    AbandonedRow: ("B", operator.attrgetter("lease")),
     AppliedRow: ("A", operator.attrgetter("client")),
     ClientRow: ("C", operator.attrgetter("id")),
     EventRow: ("E", lambda row: row.number % EVENTS_KEPT),

@@ -98,3 +98,20 @@ def test_names_that_are_remembered_are_bounded() -> None:
         shell.release(writer, shell.lease(writer, name=f"n{number}").lease)
     assert len(shell.table.rows.abandoned) == 1024
     assert shell.attach(shell.hello(), "n1099", 60).code is m.RefusalCode.ABANDONED
+
+
+def test_segment_that_is_used_again_may_be_abandoned_again_under_another_name() -> None:
+    shell = Shell()
+    writer, reader = shell.hello(), shell.hello()
+    segments = set()
+    for name in ("a", "b"):
+        lease = shell.lease(writer, name=name)
+        segments.add(lease.segment)
+        shell.say(writer, m.Release, lease.lease, True)
+    assert len(segments) == 1
+    for name in ("a", "b"):
+        assert shell.attach(reader, name, 60).code is m.RefusalCode.ABANDONED
+    shell.take_over()
+    assert shell.attach(reader, "a", 60).code is m.RefusalCode.ABANDONED
+    shell.wait(61)
+    assert not shell.table.rows.abandoned

@@ -34,6 +34,9 @@ def test_segment_is_unlinked_or_warm_when_its_last_lease_ends() -> None:
     shell.release(client, unpublished.lease)
     assert unpublished.segment in shell.retired, "its pages may not be reserved: it must not be given to others"
     assert unpublished.segment not in shell.files
+    written = shell.lease(client, 3, name="c")
+    shell.say(client, m.Release, written.lease, True)
+    assert shell.table.rows.segments[written.segment].state is SegmentState.WARM
 
 
 def test_warm_segment_is_recycled_under_a_new_generation() -> None:
@@ -411,6 +414,18 @@ def test_claimed_spare_is_a_writers_lease() -> None:
     segment = shell.table.rows.segments[spare.segment]
     assert (lease.mode, lease.site) == (LeaseMode.WRITE, "here.py:1")
     assert (segment.state, segment.nbytes, segment.layout) == (SegmentState.FILLING, 8, b"layout")
+    shell.release(client, spare.lease)
+    assert shell.table.rows.segments[spare.segment].state is SegmentState.WARM, "it was claimed with its pages reserved"
+
+
+def test_spare_that_was_given_back_unclaimed_is_used_again_only_if_its_pages_were_reserved() -> None:
+    for reserved in (False, True):
+        shell = Shell()
+        client = shell.hello()
+        shell.lease(client)
+        (spare,) = shell.spares(client)
+        shell.say(client, m.Release, spare.lease, reserved)
+        assert (spare.segment in shell.files) is reserved
 
 
 def test_spare_gives_way_to_those_who_wait() -> None:
