@@ -43,6 +43,7 @@ _LEVEL_OF: Final = {
     EventKind.FAULT: "ERROR",
     EventKind.TAKEOVER: "INFO",
     EventKind.HANDED_OVER: "INFO",
+    EventKind.WRITER_ABANDONED: "INFO",  # of its own will; that it died is an event of its own
     EventKind.VIEW_DIED: "DEBUG",
 }
 

@@ -26,8 +26,6 @@ from shmlease.system.identity import identify, peer_of, pidfd_of_peer, require_s
 
 __all__ = ["ACCEPT_WITH", "Loop"]
 
-# Packets read from one connection before the others have their turn.
-_TURN: Final = 32
 # A client that has this many packets unread is dropped: it may come back and resume when it reads again.
 _BACKLOG: Final = 256
 _HELLO_WITHIN_NS: Final = 5_000_000_000
@@ -202,24 +200,21 @@ class Loop:
             self._epoll.register(self._listener.fileno(), select.EPOLLIN)
 
     def _read(self, connection: _Connection) -> None:
-        for _ in range(_TURN):
-            packet = self._receive(connection)
-            if packet is None:
-                return
+        """One packet: most who send one wait for the answer, and whoever has sent more has another turn."""
+        if connection.outgoing:
+            self._flush(connection)
+        packet = self._receive(connection)
+        if packet is not None:
             if connection.client:
                 self.server.received(connection.client, packet)
-                if connection.socket.fileno() < 0:
-                    return
-            elif not self._admit(connection, packet):
-                return
-        self._flush(connection)
+            else:
+                self._admit(connection, packet)
 
     def _receive(self, connection: _Connection) -> bytes | None:
         """The next packet; None if there is none, or no more will come."""
         try:
             packet = connection.socket.recv(MAX_PACKET_BYTES + 1)
         except BlockingIOError:
-            self._flush(connection)
             return None
         except OSError:
             packet = b""
@@ -230,7 +225,7 @@ class Loop:
             self.server.disconnected(connection.client)
         return None
 
-    def _admit(self, connection: _Connection, packet: bytes) -> bool:
+    def _admit(self, connection: _Connection, packet: bytes) -> None:
         answer = self.server.hello(packet, connection.identity)
         if isinstance(answer, bytes):
             try:
@@ -238,7 +233,7 @@ class Loop:
             except OSError:
                 pass  # it did not wait for the answer
             self._hang_up(connection)
-            return False
+            return
         stale = self._by_client.get(answer)
         if stale is not None:
             self._hang_up(stale)
@@ -250,7 +245,6 @@ class Loop:
             else:
                 self._deaths.add(answer, connection.pidfd)
         connection.pidfd = -1
-        return True
 
     def _hang_up(self, connection: _Connection) -> None:
         fd = connection.socket.fileno()
@@ -278,8 +272,7 @@ class Loop:
             except OSError:
                 break  # its end shows as end of file
             connection.outgoing.popleft()
-        if connection.socket.fileno() >= 0:
-            self._epoll.modify(connection.socket.fileno(), select.EPOLLIN)
+        self._epoll.modify(connection.socket.fileno(), select.EPOLLIN)
 
     # --- the server's transport ----------------------------------------------------------------------------------
 

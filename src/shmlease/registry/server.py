@@ -129,11 +129,11 @@ class Server:
             self._transport.drop(client)
             return
         self._notices.look_again_at(client, now_ns)
-        self._notices.read(client)
         for message in received:
             if isinstance(message, m.Ring):
+                self._notices.read(client)
                 continue
-            self._notices.read_all()
+            self._notices.read_all()  # this client's among them
             if isinstance(message, m.Statistics):
                 self.settle()  # figures of what is, not of what is under way
                 self._actions.measure_room()

@@ -467,8 +467,7 @@ def test_client_that_reads_late_gets_everything_in_order(served: Served, monkeyp
     assert answered == asked
 
 
-def test_client_with_much_to_say_does_not_keep_others_waiting(idle: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_module, "_TURN", 8)
+def test_client_with_much_to_say_does_not_keep_others_waiting(idle: Served) -> None:
     talkative, brief = idle.call(), idle.call()
     said: list[bytes] = []
     received = idle.server.received
