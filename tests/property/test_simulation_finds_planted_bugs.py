@@ -108,7 +108,7 @@ def dead_holders_keep_their_leases(patch: pytest.MonkeyPatch) -> None:
 def tickets_do_not_hold_their_segment(patch: pytest.MonkeyPatch) -> None:
     def forget(rows: Rows, row: object) -> None:
         if isinstance(row, TicketRow):
-            rows.tickets_on.pop(row.segment, None)
+            rows.tickets_on.clear(row.segment)
 
     plants.after_rows(forget, patch.setattr)
 

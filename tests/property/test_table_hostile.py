@@ -125,12 +125,12 @@ def check(shell: Shell) -> None:
         assert lease.id in rows.leases_on[lease.segment]
         assert rows.clients[client_of(lease.id)].state is not ClientState.ENDED, "a lease of nobody"
         assert (lease.state is LeaseState.RESERVED) == (segment.state is SegmentState.RESERVED)
-    for number, held in rows.leases_on.items():
-        assert all(rows.leases[lease].segment == number for lease in held)
-    for number, live in rows.tickets_on.items():
-        assert all(rows.tickets[ticket].segment == number for ticket in live)
+    for number in rows.leases_on:
+        assert all(rows.leases[lease].segment == number for lease in rows.leases_on[number])
+    for number in rows.tickets_on:
+        assert all(rows.tickets[ticket].segment == number for ticket in rows.tickets_on[number])
     for number, segment in rows.segments.items():
-        wanted = bool(rows.leases_on.get(number) or rows.tickets_on.get(number) or segment.readers_expected)
+        wanted = number in rows.leases_on or number in rows.tickets_on or bool(segment.readers_expected)
         assert wanted == (segment.state not in (SegmentState.WARM, SegmentState.RETIRING)), (
             "held by nobody, or warm and held"
         )

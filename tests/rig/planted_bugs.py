@@ -48,7 +48,7 @@ def memory_known_elsewhere_is_used_again() -> None:
 
 
 def tickets_hold_nothing() -> None:
-    plants.after_rows(lambda rows, row: rows.tickets_on.pop(row.segment, None) if isinstance(row, TicketRow) else None)
+    plants.after_rows(lambda rows, row: rows.tickets_on.clear(row.segment) if isinstance(row, TicketRow) else None)
 
 
 def arrays_can_be_attached_before_they_are_published() -> None:

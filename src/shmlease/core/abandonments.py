@@ -54,7 +54,9 @@ class Abandonments:
 
     def take_news(self) -> list[str]:
         """The names abandoned since this was last asked."""
-        news, self._news = self._news, []
+        news = self._news
+        if news:
+            self._news = []
         return news
 
     def _due(self, lease: int, now_ns: int) -> None:

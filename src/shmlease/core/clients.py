@@ -101,7 +101,7 @@ class Clients:
     def bye(self, client: int, message: m.Bye, now_ns: int) -> None:
         """`client` leaves in order; its process lives, and may keep what it has mapped."""
         del message
-        for lease_id in sorted(self._rows.leases_of.get(client, ())):
+        for lease_id in sorted(self._rows.leases_of[client]):
             lease = self._rows.leases[lease_id]
             if lease.state is not LeaseState.RESERVED:
                 self._leases.expose(lease.segment)

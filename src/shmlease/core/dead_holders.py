@@ -12,7 +12,7 @@ __all__ = ["end_leases_of"]
 
 def end_leases_of(client: ClientRow, rows: Rows, outbox: Outbox, leases: Leases, now_ns: int) -> None:
     """End every lease of `client`, tainted, and record each."""
-    for lease_id in sorted(rows.leases_of.get(client.id, ())):
+    for lease_id in sorted(rows.leases_of[client.id]):
         lease = rows.leases[lease_id]
         outbox.counters["reclaimed"] += 1
         rows.record(now_ns, EventKind.HOLDER_DIED, lease.segment, lease.id, client.id, client.identity.command)

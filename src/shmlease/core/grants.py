@@ -84,8 +84,10 @@ class Grants:
         if request.size_bytes > rows.registry.capacity_bytes:
             raise capacity_refusal(rows, waiter, self._pool.shm_free_bytes, now_ns)
         self._queue.append(waiter)
-        self._timers.at(waiter.deadline_ns, "lease")
         self._outbox.note_peak("waiting", len(self._queue))
+        self.serve(now_ns)
+        if self._queue:  # its end perhaps
+            self._timers.at(waiter.deadline_ns, "lease")
 
     def decline(self, client: int, message: m.Decline, now_ns: int) -> None:
         """A fresh segment could not be used: its client, first in line again, waits for another."""
@@ -143,6 +145,7 @@ class Grants:
             self._outbox.refuse(waiter.client, waiter.request.seq, refusal, now_ns)
             return
         self._queue.put_back(waiter)
+        self._timers.at(waiter.deadline_ns, "lease")
         if self._rows.warm:
             self._pool.evict(waiter.request.size_bytes)
         else:

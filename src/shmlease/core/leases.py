@@ -42,9 +42,10 @@ class Leases:
         rows.move_lease(lease, LeaseEvent.ENDED)
         if lease.state is LeaseState.RESERVED:
             self._prefetch.forget(lease.id)
-        elif segment.state is SegmentState.FILLING and not rows.leases_on.get(segment.number):
+        elif segment.state is SegmentState.FILLING and segment.number not in rows.leases_on:
             self._outbox.counters["abandoned"] += 1
-            rows.record(now_ns, EventKind.WRITER_ABANDONED, segment.number, lease.id, client_of(lease.id), lease.site)
+            if segment.name is not None:  # else nobody can have waited for it
+                rows.record(now_ns, EventKind.WRITER_ABANDONED, segment.number, lease.id, client_of(lease.id), lease.site)
             if lease.state is not LeaseState.LINGERING:  # then it was abandoned when it was released
                 self._abandonments.note(segment, lease, now_ns, died=tainted)
         if tainted:
@@ -103,6 +104,6 @@ class Leases:
         """Free the segment if nothing uses it any more."""
         rows = self._rows
         segment = rows.segments[number]
-        used = rows.leases_on.get(number) or rows.tickets_on.get(number) or segment.readers_expected
+        used = number in rows.leases_on or number in rows.tickets_on or segment.readers_expected
         if not used and segment.state is not SegmentState.RETIRING:
             self._pool.keep_or_retire(segment, now_ns)

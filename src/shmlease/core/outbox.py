@@ -39,7 +39,8 @@ class Outbox:
 
     def note_peak(self, what: str, value: int) -> None:
         """Remember the highest value of `what`."""
-        self.peaks[what] = max(self.peaks[what], value)
+        if value > self.peaks[what]:
+            self.peaks[what] = value
 
     def note_peaks(self) -> None:
         """Remember the highest figures of the rows."""

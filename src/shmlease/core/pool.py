@@ -29,8 +29,9 @@ class Pool:
         self._outbox = outbox
         self._timers = timers
         self._retiring: dict[int, int] = {}  # segment -> bytes that its unlinking will free
+        self._warm_are_watched = False
         self.shm_free_bytes = 0
-        timers.handle("warm", self._warm_due, self.still_idle)
+        timers.handle("warm", self._warm_due, lambda entries: entries)
         timers.handle("retire", self._retire_due, lambda entries: {e for e in entries if e[1] in rows.segments})
 
     def create(self, size_bytes: int, name: str | None) -> int:
@@ -60,7 +61,7 @@ class Pool:
             mutable=False,
         )
         self.evict(rows.warm.total_bytes - registry.warm_limit_bytes)
-        self._timers.at(now_ns + registry.warm_idle_ns, "warm", segment.number)
+        self._watch_warm(now_ns + registry.warm_idle_ns)
         self._outbox.note_peak("warm bytes", rows.warm.total_bytes)
 
     def retire(self, segment: SegmentRow) -> None:
@@ -105,7 +106,7 @@ class Pool:
         elif segment.state is SegmentState.CREATING:
             self.retire(segment)
         elif segment.state is SegmentState.WARM:
-            self._timers.at(segment.created_ns + self._rows.registry.warm_idle_ns, "warm", segment.number)
+            self._timers.at(segment.created_ns + self._rows.registry.warm_idle_ns, "warm")
 
     def failed(self, number: int) -> None:
         """The file of a segment could not be made."""
@@ -128,10 +129,22 @@ class Pool:
         self._retiring[segment.number] = segment.size_bytes
         self._outbox.add(RetireSegment(segment.number, segment.alias, punch=not segment.exposed))
 
-    def _warm_due(self, number: int, now_ns: int) -> None:
-        due_ns = self.idle_until_ns(number)
-        if due_ns is not None and due_ns <= now_ns and self._rows.segments[number].state is SegmentState.WARM:
-            self.retire(self._rows.segments[number])
+    def _watch_warm(self, due_ns: int) -> None:
+        """Look at the warm segments at `due_ns`, unless that is to be done before: one deadline is enough for all."""
+        if not self._warm_are_watched:
+            self._warm_are_watched = True
+            self._timers.at(due_ns, "warm")
+
+    def _warm_due(self, key: int, now_ns: int) -> None:
+        del key
+        self._warm_are_watched = False
+        rows = self._rows
+        idle_since_ns = {number: rows.segments[number].created_ns for number in rows.warm}
+        for number, since_ns in idle_since_ns.items():
+            if since_ns + rows.registry.warm_idle_ns <= now_ns:
+                self.retire(rows.segments[number])
+        if rows.warm:
+            self._watch_warm(min(map(idle_since_ns.__getitem__, rows.warm)) + rows.registry.warm_idle_ns)
 
     def _retire_due(self, number: int, now_ns: int) -> None:
         del now_ns

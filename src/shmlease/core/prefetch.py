@@ -223,5 +223,5 @@ class Prefetch:
         due_ns = self._pool.idle_until_ns(number)
         if due_ns is None or due_ns > now_ns or self._rows.segments[number].state is not SegmentState.RESERVED:
             return
-        if self._rows.leases_on[number].isdisjoint(self._claimed):
+        if self._claimed.isdisjoint(self._rows.leases_on[number]):
             self._revoke(self._rows.segments[number])

@@ -99,7 +99,7 @@ def not_found_refusal(rows: Rows, waiter: Waiter[Attach], now_ns: int) -> Refusa
     else:
         writers = [
             f"pid {rows.clients[client_of(lease)].identity.pid}"
-            for lease in rows.leases_on.get(number, ())
+            for lease in rows.leases_on[number]
             if rows.leases[lease].mode is LeaseMode.WRITE
         ]
         seen = f"it is still being written by {', '.join(writers) or 'nobody'}; its producer must publish() it"
@@ -147,15 +147,15 @@ def mode_refusal(segment: SegmentRow, mode: AttachMode) -> Refusal:
 def exists_refusal(rows: Rows, name: str, now_ns: int) -> Refusal:
     """The name is taken."""
     segment = rows.segments[rows.by_name[name]]
-    leases = [rows.leases[lease] for lease in sorted(rows.leases_on.get(segment.number, ()))]
+    leases = [rows.leases[lease] for lease in sorted(rows.leases_on[segment.number])]
     pids = [rows.clients[client_of(lease.id)].identity.pid for lease in leases]
     holders = [_holding(lease, pid) for lease, pid in zip(leases, pids, strict=True)]
     until_ns = [segment.readers_deadline_ns] if segment.readers_expected else []
-    until_ns += [rows.tickets[ticket].deadline_ns for ticket in rows.tickets_on.get(segment.number, ())]
+    until_ns += [rows.tickets[ticket].deadline_ns for ticket in rows.tickets_on[segment.number]]
     waiting_s = max((deadline_ns - now_ns for deadline_ns in until_ns), default=0) / 1e9
     if segment.readers_expected:
         holders.append(_counted(segment.readers_expected, "announced reader", "yet to come"))
-    if tickets := len(rows.tickets_on.get(segment.number, ())):
+    if tickets := len(rows.tickets_on[segment.number]):
         holders.append(_counted(tickets, "ticket", "not redeemed yet"))
     held = "; ".join(holders[:_HOLDERS_NAMED]) + ("; and others" if len(holders) > _HOLDERS_NAMED else "")
     if not holders:

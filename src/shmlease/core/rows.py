@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 from msgspec.structs import replace
 
+from shmlease.core.index import Index
 from shmlease.core.model import (
     AbandonedRow,
     AppliedRow,
@@ -52,10 +52,10 @@ class Rows:
         self.events: dict[int, EventRow] = {}
         self.next_event = 1
         self.by_name: dict[str, int] = {}
-        self.leases_on: defaultdict[int, set[int]] = defaultdict(set)
-        self.tickets_on: defaultdict[int, set[int]] = defaultdict(set)
-        self.leases_of: defaultdict[int, set[int]] = defaultdict(set)
-        self.created_by: defaultdict[int, set[int]] = defaultdict(set)
+        self.leases_on = Index()
+        self.tickets_on = Index()
+        self.leases_of = Index()
+        self.created_by = Index()
         self.used_bytes = 0
         self.warm = WarmIndex()
         self._changes: dict[tuple[str, int], Change] = {}
@@ -119,20 +119,29 @@ class Rows:
 
     def _place_lease(self, row: LeaseRow) -> None:
         if row.id not in self.leases:
-            self.leases_on[row.segment].add(row.id)
-            self.leases_of[client_of(row.id)].add(row.id)
+            self.leases_on.add(row.segment, row.id)
+            self.leases_of.add(client_of(row.id), row.id)
         self.leases[row.id] = row
 
     def _place_segment(self, row: SegmentRow) -> None:
-        before = self.segments.get(row.number)
-        self._unindex_segment(row.number)
-        self._index_segment(row)
-        if before is not None and before.creator != row.creator:
+        number, before = row.number, self.segments.get(row.number)
+        self.segments[number] = row
+        if before is None:
+            self.used_bytes += row.size_bytes
+            self.created_by.add(row.creator, number)
+            self._index_segment(row)
+            return
+        if before.name != row.name or before.state is not row.state:
+            self._unindex_segment(before)
+            self._index_segment(row)
+        if before.creator != row.creator:
+            self.created_by.discard(before.creator, number)
+            self.created_by.add(row.creator, number)
             self.drop_client_if_unneeded(before.creator)
 
     def _place_ticket(self, row: TicketRow) -> None:
         self.tickets[row.id] = row
-        self.tickets_on[row.segment].add(row.id)
+        self.tickets_on.add(row.segment, row.id)
 
     def _place_abandoned(self, row: AbandonedRow) -> None:
         self.abandoned[row.lease] = row
@@ -163,7 +172,10 @@ class Rows:
         """Let `event` happen to `segment`, with `changes` to its other fields; the row as it is now, or was last."""
         state = after_segment(segment.number, segment.state, event)
         if state is None:
-            self._unindex_segment(segment.number)
+            del self.segments[segment.number]
+            self.used_bytes -= segment.size_bytes
+            self.created_by.discard(segment.creator, segment.number)
+            self._unindex_segment(segment)
             self._changes["S", segment.number] = Gone("S", segment.number)
             self.drop_client_if_unneeded(segment.creator)
             return segment
@@ -176,8 +188,8 @@ class Rows:
         state = after_lease(lease.id, lease.state, event)
         if state is None:
             del self.leases[lease.id]
-            _discard(self.leases_on, lease.segment, lease.id)
-            _discard(self.leases_of, client_of(lease.id), lease.id)
+            self.leases_on.discard(lease.segment, lease.id)
+            self.leases_of.discard(client_of(lease.id), lease.id)
             self._changes["L", lease.id] = Gone("L", lease.id)
             return lease
         moved = replace(lease, state=state, **changes)
@@ -187,7 +199,7 @@ class Rows:
     def drop_ticket(self, ticket: TicketRow) -> None:
         """Remove a ticket."""
         del self.tickets[ticket.id]
-        _discard(self.tickets_on, ticket.segment, ticket.id)
+        self.tickets_on.discard(ticket.segment, ticket.id)
         self._changes["T", ticket.id] = Gone("T", ticket.id)
 
     def drop_abandoned(self, row: AbandonedRow) -> None:
@@ -198,7 +210,7 @@ class Rows:
     def drop_client_if_unneeded(self, client: int) -> None:
         """Remove the row of an ended client that created no segment still there."""
         row = self.clients.get(client)
-        if row is not None and row.state is ClientState.ENDED and not self.created_by.get(client):
+        if row is not None and row.state is ClientState.ENDED and client not in self.created_by:
             del self.clients[client]
             self._changes["C", client] = Gone("C", client)
             if self.applied.pop(client, None) is not None:
@@ -211,29 +223,13 @@ class Rows:
         self.put(EventRow(self.next_event, at_ns, kind, segment, lease, client, detail))
 
     def _index_segment(self, row: SegmentRow) -> None:
-        self.segments[row.number] = row
-        self.used_bytes += row.size_bytes
-        self.created_by[row.creator].add(row.number)
         if row.name is not None:
             self.by_name[row.name] = row.number
         if row.state is SegmentState.WARM:
             self.warm.add(row.number, row.size_bytes)
 
-    def _unindex_segment(self, number: int) -> None:
-        row = self.segments.pop(number, None)
-        if row is None:
-            return
-        self.used_bytes -= row.size_bytes
-        _discard(self.created_by, row.creator, number)
+    def _unindex_segment(self, row: SegmentRow) -> None:
         if row.name is not None:
             del self.by_name[row.name]
         if row.state is SegmentState.WARM:
-            self.warm.remove(number)
-
-
-def _discard(index: defaultdict[int, set[int]], key: int, member: int) -> None:
-    members = index.get(key)
-    if members is not None:
-        members.discard(member)
-        if not members:
-            del index[key]
+            self.warm.remove(row.number)

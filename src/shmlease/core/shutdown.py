@@ -117,7 +117,7 @@ class Ending:
         for segment in list(rows.segments.values()):
             if segment.state not in (SegmentState.CREATING, SegmentState.RETIRING):
                 # a spare counts as held too: its claim may be on its way
-                held = bool(rows.leases_on.get(segment.number))
+                held = segment.number in rows.leases_on
                 self._pool.retire(replace(segment, exposed=segment.exposed or held))
         for lease in list(rows.leases.values()):
             rows.move_lease(lease, LeaseEvent.ENDED)

@@ -138,8 +138,6 @@ class Server:
                 self.settle()  # figures of what is, not of what is under way
                 self._actions.measure_room()
                 self.table.figures.descriptors = self._transport.descriptors()
-            if self.table.is_ended(client):  # what one who is dead or gone has asked for nobody waits for
-                return
             if self.table.would_refuse(message):  # a notice and a Ring that were sent just before may change that
                 for other in self._transport.unread():
                     self._notices.read(other)
@@ -255,7 +253,7 @@ class Server:
         table = self.table
         unit = message_unit(client, message)
         may_begin = self._may_begin(unit)
-        if table.is_ended(client):  # what was settled first may have been its end
+        if table.is_ended(client):  # what one who is dead or gone has asked for nobody waits for
             return
         if not may_begin:
             table.give_up_on(client, message, fault_refusal(table.rows, unit), now_ns)

@@ -59,7 +59,7 @@ def test_ticket_is_redeemed_once() -> None:
     assert shell.redeem(second, ticket) is None, "the token is gone"
     shell.say(second, m.Redeemed, shell.new_id(second), ticket, "", 0)
     assert shell.refusals(second)[-1].code is m.RefusalCode.TICKET
-    assert not shell.table.rows.leases_of.get(second)
+    assert second not in shell.table.rows.leases_of
 
 
 def test_registry_knows_why_a_ticket_cannot_be_redeemed() -> None:
