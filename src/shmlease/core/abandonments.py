@@ -23,7 +23,7 @@ class Abandonments:
         self._rows = rows
         self._timers = timers
         self._by_name = {row.name: row.lease for row in rows.abandoned.values()}
-        self._news: list[str] = []
+        self.news: list[str] = []
         timers.handle("abandoned", self._due, lambda entries: {e for e in entries if e[1] in rows.abandoned})
         for row in rows.abandoned.values():
             timers.at(row.at_ns + REMEMBERED_NS, "abandoned", row.lease)
@@ -41,7 +41,7 @@ class Abandonments:
         pid = self._rows.clients[client_of(lease.id)].identity.pid
         self._rows.put(AbandonedRow(lease.id, segment.name, pid, lease.site, now_ns, died))
         self._by_name[segment.name] = lease.id
-        self._news.append(segment.name)
+        self.news.append(segment.name)
         self._timers.at(now_ns + REMEMBERED_NS, "abandoned", lease.id)
         if len(self._by_name) > _MOST:
             self.forget(next(iter(self._by_name)))
@@ -54,9 +54,7 @@ class Abandonments:
 
     def take_news(self) -> list[str]:
         """The names abandoned since this was last asked."""
-        news = self._news
-        if news:
-            self._news = []
+        news, self.news = self.news, []
         return news
 
     def _due(self, lease: int, now_ns: int) -> None:

@@ -14,7 +14,7 @@ One list, longer than other modules are: whoever looks for a message finds it he
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Final
+from typing import Annotated, Final, get_args
 
 from msgspec import Meta, Struct
 
@@ -461,4 +461,4 @@ Request = (
 Notice = Claim | Publish | Mint | Redeemed | Revoked | Detach | Linger | Release | Share | Bye
 ClientMessage = Request | Ring
 RegistryMessage = Welcome | Granted | Attached | Exposed | Figures | Done | Closed | Refused | Spare | Forget
-NOTICES: Final = (Claim, Publish, Mint, Redeemed, Revoked, Detach, Linger, Release, Share, Bye)
+NOTICES: Final = frozenset(get_args(Notice))

@@ -44,6 +44,10 @@ class Outbox:
 
     def note_peaks(self) -> None:
         """Remember the highest figures of the rows."""
-        self.note_peak("leases", len(self._rows.leases))
-        self.note_peak("bytes", self._rows.used_bytes)
-        self.note_peak("segments", len(self._rows.segments))
+        rows, peaks = self._rows, self.peaks
+        if len(rows.leases) > peaks["leases"]:
+            peaks["leases"] = len(rows.leases)
+        if rows.used_bytes > peaks["bytes"]:
+            peaks["bytes"] = rows.used_bytes
+        if len(rows.segments) > peaks["segments"]:
+            peaks["segments"] = len(rows.segments)

@@ -37,7 +37,7 @@ __all__ = ["Rows"]
 class Rows:
     """Rows by key, with the indexes that the table looks things up by.
 
-    Every change goes through `put` and `drop`, so that the indexes and the list of changes cannot miss one.
+    Every change goes through the methods here, so that the indexes and the list of changes cannot miss one.
     """
 
     def __init__(self, registry: RegistryRow) -> None:
@@ -59,12 +59,12 @@ class Rows:
         self.used_bytes = 0
         self.warm = WarmIndex()
         self._changes: dict[tuple[str, int], Change] = {}
+        self._applied_anew: dict[int, None] = {}  # clients; apart from the changes, for each notice is one
         self._place: dict[type, Callable[[Any], None]] = {
             LeaseRow: self._place_lease,
             SegmentRow: self._place_segment,
             TicketRow: self._place_ticket,
             AbandonedRow: self._place_abandoned,
-            AppliedRow: self._place_applied,
             ClientRow: self._place_client,
             EventRow: self._place_event,
             RegistryRow: self._place_registry,
@@ -79,7 +79,6 @@ class Rows:
         loaded: tuple[Row, ...] = (
             *(MarkRow(Mark(mark), number) for mark, number in snapshot.marks.items()),
             *snapshot.clients.values(),
-            *(AppliedRow(client, seq) for client, seq in snapshot.applied.items()),
             *snapshot.segments.values(),
             *snapshot.leases.values(),
             *snapshot.tickets.values(),
@@ -88,7 +87,8 @@ class Rows:
         )
         for row in loaded:
             rows.put(row)
-        rows._changes.clear()
+        rows.applied.update(snapshot.applied)
+        rows.take_changes()
         rows.put(registry)
         return rows
 
@@ -96,6 +96,9 @@ class Rows:
         """What changed since this was last asked."""
         changes = list(self._changes.values())
         self._changes.clear()
+        if self._applied_anew:
+            changes += [AppliedRow(client, self.applied[client]) for client in self._applied_anew]
+            self._applied_anew.clear()
         return changes
 
     def all_rows(self) -> list[Row]:
@@ -131,7 +134,7 @@ class Rows:
             self.created_by.add(row.creator, number)
             self._index_segment(row)
             return
-        if before.name != row.name or before.state is not row.state:
+        if before.name != row.name or SegmentState.WARM in (before.state, row.state):
             self._unindex_segment(before)
             self._index_segment(row)
         if before.creator != row.creator:
@@ -146,9 +149,6 @@ class Rows:
     def _place_abandoned(self, row: AbandonedRow) -> None:
         self.abandoned[row.lease] = row
 
-    def _place_applied(self, row: AppliedRow) -> None:
-        self.applied[row.client] = row.seq
-
     def _place_client(self, row: ClientRow) -> None:
         self.clients[row.id] = row
 
@@ -161,6 +161,11 @@ class Rows:
 
     def _place_registry(self, row: RegistryRow) -> None:
         self.registry = row
+
+    def note_applied(self, client: int, seq: int) -> None:
+        """The notices of `client` up to number `seq` have been applied."""
+        self.applied[client] = seq
+        self._applied_anew[client] = None
 
     def next_number(self, mark: Mark) -> int:
         """A number that was never given before, nor by a predecessor."""
@@ -214,6 +219,7 @@ class Rows:
             del self.clients[client]
             self._changes["C", client] = Gone("C", client)
             if self.applied.pop(client, None) is not None:
+                self._applied_anew.pop(client, None)
                 self._changes["A", client] = Gone("A", client)
 
     def record(

@@ -30,7 +30,7 @@ from shmlease.core.clients import Clients
 from shmlease.core.effects import Effect, RevokeSpare
 from shmlease.core.grants import Grants
 from shmlease.core.leases import Leases
-from shmlease.core.model import AppliedRow, EventKind, Identity, LeaseState, RegistryRow, SegmentState, client_of
+from shmlease.core.model import EventKind, Identity, LeaseState, RegistryRow, SegmentState, client_of
 from shmlease.core.outbox import Outbox
 from shmlease.core.pool import Pool
 from shmlease.core.prefetch import Prefetch
@@ -179,7 +179,7 @@ class Table:
 
     def apply(self, client: int, message: m.ClientMessage | m.Notice, now_ns: int) -> None:
         """Carry out one message of an admitted client, or refuse it."""
-        is_notice = isinstance(message, m.NOTICES)
+        is_notice = type(message) in m.NOTICES
         if self.rows.registry.closing:
             if not is_notice:
                 self._outbox.refuse(client, message.seq, closing_refusal(self.rows.registry), now_ns)
@@ -187,7 +187,7 @@ class Table:
         if is_notice:
             if message.seq <= self.rows.applied.get(client, 0):
                 return
-            self.rows.put(AppliedRow(client, message.seq))
+            self.rows.note_applied(client, message.seq)
         self.counters["messages"] += 1
         try:
             self._handlers[type(message)](client, message, now_ns)
@@ -197,10 +197,10 @@ class Table:
 
     def give_up_on(self, client: int, message: m.ClientMessage | m.Notice, refusal: Refusal, now_ns: int) -> None:
         """Do not apply `message`, which registries die of; what it was granted before, if anything, ends."""
-        if isinstance(message, m.NOTICES):
+        if type(message) in m.NOTICES:
             if message.seq <= self.rows.applied.get(client, 0):
                 return
-            self.rows.put(AppliedRow(client, message.seq))
+            self.rows.note_applied(client, message.seq)
         elif isinstance(message, m.Lease | m.Attach | m.AttachSegment | m.Inherit | m.Decline):
             lease = self.rows.leases.get(message.lease)
             if lease is not None and client_of(lease.id) == client:

@@ -54,6 +54,9 @@ class SilentLog:
     def changed(self, change: Change) -> None:
         """A change was committed to the lease table."""
 
+    def committed(self, changes: list[Change]) -> None:
+        """`changes` were committed to the lease table."""
+
     def fault(self, error: Exception, unit: Unit | None) -> str:
         """What the event log is to have about `error`, which ends this process: one line, and below it the traceback."""
         import traceback  # noqa: PLC0415 - not needed until something goes wrong
@@ -117,6 +120,13 @@ class RegistryLog(SilentLog):
                 self._write(level, in_words(change))
         elif self._level == "DEBUG":
             self._write("DEBUG", repr(change))
+
+    def committed(self, changes: list[Change]) -> None:
+        """`changes` were committed to the lease table."""
+        is_verbose = self._level == "DEBUG"
+        for change in changes:
+            if is_verbose or type(change) is EventRow:
+                self.changed(change)
 
     def watch_for_crashes(self) -> str:
         """Have what the interpreter says at its end written down; what a predecessor said at its end, or nothing."""

@@ -99,12 +99,12 @@ class NoticeReader:
         self._being_read.add(client)
         unapplied = self._unapplied[client]
         unapplied.extend(self._store.read_notice_log(client, table.rows.applied.get(client, 0)))
-        while unapplied and not table.is_ended(client):
+        while unapplied:
             if isinstance(unapplied[0], m.Redeemed | m.Revoked) and not self._is_ready(unapplied[0]):
                 break
-            self._apply(client, unapplied.popleft())
+            self._apply(client, unapplied.popleft())  # nothing, if one of them was its end
         self._being_read.discard(client)
-        if not unapplied or table.is_ended(client):
+        if not unapplied:
             self._unapplied.pop(client, None)
 
     def _is_ready(self, notice: m.Redeemed | m.Revoked) -> bool:

@@ -131,9 +131,8 @@ class _Serving:
             self._table.rows.record(clock.now_ns(), EventKind.FAULT, detail=crash)
         self.loop = Loop(_listen(store), clock)
         self._ledger = Ledger(store.ledger_path, self._table.rows.all_rows())
-        for change in self._table.rows.take_changes():
-            log.changed(change)
-        self.server = Server(self._table, store, self._ledger, self.loop, clock, self._quarantine, log.changed)
+        log.committed(self._table.rows.take_changes())
+        self.server = Server(self._table, store, self._ledger, self.loop, clock, self._quarantine, log.committed)
         self.loop.server = self.server
 
     def run(self, ready: Callable[[], None]) -> None:

@@ -64,15 +64,14 @@ class Quarantine:
             return False
         return self._work.is_full or (bool(self._suspects) and self._clock.now_ns() < self._careful_until_ns)
 
-    def is_refused(self, unit: Unit) -> bool:
-        """Whether two registries have died of `unit`."""
-        return bool(self._suspects) and self._suspects.get(unit, 0) >= _DEATHS_ALLOWED
-
-    def begin(self, unit: Unit) -> None:
-        """Work on `unit` begins."""
+    def begin(self, unit: Unit) -> bool:
+        """Work on `unit` begins; False if it must not, for two registries have died of it."""
+        if self._suspects and self._suspects.get(unit, 0) >= _DEATHS_ALLOWED:
+            return False
         if self._work is not None:
             self._in_hand.append(unit)
             self._work.begin(unit)
+        return True
 
     def settled(self) -> None:
         """Everything that was begun has been carried out: no suspect among it is to blame."""

@@ -52,7 +52,7 @@ class Server:
         transport: Transport,
         clock: Clock,
         quarantine: Quarantine | None = None,
-        on_change: Callable[[Change], None] = lambda _: None,
+        on_commit: Callable[[list[Change]], None] = lambda _: None,
     ) -> None:
         self.table = table
         self.is_handed_over = False  # to a successor that is yet to be started: everything is to be left as it is
@@ -61,9 +61,9 @@ class Server:
         self._transport = transport
         self._clock = clock
         self._quarantine = quarantine or Quarantine(None, clock)
-        self._on_change = on_change
+        self._on_commit = on_commit
         self._settling = False
-        self._notices = NoticeReader(table, store, lambda client, notice: self._apply(client, notice, clock.now_ns()))
+        self._notices = NoticeReader(table, store, self._apply)
         self._leftovers = Leftovers(table, store, clock, self._notices.read)
         self._actions = Actions(table, store, transport, clock, self._forget)
 
@@ -141,7 +141,7 @@ class Server:
             if self.table.would_refuse(message):  # a notice and a Ring that were sent just before may change that
                 for other in self._transport.unread():
                     self._notices.read(other)
-            self._apply(client, message, now_ns)
+            self._apply(client, message)
 
     def disconnected(self, client: int, reason: str = "") -> None:
         """The connection of `client` ended; its notices count, though a Ring may be lost with the connection."""
@@ -194,6 +194,7 @@ class Server:
 
     def _carry_out(self) -> None:
         table = self.table
+        effects = table.effects
         while True:
             if table.wants_to_grant_ahead():
                 if (
@@ -202,8 +203,8 @@ class Server:
                     self._notices.read_all()  # what others have released can be granted ahead in place of something fresh
                 table.grant_ahead(self._clock.now_ns(), allowed=self._log.has_room())
             after_commit: list[Effect] = []
-            while table.effects:
-                effect = table.effects.popleft()
+            while effects:
+                effect = effects.popleft()
                 if isinstance(effect, BEFORE_COMMIT):
                     self._actions.carry_out(effect)
                 else:
@@ -233,8 +234,7 @@ class Server:
         """Begin a unit of work, unless registries die of it."""
         if self._quarantine.is_settled_first:
             self.settle()
-        if not self._quarantine.is_refused(unit):
-            self._quarantine.begin(unit)
+        if self._quarantine.begin(unit):
             return True
         if not unit.is_message:  # else its sender is told, and that is recorded
             refusal = fault_refusal(self.table.rows, unit)
@@ -249,8 +249,8 @@ class Server:
         if in_use + missed + 1 > limit - RESERVED_DESCRIPTORS:  # one for the notice log: the rest is open already
             raise descriptors_refusal(self.table.rows, in_use, limit, RESERVED_DESCRIPTORS)
 
-    def _apply(self, client: int, message: m.ClientMessage | m.Notice, now_ns: int) -> None:
-        table = self.table
+    def _apply(self, client: int, message: m.ClientMessage | m.Notice) -> None:
+        table, now_ns = self.table, self._clock.now_ns()
         unit = message_unit(client, message)
         may_begin = self._may_begin(unit)
         if table.is_ended(client):  # what one who is dead or gone has asked for nobody waits for
@@ -282,8 +282,7 @@ class Server:
                 self._actions.retire(effect)
             self._log.compact(self.table.rows.all_rows())
             self._log.commit(changes)
-        for change in changes:
-            self._on_change(change)
+        self._on_commit(changes)
         if self._log.wants_compaction():
             self._log.compact(self.table.rows.all_rows())
 

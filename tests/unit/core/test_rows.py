@@ -54,6 +54,16 @@ def test_changes_are_told_once_and_only_the_last_of_a_key() -> None:
     assert rows.take_changes() == []
 
 
+def test_how_far_notices_were_applied_is_one_change_for_each_client() -> None:
+    rows = Rows(REGISTRY)
+    rows.take_changes()
+    for seq in (4, 5, 6):
+        rows.note_applied(1, seq)
+    rows.note_applied(2, 9)
+    assert rows.take_changes() == [AppliedRow(1, 6), AppliedRow(2, 9)]
+    assert rows.take_changes() == []
+
+
 def test_row_dropped_and_put_again_is_a_row() -> None:
     rows = Rows(REGISTRY)
     rows.put(segment(1))
@@ -101,7 +111,7 @@ def test_leases_and_tickets_are_found_by_their_segment() -> None:
 def test_ended_client_goes_with_the_last_segment_that_it_made() -> None:
     rows = Rows(REGISTRY)
     rows.put(ClientRow(1, WHO, b"", ClientState.ENDED, 0))
-    rows.put(AppliedRow(1, 5))
+    rows.note_applied(1, 5)
     rows.put(segment(1))
     rows.put(segment(2))
     end(rows, 1)
@@ -123,7 +133,7 @@ def test_numbers_go_on_from_those_of_the_predecessor() -> None:
 def test_what_was_loaded_is_what_was_written_and_is_no_change() -> None:
     rows = Rows(REGISTRY)
     rows.put(ClientRow(1, WHO, b"s", ClientState.CONNECTED, 0))
-    rows.put(AppliedRow(1, 5))
+    rows.note_applied(1, 5)
     rows.put(segment(1, SegmentState.WARM))
     rows.put(segment(2, name="a"))
     rows.put(lease(1, on=2))
