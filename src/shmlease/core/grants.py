@@ -208,7 +208,7 @@ class Grants:
         return coming_bytes > 0 and self._missing_bytes(waiter) <= coming_bytes
 
     def _grant(self, waiter: Waiter[m.Lease], segment: SegmentRow, event: SegmentEvent, now_ns: int) -> None:
-        request = waiter.request
+        request, site = waiter.request, self._rows.interned.of(waiter.request.site)
         if waiter.cancelled or request.lease in self._rows.leases:
             self._pool.retire(segment)
             return
@@ -218,17 +218,17 @@ class Grants:
             generation=segment.generation + 1,
             name=request.name,
             nbytes=request.nbytes,
-            layout=request.layout,
+            layout=self._rows.interned.of(request.layout),
             creator=waiter.client,
             created_ns=now_ns,
             published_ns=0,
-            site=request.site,
+            site=site,
             mutable=request.mutable,
         )
         if request.name is not None:
             self._abandonments.forget(request.name)
         lease = self._leases.add(
-            request.lease, segment.number, LeaseMode.WRITE, request.seq, request.site, request.due_ns, now_ns
+            request.lease, segment.number, LeaseMode.WRITE, request.seq, site, request.due_ns, now_ns
         )
         self._outbox.send(waiter.client, answers.granted(request.seq, lease, segment))
         if request.name is None:

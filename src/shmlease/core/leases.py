@@ -29,6 +29,7 @@ class Leases:
 
     def add(self, lease_id: int, segment: int, mode: LeaseMode, seq: int, site: str, due_ns: int, now_ns: int) -> LeaseRow:
         """Grant a lease on `segment`."""
+        site = self._rows.interned.of(site)
         lease = LeaseRow(lease_id, segment, mode, LeaseState.HELD, now_ns, seq, site, due_ns)
         self._rows.put(lease)
         self._outbox.counters["leases"] += 1

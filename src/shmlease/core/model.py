@@ -149,14 +149,14 @@ class Mark(enum.IntEnum):
     SPARE = 2
 
 
-class MarkRow(msgspec.Struct, frozen=True, array_like=True, tag="M"):
+class MarkRow(msgspec.Struct, frozen=True, array_like=True, tag="M", gc=False):
     """The highest number given so far: a successor goes on from there."""
 
     mark: Mark
     number: int
 
 
-class ClientRow(msgspec.Struct, frozen=True, array_like=True, tag="C"):
+class ClientRow(msgspec.Struct, frozen=True, array_like=True, tag="C", gc=False):
     """One connection of one process. `secret` lets that process, and no other, resume it."""
 
     id: int
@@ -166,14 +166,14 @@ class ClientRow(msgspec.Struct, frozen=True, array_like=True, tag="C"):
     since_ns: int
 
 
-class AppliedRow(msgspec.Struct, frozen=True, array_like=True, tag="A"):
+class AppliedRow(msgspec.Struct, frozen=True, array_like=True, tag="A", gc=False):
     """How far a client's numbered commands have been applied; apart from its row because it changes with each."""
 
     client: int
     seq: int
 
 
-class SegmentRow(msgspec.Struct, frozen=True, array_like=True, tag="S"):
+class SegmentRow(msgspec.Struct, frozen=True, array_like=True, tag="S", gc=False):
     """One segment: its file is `s<number>` in the registry's directory."""
 
     number: _Natural
@@ -196,7 +196,7 @@ class SegmentRow(msgspec.Struct, frozen=True, array_like=True, tag="S"):
     mutable: bool = False  # it stays writable: publishing does not seal it
 
 
-class LeaseRow(msgspec.Struct, frozen=True, array_like=True, tag="L"):
+class LeaseRow(msgspec.Struct, frozen=True, array_like=True, tag="L", gc=False):
     """One lease. `id` is chosen by the client: its own id in the upper bits, a number in the lower 40."""
 
     id: int
@@ -209,7 +209,7 @@ class LeaseRow(msgspec.Struct, frozen=True, array_like=True, tag="L"):
     due_ns: int = 0  # when its holder said it would be done; 0 = never said
 
 
-class TicketRow(msgspec.Struct, frozen=True, array_like=True, tag="T"):
+class TicketRow(msgspec.Struct, frozen=True, array_like=True, tag="T", gc=False):
     """One ticket not yet redeemed; `id` is formed like a lease's, from its sender's id."""
 
     id: int
@@ -221,7 +221,7 @@ class TicketRow(msgspec.Struct, frozen=True, array_like=True, tag="T"):
     receiver_has_ended: bool = False
 
 
-class AbandonedRow(msgspec.Struct, frozen=True, array_like=True, tag="B"):
+class AbandonedRow(msgspec.Struct, frozen=True, array_like=True, tag="B", gc=False):
     """A name whose writer ended without publishing, kept for a while: whoever asks for the name is told who and where."""
 
     lease: int  # its writer's
@@ -232,7 +232,7 @@ class AbandonedRow(msgspec.Struct, frozen=True, array_like=True, tag="B"):
     died: bool  # killed or crashed; if not, it released the lease
 
 
-class EventRow(msgspec.Struct, frozen=True, array_like=True, tag="E"):
+class EventRow(msgspec.Struct, frozen=True, array_like=True, tag="E", gc=False):
     """One entry of the event log. `segment`, `lease` and `client` are 0 where they do not apply."""
 
     number: int
@@ -244,7 +244,7 @@ class EventRow(msgspec.Struct, frozen=True, array_like=True, tag="E"):
     detail: str = ""
 
 
-class Gone(msgspec.Struct, frozen=True, array_like=True, tag="G"):
+class Gone(msgspec.Struct, frozen=True, array_like=True, tag="G", gc=False):
     """The row of that tag and key is no more."""
 
     tag: str

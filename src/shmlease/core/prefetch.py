@@ -145,19 +145,20 @@ class Prefetch:
 
     def claim(self, client: int, lease: LeaseRow, message: m.Claim, now_ns: int) -> SegmentRow:
         """`client` has taken the spare `lease`; its segment as it is now."""
-        segment = self._rows.segments[lease.segment]
+        segment, interned = self._rows.segments[lease.segment], self._rows.interned
+        site = interned.of(message.site)
         self.forget(lease.id)
         segment = self._rows.move_segment(
             segment,
             SegmentEvent.CLAIMED,
             nbytes=message.nbytes,
-            layout=message.layout,
+            layout=interned.of(message.layout),
             creator=client,
             created_ns=now_ns,
-            site=message.site,
+            site=site,
             reserved=True,  # its client has seen to that before it claimed it
         )
-        self._rows.move_lease(lease, LeaseEvent.CLAIMED, granted_ns=now_ns, site=message.site, due_ns=message.due_ns)
+        self._rows.move_lease(lease, LeaseEvent.CLAIMED, granted_ns=now_ns, site=site, due_ns=message.due_ns)
         self._outbox.counters["leases"] += 1
         self.note_taken(client, segment.size_bytes)
         return segment

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from shmlease.core.index import Index
+from shmlease.core.interning import Interning
 from shmlease.core.model import (
     AbandonedRow,
     AppliedRow,
@@ -56,6 +57,7 @@ class Rows:
         self.tickets_on = Index()
         self.leases_of = Index()
         self.created_by = Index()
+        self.interned = Interning()
         self.used_bytes = 0
         self.warm = WarmIndex()
         self._changes: dict[tuple[str, int], Change] = {}
