@@ -48,11 +48,10 @@ class Layout:
     order: Order
     encoded: bytes
     kind: Kind = "array"
+    nbytes: int = dataclasses.field(init=False)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the array."""
-        return math.prod(self.shape) * self.dtype.itemsize
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nbytes", math.prod(self.shape) * self.dtype.itemsize)
 
 
 def layout_of(shape: int | tuple[int, ...], dtype: Any, order: str = "C") -> Layout:
