@@ -227,9 +227,7 @@ class Grants:
         )
         if request.name is not None:
             self._abandonments.forget(request.name)
-        lease = self._leases.add(
-            request.lease, segment.number, LeaseMode.WRITE, request.seq, site, request.due_ns, now_ns
-        )
+        lease = self._leases.add(request.lease, segment.number, LeaseMode.WRITE, request.seq, site, request.due_ns, now_ns)
         self._outbox.send(waiter.client, answers.granted(request.seq, lease, segment))
         if request.name is None:
             self._prefetch.note_taken(waiter.client, segment.size_bytes)

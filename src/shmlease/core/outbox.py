@@ -39,15 +39,11 @@ class Outbox:
 
     def note_peak(self, what: str, value: int) -> None:
         """Remember the highest value of `what`."""
-        if value > self.peaks[what]:
-            self.peaks[what] = value
+        self.peaks[what] = max(self.peaks[what], value)
 
     def note_peaks(self) -> None:
         """Remember the highest figures of the rows."""
         rows, peaks = self._rows, self.peaks
-        if len(rows.leases) > peaks["leases"]:
-            peaks["leases"] = len(rows.leases)
-        if rows.used_bytes > peaks["bytes"]:
-            peaks["bytes"] = rows.used_bytes
-        if len(rows.segments) > peaks["segments"]:
-            peaks["segments"] = len(rows.segments)
+        peaks["leases"] = max(peaks["leases"], len(rows.leases))
+        peaks["bytes"] = max(peaks["bytes"], rows.used_bytes)
+        peaks["segments"] = max(peaks["segments"], len(rows.segments))

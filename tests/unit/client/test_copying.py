@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 
 import numpy as np
@@ -14,11 +13,12 @@ from shmlease.client.copying import copy_into
 
 @pytest.fixture
 def threads_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the threads that are started, on a machine with three cores on which a kilobyte is worth a thread."""
+    """The names of the threads that are started, on a machine with three idle cores, for a kilobyte each."""
     names: list[str] = []
     start = threading.Thread.start
     monkeypatch.setattr(copying, "_BYTES_A_THREAD", 1024)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    monkeypatch.setattr(copying, "_BYTES_A_PIECE", 512)
+    monkeypatch.setattr(copying, "idle_processors", lambda: 3)
     monkeypatch.setattr(threading.Thread, "start", lambda self: (names.append(self.name), start(self))[1])
     return names
 
@@ -73,3 +73,25 @@ def test_what_is_small_or_cannot_be_divided_is_copied_here(threads_of: list[str]
     copy_into(target, values)
     assert np.array_equal(target, values)
     assert not threads_of
+
+
+def test_no_thread_is_started_where_the_other_processors_are_busy(
+    threads_of: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "idle_processors", lambda: 1)
+    values = np.arange(10_000)
+    target = np.zeros_like(values)
+    copy_into(target, values)
+    assert np.array_equal(target, values)
+    assert not threads_of
+
+
+def test_thread_that_runs_late_finds_nothing_left_to_do(threads_of: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[threading.Thread] = []
+    monkeypatch.setattr(threading.Thread, "start", lambda self: (started.append(self), None)[1])
+    monkeypatch.setattr(threading.Thread, "join", threading.Thread.run)
+    values = np.arange(10_000)
+    target = np.zeros_like(values)
+    copy_into(target, values)
+    assert np.array_equal(target, values)
+    assert len(started) == 2
