@@ -1,8 +1,9 @@
 """`audit`: observes the system, judges what it saw, and repeats that until the findings are certain.
 
 A finding is reported only if every pass has it. If the first pass finds nothing, it is the only one. Otherwise two more
-follow, with pauses in which a program that is about to close or unlink a segment can do so. If all findings are files that
-nobody holds, another pass only asks the kernel about them again: its answer covers the name, the identity and all holders.
+follow, with pauses in which a program that is about to close or unlink a segment can do so. About files that nobody holds,
+another pass only asks the kernel again: its answer covers the name, the identity and all holders. If these are all
+findings, it does nothing else; and what is found again of another kind is looked for by the rules that found it.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def audit(
     found = reconcile(indexed, chosen)
     added = tuple(finding for finding in also if finding.rule in chosen)
     kept, suppressed, uses = in_force.apply((*found, *added))
-    indexed, certain = _confirm(observer, indexed, confirmed(found, kept), chosen, clock or SystemClock())
+    indexed, certain = _confirm(observer, indexed, confirmed(found, kept), clock or SystemClock())
     findings = (*certain, *confirmed(added, kept))
     return Report(
         findings=tuple(sorted(findings, key=_rank)),
@@ -120,7 +121,7 @@ def audit(
 
 
 def _confirm(
-    observer: Observer, indexed: IndexedEvidence, findings: tuple[Finding, ...], rules: Collection[str], clock: Clock
+    observer: Observer, indexed: IndexedEvidence, findings: tuple[Finding, ...], clock: Clock
 ) -> tuple[IndexedEvidence, tuple[Finding, ...]]:
     """Keep what every pass finds; the evidence of the last pass, and the findings in it."""
     for pause_s in _PAUSES_S:
@@ -135,7 +136,11 @@ def _confirm(
             findings = still_free(indexed, findings)
         else:
             indexed = observer.observe()
-            findings = confirmed(findings, reconcile(indexed, rules))
+            again = {
+                finding.rule for finding in findings
+            } - PROBED  # what was only asked of the kernel it has just answered
+            probed = still_free(indexed, (finding for finding in findings if finding.rule in PROBED))
+            findings = (*probed, *confirmed(findings, reconcile(indexed, again)))
     return indexed, findings
 
 

@@ -10,6 +10,7 @@ from waiting import BusyClock
 from rig.until import until
 from shmlease.auditor.audit import audit, begin_scope
 from shmlease.auditor.judge.findings import Confidence, Creator, FileIdentity, Finding, Place, Report
+from shmlease.auditor.judge.reconcile import DETECTORS
 from shmlease.auditor.judge.rules import Severity
 from shmlease.auditor.judge.suppression import Suppression
 from shmlease.auditor.observe.observer import Observer
@@ -96,6 +97,26 @@ def test_memory_unlinked_and_mapped_by_this_process_is_reported(shm: Path) -> No
         assert (finding.rule, finding.name, finding.resident_bytes) == ("LH003", "gone", 8192)
         assert [holder.pid for holder in finding.holders] == [os.getpid()]
         assert "mapped, descriptor" in finding.evidence[0].text
+
+
+def test_orphans_beside_another_finding_are_confirmed_by_the_kernel_alone(
+    shm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detected: list[str] = []
+    (orphan,) = DETECTORS["LH001"]
+    monkeypatch.setitem(DETECTORS, "LH001", (lambda indexed: (detected.append("LH001"), orphan(indexed))[1],))
+    for name in ("psm_1", "psm_2"):
+        (shm / name).write_bytes(b"x")
+    path = shm / "gone"
+    path.write_bytes(b"x" * 8192)
+    opened: list[int] = []
+    clock = BusyClock(lambda: opened.append(os.open(shm / "psm_2", os.O_RDONLY)))
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0):
+        path.unlink()
+        report = look(shm, clock=clock)
+    os.close(opened[0])
+    assert sorted((finding.rule, finding.name) for finding in report.findings) == [("LH001", "psm_1"), ("LH003", "gone")]
+    assert detected == ["LH001"]
 
 
 def test_memory_that_is_let_go_between_two_looks_is_no_leak(shm: Path) -> None:

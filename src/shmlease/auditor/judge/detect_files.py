@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from shmlease.auditor.judge.evidence import File, Hold, Probe
+from shmlease.auditor.judge.evidence import File, Hold
 from shmlease.auditor.judge.findings import Confidence, Fact, FileIdentity, Finding
 from shmlease.auditor.judge.indexed_evidence import IndexedEvidence, subject_of_file
 from shmlease.auditor.judge.ordinary import looks_kept
@@ -22,14 +22,14 @@ _PROBE_FACT = Fact("the kernel granted a write lease: no process anywhere has it
 
 def orphan(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH001: the kernel says that nobody holds it, and it has a size and pages."""
-    for file in _free(indexed):
+    for file in indexed.free:
         if not file.root.is_foreign and not _is_half_created(file):
             yield _of_file(indexed, "LH001", f"{file.name} ({indexed.size(file)}) has no holder", file)
 
 
 def half_created(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH005: the kernel says that nobody holds it, and it has no size, or no page was ever written."""
-    for file in _free(indexed):
+    for file in indexed.free:
         if not file.root.is_foreign and _is_half_created(file):
             what = "has no size" if file.size_bytes == 0 else f"of {format_bytes(file.size_bytes)} has no page"
             yield _of_file(indexed, "LH005", f"{file.name} {what} and no holder", file)
@@ -37,7 +37,7 @@ def half_created(indexed: IndexedEvidence) -> Iterator[Finding]:
 
 def foreign_namespace(indexed: IndexedEvidence) -> Iterator[Finding]:
     """LH013: nobody holds a file in the /dev/shm of another mount namespace."""
-    for file in _free(indexed):
+    for file in indexed.free:
         if file.root.is_foreign:
             via = indexed.process(file.root.via_pid)
             message = f"{file.name} ({indexed.size(file)}) has no holder, in the mount namespace of {via}"
@@ -45,16 +45,13 @@ def foreign_namespace(indexed: IndexedEvidence) -> Iterator[Finding]:
             yield _of_file(indexed, "LH013", message, file, seen)
 
 
-def _free(indexed: IndexedEvidence) -> Iterator[File]:
-    return (file for file in indexed.suspects if indexed.verdict(file) is Probe.FREE)
-
-
 def _is_half_created(file: File) -> bool:
     return file.size_bytes == 0 or file.resident_bytes == 0
 
 
 def _of_file(indexed: IndexedEvidence, rule: str, message: str, file: File, *more: Fact) -> Finding:
-    kept = "" if file.identity in indexed.evidence.creators else looks_kept(file)
+    identity = file.identity
+    kept = "" if identity in indexed.evidence.creators else looks_kept(file)
     others: dict[str, Any] = {}
     if kept:
         message = f"{message}; it looks like a file that somebody keeps there: {kept}"
@@ -70,7 +67,7 @@ def _of_file(indexed: IndexedEvidence, rule: str, message: str, file: File, *mor
         name=file.name,
         subject=subject_of_file(file.key),
         path=file.path,
-        identity=file.identity,
+        identity=identity,
         size_bytes=file.size_bytes,
         resident_bytes=file.resident_bytes,
         creator=indexed.creator_of(file),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from shmlease.auditor.judge.evidence import Evidence, File, Hold, Key, LockState, Probe, RegistryFacts, Root, Scope, Usage
 from shmlease.auditor.judge.findings import Creator, Fact, Place, Process
@@ -83,6 +83,7 @@ class IndexedEvidence:
         self.evidence = evidence
         self.limits = limits or Limits()
         self._by_directory = {(r.root.device, r.path.removeprefix(f"{r.root.path}/")): r for r in evidence.registries}
+        self._free: tuple[File, ...] | None = None
         self._members: dict[str, frozenset[tuple[int, int]] | None] = {}
 
     def answer(
@@ -90,6 +91,7 @@ class IndexedEvidence:
     ) -> None:
         """Add what was asked afterwards: about the suspects, and where memory is dark."""
         self.evidence = replace(self.evidence, probes=probes, in_transit=in_transit, asked_monotonic_ns=asked_monotonic_ns)
+        self._free = None
 
     # --- registries ----------------------------------------------------------------------------------------------
 
@@ -179,6 +181,13 @@ class IndexedEvidence:
             and not (scope is not None and scope.has(subject_of_file(key), file.born_ns))
             and not self._is_accounted_for(file)
         )
+
+    @property
+    def free(self) -> tuple[File, ...]:
+        """The suspects that the kernel calls free."""
+        if self._free is None:
+            self._free = tuple(file for file in self.suspects if self.verdict(file) is Probe.FREE)
+        return self._free
 
     def _is_accounted_for(self, file: File) -> bool:
         owned = self.registry_of(file)
@@ -295,12 +304,23 @@ class IndexedEvidence:
     @staticmethod
     def size(file: File) -> str:
         """The size of `file`, and its memory where that differs."""
-        size, resident = format_bytes(file.size_bytes), format_bytes(file.resident_bytes)
-        return size if file.resident_bytes >= file.size_bytes else f"{size}, {resident} in memory"
+        return _size(file.size_bytes, file.resident_bytes)
 
 
 def _moment(at_ns: int) -> str:
-    return datetime.fromtimestamp(at_ns // 1_000_000_000, UTC).isoformat()
+    return _second(at_ns // 1_000_000_000)
+
+
+# Files that were left together were born together, and many have the same size: a report of ten thousand has few of either.
+@lru_cache(maxsize=1024)
+def _second(at_s: int) -> str:
+    return datetime.fromtimestamp(at_s, UTC).isoformat()
+
+
+@lru_cache(maxsize=1024)
+def _size(size_bytes: int, resident_bytes: int) -> str:
+    size = format_bytes(size_bytes)
+    return size if resident_bytes >= size_bytes else f"{size}, {format_bytes(resident_bytes)} in memory"
 
 
 def _members_of(registry: RegistryFacts, evidence: Evidence) -> frozenset[tuple[int, int]] | None:

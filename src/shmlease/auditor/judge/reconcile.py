@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 from shmlease.auditor.judge import detect_files, detect_leases, detect_system
-from shmlease.auditor.judge.evidence import Probe, Scope
+from shmlease.auditor.judge.evidence import Scope
 from shmlease.auditor.judge.findings import Finding
 from shmlease.auditor.judge.indexed_evidence import IndexedEvidence, subject_of_file
 from shmlease.core.model import LeaseState
@@ -66,7 +66,7 @@ def confirmed(earlier: Iterable[Finding], later: Iterable[Finding]) -> tuple[Fin
 
 def still_free(indexed: IndexedEvidence, findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """The findings whose files the kernel calls free in `indexed`, and those of other rules."""
-    free = {subject_of_file(file.key) for file in indexed.suspects if indexed.verdict(file) is Probe.FREE}
+    free = {subject_of_file(file.key) for file in indexed.free}
     return tuple(finding for finding in findings if finding.rule not in PROBED or finding.subject in free)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import signal
 import time
@@ -54,13 +55,28 @@ def probe(path: str, key: Key, *, directory: int | None = None) -> tuple[Probe, 
 
 def probe_file(file: File) -> tuple[Probe, str]:
     """Whether anybody holds `file`, which was found below its root: see `probe`. No link on the way is followed."""
-    try:
-        with directory_of(file.root.path, file.name) as (directory, name):
-            return probe(name, file.key, directory=directory)
-    except (FileNotFoundError, PermissionDeniedError):
-        return Probe.GONE, ""
-    except OSError as error:
-        return Probe.UNKNOWN, f"open: {reason_of(error)}"
+    return _probe_each([file])[file.key]
+
+
+def _probe_each(files: Iterable[File]) -> dict[Key, tuple[Probe, str]]:
+    """The answer about each file; a directory is opened once for all files in it that follow each other."""
+    probes: dict[Key, tuple[Probe, str]] = {}
+    for (root, _), listed in itertools.groupby(files, _directory_of):
+        beside = list(listed)
+        try:
+            with directory_of(root, beside[0].name) as (directory, _):
+                for file in beside:
+                    probes[file.key] = probe(file.name.rpartition("/")[2], file.key, directory=directory)
+        except (FileNotFoundError, PermissionDeniedError):
+            probes |= {file.key: (Probe.GONE, "") for file in beside if file.key not in probes}
+        except OSError as error:
+            unknown = Probe.UNKNOWN, f"open: {reason_of(error)}"
+            probes |= {file.key: unknown for file in beside if file.key not in probes}
+    return probes
+
+
+def _directory_of(file: File) -> tuple[str, str]:
+    return file.root.path, file.name.rpartition("/")[0]
 
 
 def probe_files(files: Iterable[File], wait: Callable[[float], object] = time.sleep) -> dict[Key, tuple[Probe, str]]:
@@ -70,13 +86,13 @@ def probe_files(files: Iterable[File], wait: Callable[[float], object] = time.sl
     open for some microseconds: two pytest workers that audit side by side meet like that.
     """
     asked = {file.key: file for file in files}
-    probes = {key: probe_file(file) for key, file in asked.items()}
+    probes = _probe_each(asked.values())
     for pause_s in _PAUSES_S:
         held = [key for key, (verdict, _) in probes.items() if verdict is Probe.HELD]
         if not held:
             break
         wait(pause_s)
-        probes.update((key, probe_file(asked[key])) for key in held)
+        probes.update(_probe_each(asked[key] for key in held))
     return probes
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from shmlease.auditor.judge.evidence import Evidence, Probe, RegistryFacts, Root
+from shmlease.auditor.judge.evidence import Evidence, RegistryFacts, Root
 from shmlease.auditor.judge.findings import Creator, Fact, FileIdentity, Gap
 from shmlease.auditor.judge.indexed_evidence import IndexedEvidence, Limits
 from shmlease.auditor.observe.cgroups import list_charges
@@ -132,8 +132,8 @@ class Observer:
     def probe_again(self, indexed: IndexedEvidence) -> None:
         """Ask the kernel again about the suspects that it called free."""
         asked_ns = time.monotonic_ns()
-        free = [file for file in indexed.suspects if indexed.verdict(file) is Probe.FREE]
-        indexed.answer({**indexed.evidence.probes, **probe_files(free)}, indexed.evidence.in_transit, asked_ns)
+        probes = {**indexed.evidence.probes, **probe_files(indexed.free)}
+        indexed.answer(probes, indexed.evidence.in_transit, asked_ns)
 
 
 def _list(root: Root, gaps: list[Gap]) -> Listing:
