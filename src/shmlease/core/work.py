@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, get_args
+from typing import Final, get_args
+
+import msgspec
 
 from shmlease.core import messages as m
 from shmlease.core.effects import Effect
@@ -18,7 +20,7 @@ _MESSAGE_KINDS: Final = {
 _NO_REQUESTS: Final = frozenset(kind.__name__ for kind in (*m.NOTICES, m.Hello))
 
 
-class Unit(NamedTuple):
+class Unit(msgspec.Struct, frozen=True, gc=False):
     """One piece of work: its kind, `KIND_BYTES` of ASCII at most, and what tells it from others of that kind."""
 
     kind: str

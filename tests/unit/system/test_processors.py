@@ -16,7 +16,7 @@ def test_what_runs_is_the_fourth_field() -> None:
 
 @pytest.mark.parametrize("text", ["", "4.83 6.54", "4.83 6.54 6.93 96 3358\n", "4.83 6.54 6.93 x/96 3358\n"])
 def test_other_text_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="loadavg|invalid literal"):
+    with pytest.raises(ValueError, match=r"loadavg|invalid literal"):
         count_running(text)
 
 
