@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import warnings
 
@@ -124,9 +125,14 @@ def test_misuse_as_an_array_says_what_to_use(world: World) -> None:
             lambda: lease + 1,
             lambda: lease < 3,
             lambda: -lease,
+            lambda: 1 + lease,
+            lambda: float(lease),
         ):
             with pytest.raises(TypeError, match=r"use lease\.array"):
                 misuse()
+        if sys.version_info < (3, 12):
+            with pytest.raises(TypeError, match="not 'Lease'"):
+                memoryview(lease)
         assert lease
         assert lease == lease  # noqa: PLR0124 - by identity
         assert lease in {lease}

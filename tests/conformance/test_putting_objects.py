@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,3 +92,12 @@ def test_thousand_objects_put_and_got_taint_and_warn_of_nothing(world: World) ->
     counters = world.registry.statistics().counters
     assert "lingered" not in counters
     assert counters["created"] <= 80
+
+
+@pytest.mark.parametrize("table", [{"a": [1]}, pytest.param("frame", id="frame")])
+def test_what_is_no_array_is_not_shared_as_one_but_pointed_to_put(world: World, table: Any) -> None:
+    value = pytest.importorskip("pandas").DataFrame({"a": [1]}) if table == "frame" else table
+    with pytest.raises(TypeError, match=f"not a {type(value).__name__}; put\\(\\) takes any object"):
+        world.registry.share(value)
+    with pytest.raises(shmlease.DTypeError, match="put\\(\\), which takes any object"):
+        world.registry.share(np.array([None]))

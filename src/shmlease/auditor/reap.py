@@ -23,7 +23,7 @@ from typing import Final
 from shmlease.auditor.judge.evidence import File, Probe, RegistryFacts
 from shmlease.auditor.judge.findings import FileIdentity, Finding
 from shmlease.auditor.judge.indexed_evidence import IndexedEvidence
-from shmlease.auditor.judge.ordinary import looks_kept
+from shmlease.auditor.judge.kept_files import looks_kept
 from shmlease.auditor.judge.printable import encodable
 from shmlease.auditor.judge.reconcile import confirmed, reconcile
 from shmlease.auditor.judge.suppression import DEFAULT_SUPPRESSIONS, Suppression, Suppressions

@@ -5,7 +5,7 @@ This module is longer than other modules: it is one class, and most of it is wha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, get_args, overload
 
@@ -278,8 +278,10 @@ class RegistryHandle:
 
         Raises
         ------
-        As `lease`; and DTypeError if values are masked.
+        As `lease`; DTypeError if values are masked; TypeError of a table or a mapping, which is for `put`.
         """
+        if isinstance(array, Mapping) or hasattr(array, "__dataframe__"):  # its array would lose names, or hold objects
+            raise TypeError(f"share() takes an array, not a {type(array).__name__}; put() takes any object")
         link, values = self._open_link(), np.asanyarray(array)
         if type(values) is not np.ndarray and np.ma.is_masked(values):
             raise DTypeError(

@@ -135,8 +135,8 @@ def _metadata_key(dtype: np.dtype[Any]) -> str:
 def _describe(dtype: np.dtype[Any]) -> Any:
     if dtype.hasobject or dtype.kind == "T":
         raise DTypeError(
-            f"dtype {dtype} holds Python objects or variable-width strings, which cannot be shared; "
-            "use fixed-width fields such as 'S10' or 'U10'",
+            f"dtype {dtype} holds Python objects or variable-width strings, which an array in shared memory cannot; "
+            "use fixed-width fields such as 'S10' or 'U10', or put(), which takes any object",
             dtype=str(dtype),
         )
     if dtype.kind in "SU" and dtype.itemsize == 0:

@@ -382,7 +382,9 @@ class Lease(Generic[T_co]):
 
     __getitem__ = __setitem__ = __delitem__ = __len__ = __iter__ = __contains__ = _refuse
     __add__ = __sub__ = __mul__ = __matmul__ = __truediv__ = __floordiv__ = __mod__ = __pow__ = _refuse
+    __radd__ = __rsub__ = __rmul__ = __rmatmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = __rpow__ = _refuse
     __lt__ = __le__ = __gt__ = __ge__ = __neg__ = __abs__ = __invert__ = __and__ = __or__ = __xor__ = _refuse
+    __float__ = __int__ = __complex__ = __round__ = _refuse
 
     def __bool__(self) -> bool:
         """True, as of any object: an array's truth is asked of ``lease.array``."""
@@ -459,6 +461,9 @@ class _HeldLease(Lease[T_co]):
             warnings.warn(UnreleasedLeaseWarning(message), stacklevel=2, source=self)
         except BaseException as error:
             deliver_again(error)
+
+
+_HeldLease.__name__ = _HeldLease.__qualname__ = Lease.__name__  # in messages that name the type of what was misused
 
 
 def _process(pid: int) -> Identity:

@@ -8,8 +8,8 @@ from shmlease.core import messages as m
 from shmlease.core.effects import LinkAlias
 from shmlease.core.os_names import os_name_of
 from shmlease.core.outbox import Outbox
+from shmlease.core.preconditions import held_by
 from shmlease.core.refusals import Refusal
-from shmlease.core.requirements import held_by
 from shmlease.core.rows import Rows
 
 __all__ = ["Aliases"]

@@ -17,6 +17,7 @@ from shmlease.core.leases import Leases
 from shmlease.core.model import LeaseMode, SegmentRow, SegmentState
 from shmlease.core.outbox import Outbox
 from shmlease.core.pool import Pool
+from shmlease.core.preconditions import held_by, require_free_name, require_own_id
 from shmlease.core.prefetch import Prefetch
 from shmlease.core.queues import LeaseQueue, Waiter
 from shmlease.core.refusals import (
@@ -26,7 +27,6 @@ from shmlease.core.refusals import (
     not_held_refusal,
     reused_id_refusal,
 )
-from shmlease.core.requirements import held_by, require_free_name, require_own_id
 from shmlease.core.rows import Rows
 from shmlease.core.sizes import file_size
 from shmlease.core.timers import Timers

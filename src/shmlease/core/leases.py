@@ -9,8 +9,8 @@ from shmlease.core.abandonments import Abandonments
 from shmlease.core.model import EventKind, LeaseMode, LeaseRow, LeaseState, SegmentState, client_of
 from shmlease.core.outbox import Outbox
 from shmlease.core.pool import Pool
+from shmlease.core.preconditions import held_by
 from shmlease.core.prefetch import Prefetch
-from shmlease.core.requirements import held_by
 from shmlease.core.rows import Rows
 from shmlease.core.transitions import LeaseEvent
 

@@ -25,7 +25,7 @@ from shmlease.core.model import (
 )
 from shmlease.core.outbox import Outbox
 from shmlease.core.pool import Pool
-from shmlease.core.requirements import SPARE_IDS
+from shmlease.core.preconditions import SPARE_IDS
 from shmlease.core.rows import Rows
 from shmlease.core.timers import Timers
 from shmlease.core.transitions import LeaseEvent, SegmentEvent

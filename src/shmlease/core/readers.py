@@ -11,6 +11,7 @@ from shmlease.core.effects import UnlinkAlias
 from shmlease.core.leases import Leases
 from shmlease.core.model import EventKind, LeaseState, SegmentRow, SegmentState
 from shmlease.core.outbox import Outbox
+from shmlease.core.preconditions import held_by, mode_of, require_own_id
 from shmlease.core.queues import AttachQueue, Waiter
 from shmlease.core.refusals import (
     Refusal,
@@ -21,7 +22,6 @@ from shmlease.core.refusals import (
     not_held_refusal,
     reused_id_refusal,
 )
-from shmlease.core.requirements import held_by, mode_of, require_own_id
 from shmlease.core.rows import Rows
 from shmlease.core.timers import Timers
 from shmlease.core.transitions import SegmentEvent

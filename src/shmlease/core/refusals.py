@@ -21,7 +21,7 @@ from shmlease.core.model import (
 )
 from shmlease.core.queues import Waiter
 from shmlease.core.rows import Rows
-from shmlease.core.work import Unit
+from shmlease.core.work_units import Unit
 from shmlease.units import format_bytes, format_duration
 
 __all__ = [

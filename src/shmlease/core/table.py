@@ -33,10 +33,10 @@ from shmlease.core.leases import Leases
 from shmlease.core.model import EventKind, Identity, LeaseState, RegistryRow, SegmentState, client_of
 from shmlease.core.outbox import Outbox
 from shmlease.core.pool import Pool
+from shmlease.core.preconditions import held_by
 from shmlease.core.prefetch import Prefetch
 from shmlease.core.readers import Readers
 from shmlease.core.refusals import Refusal, closing_refusal, not_held_refusal
-from shmlease.core.requirements import held_by
 from shmlease.core.rows import Rows
 from shmlease.core.shutdown import Ending
 from shmlease.core.snapshot import Snapshot

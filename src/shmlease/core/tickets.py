@@ -11,8 +11,8 @@ from shmlease.core.effects import DropToken, UnwatchReceiver, VoidToken, WatchRe
 from shmlease.core.leases import Leases
 from shmlease.core.model import ClientState, EventKind, SegmentState, TicketRow, client_of
 from shmlease.core.outbox import Outbox
+from shmlease.core.preconditions import held_by, mode_of, require_new_id
 from shmlease.core.refusals import not_held_refusal, ticket_refusal
-from shmlease.core.requirements import held_by, mode_of, require_new_id
 from shmlease.core.rows import Rows
 from shmlease.core.timers import Timers
 

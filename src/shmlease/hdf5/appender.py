@@ -12,7 +12,7 @@ from shmlease.hdf5 import write_ahead_log
 from shmlease.hdf5.chunk_encoding import ChunkEncoder
 from shmlease.hdf5.dataset import DatasetState
 from shmlease.hdf5.encoder_pool import EncoderPool
-from shmlease.hdf5.remainder import Remainder
+from shmlease.hdf5.partial_chunk import Remainder
 from shmlease.hdf5.session import Session
 
 __all__ = ["Appender"]

@@ -16,7 +16,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from shmlease.core.model import Change, EventKind, EventRow
-from shmlease.core.work import Unit
+from shmlease.core.work_units import Unit
 from shmlease.errors import PermissionDeniedError
 from shmlease.system import syscalls
 from shmlease.system.directory import RegistryDirectory

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from shmlease.core.work import Unit
+from shmlease.core.work_units import Unit
 from shmlease.system.clock import Clock
 
 __all__ = ["Quarantine", "Work", "is_suspect"]

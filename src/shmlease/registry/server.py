@@ -20,7 +20,7 @@ from shmlease.core.model import Change, ClientState, EventKind, Identity
 from shmlease.core.refusals import Refusal, descriptors_refusal, fault_refusal, running_refusal
 from shmlease.core.table import Table
 from shmlease.core.wire import decode_client_packet, encode
-from shmlease.core.work import Unit, detach_unit, effect_unit, end_unit, hello_unit, message_unit, timer_unit
+from shmlease.core.work_units import Unit, detach_unit, effect_unit, end_unit, hello_unit, message_unit, timer_unit
 from shmlease.errors import ProtocolError
 from shmlease.registry.actions import Actions
 from shmlease.registry.interfaces import Log, Store, Transport

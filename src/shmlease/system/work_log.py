@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from shmlease.core.work import KIND_BYTES, Unit
+from shmlease.core.work_units import KIND_BYTES, Unit
 from shmlease.errors import PermissionDeniedError
 from shmlease.system import syscalls
 from shmlease.system.safe_open import create_regular, read_regular

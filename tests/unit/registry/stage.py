@@ -14,7 +14,7 @@ from shmlease.core import messages as m
 from shmlease.core.model import NUMBER_BITS, EventKind, Identity, RegistryRow, Row
 from shmlease.core.table import Table
 from shmlease.core.wire import decode_registry_packet, encode
-from shmlease.core.work import Unit
+from shmlease.core.work_units import Unit
 from shmlease.registry.quarantine import Quarantine
 from shmlease.registry.server import Server
 from shmlease.system.descriptors import Descriptors

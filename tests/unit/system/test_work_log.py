@@ -12,7 +12,16 @@ from rig.shell import identity
 from shmlease.core import messages as m
 from shmlease.core.effects import DropClient, DropToken, LinkAlias, RetireSegment
 from shmlease.core.messages import ClientMessage, Notice
-from shmlease.core.work import KIND_BYTES, Unit, detach_unit, effect_unit, end_unit, hello_unit, message_unit, timer_unit
+from shmlease.core.work_units import (
+    KIND_BYTES,
+    Unit,
+    detach_unit,
+    effect_unit,
+    end_unit,
+    hello_unit,
+    message_unit,
+    timer_unit,
+)
 from shmlease.system.work_log import WORK_NAME, WorkLog, parse_work
 
 TRIM = message_unit(5, m.Trim(17))

@@ -10,7 +10,7 @@ from typing import Any
 from shmlease.auditor.judge.evidence import File, Hold
 from shmlease.auditor.judge.findings import Confidence, Fact, FileIdentity, Finding
 from shmlease.auditor.judge.indexed_evidence import IndexedEvidence, subject_of_file
-from shmlease.auditor.judge.ordinary import looks_kept
+from shmlease.auditor.judge.kept_files import looks_kept
 from shmlease.units import format_bytes
 
 __all__ = ["dark_bytes", "foreign_namespace", "half_created", "orphan", "outlives_its_scope", "unlinked_but_held"]
