@@ -60,6 +60,11 @@ class Shell:
         self.inbox: defaultdict[int, list[m.RegistryMessage]] = defaultdict(list)
         self.seq: defaultdict[int, int] = defaultdict(lambda: 1)  # Hello was the first
 
+    def unlink(self, number: int, alias: str) -> None:
+        """Take the alias from the segment, if it leads there."""
+        if self.aliases.get(alias) == number:
+            del self.aliases[alias]
+
     # --- clients -----------------------------------------------------------------------------------------------------
 
     def hello(self, pid: int = 0, *, resume: int = 0, secret: bytes = SECRET, start_ticks: int = 7) -> int:
@@ -228,18 +233,18 @@ class Shell:
                 if claimed_by is None:
                     self.tokens.pop(ticket, None)
                 table.token_voided(ticket, claimed_by, now)
-            case e.LinkAlias(number, alias, _, _):
-                self.aliases[alias] = number
-                table.aliases.linked(effect, "", now)
-            case e.UnlinkAlias(alias):
-                self.aliases.pop(alias, None)
+            case e.LinkAlias(number, alias):
+                is_taken = self.aliases.setdefault(alias, number) != number
+                table.aliases.linked(effect, "there is one" if is_taken else "", now)
+            case e.UnlinkAlias(number, alias):
+                self.unlink(number, alias)
             case e.WatchReceiver(ticket, receiver):
                 self.watched[ticket] = receiver
             case e.UnwatchReceiver(ticket):
                 self.watched.pop(ticket, None)
             case e.RetireSegment(number, alias, punch):
                 self.files.pop(number, None)
-                self.aliases.pop(alias, None)
+                self.unlink(number, alias)
                 self.retired.append(number)
                 if punch:
                     self.punched.add(number)

@@ -203,6 +203,7 @@ def _fill_writer(
 def _fill_attached(lease: Lease[Any], attached: m.Attached, mode: AttachMode, subject: str) -> None:
     try:
         _fill_reader(lease, attached, mode)
+        lease._hold.is_exposed = attached.exposed  # what is never recycled need not stay mapped
     except FileNotFoundError as error:
         if is_from_handler(error):
             raise

@@ -17,3 +17,4 @@ class Address(msgspec.Struct, frozen=True):
     registry: str
     segment: int
     generation: int
+    os_name: str = ""  # what it is called in /dev/shm itself, if `Lease.link` has given it its own name

@@ -12,6 +12,7 @@ from shmlease.client.endpoint import Connection, NoticeWriter, Spawn
 from shmlease.core.limits import Limits, shortfalls
 from shmlease.core.model import ClientState
 from shmlease.core.settings import Settings
+from shmlease.core.sizes import file_size
 from shmlease.errors import CapacityError, LeaseError, ProtocolError, RegistryUnavailableError
 from shmlease.exhaustion import require_file_size
 from shmlease.interrupts import is_from_handler
@@ -159,7 +160,9 @@ class DirectoryEndpoint:
                     require_memory(size_bytes, f"a segment of {format_bytes(size_bytes)}")
             fd = self.directory.open_segment(segment, writable=writable and not private)
             try:
-                if syscalls.fstat(fd).st_size < size_bytes:  # mapped beyond its end, it would be a SIGBUS to read
+                if (
+                    file_size(syscalls.fstat(fd).st_size) < size_bytes
+                ):  # mapped beyond its end, it would be a SIGBUS to read
                     raise FileNotFoundError(errno.ENOENT, f"segment {segment} has no {size_bytes} bytes")
                 mapping = map_segment(fd, size_bytes, writable=writable, private=private)
                 if reserve:
@@ -173,6 +176,18 @@ class DirectoryEndpoint:
                 why = f"a segment of {size} cannot be mapped: {explained(error)}"
                 raise CapacityError(why, requested_bytes=size_bytes) from error
             raise
+
+    def link_alias(self, segment: int, alias: str, nbytes: int) -> None:
+        """See `RegistryDirectory.link_alias`."""
+        self.directory.link_alias(segment, alias, nbytes)
+
+    def has_alias(self, segment: int, alias: str) -> bool:
+        """See `RegistryDirectory.has_alias`."""
+        return self.directory.has_alias(segment, alias)
+
+    def unlink_alias(self, segment: int, alias: str) -> None:
+        """See `RegistryDirectory.unlink_alias`."""
+        self.directory.unlink_alias(segment, alias)
 
     def new_claim(self) -> OwnedDescriptor:
         """A descriptor that will hold the lock on a spare."""

@@ -92,6 +92,18 @@ class Endpoint(Protocol):
         """Map a segment; with `reserve`, give all its pages memory first (OSError ENOSPC if there is not enough)."""
         ...
 
+    def link_alias(self, segment: int, alias: str, nbytes: int) -> None:
+        """See `RegistryDirectory.link_alias`."""
+        ...
+
+    def has_alias(self, segment: int, alias: str) -> bool:
+        """See `RegistryDirectory.has_alias`."""
+        ...
+
+    def unlink_alias(self, segment: int, alias: str) -> None:
+        """See `RegistryDirectory.unlink_alias`."""
+        ...
+
     def new_claim(self) -> ClaimToken:
         """A claim for `claim_spare`, which is closed when it is not needed any more."""
         ...

@@ -230,18 +230,27 @@ class RegistryHandle:
         """Take a ticket back; False if it was redeemed, or has ended, before."""
         return revoke(self._open_link(), self._checked_ticket(ticket).id)
 
-    def withdraw(self, name: str) -> None:
+    def withdraw(self, name: str | Address) -> None:
         """Make the name of a segment free again. Leases on it live on; readers that were announced are not waited for.
 
-        A name in /dev/shm that `Lease.segment` has given it goes as well.
+        A name in /dev/shm that `Lease.segment` or `Lease.link` has given it goes as well.
+
+        Parameters
+        ----------
+        name : str or Address
+            The name; or the address of the segment that is to lose its name, whoever has that name by now.
 
         Raises
         ------
         SegmentNotFoundError
-            No segment has that name.
+            No segment has that name; or the one at that address has none any more, or is gone.
         """
-        name, now_ns = _checked_name(name), self._link.endpoint.clock.now_ns()
-        self._open_link().request(m.Done, lambda seq: m.Withdraw(seq, name, now_ns))
+        now_ns = self._link.endpoint.clock.now_ns()
+        if isinstance(name, Address):
+            self._withdraw_from(self._checked_address(name), now_ns)
+            return
+        known = _checked_name(name)
+        self._open_link().request(m.Done, lambda seq: m.Withdraw(seq, known, now_ns))
 
     @overload
     def share(
@@ -439,12 +448,8 @@ class RegistryHandle:
         if abandoned not in ("raise", "wait"):
             raise ValueError(f"abandoned={abandoned!r} is neither 'raise' nor 'wait'")
         if isinstance(source, Address):
-            if source.registry != self.id:
-                raise SegmentNotFoundError(
-                    f"the address is of registry {source.registry}, this is {self.id}; "
-                    f"attach it with shmlease.connect({source.registry!r})"
-                )
-            return lambda lease: acquire_by_address(lease, source, mode, due_ns)
+            address = self._checked_address(source)
+            return lambda lease: acquire_by_address(lease, address, mode, due_ns)
         if isinstance(source, Ticket):
             raise TypeError(f"{source!r} is a ticket; redeem it")
         name = _checked_name(source)
@@ -453,6 +458,26 @@ class RegistryHandle:
     def _by_ticket(self, ticket: object, mode: AttachMode, due_ns: int) -> Callable[[Lease[Any]], None]:
         checked = self._checked_ticket(ticket)
         return lambda lease: acquire_by_ticket(lease, checked, mode, due_ns)
+
+    def _withdraw_from(self, where: Address, now_ns: int) -> None:
+        link, segment, generation = self._open_link(), where.segment, where.generation
+        if where.os_name:
+            with link.lock:
+                is_linked = link.endpoint.has_alias(segment, where.os_name)
+            if is_linked:  # then nobody has withdrawn it before, and no answer is needed
+                link.send(lambda seq: m.Unlink(seq, segment, generation))
+                with link.lock:
+                    link.endpoint.unlink_alias(segment, where.os_name)
+                return
+        link.request(m.Done, lambda seq: m.Withdraw(seq, None, now_ns, segment, generation))
+
+    def _checked_address(self, address: Address) -> Address:
+        if address.registry != self.id:
+            raise SegmentNotFoundError(
+                f"the address is of registry {address.registry}, this is {self.id}; "
+                f"use it with shmlease.connect({address.registry!r})"
+            )
+        return address
 
     def _checked_ticket(self, ticket: object) -> Ticket:
         if isinstance(ticket, str):

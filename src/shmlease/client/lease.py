@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 import warnings
 import weakref
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, Self, get_args
 
@@ -25,10 +26,13 @@ from shmlease.client.objects import unpack
 from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
 from shmlease.core.model import Identity
+from shmlease.core.os_names import can_be_os_name
 from shmlease.errors import (
+    CapacityError,
     LeaseClosedError,
     LingeringViewError,
     LingeringViewWarning,
+    SegmentExistsError,
     TicketError,
     UnreleasedLeaseWarning,
 )
@@ -36,6 +40,7 @@ from shmlease.interrupts import is_from_handler
 from shmlease.system.forks import notice_fork
 from shmlease.system.identity import identify
 from shmlease.system.mapping import Mapping
+from shmlease.system.shm_shortage import explained
 from shmlease.system.signals import deliver_again
 from shmlease.units import format_bytes, parse_duration
 
@@ -51,7 +56,7 @@ else:
 
     T_co = TypeVar("T_co", bound=np.generic, covariant=True)
 
-OnLingering = Literal["warn", "error", "ignore"]
+OnLingering = Literal["warn", "error", "ignore", "detach"]
 
 # Long enough for a reader that starts a Python interpreter and imports numpy first; short enough that a ticket nobody will
 # ever redeem does not hold memory for the rest of a job.
@@ -186,6 +191,65 @@ class Lease(Generic[T_co]):
             self._segment_name = self._link.request(m.Exposed, lambda seq: m.Expose(seq, lease)).alias
         return self._segment_name
 
+    def link(self, *, while_alive: Iterable[int] | None = None) -> str:
+        """Give the segment its own name in /dev/shm, as `shm_open` would have made it, and let the name keep it.
+
+        Any program can open it by that name then; the file is as large as the array. The segment stays, also without a
+        lease, until `RegistryHandle.withdraw` takes the name, or the last of the processes `while_alive` has ended; then
+        the name goes, and who holds the segment keeps it.
+
+        Parameters
+        ----------
+        while_alive : iterable of int, optional
+            Pids of processes; if not given, the name stays until the registry ends.
+
+        Returns
+        -------
+        str
+            What `segment` is from now on: the name.
+
+        Raises
+        ------
+        SegmentExistsError
+            /dev/shm has another file of that name.
+        ValueError
+            The segment has no name, or one that no file in /dev/shm can have; or there are no such processes, or too many.
+        LeaseClosedError
+            The lease was released, its segment is not published, or `segment` has given it another name.
+        TicketError
+            A process is not there, or cannot be seen from here.
+        """
+        self._require_held()
+        if self.name is None or not can_be_os_name(self.name):
+            raise ValueError(
+                f"{self!r} cannot be linked in /dev/shm: it needs a name without '/', of at most 255 bytes, that does not "
+                "begin with 'shmlease-'"
+            )
+        if self._is_writer and self._writable and not self._grant.mutable:
+            raise LeaseClosedError(f"{self!r} cannot be linked before it is published; publish() it first", name=self.name)
+        processes: list[Identity | None] = [None] if while_alive is None else [*map(_process, while_alive)]
+        if not 1 <= len(processes) <= m.MAX_KEEPERS:
+            raise ValueError(f"while_alive names {len(processes)} processes, not 1 to {m.MAX_KEEPERS}")
+        link, grant, name = self._link, self._grant, self.name
+        self._hold.is_exposed = True
+        link.send(link.session.link_of(self._hold.lease, processes))
+        try:
+            with link.lock:  # the registry does so, too, if this is interrupted
+                link.endpoint.link_alias(grant.segment, name, max(grant.layout.nbytes, 1))
+        except BaseException as error:
+            link.session.outbox.append(link.session.link_of(self._hold.lease, ()))
+            link.settle()
+            if not isinstance(error, OSError) or is_from_handler(error):
+                raise
+            if isinstance(error, FileExistsError):
+                raise SegmentExistsError(
+                    f"/dev/shm has another file called {name!r}; choose another name, or remove that file", name=name
+                ) from None
+            raise CapacityError(f"{self!r} cannot be linked in /dev/shm: {explained(error)}") from error
+        self._segment_name = name
+        self._note_address(os_name=name)
+        return name
+
     def __repr__(self) -> str:
         what = "unnamed" if self.name is None else repr(self.name)
         state = "released" if not self.held else "writable" if self._writable else "read-only"
@@ -248,10 +312,14 @@ class Lease(Generic[T_co]):
         self._require_held()
         if self._address is None:
             self._publish_if_unpublished()
-            self._link.request(m.Done, m.Ping)  # when it is answered, everybody can attach
-            grant = self._grant
-            self._address = Address(self._link.endpoint.id, grant.segment, grant.generation)
+            if self._is_writer:
+                self._link.request(m.Done, m.Ping)  # when it is answered, everybody can attach
+            self._note_address(self.name or "" if self._hold.is_exposed else "")
+        assert self._address is not None
         return self._address
+
+    def _note_address(self, os_name: str = "") -> None:
+        self._address = Address(self._link.endpoint.id, self._grant.segment, self._grant.generation, os_name)
 
     def publish(self, *, readers: int = 0, ttl: float | str | None = None) -> None:
         """Declare the array finished: from now on others may attach, and it is read-only here as well.
@@ -340,7 +408,9 @@ class Lease(Generic[T_co]):
             self._release(stacklevel=3)
             return
         # the traceback of the error holds views itself: no error on top of it
-        if self._end() and self._on_lingering != "ignore":
+        if self._on_lingering == "detach":
+            self._hold.is_detached = True
+        if self._end() and self._on_lingering not in ("ignore", "detach"):
             warnings.warn(LingeringViewWarning(self._words_of_views()), stacklevel=2)
 
     def __reduce__(self) -> NoReturn:
@@ -393,7 +463,9 @@ class Lease(Generic[T_co]):
     # --- parts -------------------------------------------------------------------------------------------------------
 
     def _release(self, stacklevel: int) -> None:
-        if not self._end() or self._on_lingering == "ignore":
+        if self._on_lingering == "detach":
+            self._hold.is_detached = True
+        if not self._end() or self._on_lingering in ("ignore", "detach"):
             return
         if self._on_lingering == "error":
             raise LingeringViewError(self._words_of_views(), name=self.name, site=self._site)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from types import TracebackType
 from typing import Final
 
 from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import OnLingering, checked_on_lingering
+from shmlease.client.link import Link
 from shmlease.client.link_cache import connected_link_to, link_to
 from shmlease.client.owned_registry import ENVIRONMENT, OwnedRegistry
 from shmlease.client.starting import WARM_IDLE_S, RegistryStart
 from shmlease.errors import RegistryUnavailableError, UnsupportedPlatformError
 from shmlease.exhaustion import explains_shortage, shortage_behind
 from shmlease.interrupts import is_from_handler
+from shmlease.system.directory import RegistryDirectory
 from shmlease.system.primitives import complete, start_new_thread
 from shmlease.system.registries import default_registry_id
 from shmlease.system.shm_shortage import explained
@@ -22,6 +26,8 @@ __all__ = ["Registry", "connect"]
 
 # How long an interrupted `Registry()` waits until what it had started is ended again; a second interrupt ends the waiting.
 _UNDO_WITHIN_S: Final = 10.0
+# How long a process tries to join or start the default registry while others end it or start it.
+_START_WITHIN_S: Final = 10.0
 
 
 class Registry(RegistryHandle):
@@ -40,8 +46,9 @@ class Registry(RegistryHandle):
         Bytes of free segments that are kept for reuse at most; half of the capacity if not given, 0 to keep none.
     warm_idle : float or str
         Seconds after which an unused warm segment is given back to the system.
-    on_lingering : {"warn", "error", "ignore"}
-        What a release does when numpy views of the array are still alive.
+    on_lingering : {"warn", "error", "ignore", "detach"}
+        What a release does when numpy views of the array are still alive; ``"detach"`` lets them carry the lease on, as
+        `Lease.detach` does.
 
     Raises
     ------
@@ -90,7 +97,7 @@ class Registry(RegistryHandle):
 
 
 @explains_shortage("the registry cannot be joined", RegistryUnavailableError)
-def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn") -> RegistryHandle:
+def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn", start: bool = False) -> RegistryHandle:
     """Join a registry that runs.
 
     Parameters
@@ -98,16 +105,22 @@ def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn") 
     registry : str, optional
         Its id. If not given, the one named by ``SHMLEASE_REGISTRY``, which `Registry` sets for its children; else the
         user's default one, which ``shmlease serve`` runs.
-    on_lingering : {"warn", "error", "ignore"}
-        What a release does when numpy views of the array are still alive.
+    on_lingering : {"warn", "error", "ignore", "detach"}
+        What a release does when numpy views of the array are still alive; ``"detach"`` lets them carry the lease on, as
+        `Lease.detach` does.
+    start : bool
+        If there is none to join, and no id was given, start the user's default one. It may use all of /dev/shm, and ends
+        when this process and all others that have joined it since have ended.
 
     Raises
     ------
     RegistryUnavailableError
-        There is no such registry.
+        There is no such registry, or it cannot be started.
     """
     named = os.environ.get(ENVIRONMENT)
     checked_on_lingering(on_lingering)
+    if start and not registry:
+        return RegistryHandle(_joined_or_started(named), on_lingering)
     try:
         link = connected_link_to(registry or named or default_registry_id())
     except UnsupportedPlatformError as error:
@@ -120,3 +133,34 @@ def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn") 
         message = f"{error}; {ENVIRONMENT} names it: unset that to join the user's own"
         raise RegistryUnavailableError(message, **error.fields) from None
     return RegistryHandle(link, on_lingering)
+
+
+def _joined_or_started(named: str | None) -> Link:
+    """A link to the registry `named`, or else to the user's default one, which is started if it does not run."""
+    if named:
+        with contextlib.suppress(RegistryUnavailableError):
+            return connected_link_to(named)
+    deadline_s = time.monotonic() + _START_WITHIN_S
+    while True:
+        try:
+            return connected_link_to(default_registry_id())
+        except RegistryUnavailableError as error:
+            if is_from_handler(error):
+                raise
+            _start_default(is_last=time.monotonic() > deadline_s)
+        except UnsupportedPlatformError as error:
+            if is_from_handler(error):
+                raise
+            raise RegistryUnavailableError(f"a registry cannot be started: {error}") from None
+
+
+def _start_default(*, is_last: bool) -> None:
+    """Start the user's default registry; nothing if another process has just done so, unless it `is_last` tried."""
+    id = default_registry_id()
+    whole = RegistryDirectory(id).total_bytes()
+    start = RegistryStart(whole, None, WARM_IDLE_S, id)
+    try:
+        complete(start.run)
+    except RegistryUnavailableError as error:
+        if is_last or is_from_handler(error) or not start.directory.is_served():
+            raise

@@ -38,8 +38,10 @@ WARM_IDLE_S: Final = 5.0
 class RegistryStart:
     """The start of a registry process: done whole by a thread, whatever interrupts the caller, and undone by another."""
 
-    def __init__(self, capacity: int | str | None, warm: int | str | None, warm_idle: float | str) -> None:
-        self.directory = RegistryDirectory(os.urandom(4).hex())
+    def __init__(
+        self, capacity: int | str | None, warm: int | str | None, warm_idle: float | str, id: str | None = None
+    ) -> None:
+        self.directory = RegistryDirectory(id or os.urandom(4).hex())
         self.is_wanted = True
         self.undone = allocate_lock()
         self.undone.acquire()

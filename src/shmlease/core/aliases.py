@@ -5,24 +5,29 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from shmlease.core import messages as m
-from shmlease.core.effects import LinkAlias
-from shmlease.core.os_names import os_name_of
+from shmlease.core.effects import LinkAlias, UnlinkAlias
+from shmlease.core.model import SegmentRow, SegmentState
+from shmlease.core.names import Names
+from shmlease.core.os_names import can_be_os_name, os_name_of
 from shmlease.core.outbox import Outbox
-from shmlease.core.preconditions import held_by
-from shmlease.core.refusals import Refusal
+from shmlease.core.preconditions import held_by, require_own_id
+from shmlease.core.refusals import Refusal, not_held_refusal
 from shmlease.core.rows import Rows
+from shmlease.core.sizes import file_size
 
 __all__ = ["Aliases"]
 
 
 class Aliases:
-    """Gives a segment its alias; whoever opens it by that name is unknown to the table, so the segment is never
-    recycled.
+    """Gives a segment its alias: one that nobody can guess, or its own name.
+
+    Whoever opens it by that name is unknown to the table, so the segment is never recycled.
     """
 
-    def __init__(self, rows: Rows, outbox: Outbox) -> None:
+    def __init__(self, rows: Rows, outbox: Outbox, names: Names) -> None:
         self._rows = rows
         self._outbox = outbox
+        self._names = names
 
     def expose(self, client: int, message: m.Expose, now_ns: int) -> None:
         """A holder asks for an alias, or for the one that the segment has."""
@@ -33,10 +38,45 @@ class Aliases:
             self._rows.put(segment)
         self._outbox.add(LinkAlias(segment.number, segment.alias, client, message.seq))
 
+    def link(self, client: int, message: m.Link, now_ns: int) -> None:
+        """A holder asks that the segment have its own name in /dev/shm too, and a file as large as the array."""
+        lease = held_by(self._rows, client, message.lease)
+        segment = self._rows.segments[lease.segment]
+        if not message.keepers:
+            self._give_up(segment, now_ns)
+            return
+        if segment.name is None or segment.state is not SegmentState.PUBLISHED:
+            raise not_held_refusal(lease.id, "only a published segment that has its name can be linked")
+        if not can_be_os_name(segment.name):
+            raise not_held_refusal(lease.id, f"{segment.name!r} cannot be the name of a file in /dev/shm")
+        if segment.alias not in ("", segment.name):
+            raise not_held_refusal(lease.id, f"its segment is called {segment.alias} in /dev/shm already")
+        for keeper, _ in message.keepers:
+            require_own_id(client, keeper)
+        self._names.keep(segment, message.keepers, lease.site)
+        size_bytes = file_size(segment.nbytes)
+        self._rows.put(replace(segment, alias=segment.name, exposed=True, size_bytes=size_bytes))
+        self._outbox.add(LinkAlias(segment.number, segment.name, nbytes=max(segment.nbytes, 1)))
+
     def linked(self, effect: LinkAlias, failure: str, now_ns: int) -> None:
         """The segment has its name in /dev/shm, or, with the reason, could not get it."""
-        if failure:
+        if not effect.client:  # its client has tried that, too
+            segment = self._rows.segments.get(effect.segment)
+            if failure and segment is not None:
+                self._give_up(segment, now_ns)
+        elif failure:
             refusal = Refusal(m.RefusalCode.NOT_HELD, f"segment {effect.segment} cannot be named in /dev/shm: {failure}")
             self._outbox.refuse(effect.client, effect.seq, refusal, now_ns)
         else:
             self._outbox.send(effect.client, m.Exposed(effect.seq, effect.alias))
+
+    def _give_up(self, segment: SegmentRow, now_ns: int) -> None:
+        if segment.alias and segment.alias == segment.name:
+            self._rows.put(replace(segment, alias=""))
+            self._outbox.add(UnlinkAlias(segment.number, segment.alias))
+            self._names.stop_keeping(segment.number, now_ns)
+
+    def restore(self, segment: SegmentRow) -> None:
+        """After a takeover: a segment whose own name was withdrawn may still have it in /dev/shm."""
+        if segment.alias and segment.name is None and segment.alias != os_name_of(segment, self._rows.registry):
+            self._outbox.add(UnlinkAlias(segment.number, segment.alias))

@@ -27,6 +27,7 @@ def attached(seq: int, lease: LeaseRow, segment: SegmentRow) -> m.Attached:
         segment.name,
         writable,
         segment.mutable,
+        segment.exposed,
     )
 
 

@@ -54,12 +54,16 @@ class VoidToken(msgspec.Struct, frozen=True):
 
 
 class LinkAlias(msgspec.Struct, frozen=True):
-    """Give a segment its name in /dev/shm itself; answered by `Aliases.linked`."""
+    """Give a segment a name in /dev/shm itself; answered by `Aliases.linked`.
+
+    `nbytes` is the size that a file named by its user is to have; 0 leaves it as it is.
+    """
 
     segment: int
     alias: str
-    client: int
-    seq: int
+    client: int = 0  # who waits for the answer; 0 if nobody does
+    seq: int = 0
+    nbytes: int = 0
 
 
 class RetireSegment(msgspec.Struct, frozen=True):
@@ -83,6 +87,7 @@ class DropToken(msgspec.Struct, frozen=True):
 class UnlinkAlias(msgspec.Struct, frozen=True):
     """Take the name in /dev/shm itself from a segment that stays."""
 
+    segment: int
     alias: str
 
 

@@ -23,6 +23,7 @@ from shmlease.core.model import Identity
 
 __all__ = [
     "LOOK_AGAIN_NS",
+    "MAX_KEEPERS",
     "MAX_MESSAGES",
     "MAX_PACKET_BYTES",
     "NOTICES",
@@ -49,6 +50,7 @@ __all__ = [
     "Inherit",
     "Lease",
     "Linger",
+    "Link",
     "Mint",
     "Notice",
     "Ping",
@@ -66,6 +68,7 @@ __all__ = [
     "Spare",
     "Statistics",
     "Trim",
+    "Unlink",
     "Welcome",
     "Withdraw",
 ]
@@ -74,6 +77,7 @@ PROTOCOL: Final = 1
 # One SEQPACKET datagram; far below the default socket buffer (212,992 bytes), so that a reply never splits.
 MAX_PACKET_BYTES: Final = 64 * 1024
 MAX_MESSAGES: Final = 64
+MAX_KEEPERS: Final = 16
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Seq = Annotated[int, Meta(ge=1, le=2**63 - 1)]
@@ -151,11 +155,16 @@ class AttachSegment(Struct, frozen=True, array_like=True, tag=13):
 
 
 class Withdraw(Struct, frozen=True, array_like=True, tag=14):
-    """Take the name from the segment that had it at `asked_ns`, and expect no readers any more; answered by `Done`."""
+    """Take the name from the segment that had it at `asked_ns`, and expect no readers any more; answered by `Done`.
+
+    Without a name: take its name from that segment.
+    """
 
     seq: Seq
-    name: Name
+    name: Name | None
     asked_ns: Count
+    segment: Count = 0
+    generation: Count = 0
 
 
 class Inherit(Struct, frozen=True, array_like=True, tag=4):
@@ -280,6 +289,26 @@ class Revoked(Struct, frozen=True, array_like=True, tag=40):
     ticket: Count
 
 
+class Link(Struct, frozen=True, array_like=True, tag=42):
+    """The leased segment is to have its own name in /dev/shm itself, which keeps it; its client links it as well.
+
+    `keepers` are ids, formed as those of tickets, each with the process that the name ends with, or None: the registry.
+    The name ends with the last of them. None at all: the client could not link it, and gives that up.
+    """
+
+    seq: Seq
+    lease: Count
+    keepers: Annotated[tuple[tuple[Count, Identity | None], ...], Meta(max_length=MAX_KEEPERS)]
+
+
+class Unlink(Struct, frozen=True, array_like=True, tag=43):
+    """That segment loses its name, which its client takes from /dev/shm as well."""
+
+    seq: Seq
+    segment: Count
+    generation: Count
+
+
 class Detach(Struct, frozen=True, array_like=True, tag=41):
     """The array carries the lease from now on; `Release` follows when its last view has died."""
 
@@ -374,6 +403,7 @@ class Attached(Struct, frozen=True, array_like=True, tag=66):
     name: str | None
     writable: bool
     mutable: bool = False
+    exposed: bool = False
 
 
 class Exposed(Struct, frozen=True, array_like=True, tag=67):
@@ -458,7 +488,7 @@ Request = (
     | Ping
     | Close
 )
-Notice = Claim | Publish | Mint | Redeemed | Revoked | Detach | Linger | Release | Share | Bye
+Notice = Claim | Publish | Link | Unlink | Mint | Redeemed | Revoked | Detach | Linger | Release | Share | Bye
 ClientMessage = Request | Ring
 RegistryMessage = Welcome | Granted | Attached | Exposed | Figures | Done | Closed | Refused | Spare | Forget
 NOTICES: Final = frozenset(get_args(Notice))

@@ -219,6 +219,7 @@ class TicketRow(msgspec.Struct, frozen=True, array_like=True, tag="T", gc=False)
     site: str = ""
     receiver: Identity | None = None  # whose end ends the ticket, if it was made for one process
     receiver_has_ended: bool = False
+    keeps: bool = False  # nobody can redeem it: it keeps the segment and its name while its receiver lives, if it has one
 
 
 class AbandonedRow(msgspec.Struct, frozen=True, array_like=True, tag="B", gc=False):

@@ -11,9 +11,17 @@ except ImportError:  # a Python that was built without hashes of its own
 
 from shmlease.core.model import RegistryRow, SegmentRow
 
-__all__ = ["os_name_of", "os_names_of"]
+__all__ = ["can_be_os_name", "os_name_of", "os_names_of"]
 
 _RANDOM_BYTES = 8
+_NAME_MAX = 255  # NAME_MAX of tmpfs
+_RESERVED = "shmlease-"  # what registries call their directories, and the names that they choose
+
+
+def can_be_os_name(name: str) -> bool:
+    """Whether a segment called `name` may be called so in /dev/shm as well."""
+    is_plain = "/" not in name and name not in (".", "..") and not name.startswith(_RESERVED)
+    return is_plain and 1 <= len(name.encode()) <= _NAME_MAX
 
 
 def os_name_of(segment: SegmentRow, registry: RegistryRow) -> str:

@@ -7,7 +7,6 @@ from msgspec.structs import replace
 from shmlease.core import answers
 from shmlease.core import messages as m
 from shmlease.core.abandonments import Abandonments
-from shmlease.core.effects import UnlinkAlias
 from shmlease.core.leases import Leases
 from shmlease.core.model import EventKind, LeaseState, SegmentRow, SegmentState
 from shmlease.core.outbox import Outbox
@@ -79,24 +78,6 @@ class Readers:
             mode = mode_of(segment, message.mode)
             lease = self._leases.add(message.lease, segment.number, mode, message.seq, message.site, message.due_ns, now_ns)
         self._outbox.send(client, answers.attached(message.seq, lease, rows.segments[lease.segment]))
-
-    def withdraw(self, client: int, message: m.Withdraw, now_ns: int) -> None:
-        """A name is to be free again; who holds the segment keeps it."""
-        rows = self._rows
-        number = rows.by_name.get(message.name)
-        told = f"{message.name!r}, by request {message.seq}"
-        if number is None or rows.segments[number].created_ns > message.asked_ns:
-            events = rows.events.values()
-            if not any((e.kind, e.client, e.detail) == (EventKind.NAME_WITHDRAWN, client, told) for e in events):
-                raise Refusal(m.RefusalCode.NOT_FOUND, f"no segment has the name {message.name!r}", {"name": message.name})
-        else:
-            segment = rows.segments[number]
-            if segment.alias:
-                self._outbox.add(UnlinkAlias(segment.alias))
-            rows.put(replace(segment, name=None, readers_expected=0))
-            rows.record(now_ns, EventKind.NAME_WITHDRAWN, number, client=client, detail=told)
-            self._leases.free_if_unused(number, now_ns)
-        self._outbox.send(client, m.Done(message.seq))
 
     def inherit(self, client: int, message: m.Inherit, now_ns: int) -> None:
         """A forked child takes its own lease on what its parent holds."""

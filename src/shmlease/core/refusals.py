@@ -151,15 +151,20 @@ def exists_refusal(rows: Rows, name: str, now_ns: int) -> Refusal:
     pids = [rows.clients[client_of(lease.id)].identity.pid for lease in leases]
     holders = [_holding(lease, pid) for lease, pid in zip(leases, pids, strict=True)]
     until_ns = [segment.readers_deadline_ns] if segment.readers_expected else []
-    until_ns += [rows.tickets[ticket].deadline_ns for ticket in rows.tickets_on[segment.number]]
+    kept = [rows.tickets[ticket] for ticket in rows.tickets_on[segment.number]]
+    tickets = [ticket for ticket in kept if not ticket.keeps]
+    keepers = [f"pid {ticket.receiver.pid}" if ticket.receiver else "its registry" for ticket in kept if ticket.keeps]
+    until_ns += [ticket.deadline_ns for ticket in tickets]
     waiting_s = max((deadline_ns - now_ns for deadline_ns in until_ns), default=0) / 1e9
     if segment.readers_expected:
         holders.append(_counted(segment.readers_expected, "announced reader", "yet to come"))
-    if tickets := len(rows.tickets_on[segment.number]):
-        holders.append(_counted(tickets, "ticket", "not redeemed yet"))
+    if tickets:
+        holders.append(_counted(len(tickets), "ticket", "not redeemed yet"))
     held = "; ".join(holders[:_HOLDERS_NAMED]) + ("; and others" if len(holders) > _HOLDERS_NAMED else "")
-    if not holders:
+    if not holders and not keepers:
         until = "it is just being made"
+    elif keepers:
+        until = f"its name is kept by {', '.join(keepers)}, until it is withdrawn"
     elif leases:
         until = f"it is held by {held}, until they let go"
     else:

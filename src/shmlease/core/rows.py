@@ -136,6 +136,9 @@ class Rows:
             self.created_by.add(row.creator, number)
             self._index_segment(row)
             return
+        self.used_bytes += (
+            row.size_bytes - before.size_bytes
+        )  # a file that is named by its user becomes as small as its array
         if before.name != row.name or SegmentState.WARM in (before.state, row.state):
             self._unindex_segment(before)
             self._index_segment(row)

@@ -17,14 +17,14 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from msgspec.structs import replace
 
 from shmlease.core import messages as m
 from shmlease.core.limits import Limits
-from shmlease.core.model import NUMBER_BITS
+from shmlease.core.model import NUMBER_BITS, Identity
 
 __all__ = ["GRANTS", "Claim", "ClaimToken", "Session"]
 
@@ -202,6 +202,16 @@ class Session:
     def detach_of(self, lease: int) -> Build:
         """The notice that arrays carry `lease` on: it ends with the last of them."""
         return lambda seq: m.Detach(seq, lease)
+
+    def link_of(self, lease: int, processes: Sequence[Identity | None]) -> Build:
+        """The notice that the segment of `lease` has its own name in /dev/shm, kept by `processes`."""
+
+        def build(seq: int) -> m.Link:
+            self._unsure.add(seq)
+            numbers = [seq, *(self.next_seq() for _ in processes[1:])][: len(processes)]
+            return m.Link(seq, lease, tuple(zip(map(self.id_of, numbers), processes, strict=True)))
+
+        return build
 
     def next_notice(self, last_written: int) -> m.Notice | None:
         """The notice to be written next; None if there is none.

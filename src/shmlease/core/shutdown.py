@@ -136,7 +136,9 @@ class Ending:
             self._stop()
 
     def _is_needed(self) -> bool:
-        return bool(self._rows.tickets) or not self._clients.all_have_ended() or self._readers.are_expected()
+        # what is kept for the registry's own life does not prolong it
+        tickets = any(not ticket.keeps or ticket.receiver is not None for ticket in self._rows.tickets.values())
+        return tickets or not self._clients.all_have_ended() or self._readers.are_expected()
 
     def _stop(self) -> None:
         if not self._is_stopping:

@@ -47,7 +47,7 @@ class Figures:
             rows.registry.epoch,
             now_ns - self._started_ns,
             sum(row.state is not ClientState.ENDED for row in rows.clients.values()),
-            len(rows.tickets),
+            sum(not ticket.keeps for ticket in rows.tickets.values()),
             self._count_waiting(),
             dict(counts),
             dict(sizes),

@@ -13,9 +13,9 @@ Rules:
 * Requests that must wait do so in order of arrival; one that needs much is not overtaken by ones that need little.
 
 The table is made of parts that each own their state: `Pool` the files, `Prefetch` the spares, `Leases`, `Grants` those who
-wait for a new segment, `Readers` those who attach, `Tickets`, `Clients`, `Ending` the end of the registry, `Figures` the
-statistics. Rows, outbox and timers are common to all. Every command ends with `_finish`: what has become free is granted to
-those who wait.
+wait for a new segment, `Readers` those who attach, `Tickets`, `Names`, `Clients`, `Ending` the end of the registry,
+`Figures` the statistics. Rows, outbox and timers are common to all. Every command ends with `_finish`: what has become free
+is granted to those who wait.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from shmlease.core.effects import Effect, RevokeSpare
 from shmlease.core.grants import Grants
 from shmlease.core.leases import Leases
 from shmlease.core.model import EventKind, Identity, LeaseState, RegistryRow, SegmentState, client_of
+from shmlease.core.names import Names
 from shmlease.core.outbox import Outbox
 from shmlease.core.pool import Pool
 from shmlease.core.preconditions import held_by
@@ -85,9 +86,10 @@ class Table:
             self.rows, self._outbox, self._timers, self._pool, self._prefetch, self._leases, self._abandonments
         )
         self._readers = Readers(self.rows, self._outbox, self._timers, self._leases, self._abandonments)
-        self._tickets = Tickets(self.rows, self._outbox, self._timers, self._leases)
+        self._names = Names(self.rows, self._outbox, self._leases)
+        self._tickets = Tickets(self.rows, self._outbox, self._timers, self._leases, self._names)
         self._clients = Clients(self.rows, self._outbox, self._leases, self._prefetch, self._forget_requests)
-        self.aliases = Aliases(self.rows, self._outbox)
+        self.aliases = Aliases(self.rows, self._outbox, self._names)
         self.ending = Ending(
             self.rows, self._outbox, self._timers, self._pool, self._prefetch, self._grants, self._readers, self._clients
         )
@@ -97,7 +99,7 @@ class Table:
             m.Decline: self._grants.decline,
             m.Attach: self._readers.attach,
             m.AttachSegment: self._readers.attach_segment,
-            m.Withdraw: self._readers.withdraw,
+            m.Withdraw: self._names.withdraw,
             m.Inherit: self._readers.inherit,
             m.Publish: self._readers.publish,
             m.Mint: self._tickets.mint,
@@ -110,9 +112,11 @@ class Table:
             m.Share: self._leases.share,
             m.Claim: self._claim,
             m.Expose: self.aliases.expose,
+            m.Link: self.aliases.link,
+            m.Unlink: self._names.unlink,
             m.Statistics: self.figures.send,
-            m.Trim: self._trim,
-            m.Ping: self._ping,
+            m.Trim: lambda client, message, _: self._outbox.send(client, m.Done(message.seq, self.trim_warm())),
+            m.Ping: lambda client, message, _: self._outbox.send(client, m.Done(message.seq)),
             m.Close: self.ending.close_for,
             m.Bye: self._clients.bye,
         }
@@ -218,7 +222,7 @@ class Table:
             segment = rows.segments.get(message.segment)
             return segment is None or (segment.generation, segment.state) != (message.generation, SegmentState.PUBLISHED)
         if isinstance(message, m.Withdraw):
-            return message.name not in rows.by_name
+            return self._names.named_by(message) is None
         if isinstance(message, m.Lease):
             missing = rows.used_bytes + message.size_bytes > rows.registry.capacity_bytes
             return message.name in rows.by_name or (message.timeout_ns == 0 and missing)
@@ -226,14 +230,6 @@ class Table:
             parent = rows.leases.get(message.parent_lease)
             return parent is None or parent.state is LeaseState.RESERVED
         return False
-
-    def _trim(self, client: int, message: m.Trim, now_ns: int) -> None:
-        del now_ns
-        self._outbox.send(client, m.Done(message.seq, self.trim_warm()))
-
-    def _ping(self, client: int, message: m.Ping, now_ns: int) -> None:
-        del now_ns
-        self._outbox.send(client, m.Done(message.seq))
 
     def _claim(self, client: int, message: m.Claim, now_ns: int) -> None:
         lease = held_by(self.rows, client, message.lease, spare=True)
@@ -345,6 +341,7 @@ class Table:
         for segment in list(rows.segments.values()):
             self._pool.restore(segment, now_ns)
             self._readers.restore(segment)
+            self.aliases.restore(segment)
         detail = f"epoch {rows.registry.epoch}, pid {rows.registry.identity.pid}{inherited}"
         rows.record(now_ns, EventKind.TAKEOVER, detail=detail)
         self.counters["takeovers"] += 1

@@ -10,6 +10,7 @@ from shmlease.core import messages as m
 from shmlease.core.effects import DropToken, UnwatchReceiver, VoidToken, WatchReceiver
 from shmlease.core.leases import Leases
 from shmlease.core.model import ClientState, EventKind, SegmentState, TicketRow, client_of
+from shmlease.core.names import Names
 from shmlease.core.outbox import Outbox
 from shmlease.core.preconditions import held_by, mode_of, require_new_id
 from shmlease.core.refusals import not_held_refusal, ticket_refusal
@@ -27,11 +28,12 @@ TOMBSTONES_KEPT: Final = 1024
 class Tickets:
     """What was sent and not redeemed, and what became of the last ones."""
 
-    def __init__(self, rows: Rows, outbox: Outbox, timers: Timers, leases: Leases) -> None:
+    def __init__(self, rows: Rows, outbox: Outbox, timers: Timers, leases: Leases, names: Names) -> None:
         self._rows = rows
         self._outbox = outbox
         self._timers = timers
         self._leases = leases
+        self._names = names
         self._tombstones: dict[int, str] = {}
         timers.handle("ticket", self._due, lambda entries: {e for e in entries if e[1] in rows.tickets})
 
@@ -53,7 +55,7 @@ class Tickets:
     def redeemed(self, client: int, message: m.Redeemed, now_ns: int) -> None:
         """`client` has claimed the token of a ticket, and so has a lease."""
         ticket = self._rows.tickets.get(message.ticket)
-        if ticket is None:
+        if ticket is None or ticket.keeps:
             raise ticket_refusal(message.ticket, self._tombstones.get(message.ticket))
         require_new_id(self._rows, client, message.lease)
         mode = mode_of(self._rows.segments[ticket.segment], message.mode)
@@ -106,7 +108,7 @@ class Tickets:
     def revoked(self, client: int, message: m.Revoked, now_ns: int) -> None:
         """`client` has claimed the token of a ticket, to take the ticket back."""
         ticket = self._rows.tickets.get(message.ticket)
-        if ticket is None:
+        if ticket is None or ticket.keeps:
             raise ticket_refusal(message.ticket, self._tombstones.get(message.ticket))
         self._drop(ticket)
         self._remember(ticket.id, f"was taken back by pid {self._rows.clients[client].identity.pid}")
@@ -117,13 +119,16 @@ class Tickets:
     def receiver_ended(self, ticket_id: int, now_ns: int) -> None:
         """The process that a ticket was made for is proved dead: the ticket ends now."""
         ticket = self._rows.tickets.get(ticket_id)
-        if ticket is not None and not ticket.receiver_has_ended:
+        if ticket is not None and ticket.keeps:
+            self._names.keeper_ended(ticket, now_ns)
+        elif ticket is not None and not ticket.receiver_has_ended:
             self._rows.put(replace(ticket, receiver_has_ended=True, deadline_ns=min(ticket.deadline_ns, now_ns)))
             self._outbox.add(VoidToken(ticket_id))
 
     def restore(self, ticket: TicketRow) -> None:
         """Let `ticket` end when its time has come, or with its receiver."""
-        self._timers.at(ticket.deadline_ns, "ticket", ticket.id)
+        if not ticket.keeps:
+            self._timers.at(ticket.deadline_ns, "ticket", ticket.id)
         if ticket.receiver is not None and not ticket.receiver_has_ended:
             self._outbox.add(WatchReceiver(ticket.id, ticket.receiver))
 

@@ -127,14 +127,14 @@ class Actions:
     def _link(self, effect: LinkAlias) -> None:
         failure = ""
         try:
-            self._store.link_alias(effect.segment, effect.alias)
+            self._store.link_alias(effect.segment, effect.alias, effect.nbytes)
         except OSError as error:
             failure = str(error)
         self._table.aliases.linked(effect, failure, self._clock.now_ns())
 
     def _unlink(self, effect: UnlinkAlias) -> None:
         try:
-            self._store.unlink_alias(effect.alias)
+            self._store.unlink_alias(effect.segment, effect.alias)
         except OSError:
             pass  # it is tried again when the segment is unlinked
 

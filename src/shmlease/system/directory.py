@@ -32,6 +32,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
+from shmlease.core.os_names import os_names_of
 from shmlease.core.snapshot import Snapshot
 from shmlease.errors import PermissionDeniedError
 from shmlease.interrupts import is_from_handler
@@ -272,7 +273,7 @@ class RegistryDirectory:
             It could not be unlinked.
         """
         if alias:
-            self.unlink_alias(alias)
+            self.unlink_alias(number, alias)
         try:
             directory = self._directory.open()
         except FileNotFoundError:
@@ -295,33 +296,70 @@ class RegistryDirectory:
         finally:
             syscalls.close(fd)
 
-    def link_alias(self, number: int, alias: str) -> None:
-        """Give a segment the name `alias` in /dev/shm itself.
+    def link_alias(self, number: int, alias: str, nbytes: int = 0) -> None:
+        """Give a segment the name `alias` in /dev/shm itself, its file `nbytes` large if that is not 0.
 
         Raises
         ------
         OSError
             There is another file of that name, or the kernel refused.
         """
-        target = f"{self.root}/{alias}"
-        with self.entered() as directory:
-            try:
-                syscalls.link(f"s{number}", target, src_dir_fd=directory, follow_symlinks=False)
-            except FileExistsError:
-                own, there = syscalls.stat(f"s{number}", dir_fd=directory), syscalls.stat(target, follow_symlinks=False)
-                if not os.path.samestat(own, there):
-                    raise
+        target, fd = f"{self.root}/{alias}", self.open_segment(number, writable=bool(nbytes))
+        try:
+            if nbytes:
+                syscalls.ftruncate(fd, nbytes)
+            # linkat(2) with AT_SYMLINK_FOLLOW, which Python's link only calls when it is given a directory
+            syscalls.link(f"/proc/self/fd/{fd}", target, src_dir_fd=fd, follow_symlinks=True)
+        except FileExistsError:
+            if not self._is_same(fd, target):
+                raise
+        finally:
+            syscalls.close(fd)
 
-    def unlink_alias(self, alias: str) -> None:
-        """Take the name `alias` in /dev/shm itself away again, if it is there.
+    def has_alias(self, number: int, alias: str) -> bool:
+        """Whether the name `alias` in /dev/shm itself leads to a segment."""
+        try:
+            fd = self.open_segment(number, writable=False)
+        except FileNotFoundError:
+            return False
+        try:
+            return self._is_same(fd, f"{self.root}/{alias}")
+        finally:
+            syscalls.close(fd)
+
+    @staticmethod
+    def _is_same(fd: int, path: str) -> bool:
+        try:
+            return os.path.samestat(syscalls.fstat(fd), syscalls.stat(path, follow_symlinks=False))
+        except FileNotFoundError:
+            return False
+
+    def unlink_alias(self, number: int, alias: str) -> None:
+        """Take the name `alias` in /dev/shm itself from a segment again, if it is there and leads to it.
 
         Raises
         ------
         OSError
             The kernel refused.
         """
-        with contextlib.suppress(FileNotFoundError), directory_of(self.root, alias) as (root, name):
-            unlink_os_name(name, root, self._owner)
+        # a name that others can think of may have been removed, and given to another file
+        if os_names_of(self.id).fullmatch(alias) or self.has_alias(number, alias):
+            with contextlib.suppress(FileNotFoundError), directory_of(self.root, alias) as (root, name):
+                unlink_os_name(name, root, self._owner)
+
+    def total_bytes(self) -> int:
+        """How large /dev/shm is; what is free where it has no limit.
+
+        Raises
+        ------
+        UnsupportedPlatformError
+            There is no /dev/shm.
+        """
+        try:
+            status = syscalls.statvfs(self.root)
+        except OSError as error:
+            raise no_shared_memory(self.root, error) from None
+        return status.f_blocks * status.f_frsize or self.free_bytes()
 
     def free_bytes(self) -> int:
         """What /dev/shm has left for this user.

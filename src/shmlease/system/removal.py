@@ -36,10 +36,28 @@ def remove_registry(owned: OwnedDirectory, root_path: str, id: str) -> None:
         opened.callback(syscalls.close, directory)
         for name in filter(os_names_of(id).fullmatch, names_in(root)):
             unlink_os_name(name, root, owned.owner)
+        _unlink_other_names(directory, root)
         for _ in range(_REMOVALS):
             if _is_gone_after_removal(owned.name, root, directory):
                 return
         raise OSError(errno.ENOTEMPTY, "something that no registry has made is in it", owned.path)
+
+
+def _unlink_other_names(directory: int, root: int) -> None:
+    """Remove the names that users have chosen for files of `directory`: other links to the same files in `root`."""
+    files = (_status(name, directory) for name in names_in(directory))
+    linked = {(file.st_dev, file.st_ino) for file in files if file is not None and file.st_nlink > 1}
+    for name in names_in(root) if linked else ():
+        there = _status(name, root)
+        if there is not None and stat.S_ISREG(there.st_mode) and (there.st_dev, there.st_ino) in linked:
+            unlink(name, root)
+
+
+def _status(name: str, directory: int) -> os.stat_result | None:
+    try:
+        return syscalls.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
 def _is_gone_after_removal(directory_name: str, root: int, directory: int) -> bool:

@@ -115,10 +115,10 @@ class MemoryStore:
             if memory is not None and punch:
                 memory.clear()
 
-    def unlink_alias(self, alias: str) -> None:
+    def unlink_alias(self, number: int, alias: str) -> None:
         """Nothing to do: nothing has an alias here."""
 
-    def link_alias(self, number: int, alias: str) -> None:
+    def link_alias(self, number: int, alias: str, nbytes: int = 0) -> None:
         """Refused: there is no file that could be given a name.
 
         Raises
@@ -126,6 +126,7 @@ class MemoryStore:
         OSError
             Always.
         """
+        del nbytes
         raise OSError(errno.EOPNOTSUPP, f"a registry in memory has no files: segment {number} cannot be named {alias}")
 
     def free_bytes(self) -> int:

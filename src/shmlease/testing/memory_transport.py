@@ -294,6 +294,19 @@ class MemoryEndpoint:
         del reserve
         return self.host.directory.map(segment, size_bytes, writable=writable, private=private)
 
+    def link_alias(self, segment: int, alias: str, nbytes: int) -> None:
+        """See `MemoryStore.link_alias`."""
+        self.host.directory.link_alias(segment, alias, nbytes)
+
+    def has_alias(self, segment: int, alias: str) -> bool:
+        """False: nothing has an alias here."""
+        del segment, alias
+        return False
+
+    def unlink_alias(self, segment: int, alias: str) -> None:
+        """See `MemoryStore.unlink_alias`."""
+        self.host.directory.unlink_alias(segment, alias)
+
     def new_claim(self) -> MemoryClaim:
         """A claim for `claim_spare`."""
         return self.host.directory.new_claim()

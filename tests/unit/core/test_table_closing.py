@@ -70,6 +70,7 @@ def test_nobody_is_admitted_to_a_closing_registry() -> None:
         (m.Share,),
         (m.Publish, 2, 10**12),
         (m.Expose,),
+        (m.Link, ((1 << 40 | 99, None),)),
         (m.Decline, 0),
         (m.Statistics, None),
         (m.Trim, None),

@@ -42,6 +42,8 @@ NOTICES: list[Any] = [
     m.Mint(1, 2, 3, 4, "s", Identity(1, 2, "b", 3, 4, "c")),
     m.Redeemed(1, 2, 3, "s", 4),
     m.Revoked(1, 2),
+    m.Link(1, 2, ((3, None), (4, Identity(5, 6, "boot", 7, 8, "python")))),
+    m.Unlink(1, 2, 3),
     m.Detach(1, 2),
     m.Linger(1, 2),
     m.Release(1, TOP),

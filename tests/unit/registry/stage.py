@@ -78,10 +78,10 @@ class _Store(MemoryStore):
     def unreserved_bytes(self, number: int) -> int:
         return self.unreserved.get(number, 0)
 
-    def link_alias(self, number: int, alias: str) -> None:
+    def link_alias(self, number: int, alias: str, nbytes: int = 0) -> None:
         self.aliases[alias] = number
 
-    def unlink_alias(self, alias: str) -> None:
+    def unlink_alias(self, number: int, alias: str) -> None:
         del self.aliases[alias]
 
 

@@ -208,6 +208,32 @@ def test_alias_that_is_anothers_is_not_taken(directory: RegistryDirectory) -> No
     assert (Path(directory.root) / "alias").read_text() == "somebody's"
 
 
+def test_file_that_is_named_by_its_user_is_exactly_as_large_as_its_array(directory: RegistryDirectory) -> None:
+    directory.create_segment(7, 2 * PAGE)
+    directory.link_alias(7, "frames", PAGE + 1)
+    assert os.stat(f"{directory.root}/frames").st_size == PAGE + 1
+
+
+def test_name_that_was_given_to_another_file_since_is_not_taken_from_it(directory: RegistryDirectory) -> None:
+    directory.create_segment(7, PAGE)
+    directory.link_alias(7, "frames", PAGE)
+    os.unlink(f"{directory.root}/frames")
+    (Path(directory.root) / "frames").write_text("somebody's")
+    directory.unlink_alias(7, "frames")
+    directory.retire_segment(7, "frames", punch=False)
+    directory.remove()
+    assert (Path(directory.root) / "frames").read_text() == "somebody's"
+
+
+def test_names_that_users_have_chosen_go_with_the_registry(directory: RegistryDirectory) -> None:
+    for number in range(3):
+        directory.create_segment(number, PAGE)
+    directory.link_alias(1, "frames", PAGE)
+    (Path(directory.root) / "bystander").touch()
+    directory.remove()
+    assert os.listdir(directory.root) == ["bystander"]
+
+
 def test_of_claim_and_revocation_exactly_one_succeeds(directory: RegistryDirectory) -> None:
     for number in range(200):
         directory.create_segment(number, PAGE)

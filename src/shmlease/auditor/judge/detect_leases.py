@@ -206,7 +206,7 @@ def expired_ticket(indexed: IndexedEvidence) -> Iterator[Finding]:
             continue
         for ticket in registry.snapshot.tickets.values():
             segment = registry.snapshot.segments.get(ticket.segment)
-            if segment is not None and ticket.deadline_ns + _TICKET_GRACE_NS < now:
+            if segment is not None and not ticket.keeps and ticket.deadline_ns + _TICKET_GRACE_NS < now:
                 late = format_duration((now - ticket.deadline_ns) / 1e9)
                 yield _of_segment(
                     indexed,
