@@ -94,7 +94,7 @@ def handler(number, frame):
 signal.signal(signal.SIGALRM, handler)
 with shmlease.Registry("64MiB") as registry:
     end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
+    while time.monotonic() < end or handled < 50:  # a busy machine may let it run for a moment only
         rounds += 1
         try:
             soon()
@@ -108,7 +108,6 @@ with shmlease.Registry("64MiB") as registry:
     for lease in held:
         lease.release()
     nothing_is_left()
-assert handled > 20
 print(rounds, handled, refused)
 """
 

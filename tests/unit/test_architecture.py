@@ -299,6 +299,12 @@ def test_using_shmlease_loads_neither_h5py_nor_pytest_nor_multiprocessing() -> N
     assert not {"h5py", "pytest", "psutil", "click", "rich", "jinja2", "multiprocessing.resource_tracker"} & loaded
 
 
+def test_registry_process_loads_nothing_that_takes_long_and_is_not_needed() -> None:
+    """Each program that starts a registry, and each takeover, waits for it."""
+    loaded = loaded_by("sys.modules['typing_extensions'] = None; import shmlease.registry.process")
+    assert not {"inspect", "dataclasses", "subprocess", "shutil", "secrets", "_hashlib", "numpy"} & loaded
+
+
 def test_every_public_name_is_there_and_documented() -> None:
     for name in shmlease.__all__:
         value = getattr(shmlease, name)
