@@ -95,6 +95,7 @@ def test_what_has_the_name_of_a_segment_keeps_its_registry_from_nothing(kind: st
     )
     with start_as(OWNER, [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
         id = said(owner)
+        assert id, "it did not start"
         as_user(NEIGHBOUR, lambda: UNDER_A_NAME[kind](f"{SHM}/shmlease-{id}-1"))
         tell(owner)
         name = said(owner)
