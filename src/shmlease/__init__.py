@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from shmlease.client.address import Address
     from shmlease.client.handle import RegistryHandle
     from shmlease.client.lease import Lease
+    from shmlease.client.objects import PackedObject, pack
     from shmlease.client.registry import Registry, connect
     from shmlease.client.statistics import Statistics
     from shmlease.client.ticket import Ticket
@@ -54,12 +55,15 @@ if TYPE_CHECKING:
     from shmlease.hdf5.sink import HDF5Sink
     from shmlease.hdf5.verification import verify
     from shmlease.ingestion.ingest import ingest
+    from shmlease.integrations.carrying import carrying
+    from shmlease.integrations.executor import Executor
 
 __all__ = [
     "AbandonedError",
     "Address",
     "CapacityError",
     "DTypeError",
+    "Executor",
     "HDF5Sink",
     "IngestError",
     "Lease",
@@ -70,6 +74,7 @@ __all__ = [
     "LingeringViewWarning",
     "ModeError",
     "ObjectError",
+    "PackedObject",
     "PermissionDeniedError",
     "ProtocolError",
     "ReentrantCallError",
@@ -87,22 +92,28 @@ __all__ = [
     "UnsupportedPlatformError",
     "__version__",
     "audit",
+    "carrying",
     "connect",
     "ingest",
+    "pack",
     "verify",
 ]
 
 _HOMES: Final = {
     "Address": "shmlease.client.address",
+    "Executor": "shmlease.integrations.executor",
     "HDF5Sink": "shmlease.hdf5.sink",
     "Lease": "shmlease.client.lease",
+    "PackedObject": "shmlease.client.objects",
     "Registry": "shmlease.client.registry",
     "RegistryHandle": "shmlease.client.handle",
     "Statistics": "shmlease.client.statistics",
     "Ticket": "shmlease.client.ticket",
     "audit": "shmlease.auditor.audit",
+    "carrying": "shmlease.integrations.carrying",
     "connect": "shmlease.client.registry",
     "ingest": "shmlease.ingestion.ingest",
+    "pack": "shmlease.client.objects",
     "verify": "shmlease.hdf5.verification",
 }
 

@@ -30,6 +30,7 @@ class ReachedStore(Store, Protocol):
     def new_claim(self) -> Any: ...
     def claim_spare(self, number: int, generation: int, claim: Any) -> bool: ...
     def mint_token(self, ticket: int, minted: list[None] | None = None) -> None: ...
+    def has_token(self, ticket: int) -> bool: ...
     def claim_token(self, ticket: int, client: int, claimed: list[None] | None = None) -> bool: ...
     def write_notices(self, client: int) -> Any: ...
 
@@ -139,6 +140,7 @@ class StoreConformance:
         store.mint_token(7)
         first, second = [], []
         assert store.claim_token(7, 3, first)
+        assert not store.has_token(7)
         assert not store.claim_token(7, 4, second)
         assert not store.claim_token(7, 3, second)
         assert (len(first), len(second)) == (1, 0)
@@ -155,7 +157,9 @@ class StoreConformance:
 
     def test_void_token_cannot_be_claimed(self, store: ReachedStore) -> None:
         store.mint_token(7)
+        assert store.has_token(7)
         assert store.void_token(7) is None
+        assert not store.has_token(7)
         assert not store.claim_token(7, 3)
         assert store.void_token(7) is None, "again, after a takeover"
 

@@ -205,6 +205,10 @@ class DirectoryEndpoint:
         """See `RegistryDirectory.void_token`."""
         return self.directory.void_token(ticket)
 
+    def has_token(self, ticket: int) -> bool:
+        """See `RegistryDirectory.has_token`."""
+        return self.directory.has_token(ticket)
+
     def claim_token(self, ticket: int, client: int, claimed: list[None]) -> bool:
         """See `RegistryDirectory.claim_token`."""
         return self.directory.claim_token(ticket, client, claimed)

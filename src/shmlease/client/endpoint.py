@@ -120,6 +120,10 @@ class Endpoint(Protocol):
         """See `RegistryDirectory.void_token`."""
         ...
 
+    def has_token(self, ticket: int) -> bool:
+        """See `RegistryDirectory.has_token`."""
+        ...
+
     def claim_token(self, ticket: int, client: int, claimed: list[None]) -> bool:
         """See `RegistryDirectory.claim_token`."""
         ...

@@ -27,7 +27,7 @@ from shmlease.client.layout import Layout, layout_of, layout_of_object
 from shmlease.client.lease import Lease, OnLingering, checked_on_lingering
 from shmlease.client.link import Link
 from shmlease.client.link_cache import connected_link_to
-from shmlease.client.objects import pack
+from shmlease.client.objects import PackedObject, pack
 from shmlease.client.revocation import revoke
 from shmlease.client.statistics import Statistics, statistics_of
 from shmlease.client.ticket import Ticket
@@ -230,6 +230,11 @@ class RegistryHandle:
         """Take a ticket back; False if it was redeemed, or has ended, before."""
         return revoke(self._open_link(), self._checked_ticket(ticket).id)
 
+    def is_redeemable(self, ticket: Ticket | str) -> bool:
+        """Whether nobody has redeemed the ticket yet, and it has not ended."""
+        number, link = self._checked_ticket(ticket).id, self._open_link()
+        return link.endpoint.has_token(number)
+
     def withdraw(self, name: str | Address) -> None:
         """Make the name of a segment free again. Leases on it live on; readers that were announced are not waited for.
 
@@ -320,7 +325,7 @@ class RegistryHandle:
         Parameters
         ----------
         value : object
-            What to share.
+            What to share; or a `PackedObject`, which stands for the object that was packed.
         name, timeout, due
             As of `lease`.
 
@@ -337,7 +342,7 @@ class RegistryHandle:
         link, timeout_s, due_ns = self._open_link(), _timeout_s(timeout), self._due_ns(due)
         if name is not None:
             name = _checked_name(name)
-        packed = pack(value)
+        packed = value if isinstance(value, PackedObject) else pack(value)
         layout = layout_of_object(packed.nbytes, needs_private=packed.needs_private)
         return self._written(link, layout, name, timeout_s, due_ns, packed.write_into)
 

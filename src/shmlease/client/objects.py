@@ -6,17 +6,20 @@ made anew with their arrays on the segment itself; what a library pickles in ban
 Numpy leaves subclasses, dates and non-contiguous arrays in band, torch and polars everything; `_REDUCERS` lays their memory
 out of band as well. A tensor cannot be made read-only, and writing to a read-only page ends the process: an object with
 tensors is mapped copy-on-write.
+
+In a writable mapping an array is writable, also if what was pickled was not: it is a copy, as an array from a pipe is.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from shmlease.client.copying import copy_into
@@ -33,16 +36,18 @@ ALIGNMENT: Final = 64
 _HEADER: Final = struct.Struct("<8sQQ")  # magic, number of buffers, bytes of the pickle
 _MAGIC: Final = b"shmlobj1"
 _PLACE: Final = np.dtype([("offset", "<u8"), ("nbytes", "<u8")])
+_NO_PLACES: Final = np.zeros(0, _PLACE)
 
 
-@dataclass(frozen=True, slots=True)
-class PackedObject:
+class PackedObject(msgspec.Struct, frozen=True):
     """An object ready to be written.
 
     Attributes
     ----------
+    stream : bytes
+        The pickle, which is all there is of an object without `buffers`.
     nbytes : int
-        What it takes.
+        What it takes in a segment.
     needs_private : bool
         It holds what cannot be made read-only: it is to be mapped copy-on-write.
     """
@@ -61,26 +66,53 @@ class PackedObject:
             copy_into(content[offset : offset + nbytes], buffer)
 
 
-def pack(value: object) -> PackedObject:
-    """`value` as a pickle and its buffers, which are not copied.
+def pack(
+    value: object,
+    *,
+    min_nbytes: int = 0,
+    pickler: type[pickle.Pickler] = pickle.Pickler,
+    reduce: Callable[[Any], Any] | None = None,
+) -> PackedObject:
+    """`value` pickled, the memory of its arrays beside the pickle and not copied yet; `RegistryHandle.put` takes it.
+
+    Parameters
+    ----------
+    value : object
+        What is to be shared.
+    min_nbytes : int
+        Bytes that an array or a buffer has at least to lie beside the pickle; smaller ones are part of it.
+    pickler : type
+        What pickles all else: a subclass of `pickle.Pickler` that takes ``protocol`` and ``buffer_callback``.
+    reduce : callable, optional
+        Is asked first how an object is to be pickled; as `pickle.Pickler.reducer_override`.
 
     Raises
     ------
     Exception
         What pickling `value` raises.
     """
-    taken: list[pickle.PickleBuffer] = []
+    buffers: list[Array] = []
+
+    def set_aside(buffer: pickle.PickleBuffer) -> bool:
+        """Whether the pickler is to keep the buffer in the pickle."""
+        content = np.frombuffer(buffer.raw(), np.uint8)
+        if content.nbytes < min_nbytes:
+            return True
+        buffers.append(content)
+        return False
+
     stream = io.BytesIO()
-    pickler = _Pickler(stream, protocol=5, buffer_callback=taken.append)
-    pickler.dump(value)
-    buffers = [np.frombuffer(buffer.raw(), np.uint8) for buffer in taken]
-    places = np.zeros(len(buffers), _PLACE)
-    end = _HEADER.size + places.nbytes + len(stream.getbuffer())
+    made_by: Any = pickler
+    packer = _laying_out(made_by)(stream, protocol=5, buffer_callback=set_aside)
+    packer.min_nbytes, packer.reduce = min_nbytes, reduce
+    packer.dump(value)
+    places = np.zeros(len(buffers), _PLACE) if buffers else _NO_PLACES
+    end = _HEADER.size + places.nbytes + stream.tell()
     for number, buffer in enumerate(buffers):
         start = _aligned(end)
         places[number] = start, buffer.nbytes
         end = start + buffer.nbytes
-    return PackedObject(stream.getvalue(), buffers, places, end, pickler.needs_private)
+    return PackedObject(stream.getvalue(), buffers, places, end, packer.needs_private)
 
 
 def unpack(content: Array, subject: str) -> Any:
@@ -127,18 +159,29 @@ def _aligned(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
-class _Pickler(pickle.Pickler):
-    """Lays the memory of arrays out of band, also where their library does not."""
+@functools.cache
+def _laying_out(base: Any) -> Any:
+    """A pickler as `base` that lays the memory of arrays out of band, also where their library does not."""
+    reduced_by_base = getattr(base, "reducer_override", None)
 
-    needs_private = False
+    class Pickler(base):  # type: ignore[misc]
+        min_nbytes = 0
+        reduce: Callable[[Any], Any] | None = None
+        needs_private = False
 
-    def reducer_override(self, value: Any) -> Any:
-        cls = type(value)
-        reduce = _REDUCERS.get(f"{cls.__module__}.{cls.__qualname__}")
-        if reduce is None:
-            return NotImplemented
-        self.needs_private |= reduce is _reduce_tensor
-        return reduce(value)
+        def reducer_override(self, value: Any) -> Any:
+            if self.reduce is not None and (reduced := self.reduce(value)) is not NotImplemented:
+                return reduced
+            cls = type(value)
+            if cls is np.ndarray and value.nbytes < self.min_nbytes:
+                return value.__reduce__()  # in the pickle, and writable where it arrives
+            reduce = _REDUCERS.get(f"{cls.__module__}.{cls.__qualname__}")
+            if reduce is None:
+                return NotImplemented if reduced_by_base is None else reduced_by_base(self, value)
+            self.needs_private |= reduce is _reduce_tensor
+            return reduce(value)
+
+    return Pickler
 
 
 # --- numpy -----------------------------------------------------------------------------------------------------------
@@ -162,7 +205,8 @@ def _memory_of(array: Array) -> Array:
 
 
 def _array(buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any, cls: type[Array]) -> Array:
-    return np.ndarray.__new__(cls, shape, dtype, buffer=buffer, order=order)
+    memory = getattr(buffer, "obj", buffer)  # of an array that was read-only, pickle gives a read-only view of its memory
+    return np.ndarray.__new__(cls, shape, dtype, buffer=memory, order=order)
 
 
 def _reduce_masked(array: Any) -> Any:

@@ -437,6 +437,20 @@ class RegistryDirectory:
             return False
         return True
 
+    def has_token(self, ticket: int) -> bool:
+        """Whether a ticket can be redeemed at this moment."""
+        try:
+            directory = self._directory.open()
+            try:
+                syscalls.stat(f"t{ticket}", dir_fd=directory, follow_symlinks=False)
+            finally:
+                syscalls.close(directory)
+        except FileNotFoundError as error:
+            if is_from_handler(error):
+                raise
+            return False
+        return True
+
     def void_token(self, ticket: int) -> int | None:
         """Make a ticket unredeemable: None; or the client that has redeemed it already."""
         if self._remove_if_there(f"t{ticket}"):

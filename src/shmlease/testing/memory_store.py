@@ -197,6 +197,11 @@ class MemoryStore:
                 claimed.append(None)
             return True
 
+    def has_token(self, ticket: int) -> bool:
+        """Whether a ticket can be redeemed at this moment."""
+        with self._lock:
+            return self._tokens.get(ticket, ticket) is None
+
     def void_token(self, ticket: int) -> int | None:
         """Make a ticket unredeemable: None; or the client that has redeemed it already."""
         with self._lock:

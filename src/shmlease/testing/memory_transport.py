@@ -323,6 +323,10 @@ class MemoryEndpoint:
         """See `RegistryDirectory.void_token`."""
         return self.host.directory.void_token(ticket)
 
+    def has_token(self, ticket: int) -> bool:
+        """See `RegistryDirectory.has_token`."""
+        return self.host.directory.has_token(ticket)
+
     def claim_token(self, ticket: int, client: int, claimed: list[None]) -> bool:
         """See `RegistryDirectory.claim_token`."""
         return self.host.directory.claim_token(ticket, client, claimed)

@@ -1,0 +1,94 @@
+"""A message between processes, its large parts in shared memory: what the executor, `carrying` and joblib send.
+
+`packed` pickles as multiprocessing does. What of it is large lies beside the pickle; then `put` brings all of it into one
+segment, and what is sent is a ticket, or an address where the sender holds a lease until it is answered. A receiver needs
+nothing: unpickling takes the lease, copy-on-write, and the arrays hold it. Where there is no room, or no registry any more,
+the message travels as it would without shmlease.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import types
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, Final
+
+import numpy as np
+
+from shmlease import (
+    Address,
+    CapacityError,
+    Lease,
+    PackedObject,
+    RegistryHandle,
+    RegistryUnavailableError,
+    Ticket,
+    TicketError,
+    connect,
+    pack,
+)
+
+__all__ = ["MIN_NBYTES", "UNTIL_REDEEMED_S", "MessagePickler", "is_plain", "is_small", "packed", "put", "received"]
+
+# Below this a pipe is quicker than a lease and its mapping at the other end: they break even at about 40 KiB.
+MIN_NBYTES: Final = "64KiB"
+# A message waits for its reader as long as it must. What ends a ticket that is never redeemed is the end of a process.
+UNTIL_REDEEMED_S: Final = 1e9
+_NUMBERS: Final = {int, float, complex, bool, type(None)}
+_BY_NAME: Final = {types.FunctionType, types.BuiltinFunctionType}
+_FEW: Final = 8
+
+
+class MessagePickler(ForkingPickler):
+    """As multiprocessing pickles, by the protocol that has buffers."""
+
+    def __init__(self, stream: io.BytesIO, protocol: int, buffer_callback: Any) -> None:
+        super().__init__(stream, protocol, True, buffer_callback)
+
+
+def is_plain(value: object, min_nbytes: int, depth: int = 5) -> bool:
+    """Whether `value` is seen at a glance to be small: numbers, texts, functions, small arrays, a few of them together.
+
+    It is then sent as it is. Most of the time that small messages take here is Python code that is not in the caches.
+    """
+    kind = type(value)
+    if kind in _NUMBERS:
+        return True
+    if kind is np.ndarray:
+        return value.nbytes < min_nbytes and not value.dtype.hasobject  # type: ignore[attr-defined]
+    if kind in (str, bytes):
+        return len(value) < min_nbytes  # type: ignore[arg-type]
+    if kind in (tuple, list):
+        few = len(value) <= _FEW and depth > 0  # type: ignore[arg-type]
+        return few and all(is_plain(part, min_nbytes, depth - 1) for part in value)  # type: ignore[attr-defined]
+    if kind is functools.partial:
+        return not value.keywords and is_plain((value.func, *value.args), min_nbytes, depth)  # type: ignore[attr-defined]
+    return kind in _BY_NAME or (kind is dict and not value)
+
+
+def packed(value: object, min_nbytes: int) -> PackedObject:
+    """`value` as a message."""
+    return pack(value, min_nbytes=min_nbytes, pickler=MessagePickler)
+
+
+def is_small(message: PackedObject, min_nbytes: int) -> bool:
+    """Whether the pickle is the whole message, and a pipe is quick enough for it."""
+    return not message.buffers and len(message.stream) < min_nbytes
+
+
+def put(registry: RegistryHandle, message: PackedObject, timeout_s: float) -> Lease[np.uint8] | None:
+    """A lease on the message; None where there is no room for it within `timeout_s`, or no registry any more."""
+    try:
+        return registry.put(message, timeout=timeout_s)
+    except (CapacityError, RegistryUnavailableError):
+        return None
+
+
+def received(source: Ticket | Address) -> Any:
+    """What was sent as `source`: where a message is unpickled."""
+    try:
+        return connect(source.registry).get(source, mode="c")
+    except TicketError as error:
+        error.add_note("It is in a message between processes; such a message can be unpickled once.")
+        raise
