@@ -1,0 +1,116 @@
+"""The joblib backend over real workers: joblib's habits are kept, and nothing is left."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+
+import shmlease
+import shmlease.integrations.joblib as backend
+from rig.until import until
+
+LARGE = 200_000  # float64: above joblib's 1 MiB
+
+
+@pytest.fixture(autouse=True)
+def workers(registry: shmlease.Registry) -> Iterator[None]:
+    """Joblib's workers stay; those of a test end with it."""
+    yield
+    for pool in backend._workers.values():
+        pool.shutdown(kill_workers=True)
+    backend._workers.clear()
+    gc.collect()  # loky's semaphores
+
+
+def in_use(registry: shmlease.RegistryHandle) -> int:
+    gc.collect()
+    figures = registry.statistics()
+    return figures.tickets + sum(n for state, n in figures.segments.items() if state in ("filling", "published"))
+
+
+def described(array: Any) -> tuple[bool, bool, float]:
+    base = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return type(base).__name__ == "Anchor", array.flags.writeable, float(array.sum())
+
+
+def test_large_arguments_are_there_once_and_read_only(registry: shmlease.Registry) -> None:
+    big = np.ones(LARGE)
+    with joblib.parallel_config(backend="shmlease"):
+        answers = joblib.Parallel(2)(joblib.delayed(described)(big) for _ in range(20))
+        assert set(answers) == {(True, False, LARGE)}
+        assert registry.statistics().counters["published"] == 1
+        assert joblib.Parallel(2, mmap_mode="c")([joblib.delayed(described)(big)] * 2) == [(True, True, LARGE)] * 2
+        assert joblib.Parallel(2, max_nbytes="2M")([joblib.delayed(described)(big[:100_000])] * 2)[0][2] == 100_000
+        assert joblib.Parallel(2, max_nbytes=None)([joblib.delayed(described)(big[:100])] * 2)[0] == (False, True, 100)
+    until(lambda: in_use(registry) == 0)
+
+
+def test_arrays_made_on_the_way_do_not_pile_up(registry: shmlease.Registry) -> None:
+    with joblib.parallel_config(backend="shmlease"):
+        made = (np.full(1 << 20, float(n)) for n in range(30))
+        answers = joblib.Parallel(2, pre_dispatch=2)(joblib.delayed(described)(array) for array in made)
+    assert [total for _, _, total in answers] == [float(n) * (1 << 20) for n in range(30)]
+    assert registry.statistics().peaks["bytes"] <= 48 << 20, "of 240 MiB"
+    until(lambda: in_use(registry) == 0)
+
+
+def test_results_travel_as_leases_and_are_writable(registry: shmlease.Registry) -> None:
+    with joblib.parallel_config(backend="shmlease"):
+        results = joblib.Parallel(2)(joblib.delayed(np.full)(LARGE, n) for n in range(6))
+    for number, result in enumerate(results):
+        assert described(result) == (True, True, float(number * LARGE))
+        result.fill(0)
+    del results, result
+    until(lambda: in_use(registry) == 0)
+
+
+def test_functions_of_the_moment_nested_calls_and_generators_work(registry: shmlease.Registry) -> None:
+    factor = 3
+    with joblib.parallel_config(backend="shmlease"):
+        assert joblib.Parallel(2)(joblib.delayed(lambda n: n * factor)(n) for n in range(5)) == [0, 3, 6, 9, 12]
+        inner = joblib.delayed(lambda n: sum(joblib.Parallel(2)(joblib.delayed(abs)(-n) for _ in range(3))))
+        assert joblib.Parallel(2)(inner(n) for n in range(3)) == [0, 3, 6]
+        assert list(joblib.Parallel(2, return_as="generator")(joblib.delayed(abs)(-n) for n in range(5))) == [*range(5)]
+    assert registry.statistics().counters.get("published", 0) == 0, "small things stay in the message"
+
+
+def test_array_on_a_file_stays_on_it(registry: shmlease.Registry, tmp_path: Path) -> None:
+    array = np.memmap(tmp_path / "array", dtype=float, shape=(LARGE,), mode="w+")
+    array[:] = 1
+    with joblib.parallel_config(backend="shmlease"):
+        assert joblib.Parallel(2)([joblib.delayed(described)(array[10:])] * 2)[0][2] == LARGE - 10
+    assert registry.statistics().counters.get("published", 0) == 0
+
+
+def test_killed_worker_and_failed_task_leave_nothing(registry: shmlease.Registry) -> None:
+    big = np.ones(LARGE)
+    with joblib.parallel_config(backend="shmlease"):
+        with pytest.raises(Exception, match="SIGKILL"):
+            joblib.Parallel(2)(joblib.delayed(kill_myself)(big) for _ in range(4))
+        with pytest.raises(ZeroDivisionError):
+            joblib.Parallel(2)(joblib.delayed(fail)(big) for _ in range(4))
+        assert joblib.Parallel(2)([joblib.delayed(described)(big)] * 2)[0][2] == LARGE
+    until(lambda: in_use(registry) == 0)
+
+
+def test_memory_that_workers_write_to_is_refused(registry: shmlease.Registry) -> None:
+    with joblib.parallel_config(backend="shmlease"), pytest.raises(ValueError, match="snapshots"):
+        joblib.Parallel(2, mmap_mode="r+")(joblib.delayed(abs)(1) for _ in range(2))
+
+
+def kill_myself(_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(array: Any) -> float:
+    return float(array[0]) / 0
