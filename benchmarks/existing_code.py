@@ -1,0 +1,164 @@
+"""What existing code gains by one line, beside what it stands on.
+
+Quantified: the wall time of a job, as a ratio to the same job on the standard library's, or joblib's, own pool. Methods
+take turns within one run; a ratio is that of the medians. A pool is made, and its workers are started, before the time
+runs.
+
+- in and out: 8 tasks, each given an array of 16 MiB and returning another, on 2 workers;
+- one argument: an array of 128 MiB, used by 64 tasks;
+- small: 10,000 tasks, each given an array of 1 KiB and returning a number.
+
+    python benchmarks/existing_code.py [--rounds 5] [--only "in and out"] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import joblib
+import numpy as np
+
+import shmlease
+import shmlease.integrations.joblib
+
+WORKERS = 2
+CONTEXT = multiprocessing.get_context("fork")
+Run = Callable[[], Any]
+
+
+def negative(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.negative(array)
+
+
+def total(array: np.ndarray[Any, Any], number: int = 0) -> float:
+    return float(array[number::64].sum())
+
+
+@contextlib.contextmanager
+def in_and_out() -> Iterator[dict[str, Run]]:
+    arrays = [np.full(2 << 20, float(number)) for number in range(8)]
+    with contextlib.ExitStack() as stack:
+        registry = stack.enter_context(shmlease.Registry("1GiB"))
+        with shmlease.carrying(registry):
+            carrying = stack.enter_context(CONTEXT.Pool(WORKERS))
+            carrying.map(total, arrays[:2])
+        pool = stack.enter_context(CONTEXT.Pool(WORKERS))
+        ours = stack.enter_context(shmlease.Executor(WORKERS, CONTEXT, registry=registry))
+        theirs = stack.enter_context(ProcessPoolExecutor(WORKERS, CONTEXT))
+
+        def carried() -> list[Any]:
+            with shmlease.carrying(registry):
+                return carrying.map(negative, arrays, 1)
+
+        yield {
+            "ProcessPoolExecutor": lambda: list(theirs.map(negative, arrays)),
+            "Executor": lambda: list(ours.map(negative, arrays)),
+            "Pool": lambda: pool.map(negative, arrays, 1),
+            "Pool, carrying": carried,
+            **with_joblib(stack, lambda parallel: parallel(joblib.delayed(negative)(array) for array in arrays)),
+        }
+
+
+@contextlib.contextmanager
+def one_argument() -> Iterator[dict[str, Run]]:
+    array = np.ones(16 << 20)
+    with contextlib.ExitStack() as stack:
+        registry = stack.enter_context(shmlease.Registry("1GiB"))
+        ours = stack.enter_context(shmlease.Executor(WORKERS, CONTEXT, registry=registry))
+
+        def put_once() -> list[float]:
+            with ours.put(array) as handle:
+                return list(ours.map(total, [handle] * 64, range(64)))
+
+        def job(parallel: Any) -> Any:
+            return parallel(joblib.delayed(total)(array, number) for number in range(64))
+
+        yield {"Executor.put": put_once, **with_joblib(stack, job)}
+
+
+@contextlib.contextmanager
+def small() -> Iterator[dict[str, Run]]:
+    arrays = [np.full(128, float(number)) for number in range(10_000)]
+    with contextlib.ExitStack() as stack:
+        registry = stack.enter_context(shmlease.Registry("256MiB"))
+        ours = stack.enter_context(shmlease.Executor(WORKERS, CONTEXT, registry=registry))
+        theirs = stack.enter_context(ProcessPoolExecutor(WORKERS, CONTEXT))
+        with shmlease.carrying(registry):
+            carrying = stack.enter_context(CONTEXT.Pool(WORKERS))
+            carrying.map(total, arrays[:2])
+        pool = stack.enter_context(CONTEXT.Pool(WORKERS))
+
+        def carried() -> list[Any]:
+            with shmlease.carrying(registry):
+                return carrying.map(total, arrays, 1)
+
+        yield {
+            "ProcessPoolExecutor": lambda: list(theirs.map(total, arrays)),
+            "Executor": lambda: list(ours.map(total, arrays)),
+            "Pool": lambda: pool.map(total, arrays, 1),
+            "Pool, carrying": carried,
+            **with_joblib(stack, lambda parallel: parallel(joblib.delayed(total)(array) for array in arrays)),
+        }
+
+
+def with_joblib(stack: contextlib.ExitStack, job: Callable[[Any], Any]) -> dict[str, Run]:
+    """The job on joblib's backend and on ours, each with workers that stay."""
+    runs: dict[str, Run] = {}
+    for name, backend in (("loky", "loky"), ("joblib, shmlease", "shmlease")):
+        parallel = joblib.Parallel(WORKERS, backend=backend)
+        stack.enter_context(parallel)
+        runs[name] = lambda parallel=parallel: job(parallel)  # type: ignore[misc]
+    return runs
+
+
+JOBS = {"in and out": in_and_out, "one argument": one_argument, "small": small}
+STANDS_ON = {
+    "Executor": "ProcessPoolExecutor",
+    "Pool, carrying": "Pool",
+    "Executor.put": "loky",
+    "joblib, shmlease": "loky",
+}
+
+
+def measured(job: str, rounds: int) -> dict[str, float]:
+    """Median seconds by method."""
+    with JOBS[job]() as runs:
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for round in range(rounds + 1):
+            for name, run in runs.items():
+                begun = time.perf_counter()
+                run()
+                if round:  # the first starts workers and fills pools
+                    times[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=JOBS, help="one job alone")
+    parser.add_argument("--json", default="", help="write the medians here")
+    options = parser.parse_args()
+    found = {}
+    for job in [options.only] if options.only else JOBS:
+        medians = found[job] = measured(job, options.rounds)
+        print(job)
+        for name, seconds in medians.items():
+            reference = STANDS_ON.get(name)
+            ratio = f"{seconds / medians[reference]:8.2f}x of {reference}" if reference in medians else ""
+            print(f"  {name:22}{seconds * 1e3:10.1f} ms{ratio}")
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(found, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
