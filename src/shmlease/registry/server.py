@@ -163,8 +163,10 @@ class Server:
 
     def next_deadline_ns(self) -> int | None:
         """When `tick` has something to do next; None if nothing is pending."""
-        deadlines = (self._notices.next_deadline_ns(), self.table.next_deadline_ns())
-        return min((deadline_ns for deadline_ns in deadlines if deadline_ns is not None), default=None)
+        notices_ns, table_ns = self._notices.next_deadline_ns(), self.table.next_deadline_ns()
+        if notices_ns is None or table_ns is None:
+            return table_ns if notices_ns is None else notices_ns
+        return min(notices_ns, table_ns)
 
     def recover(self, dead: Iterable[int]) -> None:
         """After a takeover: catch up with the notice logs, reclaim from the dead, and remove what no row speaks of."""
