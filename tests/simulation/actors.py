@@ -136,7 +136,8 @@ class Client:
             lease = self.handle.attach(name, timeout=timeout_s)
         except (SegmentNotFoundError, AbandonedError):
             self.oracle.answered()
-            self.oracle.not_found(repr(name), before, counting)
+            if before is not None and before.has_name:  # else somebody has begun to withdraw it meanwhile
+                self.oracle.not_found(repr(name), before, counting)
         else:
             self.oracle.answered()
             self._keep(lease, self.oracle.attached(lease, name, asked_ns))
