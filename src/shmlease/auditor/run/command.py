@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import shmlease
 from shmlease.auditor.run.inject.shmlease_recorder import ENVIRONMENT
 from shmlease.auditor.run.inotify import Watch
 from shmlease.auditor.run.isolation import enter_isolation
@@ -21,8 +24,9 @@ from shmlease.system.shm_root import list_root
 if TYPE_CHECKING:
     from shmlease.auditor.judge.evidence import Scope
     from shmlease.auditor.judge.findings import Report
+    from shmlease.auditor.run.records import Records
 
-__all__ = ["ISOLATED", "SETTLE_S", "CommandNotStartedError", "Run", "recording_environment", "run"]
+__all__ = ["ISOLATED", "SETTLE_S", "Adopting", "CommandNotStartedError", "LeftName", "Run", "recording_environment", "run"]
 
 # A daemon that was meant to end with the command does so at once; one that waits for a socket or a flush takes a second or
 # two.
@@ -31,22 +35,46 @@ SETTLE_S: Final = 5.0
 ISOLATED: Final = "SHMLEASE_ISOLATED"
 _REGISTRY: Final = "SHMLEASE_REGISTRY"
 _SHM: Final = "/dev/shm"
+_PACKAGE: Final = os.path.join(os.path.dirname(shmlease.__file__), "")
 _NAME_LENGTH: Final = 60
 _EXIT_NOT_FOUND: Final = 127
 _EXIT_NOT_EXECUTABLE: Final = 126
 
 
 @dataclass(frozen=True, slots=True)
+class LeftName:
+    """A segment of an adopted program that nobody had unlinked when the run ended."""
+
+    name: str
+    size_bytes: int
+    place: str = ""  # where in the code it was made
+
+
+class Adopting(Protocol):
+    """A registry that the Python programs of the command use, as a context manager that ends it."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What the command's environment is to have."""
+        ...
+
+    def left(self) -> tuple[LeftName, ...]:
+        """What nobody has unlinked."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """A finished run: the report, the command's own exit code, and whether it had a /dev/shm of its own.
 
-    `why_shared` says why not.
+    `why_shared` says why not; `left` what adopted programs had not unlinked.
     """
 
     report: Report
     returncode: int
     is_isolated: bool
     why_shared: str = ""
+    left: tuple[LeftName, ...] = ()
 
     def exit_code(self, *, strict: bool = False) -> int:
         """The command's own exit code where it is not 0, else that of the report."""
@@ -63,6 +91,7 @@ def run(
     isolate: bool | None = None,
     hook: bool = True,
     settle_s: float = SETTLE_S,
+    adopting: Callable[[], AbstractContextManager[Adopting]] | None = None,
     audit_arguments: Mapping[str, Any] | None = None,
 ) -> Run:
     """Run `command`, wait for all its descendants, and audit what it left in shared memory.
@@ -81,6 +110,8 @@ def run(
         Whether to record where Python code creates segments.
     settle_s : float
         How long to wait for descendants once the command itself has ended.
+    adopting : callable, optional
+        Starts a registry that the command's Python programs are to use in place of `multiprocessing.shared_memory`.
     audit_arguments : mapping, optional
         Keyword arguments of `shmlease.audit`.
 
@@ -93,7 +124,7 @@ def run(
     """
     require_proc()
     list_root(_SHM)  # before anything is done: that there is none, and why
-    why_shared = _isolate(isolate)
+    why_shared = _isolate(isolate, uses_registry_outside=adopting is None)
     is_isolated = not why_shared
     name = _name(command)
     with tempfile.TemporaryDirectory(prefix="shmlease-", dir=_outside_shared_memory()) as directory, Watch() as watch:
@@ -103,17 +134,38 @@ def run(
             environment[ISOLATED] = "1"
         # a /dev/shm of our own is empty; what a shared one holds must be known before
         scope = None if is_isolated else _begin_scope(name)
-        try:
-            outcome = run_and_wait(command, environment, watch, settle_s, _load_the_auditor)
-        except OSError as error:
-            raise _not_started(command, error) from error
+        left: tuple[LeftName, ...] = ()
+        with contextlib.ExitStack() as stack:
+            if adopting is not None:
+                adopted = stack.enter_context(adopting())
+                environment |= adopted.environment
+            try:
+                outcome = run_and_wait(command, environment, watch, settle_s, _load_the_auditor)
+            except OSError as error:
+                raise _not_started(command, error) from error
+            if adopting is not None:
+                left = adopted.left()
         run_report, records = _load_the_auditor()
+        recorded = records.RecordLog(path).read()
         scope = scope or run_report.empty_scope(name, outcome.began_ns)
         evidence = run_report.RunEvidence(
-            outcome, scope, watch, records.RecordLog(path).read(), is_isolated, is_recorded=hook
+            outcome,
+            scope,
+            watch,
+            recorded,
+            is_isolated,
+            is_recorded=hook,
+            is_adopted=adopting is not None,
         )
         report = run_report.report_on(evidence, audit_arguments or {})
-    return Run(report, outcome.exit_code, is_isolated, why_shared)
+    if left:
+        left = _with_places(left, recorded)
+    return Run(report, outcome.exit_code, is_isolated, why_shared, left)
+
+
+def _with_places(left: Iterable[LeftName], recorded: Records) -> tuple[LeftName, ...]:
+    places = {record.path: record.place_outside(_PACKAGE) for record in recorded.records if record.kind == "link"}
+    return tuple(replace(one, place=str(places.get(f"{_SHM}/{one.name}") or "")) for one in left)
 
 
 def _load_the_auditor() -> tuple[ModuleType, ModuleType]:
@@ -141,11 +193,11 @@ def _outside_shared_memory() -> str | None:
     return next((path for path in ("/tmp", "/var/tmp", os.getcwd()) if os.access(path, os.W_OK)), None)
 
 
-def _isolate(wanted: bool | None) -> str:
+def _isolate(wanted: bool | None, *, uses_registry_outside: bool) -> str:
     """Isolate this process if wanted and possible; why not, otherwise."""
     if wanted is False:
         return "--no-isolate was given"
-    if wanted is None:
+    if wanted is None and uses_registry_outside:
         registry = os.environ.get(_REGISTRY)
         if registry:
             return f"{_REGISTRY} names registry {registry}, which runs outside"

@@ -67,6 +67,11 @@ class Record:
         library = (place for place in stack if not _STANDARD.search(place.file))
         return next(own, None) or next(library, None) or next(iter(stack), None)
 
+    def place_outside(self, package: str) -> Place | None:
+        """The innermost line that is neither beneath the directory `package` nor Python's own."""
+        outside = (place for place in self.stack if not place.file.startswith(package))
+        return next((place for place in outside if not _STANDARD.search(place.file)), None)
+
 
 def _is_own(place: Place) -> bool:
     """Whether it is the program's own code: neither Python's nor a library's."""

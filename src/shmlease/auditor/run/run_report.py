@@ -11,6 +11,7 @@ from typing import Any, Final
 from shmlease.auditor.audit import audit
 from shmlease.auditor.judge.evidence import Scope
 from shmlease.auditor.judge.findings import Confidence, Event, Fact, Finding, Gap, Process, Report
+from shmlease.auditor.run.adopted import gaps_of_adoption
 from shmlease.auditor.run.attribution import attributed
 from shmlease.auditor.run.inotify import Change, Watch
 from shmlease.auditor.run.process_tree import is_running
@@ -36,6 +37,7 @@ class RunEvidence:
     records: Records = field(default_factory=Records)
     is_isolated: bool = False
     is_recorded: bool = True
+    is_adopted: bool = False
 
 
 def empty_scope(name: str, began_ns: int) -> Scope:
@@ -84,8 +86,10 @@ def _tracker_reaped(evidence: RunEvidence) -> Iterator[Finding]:
         yield _reaped_finding(evidence, reaping.path, creation, Confidence.PROVED, fact)
     if not evidence.outcome.only_trackers_left:
         return
+    linked = {record.path for record in evidence.records.records if record.kind == "link"}  # which registries remove
     for change in evidence.watch.changes:
-        if not change.appeared and change.at_ns > evidence.outcome.ended_ns and change.path not in reported:
+        is_late = not change.appeared and change.at_ns > evidence.outcome.ended_ns
+        if is_late and change.path not in reported and change.path not in linked:
             creation = _last_before(creations.get(change.path, ()), change.at_ns)
             pids = ", ".join(str(process.pid) for process in evidence.outcome.left)
             fact = Fact(
@@ -177,6 +181,8 @@ def _gaps(evidence: RunEvidence) -> Iterator[Gap]:
         why = "the recorder was switched off (--no-hook)"
         yield Gap("where in the code segments were created", why, blinding=False, source="audit hook")
         yield Gap("what a resource tracker removed before the command ended", why, source="audit hook")
+    if evidence.is_adopted:
+        yield from gaps_of_adoption(evidence.records, evidence.watch.changes)
     for process in evidence.outcome.survivors:
         named = replace(process, command=shorten(process.command, _COMMAND_LENGTH, placeholder="..."))
         waited_s = (evidence.outcome.settled_ns - evidence.outcome.ended_ns) / 1e9

@@ -6,7 +6,8 @@ written is lost. The kernel's audit events tell of the segment:
 
 - `os.truncate` on a descriptor: its maker gives it a size (`shm_open` itself has no audit event);
 - `mmap.__new__`: somebody maps it, its maker first;
-- `open` with O_CREAT of a path in shared memory: a file that may be written without ever being mapped.
+- `open` with O_CREAT of a path in shared memory: a file that may be written without ever being mapped;
+- `os.link` to a path in shared memory: a lease is given its own name there.
 
 One line for each, appended to the file that the environment names; its form is read by `shmlease.auditor.run.records`.
 """
@@ -102,14 +103,15 @@ class Recorder:
                     if descriptor < 0:
                         return
                 elif event == "os.truncate":
-                    kind = b"size"
-                    descriptor, size = arguments
+                    kind, (descriptor, size) = b"size", arguments
                 elif event == "open":
                     flags = arguments[2]  # our own, when a record is written, come here as well
                     if flags.__class__ is int and flags & create and self.is_active:
-                        self._opened(arguments[0], get_frame(1))
+                        self._opened("open", arguments[0], get_frame(1))
                     return
                 else:
+                    if event == "os.link" and self.is_active:
+                        self._opened("link", arguments[1], get_frame(1))
                     return
                 if not self.is_active:
                     return
@@ -139,19 +141,18 @@ class Recorder:
                     frame = frame.f_back
                 known = stacks.get(key)
                 stack = known[0] if known is not None else self._define(key, maker)
-                test = _test() if "pytest" in modules else b""
-                fields = kind, now(), self._pid, inode, size or status.st_size, name.replace(b"\n", b" "), test, stack
-                append(self.path, form % fields)
+                test, size = _test() if "pytest" in modules else b"", size or status.st_size
+                append(self.path, form % (kind, now(), self._pid, inode, size, name.replace(b"\n", b" "), test, stack))
             except Exception:  # noqa: S110 - whatever it was, the program's call goes on
                 pass
 
         return hook
 
-    def _opened(self, path: Any, frame: FrameType) -> None:
-        """Record that `path` is opened to be made, if it is in shared memory."""
+    def _opened(self, kind: str, path: Any, frame: FrameType) -> None:
+        """Record that `path` is opened to be made, or linked, if it is in shared memory."""
         path = os.fsdecode(path)
         if path.startswith(self._shm + "/"):
-            self.write("open", 0, 0, path, frame)
+            self.write(kind, 0, 0, path, frame)
 
     def _stack(self, frame: FrameType | None) -> bytes:
         """The id of the stack that begins at `frame`."""
@@ -248,10 +249,12 @@ def record_reaping(recorder: Recorder) -> None:
     cleaners["shared_memory"] = unlink_and_record
 
 
-def start() -> None:
+def start() -> Recorder | None:
     """Record in this process, if the environment says where to."""
     path = os.environ.get(ENVIRONMENT)
-    if path and hasattr(sys, "addaudithook"):
-        recorder = Recorder(path)
-        recorder.install()
-        record_reaping(recorder)
+    if not path or not hasattr(sys, "addaudithook"):
+        return None
+    recorder = Recorder(path)
+    recorder.install()
+    record_reaping(recorder)
+    return recorder

@@ -13,11 +13,16 @@ def _start() -> None:
     try:
         import shmlease_recorder  # type: ignore[import-not-found] # noqa: PLC0415 - only while this directory is in the path
 
-        shmlease_recorder.start()
+        recorder = shmlease_recorder.start()
+        if recorder is not None:
+            import shmlease_adopter  # type: ignore[import-not-found] # noqa: PLC0415
+
+            shmlease_adopter.start(recorder)
     except Exception:  # noqa: S110 - a program must not fail because it is being watched
         pass
     finally:
         sys.modules.pop("shmlease_recorder", None)
+        sys.modules.pop("shmlease_adopter", None)
         sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or os.curdir) != here]
 
 
