@@ -101,6 +101,7 @@ def test_registry_that_is_not_there_is_not_there_whoever_else_is(served: subproc
         ("--id", "", "'' cannot be the id of a registry"),
         ("--capacity", "99999PiB", "larger than any memory"),
         ("--capacity", "1KiB", "holds no segment"),
+        ("--capacity", "90TiB", "is more than /dev/shm can hold"),
         ("--warm-idle", "soon", "is not a duration"),
     ],
 )
@@ -214,3 +215,9 @@ def test_successor_of_a_killed_command_ends_when_nobody_needs_it(
         assert reader.array.sum() == 3
     link_to(ID).close()  # as when this process ends
     until(lambda: not os.path.exists(f"/dev/shm/shmlease-{ID}"), what="the end of the registry")
+
+
+def test_command_that_is_misspelled_is_answered_with_the_one_that_is_meant() -> None:
+    refused = command("ingets")
+    assert (refused.returncode, "Did you mean 'ingest'?" in refused.stderr) == (2, True)
+    assert "Did you mean" not in command("zzz").stderr

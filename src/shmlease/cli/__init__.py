@@ -49,6 +49,18 @@ class _LazyGroup(click.Group):
         command: click.Command = importlib.import_module(f"shmlease.cli.{name}").command
         return command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's; a command that is not there is answered with those that are spelled like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib  # noqa: PLC0415 - only for who mistyped
+
+            alike = difflib.get_close_matches(args[0], COMMANDS)
+            if not alike:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {' or '.join(map(repr, alike))}?", error.ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import click
 
@@ -48,6 +49,10 @@ def command(registry: str | None, capacity: str | None, warm: str | None, warm_i
         try:
             directory = RegistryDirectory(default_registry_id() if registry is None else checked_id(registry))
             new = new_registry(directory, capacity, warm, warm_idle)
+            if new.capacity_bytes > (size_bytes := shutil.disk_usage(directory.root).total):
+                raise ValueError(
+                    f"--capacity {capacity} is more than {directory.root} can hold, {format_bytes(size_bytes)}"
+                )
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         lock_fd = begin_or_take_over(directory)
