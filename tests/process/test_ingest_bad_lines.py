@@ -98,7 +98,7 @@ FAILURES = {
     "missing": (lambda path: None, "cannot be read: No such file"),
     "directory": (os.mkdir, "a directory"),
     "truncated": (lambda path: path.write_bytes(gzip.compress(text_of(5000).encode())[:-3000]), "cut short"),
-    "utf-16": (lambda path: path.write_bytes(text_of(10).encode("utf-16")), "UTF-16"),
+    "behind gzip": (lambda path: path.write_bytes(gzip.compress(text_of(9).encode()) + b"x"), "followed by other bytes"),
     "latin-1": (lambda path: path.write_bytes(b"chr\xe9\t1\t1\t1\t1\t1\n"), "not utf-8"),
     "too long": (
         lambda path: path.write_text("chr1_GL456221_random\t1\t1\t1\t1\t1\n"),

@@ -7,12 +7,16 @@ import os
 import pty
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from ingesting import OPTIONS, SMALL, call, contents, expected, make_table, rows_of
 from test_small_shm import run_in_64_mb
+
+from shmlease.hdf5 import verify
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +112,17 @@ print(report.rows, report.leaks, is_within, os.listdir("/dev/shm"))
     assert shown.strip() == f"150000 () True {['filler'] if taken_mb else []}"
     call(table, "-o", tmp_path / "large.h5", *OPTIONS)
     assert contents(out) == contents(tmp_path / "large.h5")
+
+
+def test_standard_input_is_a_file_like_others(tmp_path):
+    table = make_table(tmp_path / "calls.cov.gz", 40_000)
+    with table.open("rb") as file:
+        done = call("-", table, "-o", tmp_path / "out.h5", *OPTIONS, "--json", stdin=file)
+    assert (done.code, done.stderr) == (0, "")
+    for name in "stdin", "calls":
+        assert (rows_of(tmp_path / "out.h5", name) == expected(table)).all()
+    assert [each["size_bytes"] for each in done.summary["files"]] == [table.stat().st_size] * 2
+    with h5py.File(tmp_path / "out.h5") as file:
+        (source,) = json.loads(file["stdin"].attrs["shmlease_sources"])
+    assert source["details"]["read"] == {"size_bytes": table.stat().st_size, "digest": f"crc32:{zlib.crc32(table.read_bytes()):08x}"}
+    assert verify(tmp_path / "out.h5", tmp_path).is_good

@@ -164,6 +164,12 @@ def test_other_files_or_options_do_not_resume_a_run(tables, tmp_path):
     finish(process)
     with pytest.raises(IngestError, match="the interrupted run was of other files or options"):
         ingest(copies[:2], out, resume=True, **FIELDS)
+    status = copies[0].stat()
+    with copies[0].open("r+b") as file:
+        file.write(b"chX")
+    os.utime(copies[0], ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(IngestError, match="was rewritten since the interrupted run"):
+        ingest(copies, out, resume=True, **FIELDS)
     os.utime(copies[0])
     with pytest.raises(IngestError, match="a file was changed since"):
         ingest(copies, out, resume=True, **FIELDS)

@@ -96,10 +96,10 @@ def _reading_options(given: dict[str, Any]) -> dict[str, Any]:
 def command(files: tuple[str, ...], output: str | None, dry_run: bool, **options: Any) -> None:
     """Load text tables into one HDF5 file: parsed and compressed by worker processes, through leased shared memory.
 
-    Files may be compressed (gzip, BGZF, bzip2, xz, zstd), which is detected from their content. Each becomes a dataset
-    named after it, with its rows in their order and the values that numpy.loadtxt gives. OUT.h5 appears when it is
-    complete; a file there is replaced only with --overwrite. The run ends with a check that it has left nothing in shared
-    memory.
+    Files may be compressed (gzip, BGZF, bzip2, xz, zstd, zip), which is detected from their content; - is standard
+    input. Each becomes a dataset named after it, with its rows in their order and the values that numpy.loadtxt gives.
+    OUT.h5 appears when it is complete; a file there is replaced only with --overwrite. The run ends with a check that it
+    has left nothing in shared memory.
 
     Exit codes: 0 every line became a row; 1 the file is complete, and some lines were malformed; 2 failed, and there is no
     new file; 130 interrupted.

@@ -73,8 +73,8 @@ def inference_as_json(path: str, inference: Inference) -> str:
 def plan_as_json(plan: IngestPlan, output: str | None) -> str:
     """What would be done."""
     files = [
-        {"path": table.path, "dataset": name, "size_bytes": mark.size_bytes, "compression": table.compression}
-        for table, mark, name in zip(plan.tables, plan.marks, plan.datasets, strict=True)
+        {"path": table.path, "dataset": name, "size_bytes": state.size_bytes, "compression": table.compression}
+        for table, state, name in zip(plan.tables, plan.states, plan.datasets, strict=True)
     ]
     content: dict[str, Any] = {"path": output, "files": files, "schema": msgspec.to_builtins(plan.schema)}
     return msgspec.json.encode(content).decode()
@@ -83,9 +83,9 @@ def plan_as_json(plan: IngestPlan, output: str | None) -> str:
 def plan_as_text(plan: IngestPlan, output: str | None) -> str:
     """For people."""
     table = [("dataset", "size", "compressed", "file")]
-    for each, mark, name in zip(plan.tables, plan.marks, plan.datasets, strict=True):
+    for each, state, name in zip(plan.tables, plan.states, plan.datasets, strict=True):
         compressed = "" if each.compression == "plain" else each.compression
-        table.append((name, format_bytes(mark.size_bytes), compressed, each.path))
+        table.append((name, format_bytes(state.size_bytes), compressed, each.path))
     fields = [("field", "type", "column"), *_fields(plan)]
     total = f"{format_bytes(plan.size_bytes)} of text files into {output or 'no file'}; nothing was done"
     return "\n".join([*_aligned(table, right={1}), "", *_aligned(fields, right={2}), "", total])

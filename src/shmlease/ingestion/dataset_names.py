@@ -9,6 +9,7 @@ from collections.abc import Sequence
 __all__ = ["dataset_names"]
 
 _COMPRESSED = {".gz", ".bgz", ".bz2", ".xz", ".zst", ".gzip", ".z"}
+_STANDARD_INPUT = "stdin"
 
 
 def dataset_names(paths: Sequence[str]) -> list[str]:
@@ -17,6 +18,7 @@ def dataset_names(paths: Sequence[str]) -> list[str]:
     ``a/calls.cov.gz`` alone is ``calls``; beside ``b/calls.cov`` it is ``a.calls`` and the other ``b.calls``; beside
     ``a/calls.bed`` they are ``calls.cov`` and ``calls.bed``.
     """
+    paths = [_STANDARD_INPUT if path == "-" else path for path in paths]
     parts = [os.path.abspath(path).split(os.sep) for path in paths]
     forms = [
         [_stem(each[-1]), _uncompressed(each[-1]), *(".".join((*each[-more:-1], _stem(each[-1]))) for more in (2, 3, 4))]

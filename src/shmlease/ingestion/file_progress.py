@@ -5,6 +5,7 @@ Lines are counted, malformed rows numbered and the ends of files noted strictly 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,9 +17,11 @@ from shmlease.hdf5 import HDF5Sink
 from shmlease.hdf5.checksum import combine
 from shmlease.hdf5.provenance import Source, checksum_of_file, format_checksum
 from shmlease.ingestion.bad_rows import BadRows
-from shmlease.ingestion.readers import Input
+from shmlease.ingestion.readers import Input, checksum_of_source
 from shmlease.ingestion.report import FileReport
 from shmlease.ingestion.tasks import ParsedPiece
+from shmlease.text.pipes import pipe_of
+from shmlease.text.sources import is_read_once
 
 __all__ = ["FileCounts", "FileProgress", "report_of"]
 
@@ -117,18 +120,18 @@ class FileProgress:
         while self.counts.file < before:
             counts, source = self.counts, self._inputs[self.counts.file]
             source.require_unchanged()
-            size_bytes, start_row = source.mark.size_bytes, counts.start_row
+            start_row = counts.start_row
+            size_bytes = pipe_of(source.path).size_bytes if is_read_once(source.path) else source.state.size_bytes
             if (source.path, start_row, rows) not in self._known_sources:
-                self._sink.source(
-                    self._dataset,
-                    path=source.path,
-                    rows=(start_row, rows),
-                    size_bytes=size_bytes,
-                    digest=format_checksum(self._crc32(source, counts)),
-                    lines=counts.lines,
-                    rejected=counts.rejected,
-                    notes=counts.notes,
-                )
+                details = {"lines": counts.lines, "rejected": counts.rejected, "notes": counts.notes}
+                crc32 = self._crc32(source, counts)
+                digest = None if crc32 is None else format_checksum(crc32)
+                if os.path.isfile(source.path):
+                    of_file = {"size_bytes": size_bytes, "digest": digest}
+                else:  # nobody can look it up later
+                    of_file = {}
+                    details["read"] = {"size_bytes": size_bytes, "digest": digest}
+                self._sink.source(self._dataset, path=source.path, rows=(start_row, rows), **of_file, **details)
             self.reports.append(
                 FileReport(
                     source.path, self._dataset, start_row, rows - start_row, counts.rejected, size_bytes, counts.notes
@@ -136,16 +139,16 @@ class FileProgress:
             )
             self.counts = FileCounts(file=counts.file + 1, start_row=rows)
 
-    def _crc32(self, source: Input, counts: FileCounts) -> int:
-        """Of the file as it lies on the disk."""
+    def _crc32(self, source: Input, counts: FileCounts) -> int | None:
+        """Of the file as it lies on the disk, if it does."""
         table = source.context.table
         if table.compression != "plain":
             known = self._crc32s.pop(source.index, None)
-            return checksum_of_file(source.path) if known is None else known
-        if table.data_offset + counts.text_bytes != source.mark.size_bytes:
+            return checksum_of_source(source.path) if known is None else known
+        if table.data_offset + counts.text_bytes != source.state.size_bytes:
             raise IngestError(
                 f"{source.path}: {table.data_offset + counts.text_bytes} bytes were read of a file of "
-                f"{source.mark.size_bytes}; it was changed meanwhile; run again when it no longer changes",
+                f"{source.state.size_bytes}; it was changed meanwhile; run again when it no longer changes",
                 path=source.path,
             )
         return combine(checksum_of_file(source.path, table.data_offset), counts.crc32, counts.text_bytes)

@@ -13,18 +13,21 @@ from shmlease.client.handle import RegistryHandle
 from shmlease.errors import IngestError
 from shmlease.exhaustion import explains_shortage
 from shmlease.hdf5 import Completed, HDF5Sink
+from shmlease.hdf5.provenance import format_checksum
 from shmlease.ingestion.bad_rows import BadRows
 from shmlease.ingestion.budget import Budget, budget_for
 from shmlease.ingestion.coordinator import Coordinator
 from shmlease.ingestion.dataset_job import DatasetJob
 from shmlease.ingestion.file_progress import report_of
 from shmlease.ingestion.plan import IngestPlan, check_output_path, plan_ingest, schema_of
+from shmlease.ingestion.readers import checksum_of_source
 from shmlease.ingestion.report import FileReport, IngestReport, Progress, Rejected
 from shmlease.ingestion.resources import RunResources
 from shmlease.ingestion.string_length_pass import measure
 from shmlease.ingestion.tasks import OnError
 from shmlease.system.identity import require_proc
 from shmlease.text.parser_choice import Parser, choose_parser
+from shmlease.text.pipes import forget_pipes
 from shmlease.text.schema import Schema
 from shmlease.text.sources import PathLike
 
@@ -61,7 +64,8 @@ def ingest(
     Parameters
     ----------
     paths : path or sequence of paths
-        Text files, plain or compressed (gzip, BGZF, bzip2, xz, zstd).
+        Text files, plain or compressed (gzip, BGZF, bzip2, xz, zstd); members of zip archives (``a.zip/b.csv``; the archive
+        stands for all of its members); pipes, FIFOs, and ``-`` for standard input, which are read as streams.
     out : path
         The HDF5 file to make.
     layout : str or Schema, optional
@@ -122,16 +126,20 @@ def ingest(
     chosen = choose_parser(parser)
     names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
     check_output_path(out, names, overwrite=overwrite)
-    plan = plan_ingest(names, schema_of(layout, dtype, columns, reading), into, on_error, chosen)
-    workers = workers or len(os.sched_getaffinity(0))
-    with RunResources(workers, capacity, executor, registry, compressed=compression != "none") as resources:
-        watch = _Watch(plan, resources, began_s, progress)
-        if fit_strings:
-            plan = plan.with_string_lengths(measure(plan.tables, resources.pool, watch))
-        plan.require_fitted()
-        budget = budget_for(resources.capacity_bytes, workers, [table.schema for table in plan.tables])
-        sink = HDF5Sink(out, compression=compression, encoders=1, overwrite=overwrite, resume=resume, keep_partial=True)
-        stored = _store(plan, budget, sink, resources, watch)
+    try:
+        plan = plan_ingest(names, schema_of(layout, dtype, columns, reading), into, on_error, chosen)
+        workers = workers or len(os.sched_getaffinity(0))
+        with RunResources(workers, capacity, executor, registry, compressed=compression != "none") as resources:
+            watch = _Watch(plan, resources, began_s, progress)
+            if fit_strings:
+                plan.require_files("the lengths of strings are measured before (fit_strings)")
+                plan = plan.with_string_lengths(measure(plan.tables, resources.pool, watch))
+            plan.require_fitted()
+            budget = budget_for(resources.capacity_bytes, workers, [table.schema for table in plan.tables])
+            sink = HDF5Sink(out, compression=compression, encoders=1, overwrite=overwrite, resume=resume, keep_partial=True)
+            stored = _store(plan, budget, sink, resources, watch)
+    finally:
+        forget_pipes(names)
     return IngestReport(
         path=os.fspath(out),
         datasets=plan.dataset_reports(stored.files),
@@ -190,6 +198,7 @@ def _store(plan: IngestPlan, budget: Budget, sink: HDF5Sink, resources: RunResou
     try:
         digest = plan.digest()
         opened = _opened(before, digest, sink.path)
+        _require_unchanged(before)
         if before.position is None:
             sink.checkpoint({"job": digest, "open": {}})
         bad_rows = BadRows(plan.on_error, sink)
@@ -235,3 +244,19 @@ def _opened(before: Completed, digest: str, out: PathLike) -> dict[str, Any]:
         )
     opened: dict[str, Any] = before.position["open"]
     return opened
+
+
+def _require_unchanged(before: Completed) -> None:
+    """Raise unless the files whose rows an interrupted run has stored are byte for byte what they were.
+
+    Raises
+    ------
+    IngestError
+        One was rewritten.
+    """
+    for source in (source for sources in before.sources.values() for source in sources):
+        if source.path and source.digest and format_checksum(checksum_of_source(source.path) or 0) != source.digest:
+            raise IngestError(
+                f"{source.path}: was rewritten since the interrupted run read it; start again without resuming",
+                path=source.path,
+            )

@@ -28,7 +28,8 @@ class PieceSource:
     def __init__(self, inputs: Sequence[Input], registry: RegistryHandle, resumed: FileCounts) -> None:
         self._inputs = inputs
         self._registry = registry
-        self._resumed_file, self._resumed_bytes = resumed.file, resumed.text_bytes
+        self._resumed_file = resumed.file
+        self._resumed_text = resumed.text_bytes, resumed.crc32
         self._opened = resumed.file
         self._reader: FilePieces | StreamReader | None = None
 
@@ -72,6 +73,6 @@ class PieceSource:
 
     def _open(self) -> FilePieces | StreamReader:
         if self._reader is None:
-            start_byte = self._resumed_bytes if self._opened == self._resumed_file else 0
-            self._reader = open_reader(self.current, start_byte, self._registry)
+            text_bytes, crc32 = self._resumed_text if self._opened == self._resumed_file else (0, 0)
+            self._reader = open_reader(self.current, text_bytes, crc32, self._registry)
         return self._reader

@@ -16,14 +16,15 @@ from shmlease.errors import DTypeError, IngestError
 from shmlease.hdf5 import output_path
 from shmlease.ingestion.budget import Budget
 from shmlease.ingestion.dataset_names import dataset_names
-from shmlease.ingestion.readers import FileMark, Input
+from shmlease.ingestion.readers import Input
 from shmlease.ingestion.report import DatasetReport, FileReport
 from shmlease.ingestion.tasks import Context, OnError
+from shmlease.text.archives import expand_archives
 from shmlease.text.formats import format_named
 from shmlease.text.header import Table, open_table
 from shmlease.text.parser_choice import Parser
 from shmlease.text.schema import Field, Schema
-from shmlease.text.sources import PathLike, require_utf8_name
+from shmlease.text.sources import FileState, PathLike, is_read_once, require_utf8_name, state_of
 from shmlease.text.string_lengths import fit_strings
 
 __all__ = ["IngestPlan", "check_output_path", "plan_ingest", "schema_of"]
@@ -37,8 +38,8 @@ class IngestPlan:
     ----------
     tables : tuple of Table
         The files, in order, each with the schema fitted to it.
-    marks : tuple of FileMark
-        Their state.
+    states : tuple of FileState
+        Their sizes and the times when they were last changed.
     datasets : tuple of str
         Where each goes; the files of one dataset are neighbours.
     on_error : {"fail", "skip", "quarantine"}
@@ -48,7 +49,7 @@ class IngestPlan:
     """
 
     tables: tuple[Table, ...]
-    marks: tuple[FileMark, ...]
+    states: tuple[FileState, ...]
     datasets: tuple[str, ...]
     on_error: OnError
     parser: Parser
@@ -61,7 +62,7 @@ class IngestPlan:
     @property
     def size_bytes(self) -> int:
         """Of all files."""
-        return sum(mark.size_bytes for mark in self.marks)
+        return sum(state.size_bytes for state in self.states)
 
     @property
     def schema(self) -> Schema:
@@ -84,15 +85,29 @@ class IngestPlan:
                     field=each.name,
                 )
 
+    def require_files(self, why: str) -> None:
+        """Raise if one of the inputs can be read once only.
+
+        Raises
+        ------
+        IngestError
+            It is a pipe.
+        """
+        for table in self.tables:
+            if is_read_once(table.path):
+                raise IngestError(
+                    f"{table.path}: a pipe can be read once, and {why}; write what it gives to a file", path=table.path
+                )
+
     def inputs(self, budget: Budget) -> Iterator[tuple[str, list[Input]]]:
         """The datasets, each with its files."""
-        numbered = enumerate(zip(self.tables, self.marks, self.datasets, strict=True))
+        numbered = enumerate(zip(self.tables, self.states, self.datasets, strict=True))
         for name, group in itertools.groupby(numbered, key=lambda each: each[1][2]):
             inputs = []
-            for index, (table, mark, _) in group:
+            for index, (table, state, _) in group:
                 lease_rows = budget.lease_rows(table.schema)
                 context = Context(index, table, None, budget.block_bytes, lease_rows, self.on_error, self.parser)
-                inputs.append(Input(index, context, mark))
+                inputs.append(Input(index, context, state))
             yield name, inputs
 
     def with_string_lengths(self, lengths: Mapping[str, int]) -> IngestPlan:
@@ -109,7 +124,7 @@ class IngestPlan:
 
     def digest(self) -> str:
         """A name for the plan, the same for the same files in the same state and the same schema."""
-        content = msgspec.to_builtins([self.tables, self.marks, self.datasets])
+        content = msgspec.to_builtins([self.tables, self.states, self.datasets])
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=16).hexdigest()
 
 
@@ -152,7 +167,7 @@ def plan_ingest(
     IngestError
         There is no file, one is named twice, or one cannot be read with this schema.
     """
-    names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+    names = expand_archives([os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)])
     if not names:
         raise IngestError("no files are named; name at least one text file")
     seen: dict[str, str] = {}
@@ -162,10 +177,10 @@ def plan_ingest(
         if real in seen:
             raise IngestError(f"{name}: named twice" + (f", also as {seen[real]}" if seen[real] != name else ""), path=name)
         seen[real] = name
-    tables, marks = [], []
+    tables, states = [], []
     for name in names:
         tables.append(open_table(name, schema))
-        marks.append(FileMark.of(name))
+        states.append(state_of(name))
     if into:
         require_utf8_name(into)
     datasets = [into] * len(names) if into else dataset_names(names)
@@ -175,7 +190,7 @@ def plan_ingest(
                 f"{name}: its dataset is {dataset!r}, and malformed lines are kept under rejected/; name another (into)",
                 path=name,
             )
-    return IngestPlan(tuple(tables), tuple(marks), tuple(datasets), on_error, parser)
+    return IngestPlan(tuple(tables), tuple(states), tuple(datasets), on_error, parser)
 
 
 def schema_of(

@@ -18,25 +18,13 @@ from shmlease.client.lease import Lease
 from shmlease.errors import IngestError
 from shmlease.hdf5.provenance import checksum_of_file
 from shmlease.ingestion.tasks import Context
-from shmlease.text.blocks import Block, Piece, cut_table, read_piece
+from shmlease.text.blocks import Block, Piece, cut_table, read_piece, require_same_text
+from shmlease.text.pipes import pipe_of
+from shmlease.text.sources import FileState, is_read_once, state_of
 
-__all__ = ["FileMark", "FilePieces", "HeldText", "Input", "StreamReader", "open_reader"]
+__all__ = ["FilePieces", "HeldText", "Input", "StreamReader", "checksum_of_source", "open_reader"]
 
 _LEASE_TIMEOUT_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class FileMark:
-    """The state of a file: its size, and when it was last changed."""
-
-    size_bytes: int
-    changed_ns: int
-
-    @classmethod
-    def of(cls, path: str) -> FileMark:
-        """The mark of the file at `path` now."""
-        status = os.stat(path)
-        return cls(status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +33,7 @@ class Input:
 
     index: int
     context: Context
-    mark: FileMark
+    state: FileState
 
     @property
     def path(self) -> str:
@@ -61,7 +49,7 @@ class Input:
             It was changed or taken away since.
         """
         try:
-            same = FileMark.of(self.path) == self.mark
+            same = state_of(self.path) == self.state
         except OSError:
             same = False
         if not same:
@@ -107,14 +95,14 @@ class StreamReader:
     unclaimed : HeldText or None
         A block that was read, until the flow has taken it over.
     file_crc32 : int or None
-        Of the compressed file; known at its end.
+        Of the file as it lies on the disk, or of what came through the pipe; known at its end.
     """
 
-    def __init__(self, source: Input, start_byte: int, registry: RegistryHandle) -> None:
+    def __init__(self, source: Input, start_byte: int, crc32_before: int | None, registry: RegistryHandle) -> None:
         table = source.context.table
         self._registry = registry
         piece = Piece(0, start_byte, None)
-        self._blocks: Iterator[Block] = read_piece(table, piece, source.context.block_bytes)
+        self._blocks: Iterator[Block] = read_piece(table, piece, source.context.block_bytes, crc32_before=crc32_before)
         self._path = table.path
         self.is_reading = False
         self.is_at_end = False
@@ -125,7 +113,7 @@ class StreamReader:
         """Read and decompress the next block; None at the end of the file. Blocks."""
         block = next(self._blocks, None)
         if block is None:
-            self.file_crc32 = checksum_of_file(self._path)  # as it lies on the disk, and is in the system's cache now
+            self.file_crc32 = checksum_of_source(self._path)  # it is in the system's cache now
             return None
         size = len(block.data)
         lease = self._registry.lease(shape=(size,), dtype=np.uint8, timeout=_LEASE_TIMEOUT_S)
@@ -138,11 +126,28 @@ class StreamReader:
         return self.unclaimed
 
 
-def open_reader(source: Input, text_bytes_done: int, registry: RegistryHandle) -> FilePieces | StreamReader:
-    """The reader of a file, of which an interrupted run had settled the first bytes of text: whole lines."""
+def open_reader(
+    source: Input, text_bytes_done: int, crc32_done: int, registry: RegistryHandle
+) -> FilePieces | StreamReader:
+    """The reader of a file, of which an interrupted run had settled the first bytes of text: whole lines, of this CRC-32.
+
+    Raises
+    ------
+    IngestError
+        The file was rewritten since. Of a file that is read as a stream, that shows when it is read.
+    """
     context = source.context
     table = replace(context.table, data_offset=context.table.data_offset + text_bytes_done)
     pieces = cut_table(table, context.block_bytes)
     if pieces[0].stop is None:
-        return StreamReader(source, table.data_offset, registry)
+        return StreamReader(source, table.data_offset, crc32_done if text_bytes_done else None, registry)
+    if text_bytes_done:
+        require_same_text(context.table, table.data_offset, crc32_done)
     return FilePieces(pieces)
+
+
+def checksum_of_source(path: str) -> int | None:
+    """CRC-32 of a file, or of what came through a pipe; None for a member of an archive, which has no file of its own."""
+    if is_read_once(path):
+        return pipe_of(path).crc32
+    return checksum_of_file(path) if os.path.exists(path) else None

@@ -10,7 +10,7 @@ from typing import IO, Literal
 from shmlease.errors import IngestError
 from shmlease.text.records import Record, read_record, split_line
 from shmlease.text.schema import Field, Schema
-from shmlease.text.sources import PathLike, compression_of, open_source
+from shmlease.text.sources import PathLike, compression_of, open_source, state_of
 
 __all__ = ["Table", "line_end_of", "open_table"]
 
@@ -30,7 +30,7 @@ class Table:
     schema : Schema
         The fitted schema, good for `parse_block`.
     compression : str
-        ``plain``, ``gzip``, ``bzip2``, ``xz`` or ``zstd``.
+        ``plain``, or what it is read as a stream for, see `compression_of`.
     names : tuple of str
         The names in the header; empty without one.
     data_offset, data_line : int
@@ -61,11 +61,13 @@ def open_table(path: PathLike, schema: Schema) -> Table:
     """
     name = os.fspath(path)
     compression = compression_of(name)
+    size_bytes = state_of(name).size_bytes
     with open_source(name) as stream:
+        schema = schema if stream.encoding is None else replace(schema, encoding=stream.encoding)
         lines = _Lines(name, stream, schema)
         schema = replace(schema, line_end=lines.line_end)
         if lines.are_blank(comments=not (schema.skip_lines or schema.skip_to)):
-            return Table(name, _without_columns(schema), compression, (), lines.offset, 1, os.stat(name).st_size)
+            return Table(name, _without_columns(schema), compression, (), lines.offset, 1, size_bytes)
         for _ in range(schema.skip_lines):
             lines.take("the lines to skip")
         if schema.skip_to:
@@ -81,7 +83,7 @@ def open_table(path: PathLike, schema: Schema) -> Table:
         first_line = lines.number
         first_row = lines.peek_row()
     fitted = _fit(name, schema, names, first_row, first_line)
-    return Table(name, fitted, compression, names, data_offset, data_line, os.stat(name).st_size)
+    return Table(name, fitted, compression, names, data_offset, data_line, size_bytes)
 
 
 def _without_columns(schema: Schema) -> Schema:

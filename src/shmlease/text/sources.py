@@ -1,68 +1,87 @@
-"""Files as streams of text: plain or compressed, which is detected from their first bytes, not from their names.
+"""Files as streams of text, whatever they are: plain or compressed, members of archives, pipes, UTF-16.
 
-Every failure names the file: it is missing, a directory, cut short, or compressed with a method whose package is not
-installed.
+What a file is shows in its first bytes, not in its name. Only a plain file can be read in pieces; everything else is a
+stream, read from its start. Every failure names the file.
 """
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import importlib
+import codecs
 import io
-import lzma
 import os
 import stat
-import sys
-import zlib
-from collections.abc import Callable
-from typing import IO, TYPE_CHECKING, NoReturn, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 from shmlease.errors import IngestError
+from shmlease.text.archives import member_of, open_member
+from shmlease.text.decompression import decompressed, kind_of, require_end_of_bgzf
+from shmlease.text.pipes import STANDARD_INPUT, is_pipe, pipe_of
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ["PathLike", "compression_of", "open_source", "require_utf8_name"]
+__all__ = [
+    "FileState",
+    "PathLike",
+    "TextStream",
+    "compression_of",
+    "is_read_once",
+    "open_source",
+    "require_utf8_name",
+    "state_of",
+]
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
-_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_ZSTD_SKIPPABLE = {bytes([0x50 + kind]) + b"\x2a\x4d\x18" for kind in range(16)}
-_UNREADABLE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x89HDF": "HDF5", b"PK\x03\x04": "a zip archive"}
+_HEAD_BYTES = 6
+_UNREADABLE = {b"\x89HDF": "HDF5"}
+_WIDE_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+class FileState(NamedTuple):
+    """Size of a file and when it was last changed; of a pipe, nothing is known."""
+
+    size_bytes: int
+    changed_ns: int
+
+
+def state_of(path: PathLike) -> FileState:
+    """The state of a file, or of the archive that it is a member of."""
+    name = os.fspath(path)
+    if name == STANDARD_INPUT or is_read_once(name):
+        return FileState(0, 0)
+    member = member_of(name)
+    status = os.stat(member[0] if member else name)
+    return FileState(status.st_size, status.st_mtime_ns)
+
+
+def is_read_once(path: PathLike) -> bool:
+    """Whether this is a pipe, which can be read once only."""
+    try:
+        return is_pipe(os.fspath(path))
+    except OSError:
+        return False  # the error comes where it is opened
 
 
 def compression_of(path: PathLike) -> str:
-    """How the file is compressed: ``plain``, ``gzip``, ``bzip2``, ``xz`` or ``zstd``.
+    """How the text lies in the file: ``plain``, or as what it has to be read as a stream.
+
+    That is ``gzip``, ``bzip2``, ``xz``, ``zstd`` or ``zip``, ``UTF-16`` or ``UTF-32``, or ``pipe``.
 
     Raises
     ------
     IngestError
-        The file is missing, unreadable, no regular file, or no text.
+        The file is missing, unreadable, or no text.
     """
     name = os.fspath(path)
-    require_utf8_name(name)
-    if name == "-":
-        raise IngestError("-: standard input is not read; files are read more than once, so write it to a file", path=name)
-    try:
-        mode = os.stat(name).st_mode
-        if stat.S_ISDIR(mode):
-            raise IngestError(f"{name}: a directory; name the files in it", path=name)
-        if not stat.S_ISREG(mode):
-            raise IngestError(
-                f"{name}: not a regular file; files are read more than once, so write what it gives to a file first",
-                path=name,
-            )
-        with open(name, "rb") as file:
-            head = file.read(6)
-    except OSError as error:
-        raise IngestError(f"{name}: cannot be read: {error.strerror}", path=name) from error
-    for magic, kind in _UNREADABLE.items():
-        if head.startswith(magic):
-            raise IngestError(f"{name}: this is {kind}, not text in an ASCII-compatible encoding", path=name)
-    if head[:4] in _ZSTD_SKIPPABLE:
-        return "zstd"
-    return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "plain")
+    kind, raw = _open_raw(name)
+    raw.close()
+    return kind
 
 
 def require_utf8_name(name: str) -> None:
@@ -84,117 +103,119 @@ def require_utf8_name(name: str) -> None:
         ) from None
 
 
-def open_source(path: PathLike) -> IO[bytes]:
-    """The text of the file as a stream of bytes, decompressed where it is compressed.
+class TextStream(io.BufferedReader):
+    """The text of a file.
+
+    Attributes
+    ----------
+    encoding : str or None
+        ``utf-8`` where the file was in UTF-16 or UTF-32 and is read as UTF-8; else the file does not say.
+    """
+
+    def __init__(self, raw: io.RawIOBase, encoding: str | None = None) -> None:
+        super().__init__(raw, buffer_size=1 << 18)
+        self.encoding = encoding
+
+
+def open_source(path: PathLike) -> TextStream:
+    """The text of the file as a stream of bytes, decompressed where it is compressed, and in UTF-8 where it was in UTF-16.
 
     Several members, frames or streams in one file, BGZF among them, are read as one text. Reading raises `IngestError`
     where the compressed data are damaged or cut short.
     """
     name = os.fspath(path)
-    kind = compression_of(name)
-    stream = _OPENERS[kind](name)
-    return cast(IO[bytes], io.BufferedReader(_Decompressed(name, kind, stream), buffer_size=1 << 18))
+    kind, raw = _open_raw(name)
+    try:
+        if kind == "gzip" and not is_read_once(name):
+            require_end_of_bgzf(name)
+        stream = TextStream(decompressed(name, kind, raw))
+    except BaseException:
+        raw.close()
+        raise
+    try:
+        wide = None if kind == "plain" else _wide_encoding(stream.peek(4))
+    except IngestError:
+        stream.close()
+        raise
+    return stream if wide is None else TextStream(_Transcoded(name, stream, wide), "utf-8")
 
 
-class _Decompressed(io.RawIOBase):
-    """A stream whose failures name the file."""
+def _wide_encoding(head: bytes) -> str | None:
+    return next((encoding for mark, encoding in _WIDE_ENCODINGS.items() if head.startswith(mark)), None)
 
-    def __init__(self, name: str, kind: str, stream: IO[bytes]) -> None:
-        self._name, self._kind, self._stream = name, kind, stream
+
+class _Transcoded(io.RawIOBase):
+    """UTF-16 or UTF-32 as UTF-8, without the byte order mark."""
+
+    def __init__(self, name: str, stream: TextStream, encoding: str) -> None:
+        self._name, self._stream, self._encoding = name, stream, encoding
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._ready = memoryview(b"")
         self._position = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        try:
-            size = self._stream.readinto(buffer)  # type: ignore[attr-defined]
-        except EOFError:
-            self._fail("ends too early: the file is cut short; fetch it again")
-        except _package_errors() as error:
-            self._fail(f"is damaged: {error}")
-        self._position += size
-        return int(size)
+        view = memoryview(buffer).cast("B")
+        while not self._ready:
+            data = self._stream.read(1 << 16)
+            try:
+                self._ready = memoryview(self._decoder.decode(data, final=not data).encode())
+            except UnicodeError as error:
+                raise IngestError(
+                    f"{self._name}: not {self._encoding}, as its first bytes say, near byte {self._position}: {error}",
+                    path=self._name,
+                ) from error
+            self._position += len(data)
+            if not data and not self._ready:
+                return 0
+        size = min(len(view), len(self._ready))
+        view[:size], self._ready = self._ready[:size], self._ready[size:]
+        return size
 
     def close(self) -> None:
         self._stream.close()
         super().close()
 
-    def _fail(self, what: str) -> NoReturn:
-        raise IngestError(
-            f"{self._name}: the {self._kind} data {what} after {self._position} bytes of text",
-            path=self._name,
-            offset=self._position,
-        ) from sys.exc_info()[1]
 
-
-def _package_errors() -> tuple[type[Exception], ...]:
-    """What decompressing raises; a package that was not imported raised nothing."""
-    imported = [getattr(sys.modules[module], name) for module, name in _PACKAGE_ERRORS if module in sys.modules]
-    return (OSError, zlib.error, lzma.LZMAError, *imported)
-
-
-_PACKAGE_ERRORS = (
-    ("isal.isal_zlib", "error"),
-    ("compression.zstd", "ZstdError"),
-    ("backports.zstd", "ZstdError"),
-)
-
-
-def _open_plain(name: str) -> IO[bytes]:
-    return open(name, "rb", buffering=0)
-
-
-def _open_gzip(name: str) -> IO[bytes]:
-    _require_end_of_bgzf(name)
+def _open_raw(name: str) -> tuple[str, IO[bytes]]:
+    """How the text lies in a file, and its bytes, those of an archive's member unpacked."""
+    require_utf8_name(name)
     try:
-        igzip = importlib.import_module("isal.igzip")  # two to four times as fast as the standard library
-    except ImportError:
-        return cast(IO[bytes], gzip.open(name, "rb"))
-    return cast(IO[bytes], igzip.open(name, "rb"))
+        if is_read_once(name):
+            pipe = pipe_of(name)
+            raw = cast(IO[bytes], pipe.open())
+            head = pipe.read_at(0, _HEAD_BYTES)
+            kind = kind_of(head)
+            if kind == "zip":
+                raise IngestError(f"{name}: a zip archive cannot be read from a pipe; write it to a file", path=name)
+            _require_text(name, head)
+            return "pipe" if kind == "plain" else kind, raw
+        member = member_of(name)
+        if member is not None:
+            return "zip", open_member(*member)
+        if stat.S_ISDIR(os.stat(name).st_mode):
+            raise IngestError(f"{name}: a directory; name the files in it", path=name)
+        raw = cast(IO[bytes], open(name, "rb", buffering=0))  # noqa: SIM115 - the caller closes it
+        head = raw.read(_HEAD_BYTES)
+        raw.seek(0)
+    except OSError as error:
+        raise IngestError(f"{name}: cannot be read: {error.strerror}", path=name) from error
+    kind = kind_of(head)
+    if kind == "zip":
+        raw.close()
+        return kind, open_member(name, None)
+    try:
+        _require_text(name, head)
+    except IngestError:
+        raw.close()
+        raise
+    wide = _wide_encoding(head)
+    return kind if wide is None else wide.upper(), raw
 
 
-def _require_end_of_bgzf(name: str) -> None:
-    """BGZF cut between two blocks is a whole gzip file; only its missing end marker, an empty block, gives it away."""
-    with open(name, "rb") as file:
-        head = file.read(18)
-        if head[3:4] != b"\x04" or head[12:14] != b"BC":
-            return
-        file.seek(-min(len(_BGZF_END), os.fstat(file.fileno()).st_size), os.SEEK_END)
-        if file.read() != _BGZF_END:
-            raise IngestError(
-                f"{name}: a BGZF file without its end marker, so it is cut short; fetch it again, or decompress it to "
-                "plain text if all of it is there",
-                path=name,
-            )
-
-
-_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
-
-
-def _open_bzip2(name: str) -> IO[bytes]:
-    return cast(IO[bytes], bz2.open(name, "rb"))
-
-
-def _open_xz(name: str) -> IO[bytes]:
-    return cast(IO[bytes], lzma.open(name, "rb"))
-
-
-def _open_zstd(name: str) -> IO[bytes]:
-    for module in ("compression.zstd", "backports.zstd"):
-        try:
-            return cast(IO[bytes], importlib.import_module(module).open(name, "rb"))
-        except ImportError:
-            continue
-    raise IngestError(
-        f"{name}: zstd data, and no package to decompress it; pip install 'shmlease[zstd]', or unzstd the file", path=name
-    )
-
-
-_OPENERS: dict[str, Callable[[str], IO[bytes]]] = {
-    "plain": _open_plain,
-    "gzip": _open_gzip,
-    "bzip2": _open_bzip2,
-    "xz": _open_xz,
-    "zstd": _open_zstd,
-}
+def _require_text(name: str, head: bytes) -> None:
+    for magic, kind in _UNREADABLE.items():
+        if head.startswith(magic):
+            raise IngestError(f"{name}: this is {kind}, not text", path=name)

@@ -17,6 +17,7 @@ from shmlease.ingestion.plan import plan_ingest, schema_of
 from shmlease.ingestion.resources import RunResources
 from shmlease.ingestion.tasks import TASKS_A_WORKER
 from shmlease.text.blocks import BLOCK_BYTES
+from shmlease.text.pipes import forget_pipes
 from shmlease.text.schema import Schema
 
 DTYPE = "chr:S8,pos:i4,pct:f4"
@@ -150,8 +151,11 @@ def test_names_that_cannot_be_kept_are_refused_with_the_file(tmp_path):
             plan_ingest(tmp_path / "rejected.csv", schema, into, on_error="quarantine")
 
 
-def test_pipes_and_standard_input_are_refused_before_anything_waits_for_them(tmp_path):
+def test_a_pipe_is_not_read_twice_for_the_lengths_of_its_strings(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path, why in (tmp_path / "pipe", "not a regular file"), ("-", "standard input is not read"):
-        with pytest.raises(IngestError, match=why):
-            plan_ingest(path, schema_of(None, "a:i4", None, {}))
+    with open(os.open(tmp_path / "pipe", os.O_RDWR), "wb", buffering=0) as file:
+        file.write(b"some line of a table\n" * 2)
+        plan = plan_ingest(tmp_path / "pipe", schema_of(None, "a:S", None, {"width": 1}))
+        forget_pipes([str(tmp_path / "pipe")])
+    with pytest.raises(IngestError, match="pipe: a pipe can be read once, and the lengths"):
+        plan.require_files("the lengths are measured")

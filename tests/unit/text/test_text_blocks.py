@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from shmlease.errors import IngestError
 from shmlease.text import blocks
-from shmlease.text.blocks import Piece, count_lines, cut_table, read_piece
+from shmlease.text.blocks import Piece, count_lines, cut_table, read_piece, require_same_text
 from shmlease.text.header import open_table
 from shmlease.text.schema import Schema
 
@@ -116,3 +117,20 @@ def test_memory_handed_in_is_used_again(write):
     for piece in cut_table(table, 1000):
         for block in read_piece(table, piece, 1000, buffer):
             assert np.shares_memory(np.frombuffer(block.data, "u1"), np.frombuffer(buffer, "u1"))
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_text_before_the_piece_that_was_rewritten_is_noticed(write, pack):
+    path = write(pack(b"name\n" + b"abc\n" * 1000))
+    table = open_table(path, Schema(header=True))
+
+    def read_from(offset, crc32):
+        if table.compression == "plain":
+            require_same_text(table, offset, crc32)
+        return list(read_piece(table, Piece(0, offset, None), crc32_before=crc32))
+
+    assert [bytes(block.data) for block in read_from(405, zlib.crc32(b"abc\n" * 100))] == [b"abc\n" * 900]
+    with pytest.raises(IngestError, match="was rewritten since the interrupted run"):
+        read_from(405, zlib.crc32(b"abd\n" + b"abc\n" * 99))
+    with pytest.raises(IngestError, match="was rewritten since the interrupted run"):
+        read_from(5000, zlib.crc32(b"abc\n" * 1000))
