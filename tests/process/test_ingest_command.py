@@ -124,5 +124,8 @@ def test_standard_input_is_a_file_like_others(tmp_path):
     assert [each["size_bytes"] for each in done.summary["files"]] == [table.stat().st_size] * 2
     with h5py.File(tmp_path / "out.h5") as file:
         (source,) = json.loads(file["stdin"].attrs["shmlease_sources"])
-    assert source["details"]["read"] == {"size_bytes": table.stat().st_size, "digest": f"crc32:{zlib.crc32(table.read_bytes()):08x}"}
+    assert source["details"]["read"] == {
+        "size_bytes": table.stat().st_size,
+        "digest": f"crc32:{zlib.crc32(table.read_bytes()):08x}",
+    }
     assert verify(tmp_path / "out.h5", tmp_path).is_good

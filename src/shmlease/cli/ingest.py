@@ -28,8 +28,38 @@ FORMATS = (
     "tsv",
     "blanks",
 )
+# The fields of shmlease.text.schema.Schema that are options; how the rest of them is said is --dtype and --matrix.
+READING = (
+    *(
+        "delimiter",
+        "skip_lines",
+        "skip_to",
+        "header",
+        "skip_after_header",
+        "units",
+        "attribute_lines",
+        "widths",
+        "comments",
+    ),
+    *(
+        "quote",
+        "missing",
+        "decimal",
+        "thousands",
+        "exact",
+        "after_number",
+        "extra",
+        "short",
+        "encoding",
+        "line_end",
+        "width",
+    ),
+)
 COMPRESSIONS = click.Choice(["gzip", "none", "lzf", "zstd", "blosc2"])
 ON_ERROR = click.Choice(["fail", "skip", "quarantine"])
+EXTRA = click.Choice(["error", "ignore", "join"])
+SHORT = click.Choice(["error", "missing"])
+LINE_ENDS = click.Choice(["auto", "lf", "cr"])
 PARSERS = click.Choice(["auto", "native", "numpy"])
 
 
@@ -38,7 +68,23 @@ def _reading_options(given: dict[str, Any]) -> dict[str, Any]:
     options = {name: value for name, value in given.items() if value not in (None, ())}
     if "delimiter" in options:
         options["delimiter"] = DELIMITERS.get(options["delimiter"], options["delimiter"])
+    if "widths" in options:
+        options["widths"] = _numbers("--widths", options["widths"])
     return options
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(each) for each in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a list of numbers such as 11,4,2", param_hint=option) from None
+
+
+def _attributes(given: tuple[str, ...]) -> dict[str, str]:
+    for each in given:
+        if "=" not in each.strip("="):
+            raise click.BadParameter(f"{each!r} is not KEY=VALUE", param_hint="--attr")
+    return {key: value for key, _, value in (each.partition("=") for each in given)}
 
 
 @click.command("ingest")
@@ -52,15 +98,41 @@ def _reading_options(given: dict[str, Any]) -> dict[str, Any]:
 @click.option("--infer", "inferred", is_flag=True, help="Print the schema that the first file seems to have.")
 @click.option("--delimiter", metavar="CHARACTER", help=f"What separates cells: a character, or {', '.join(DELIMITERS)}.")
 @click.option("--header/--no-header", default=None, help="Whether the first line names the columns.")
+@click.option("--skip-to", metavar="TEXT", help="Skip lines until one that begins with this, which is the header.")
 @click.option("--skip-lines", type=click.IntRange(0), metavar="N", help="How many lines to skip before the table.")
 @click.option(
     "--comment", "comments", multiple=True, metavar="TEXT", help="Skip lines that begin with this; may be repeated."
 )
+@click.option("--skip-after-header", type=click.IntRange(0), metavar="N", help="How many lines to skip after the header.")
+@click.option("--units", is_flag=True, default=None, help="The first of these has units, which become attributes.")
+@click.option(
+    "--attribute-lines", is_flag=True, default=None, help="Lines of a word and a value before the data are attributes."
+)
+@click.option("--widths", metavar="LIST", help="Bytes of each cell in a table of fixed width: 11,4,2.")
 @click.option("--quote", metavar="CHARACTER", help="The character around cells that contain delimiters or line ends.")
 @click.option(
     "--missing", multiple=True, metavar="TEXT", help="Text of a cell that means a missing value; may be repeated."
 )
+@click.option("--decimal", metavar="CHARACTER", help="The decimal sign: a point or a comma.")
+@click.option("--thousands", metavar="CHARACTER", help="What may stand between groups of three digits.")
+@click.option("--after-number", metavar="REGEX", help="What may follow a number in its cell; it is cut off and counted.")
+@click.option(
+    "--extra", type=EXTRA, help="What becomes of cells past the expected number; by default the line is malformed."
+)
+@click.option("--short", type=SHORT, help="What becomes of a row with too few cells; by default the line is malformed.")
+@click.option(
+    "--exact",
+    is_flag=True,
+    default=None,
+    help="Refuse numbers that a field would change: 0123, integers beyond 2**53 in f8.",
+)
+@click.option("--line-end", type=LINE_ENDS, help="What ends a line; by default the first line of the file decides.")
+@click.option("--width", type=click.IntRange(1), metavar="N", help="How many cells a row has; by default as in the header.")
 @click.option("--encoding", metavar="NAME", help="Encoding of the files, such as utf-8 or latin-1.")
+@click.option("--matrix", metavar="TYPE", help="Make one two-dimensional dataset of all columns, of this type: f4.")
+@click.option(
+    "--attr", "attributes", multiple=True, metavar="KEY=VALUE", help="An attribute for every dataset; may be repeated."
+)
 @click.option(
     "--into", metavar="NAME", help="Put all files into one dataset, in the order given; by default each has its own."
 )
@@ -104,8 +176,8 @@ def command(files: tuple[str, ...], output: str | None, dry_run: bool, **options
     Exit codes: 0 every line became a row; 1 the file is complete, and some lines were malformed; 2 failed, and there is no
     new file; 130 interrupted.
     """
-    names = ("delimiter", "header", "skip_lines", "comments", "quote", "missing", "encoding")
-    reading = _reading_options({name: options.pop(name) for name in names})
+    reading = _reading_options({name: options.pop(name) for name in READING})
+    options["attributes"] = _attributes(options["attributes"])
     if output is not None and not dry_run:
         # Whatever is imported from here on the workers' fork server imports beside it. Nothing here multiplies matrices.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

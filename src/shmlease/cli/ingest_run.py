@@ -37,6 +37,7 @@ def run(
     quiet: bool,
     reading: dict[str, Any],
     into: str | None,
+    matrix: str | None,
     overwrite: bool,
     **how: Any,
 ) -> None:
@@ -45,7 +46,7 @@ def run(
         check_output_path(output, files, overwrite=overwrite)
     schema: str | Schema | None = layout
     if inferred:
-        if layout or dtype or reading:
+        if layout or dtype or reading or matrix:
             raise click.UsageError(
                 "--infer finds out what --layout, --dtype and the options for reading say; give one or the other"
             )
@@ -61,7 +62,7 @@ def run(
         raise click.UsageError("Missing option '-o' / '--output': the HDF5 file to make.")
     chosen = None if columns is None else [int(each) if each.isdigit() else each for each in columns.split(",")]
     if dry_run:
-        plan = plan_ingest(files, schema_of(schema, dtype, chosen, reading), into)
+        plan = plan_ingest(files, schema_of(schema, dtype, chosen, reading, matrix), into)
         click.echo(plan_as_json(plan, output) if is_json else plan_as_text(plan, output))
         return
     if output is None:
@@ -78,6 +79,7 @@ def run(
                 overwrite=overwrite,
                 progress=progress,
                 into=into,
+                matrix=matrix,
                 **how,
                 **reading,
             ),

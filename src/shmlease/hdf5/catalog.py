@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class Catalog:
         encoded: bool,
         compression: str,
         chunk_bytes: int,
+        labels: Mapping[str, Sequence[str]],
     ) -> DatasetState:
         """The dataset of that name, begun unless it is under way.
 
@@ -69,7 +70,10 @@ class Catalog:
             require_storable(dtype, name)
             grid = Grid.fit(trailing, dtype.itemsize, chunk_bytes, rows, whole_rows=encoded)
             described = describe_dtype(dtype)
-            declared = write_ahead_log.Dataset(name, described, trailing, grid.chunk_shape, compression, rows, encoded)
+            texts = {field: tuple(each) for field, each in labels.items()}
+            declared = write_ahead_log.Dataset(
+                name, described, trailing, grid.chunk_shape, compression, rows, encoded, texts
+            )
             self._log(declared)
             known = self.datasets[name] = DatasetState(declared)
             return known

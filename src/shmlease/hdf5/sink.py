@@ -279,7 +279,13 @@ class HDF5Sink:
         self._checkpoint_now_and_then()
 
     @explains_shortage("{self.path} cannot be written")
-    def declare(self, name: str, dtype: np.dtype[Any], trailing: Sequence[int] = ()) -> Codec:
+    def declare(
+        self,
+        name: str,
+        dtype: np.dtype[Any],
+        trailing: Sequence[int] = (),
+        labels: Mapping[str, Sequence[str]] | None = None,
+    ) -> Codec:
         """Start a dataset whose chunks come encoded; returns what workers encode them with.
 
         Parameters
@@ -290,8 +296,10 @@ class HDF5Sink:
             Of one element.
         trailing : sequence of int
             Shape of one row.
+        labels : mapping of str to sequence of str, optional
+            Of integer fields that become enumerations in the file, their labels in the order of their numbers from 0.
         """
-        return self._begin(name, np.dtype(dtype), tuple(trailing), encoded=True).codec
+        return self._begin(name, np.dtype(dtype), tuple(trailing), encoded=True, labels=labels).codec
 
     def plan(self, name: str) -> ChunkPlan[Any]:
         """A plan of the chunks that a declared dataset still needs, from row ``completed().rows`` on."""
@@ -389,6 +397,7 @@ class HDF5Sink:
         *,
         rows: int | None = None,
         encoded: bool = False,
+        labels: Mapping[str, Sequence[str]] | None = None,
     ) -> DatasetState:
         self._session.require_open()
         return self._session.catalog.begin(
@@ -399,6 +408,7 @@ class HDF5Sink:
             encoded=encoded,
             compression=self._compression,
             chunk_bytes=self._chunk_bytes,
+            labels=labels or {},
         )
 
     def _checkpoint_now_and_then(self) -> None:

@@ -7,7 +7,7 @@ and only its own structures are written anew. A chunk that would come to lie els
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -198,9 +198,22 @@ def _creation(state: DatasetState) -> dict[str, Any]:
     if codec.row_bytes == 0:  # HDF5 has no chunks without elements
         return {"dtype": codec.dtype, "shape": (state.cursor, *trailing)}
     return {
-        "dtype": codec.dtype,
+        "dtype": _with_labels(codec.dtype, state.declared.labels),
         "shape": (0 if rows is None else rows, *trailing),
         "maxshape": (rows, *trailing),
         "chunks": codec.grid.chunk_shape,
         **COMPRESSIONS[codec.compression].filters(),
     }
+
+
+def _with_labels(dtype: np.dtype[Any], labels: Mapping[str, Sequence[str]]) -> np.dtype[Any]:
+    """The type with the fields that have labels as enumerations."""
+    if not labels:
+        return dtype
+    import h5py  # noqa: PLC0415 - importing shmlease must not import h5py
+
+    enums = {
+        name: h5py.enum_dtype({label: number for number, label in enumerate(labels[name])}, basetype=dtype[name])
+        for name in labels
+    }
+    return np.dtype([(name, enums.get(name, dtype[name])) for name in dtype.names or ()])

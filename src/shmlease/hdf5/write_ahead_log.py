@@ -48,7 +48,10 @@ class Start(_Record, frozen=True):
 
 
 class Dataset(_Record, frozen=True):
-    """A dataset was begun. `rows` is None while it grows; `encoded` when its chunks come encoded."""
+    """A dataset was begun. `rows` is None while it grows; `encoded` when its chunks come encoded.
+
+    `labels` has those of its fields that are enumerations, in the order of their numbers.
+    """
 
     name: str
     dtype: str
@@ -57,6 +60,7 @@ class Dataset(_Record, frozen=True):
     compression: str
     rows: int | None
     encoded: bool
+    labels: dict[str, tuple[str, ...]] = {}
 
 
 class SmallArray(_Record, frozen=True):

@@ -15,6 +15,7 @@ from shmlease.client.handle import RegistryHandle
 from shmlease.client.ticket import Ticket
 from shmlease.errors import TicketError
 from shmlease.hdf5 import HDF5Sink
+from shmlease.hdf5.chunk_encoding import Codec
 from shmlease.hdf5.chunking import ChunkPlan, PlannedChunk
 from shmlease.ingestion.bad_rows import BadRows
 from shmlease.ingestion.file_progress import FileProgress
@@ -23,6 +24,7 @@ from shmlease.ingestion.readers import HeldText, Input, StreamReader
 from shmlease.ingestion.tasks import Encoded, ParsedPiece
 from shmlease.ingestion.work import EncodeWork, HeldPart, ParseWork, ReadWork
 from shmlease.text.blocks import Piece
+from shmlease.text.schema import Schema
 
 __all__ = ["DatasetJob"]
 
@@ -40,6 +42,8 @@ class DatasetJob:
         Of the run.
     position : mapping, optional
         Where an interrupted run had come to, as `position` gave it.
+    attributes : mapping, optional
+        Of the dataset, as the user wants them.
     """
 
     def __init__(
@@ -51,9 +55,13 @@ class DatasetJob:
         bad_rows: BadRows,
         chunks_a_task: int,
         position: Mapping[str, Any] | None = None,
+        attributes: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
-        codec = sink.declare(name, inputs[0].context.table.schema.dtype)
+        table = inputs[0].context.table
+        codec = _declare(sink, name, table.schema)
+        found = {key: _number_or_text(value) for key, value in table.attributes}
+        sink.attributes(name).update(table.schema.attributes | found | dict(attributes or {}))
         inputs = [replace(each, context=replace(each.context, codec=codec)) for each in inputs]
         self._last_input = inputs[-1]
         self._sink = sink
@@ -216,3 +224,18 @@ class DatasetJob:
             self._held.add(unclaimed)
         for held in list(self._held):
             self._release(held)
+
+
+def _declare(sink: HDF5Sink, name: str, schema: Schema) -> Codec:
+    """Start a dataset for rows of this schema."""
+    if schema.matrix:
+        dtype = schema.fields[0].dtype
+        return sink.declare(name, dtype.base, dtype.shape)
+    return sink.declare(name, schema.dtype, labels=schema.labels)
+
+
+def _number_or_text(value: str) -> int | float | str:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    return value

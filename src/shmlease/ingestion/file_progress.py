@@ -123,15 +123,20 @@ class FileProgress:
             start_row = counts.start_row
             size_bytes = pipe_of(source.path).size_bytes if is_read_once(source.path) else source.state.size_bytes
             if (source.path, start_row, rows) not in self._known_sources:
-                details = {"lines": counts.lines, "rejected": counts.rejected, "notes": counts.notes}
                 crc32 = self._crc32(source, counts)
                 digest = None if crc32 is None else format_checksum(crc32)
-                if os.path.isfile(source.path):
-                    of_file = {"size_bytes": size_bytes, "digest": digest}
-                else:  # nobody can look it up later
-                    of_file = {}
-                    details["read"] = {"size_bytes": size_bytes, "digest": digest}
-                self._sink.source(self._dataset, path=source.path, rows=(start_row, rows), **of_file, **details)
+                is_file = os.path.isfile(source.path)  # else nobody can look it up later
+                self._sink.source(
+                    self._dataset,
+                    path=source.path,
+                    rows=(start_row, rows),
+                    size_bytes=size_bytes if is_file else None,
+                    digest=digest if is_file else None,
+                    lines=counts.lines,
+                    rejected=counts.rejected,
+                    notes=counts.notes,
+                    **({} if is_file else {"read": {"size_bytes": size_bytes, "digest": digest}}),
+                )
             self.reports.append(
                 FileReport(
                     source.path, self._dataset, start_row, rows - start_row, counts.rejected, size_bytes, counts.notes

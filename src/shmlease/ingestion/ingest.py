@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -42,6 +42,8 @@ def ingest(
     layout: str | Schema | None = None,
     dtype: Any = None,
     columns: Sequence[int | str] | None = None,
+    matrix: str | None = None,
+    attributes: Mapping[str, Any] | None = None,
     into: str | None = None,
     compression: str = "gzip",
     workers: int | None = None,
@@ -74,6 +76,10 @@ def ingest(
         The fields: ``"chr:S10,pos:i4,pct:f4"``, or a structured dtype.
     columns : sequence of int or str, optional
         The column of each field, by number from 0 or by its name in the header.
+    matrix : str, optional
+        A type such as ``"f4"``: all columns, from the one in `columns` on, are one two-dimensional dataset of it.
+    attributes : mapping, optional
+        Attributes that every dataset gets.
     into : str, optional
         Put all files into one dataset of this name, in the order given. By default each file has one, named after it.
     compression : {"gzip", "none", "lzf", "zstd", "blosc2"}
@@ -127,7 +133,7 @@ def ingest(
     names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
     check_output_path(out, names, overwrite=overwrite)
     try:
-        plan = plan_ingest(names, schema_of(layout, dtype, columns, reading), into, on_error, chosen)
+        plan = plan_ingest(names, schema_of(layout, dtype, columns, reading, matrix), into, on_error, chosen)
         workers = workers or len(os.sched_getaffinity(0))
         with RunResources(workers, capacity, executor, registry, compressed=compression != "none") as resources:
             watch = _Watch(plan, resources, began_s, progress)
@@ -137,7 +143,7 @@ def ingest(
             plan.require_fitted()
             budget = budget_for(resources.capacity_bytes, workers, [table.schema for table in plan.tables])
             sink = HDF5Sink(out, compression=compression, encoders=1, overwrite=overwrite, resume=resume, keep_partial=True)
-            stored = _store(plan, budget, sink, resources, watch)
+            stored = _store(plan, budget, sink, resources, watch, attributes)
     finally:
         forget_pipes(names)
     return IngestReport(
@@ -147,7 +153,7 @@ def ingest(
         rejected=stored.rejected,
         size_bytes=os.stat(out).st_size,
         elapsed_s=time.monotonic() - began_s,
-        parser=chosen,
+        parser="numpy" if plan.needs_numpy else chosen,
         workers=resources.workers,
         workers_replaced=resources.pool.replaced,
         shared_peak_bytes=resources.peak_bytes,
@@ -191,7 +197,14 @@ class _Stored:
     resumed_rows: int
 
 
-def _store(plan: IngestPlan, budget: Budget, sink: HDF5Sink, resources: RunResources, watch: _Watch) -> _Stored:
+def _store(
+    plan: IngestPlan,
+    budget: Budget,
+    sink: HDF5Sink,
+    resources: RunResources,
+    watch: _Watch,
+    attributes: Mapping[str, Any] | None,
+) -> _Stored:
     """Parse the files of `plan` into `sink`, and close it; after an error, keep what may be resumed."""
     before = sink.completed()
     coordinator = None
@@ -203,7 +216,7 @@ def _store(plan: IngestPlan, budget: Budget, sink: HDF5Sink, resources: RunResou
             sink.checkpoint({"job": digest, "open": {}})
         bad_rows = BadRows(plan.on_error, sink)
         jobs = (
-            DatasetJob(name, inputs, sink, resources.registry, bad_rows, budget.chunks_a_task, opened.get(name))
+            DatasetJob(name, inputs, sink, resources.registry, bad_rows, budget.chunks_a_task, opened.get(name), attributes)
             for name, inputs in plan.inputs(budget)
             if name not in before.finished
         )

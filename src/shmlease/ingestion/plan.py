@@ -22,6 +22,7 @@ from shmlease.ingestion.tasks import Context, OnError
 from shmlease.text.archives import expand_archives
 from shmlease.text.formats import format_named
 from shmlease.text.header import Table, open_table
+from shmlease.text.native_parser import is_native
 from shmlease.text.parser_choice import Parser
 from shmlease.text.schema import Field, Schema
 from shmlease.text.sources import FileState, PathLike, is_read_once, require_utf8_name, state_of
@@ -98,6 +99,11 @@ class IngestPlan:
                 raise IngestError(
                     f"{table.path}: a pipe can be read once, and {why}; write what it gives to a file", path=table.path
                 )
+
+    @property
+    def needs_numpy(self) -> bool:
+        """Whether the parser in C reads none of the files, because of their fields or how they are written."""
+        return not any(is_native(table.schema) for table in self.tables)
 
     def inputs(self, budget: Budget) -> Iterator[tuple[str, list[Input]]]:
         """The datasets, each with its files."""
@@ -184,6 +190,9 @@ def plan_ingest(
     if into:
         require_utf8_name(into)
     datasets = [into] * len(names) if into else dataset_names(names)
+    first: dict[str, Table] = {}
+    for table, dataset in zip(tables, datasets, strict=True):
+        _require_same(table, first.setdefault(dataset, table))
     for name, dataset in zip(names, datasets, strict=True):
         if on_error == "quarantine" and dataset.split("/")[0] == "rejected":
             raise IngestError(
@@ -193,11 +202,36 @@ def plan_ingest(
     return IngestPlan(tuple(tables), tuple(states), tuple(datasets), on_error, parser)
 
 
+def _require_same(table: Table, first: Table) -> None:
+    """Raise unless two files fit into one dataset.
+
+    Raises
+    ------
+    IngestError
+        Their rows are of different types, or their units differ.
+    """
+    if table.schema.dtype != first.schema.dtype:
+        raise IngestError(
+            f"{table.path}: its rows are {table.schema.dtype}, those of {first.path} are {first.schema.dtype}; put them "
+            "into different datasets",
+            path=table.path,
+        )
+    units, others = ({key: value for key, value in each.attributes if "." in key} for each in (table, first))
+    for key in sorted(units.keys() | others.keys()):
+        if units.get(key) != others.get(key):
+            raise IngestError(
+                f"{table.path}: {key} is {units.get(key)!r}, and {others.get(key)!r} in {first.path}; put them into "
+                "different datasets",
+                path=table.path,
+            )
+
+
 def schema_of(
     layout: str | Schema | None,
     dtype: str | np.dtype[Any] | Sequence[Field] | None,
     columns: Sequence[int | str] | None,
     options: dict[str, Any],
+    matrix: str | None = None,
 ) -> Schema:
     """The schema that the arguments of `ingest` mean.
 
@@ -206,6 +240,14 @@ def schema_of(
     IngestError, DTypeError
         They mean none.
     """
+    if matrix is not None:
+        if dtype is not None or len(columns or ()) > 1:
+            raise DTypeError(
+                "a matrix has one type and all columns, from the first of `columns` on; give no dtype beside it"
+            )
+        field = Field("values", f"*{matrix}", source=columns[0] if columns else 0)
+        given = layout if isinstance(layout, Schema) else Schema() if layout is None else format_named(layout)
+        layout, columns = replace(given, fields=(field,), matrix=True), None
     if layout is None and dtype is None:
         raise IngestError("how are the files to be read? name a layout, give a dtype, or infer a schema")
     schema = layout if isinstance(layout, Schema) else Schema() if layout is None else format_named(layout)

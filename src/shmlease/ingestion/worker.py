@@ -95,7 +95,7 @@ class Worker:
                 del content, data  # both are views: of the buffer, or of a segment that is given back
             encoded = None
             if task.start_row is not None:
-                encoded = self._encode_whole(task.context, rows.filled(), task.start_row, is_last=task.is_last)
+                encoded = self._encode_whole(task.context, rows.filled(task.context), task.start_row, is_last=task.is_last)
             needed = encoded is None or sum(chunk.data_bytes for _, _, chunk in encoded.chunks) < rows.size_bytes
             parts = rows.parts(needed=needed)
             return ParsedPiece(parts, encoded, lines, text_bytes, checksum, tuple(rows.bad), rows.bad_count, rows.notes)
@@ -138,7 +138,8 @@ class Worker:
         try:
             leases.extend(self._registry.redeem(ticket) for ticket in task.parts)
             chunks = [
-                (index, [leases[part].array[start:stop] for part, start, stop in pieces]) for index, pieces in task.chunks
+                (index, [_stored_form(leases[part].array, task.context)[start:stop] for part, start, stop in pieces])
+                for index, pieces in task.chunks
             ]
             encoded = self._encode_chunks(task.context, chunks)
             del chunks
@@ -225,9 +226,9 @@ class _LeasedRows:
             lines += rows if newline == ord("\n") else int(np.count_nonzero(text == newline)) + int(text[-1] != newline)
         return lines
 
-    def filled(self) -> list[Rows]:
-        """The rows, lease by lease."""
-        return [lease.array[:filled] for lease, filled in self._leases]
+    def filled(self, context: Context) -> list[Rows]:
+        """The rows as they are stored, lease by lease."""
+        return [_stored_form(lease.array, context)[:filled] for lease, filled in self._leases]
 
     @property
     def size_bytes(self) -> int:
@@ -276,6 +277,12 @@ class _LeasedRows:
             self._room = shape
         lease, filled = self._leases[-1]
         return lease.array[filled : filled + rows]
+
+
+def _stored_form(rows: Rows, context: Context) -> Rows:
+    """Rows of one subarray as the matrix that they are in the file."""
+    schema = context.table.schema
+    return rows[schema.fields[0].name] if schema.matrix else rows
 
 
 def _first_row_end(content: Bytes, schema: Schema) -> int:

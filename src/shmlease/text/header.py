@@ -17,6 +17,8 @@ __all__ = ["Table", "line_end_of", "open_table"]
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LOOK = 1 << 16  # bytes looked at to find out which line ends a file has
 _LONGEST_LINE = 1 << 26
+_ATTRIBUTE_LINE = re.compile(r"\s*([A-Za-z_]\w*)\s+(\S+)\s*")
+_NODATA = "nodata_value"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Table:
         First byte of the data in the (decompressed) text, and the number of that line, from 1.
     size_bytes : int
         Size of the file as it lies on disk.
+    attributes : tuple of (str, str)
+        What the lines before the data say of it: units of fields, a grid's corner and cell size.
     """
 
     path: str
@@ -46,6 +50,7 @@ class Table:
     data_offset: int
     data_line: int
     size_bytes: int
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 def open_table(path: PathLike, schema: Schema) -> Table:
@@ -72,18 +77,26 @@ def open_table(path: PathLike, schema: Schema) -> Table:
             lines.take("the lines to skip")
         if schema.skip_to:
             lines.skip_until(schema.skip_to)
+        attributes = lines.take_attributes() if schema.attribute_lines else ()
+        marks = tuple(value for key, value in attributes if key.lower() == _NODATA)
+        schema = replace(schema, missing=(*schema.missing, *(each for each in marks if each not in schema.missing)))
         names: tuple[str, ...] = ()
+        units: list[str] = []
         if schema.header:
             lines.skip_comments()
             names = tuple(cell.strip() for cell in lines.take_header())
-        for _ in range(schema.skip_after_header):
-            lines.take("the lines after the header")
+        for number in range(schema.skip_after_header):
+            line = lines.take("the lines after the header")
+            units = split_line(line, schema) if schema.units and not number else units
         data_offset, data_line = lines.offset, lines.number
         lines.skip_comments()
         first_line = lines.number
         first_row = lines.peek_row()
     fitted = _fit(name, schema, names, first_row, first_line)
-    return Table(name, fitted, compression, names, data_offset, data_line, size_bytes)
+    if schema.units:
+        places = ((each, units[place].strip() if place < len(units) else "") for each, place in fitted.places())
+        attributes += tuple((f"{each.name}.units", unit) for each, unit in places if unit)
+    return Table(name, fitted, compression, names, data_offset, data_line, size_bytes, attributes)
 
 
 def _without_columns(schema: Schema) -> Schema:
@@ -104,8 +117,11 @@ def _fit(name: str, schema: Schema, names: tuple[str, ...], first_row: _FirstRow
     if cells is not None and first_row is not None and first_row.lines > 1:
         is_wrong = cells != len(names) if names else cells < fitted.row_width
         cells = None if is_wrong else cells  # a stray quote has joined lines to it
-    if fitted.width is not None or not fitted.fields:
-        width = fitted.width or len(names) or cells or 0
+    if any(each.takes_all for each in fitted.fields):
+        count = cells or len(names)
+        fitted = replace(fitted, fields=tuple(_taking(each, count) for each in fitted.fields))
+    if fitted.width is not None or fitted.widths or not fitted.fields:
+        width = fitted.width or len(fitted.widths) or len(names) or cells or 0
     elif fitted.short == "missing" or fitted.extra != "error":
         width = fitted.row_width
     elif names and cells is not None and len(names) != cells:
@@ -117,11 +133,7 @@ def _fit(name: str, schema: Schema, names: tuple[str, ...], first_row: _FirstRow
         )
     else:
         width = len(names) or cells or fitted.row_width
-    reach = (
-        fitted.row_width
-        if fitted.width is None
-        else max((place + each.width for each, place in fitted.places()), default=0)
-    )
+    reach = fitted.fields_reach
     if reach > width:
         raise IngestError(
             f"{name}: the fields reach to column {reach - 1} (from 0) and the rows have {width} cells; "
@@ -136,6 +148,11 @@ def _fit(name: str, schema: Schema, names: tuple[str, ...], first_row: _FirstRow
             line=line,
         )
     return replace(fitted, width=width)
+
+
+def _taking(field: Field, count: int) -> Field:
+    """A field that takes all columns, for a file that has so many."""
+    return replace(field, type=f"({max(count - (field.source or 0), 1)},){field.type[1:]}") if field.takes_all else field  # type: ignore[operator]
 
 
 def _column(name: str, field: Field, names: tuple[str, ...]) -> int | None:
@@ -188,6 +205,14 @@ class _Lines:
     def peek(self) -> str | None:
         """The next line without taking it, or None at the end of the file."""
         return self._text(self._next_line_end(self.offset))
+
+    def take_attributes(self) -> tuple[tuple[str, str], ...]:
+        """The lines of a word and a number that come next."""
+        found = []
+        while (line := self.peek()) is not None and (match := _ATTRIBUTE_LINE.fullmatch(line)):
+            found.append((match[1], match[2]))
+            self.take("the data")
+        return tuple(found)
 
     def take_header(self) -> list[str]:
         """The cells of the next record."""

@@ -29,6 +29,7 @@ struct cell {       /* as shmlease.text.native_parser lays it out */
     int64_t kind;   /* enum kind */
     int64_t size;   /* of the value, in bytes */
     int64_t offset; /* of the value in its row */
+    int64_t exact;  /* whether a number with a leading zero is not plain */
 };
 
 struct line {
@@ -222,10 +223,23 @@ static int store_long_number(const uint8_t *at, const uint8_t *end, const struct
     return cell->kind == FLOAT ? store_float(whole, scale, negative, cell, to) : store_integer(whole, negative, cell, to);
 }
 
+/* The same for what begins with a zero and another digit, or with a sign or a blank that may stand before such. */
+static int store_exact_number(const uint8_t *at, const uint8_t *end, const struct cell *cell, uint8_t *to)
+{
+    const uint8_t *first = at;
+    while (first < end && (*first == ' ' || *first == '-' || *first == '+'))
+        first++;
+    if (end - first > 1 && *first == '0' && (uint8_t)(first[1] - '0') <= 9)
+        return 0;
+    return store_long_number(at, end, cell, to);
+}
+
 static inline int store_number(const uint8_t *at, const uint8_t *end, const struct scan *scan, const struct cell *cell,
                                uint8_t *to)
 {
     int64_t length = end - at;
+    if (cell->exact && length > 1 && *at <= '0')
+        return store_exact_number(at, end, cell, to);
     if (length < 1 || length > 8 || scan->end - at < 8)
         return store_long_number(at, end, cell, to);
     uint64_t text = load8(at);

@@ -55,16 +55,21 @@ def library() -> ctypes.CDLL | None:
 @lru_cache(maxsize=64)
 def is_native(schema: Schema) -> bool:
     """Whether C can read tables of this schema; if not, `parse_block_native` is `parse_block`."""
-    places = [place + index for each, place in schema.places() for index in range(each.width)]
+    places = [place for _, _, place in schema.columns()]
     return (
         schema.delimiter is not None
+        and not schema.widths
         and schema.row_width > 0
         and schema.line_end != "cr"
         and sys.byteorder == "little"
         and len(set(places)) == len(places)
         and not any(is_number(mark) for mark in schema.missing)
+        and (schema.decimal, schema.thousands) == (".", "")
         and all(
-            each.dtype.base.kind in _KINDS and each.dtype.base.isnative and each.dtype.base.str not in ("<f2", "<f16")
+            each.is_plain
+            and each.dtype.base.kind in _KINDS
+            and each.dtype.base.isnative
+            and each.dtype.base.str not in ("<f2", "<f16")
             for each in schema.fields
         )
     )
@@ -115,6 +120,8 @@ def parse_block_native(
         *(flags.ctypes.data, schema.encoding in ("latin-1", "iso8859-1"), rows.ctypes.data, rows.itemsize, len(rows)),
         *(odd.ctypes.data, len(odd), ctypes.byref(lines)),
     )
+    for name in _masks(schema):  # a value that is missing is on an odd line
+        rows[name] = False
     if count == _TOO_MANY:
         return parse_block(content, schema, out=rows, first_line=first_line, most_bad=most_bad)
     if count == 0:
@@ -123,14 +130,18 @@ def parse_block_native(
 
 
 @lru_cache(maxsize=64)
+def _masks(schema: Schema) -> tuple[str, ...]:
+    return tuple(each.mask_name for each in schema.fields if each.is_nullable)
+
+
+@lru_cache(maxsize=64)
 def _plan(schema: Schema) -> tuple[npt.NDArray[np.int64], Bytes]:
-    """Kind, size and offset of each cell of a line, together all bytes of its row; and which bytes may begin a comment."""
+    """Kind, size, offset and exactness of each cell of a line; and which bytes may begin a comment."""
     offsets = {name: offset for name, (_, offset, *_) in (schema.dtype.fields or {}).items()}
-    cells = np.zeros((schema.row_width, 3), np.int64)
-    for each, place in schema.places():
+    cells = np.zeros((schema.row_width, 4), np.int64)
+    for each, index, place in schema.columns():
         base = each.dtype.base
-        for index in range(each.width):
-            cells[place + index] = _KINDS[base.kind], base.itemsize, offsets[each.name] + index * base.itemsize
+        cells[place] = _KINDS[base.kind], base.itemsize, offsets[each.name] + index * base.itemsize, schema.exact
     flags = np.zeros(256, np.uint8)
     flags[[prefix.encode(schema.encoding)[0] for prefix in schema.comments]] = 1
     return cells, flags

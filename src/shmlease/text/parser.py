@@ -138,9 +138,13 @@ def parse_block(
     if rows.dtype != schema.dtype or rows.ndim != 1:
         raise ValueError(f"out is {rows.ndim}-dimensional {rows.dtype}; the schema makes one dimension of {schema.dtype}")
     columns = [
-        (Converter(each, schema), place + index, rows[each.name] if each.width == 1 else rows[each.name][:, index])
-        for each, place in schema.places()
-        for index in range(each.width)
+        (
+            Converter(each, schema),
+            place,
+            rows[each.name][:, index] if each.dtype.shape else rows[each.name],
+            rows[each.mask_name] if each.is_nullable else None,
+        )
+        for each, index, place in schema.columns()
     ]
     bad: list[BadRow] = []
     notes: Counter[str] = Counter()
@@ -154,8 +158,9 @@ def parse_block(
         notes.update(cells.notes)
         faults: _Faults = {fault.start: (fault, None, None) for fault in cells.faults}
         wrong = _undecodable(text, cells, schema.encoding)
-        for column, place, target in columns:
-            for cell_fault in column.read(text, *cells.column(place), target[filled:stop], notes):
+        for column, place, target, mask in columns:
+            masked = None if mask is None else mask[filled:stop]
+            for cell_fault in column.read(text, *cells.column(place), target[filled:stop], notes, masked):
                 wrong.setdefault(cell_fault.row, (cell_fault.reason, column.field.name, cell_fault.cell))
         for row, (reason, name, cell) in wrong.items():
             where = LineError(int(cells.row_starts[row]), int(cells.row_ends[row]), reason)

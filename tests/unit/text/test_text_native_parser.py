@@ -47,14 +47,18 @@ def _compare(text: bytes, schema: Schema) -> None:
     assert found.notes == expected.notes
 
 
-@pytest.mark.parametrize("dtype", ["a:S5,b:i1,c:f4,d:u2,e:S8", "a:S16,b:i8,c:f8,d:f4,e:S1", "b:i4,c:f8"])
+@pytest.mark.parametrize("dtype", ["a:S5,b:i1,c:f4,d:u2,e:S8", "a:S16,b:i8?,c:f8,d:f4,e:S1", "b:i4,c:f8"])
 @given(
-    st.lists(_LINES, max_size=4), st.lists(_GOOD, min_size=1, max_size=4), st.sampled_from(["\n", "\r\n"]), st.booleans()
+    st.lists(_LINES, max_size=4),
+    st.lists(_GOOD, min_size=1, max_size=4),
+    st.sampled_from(["\n", "\r\n"]),
+    st.booleans(),
+    st.booleans(),
 )
-def test_both_readers_agree_on_any_lines(dtype, odd, good, line_end, ends):
+def test_both_readers_agree_on_any_lines(dtype, odd, good, line_end, ends, exact):
     lines = [*good * 30, *odd, *good * 30, *odd[:1]]
     text = (line_end.join(lines) + line_end * ends).encode()
-    schema = Schema(comments=("#",), missing=("NA",), width=5)
+    schema = Schema(comments=("#",), missing=("NA",), width=5, exact=exact)
     columns = [1, 2] if dtype.startswith("b") else None
     _compare(text, schema.with_dtype(dtype, columns))
     _compare(text, Schema(width=5, encoding="latin-1", short="missing", extra="ignore").with_dtype(dtype, columns))

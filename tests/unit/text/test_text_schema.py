@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import msgspec
 import numpy as np
@@ -29,8 +30,62 @@ def test_the_dtype_of_the_rows_is_packed():
 
 
 def test_a_numpy_dtype_makes_the_same_fields():
-    dtype = np.dtype([("a", ">i4"), ("b", "f8", 3), ("c", "U5"), ("d", "M8[D]")])
-    assert Schema().with_dtype(dtype).dtype == dtype
+    dtype = np.dtype([("a", ">i4"), ("b", "f8", 3), ("c", "U5"), ("d", "M8[D]"), ("e", "?")])
+    schema = Schema().with_dtype(dtype)
+    assert schema.dtype == np.dtype([("a", ">i4"), ("b", "f8", 3), ("c", "U5"), ("d", "i8"), ("e", "?")])
+    assert [each.declared for each in schema.fields] == [dtype[name] for name in dtype.names]
+
+
+def test_a_field_is_written_as_it_is_read():
+    texts = [
+        "t:M8[D](%d.%m.%Y)",
+        "s:enum(a b|c, d)?",
+        "x:f8(percent)=-1%",
+        "n:i8?",
+        "e:M8[ms](epoch s)",
+        "h:u2(hex)",
+        "w:m8[s]=NaT",
+    ]
+    fields = parse_dtype(",".join(texts))
+    assert [str(each) for each in fields] == texts
+    assert [each.format for each in fields] == ["%d.%m.%Y", "a b|c, d", "percent", "", "epoch s", "hex", ""]
+    assert Schema(fields=fields).names == ["t", "s", "s_missing", "x", "n", "n_missing", "e", "h", "w"]
+
+
+def test_what_a_reader_needs_beside_the_types_is_an_attribute():
+    schema = Schema().with_dtype("t:M8[ms],d:m8[s],p:f8(percent),n:i4?,k:i2=-1,s:enum(a|b)")
+    assert schema.attributes == {
+        "t.units": "ms",
+        "t.epoch": "1970-01-01T00:00:00",
+        "d.units": "s",
+        "p.units": "%",
+        "n.mask": "n_missing",
+        "n.fill": "0",
+        "k.fill": "-1",
+    }
+    assert schema.labels == {"s": ("a", "b")}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x:i4?,x_missing:i4", "two fields are named 'x_missing'"),
+        ("x:M8", "unit none is not one of Y, M, W, D"),
+        ("x:M8[25us]", "write one, such as M8"),
+        ("x:M8[D](dd.mm.yyyy)", "is neither a format such as %d.%m.%Y nor epoch"),
+        ("x:M8[D](%d.%m)", "has no year"),
+        ("x:M8[D](%Y %Q)", "%Q is not known"),
+        ("x:M8[D](%Y %Y)", "has a part twice"),
+        ("x:m8[s](%H)", "it takes no format"),
+        ("x:f8(hex)", "f8 has no format 'hex'; it has percent"),
+        ("x:enum(a|a)", "different labels"),
+        ("x:enum", "different labels"),
+        ("x:f8?", "missing values need no ?"),
+    ],
+)
+def test_a_type_or_format_that_is_none_says_what_there_is(text, message):
+    with pytest.raises(DTypeError, match=re.escape(message)):
+        Schema().with_dtype(text)
 
 
 @pytest.mark.parametrize(
