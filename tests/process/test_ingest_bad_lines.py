@@ -157,8 +157,6 @@ def test_impossible_arguments_are_refused_before_anything_starts(tmp_path):
         ingest(path, out, layout="bismarck")
     with pytest.raises(DTypeError, match="not what it holds"):
         ingest(path, out, layout="tsv")
-    with pytest.raises(DTypeError, match="'chr' is a string without a length"):
-        ingest(path, out, dtype="chr:S,pos:i4", columns=[0, 1])
     with pytest.raises(IngestError, match="one of the files to read"):
         ingest(path, path, overwrite=True, **FIELDS)
     with pytest.raises(TypeError, match="unexpected keyword argument 'delimitter'"):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from shmlease.ingestion import worker_forkserver
 
-__all__ = ["command"]
+__all__ = ["command", "reading_options"]
 
 DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " ", "blanks": None}
 # As in shmlease.text.formats, which imports numpy.
@@ -23,6 +24,22 @@ FORMATS = (
     "metoffice",
     "tmy3",
     "nsrdb",
+    "bismark-cpg-report",
+    "bedgraph",
+    "bedmethyl",
+    "modkit",
+    "bed3",
+    "bed6",
+    "bed12",
+    "narrowpeak",
+    "vcf",
+    "gff",
+    "ghcn-daily",
+    "uscrn-daily",
+    "aeronet",
+    "matrix-market",
+    "matrix-market-integer",
+    "esri-ascii",
     "rdb",
     "csv",
     "tsv",
@@ -30,30 +47,9 @@ FORMATS = (
 )
 # The fields of shmlease.text.schema.Schema that are options; how the rest of them is said is --dtype and --matrix.
 READING = (
-    *(
-        "delimiter",
-        "skip_lines",
-        "skip_to",
-        "header",
-        "skip_after_header",
-        "units",
-        "attribute_lines",
-        "widths",
-        "comments",
-    ),
-    *(
-        "quote",
-        "missing",
-        "decimal",
-        "thousands",
-        "exact",
-        "after_number",
-        "extra",
-        "short",
-        "encoding",
-        "line_end",
-        "width",
-    ),
+    *("delimiter", "widths", "skip_lines", "skip_to", "header", "skip_after_header", "units", "attribute_lines", "ends_at"),
+    *("comments", "quote", "missing", "decimal", "thousands", "exact", "after_number", "extra", "short", "encoding"),
+    *("line_end", "width"),
 )
 COMPRESSIONS = click.Choice(["gzip", "none", "lzf", "zstd", "blosc2"])
 ON_ERROR = click.Choice(["fail", "skip", "quarantine"])
@@ -63,9 +59,9 @@ LINE_ENDS = click.Choice(["auto", "lf", "cr"])
 PARSERS = click.Choice(["auto", "native", "numpy"])
 
 
-def _reading_options(given: dict[str, Any]) -> dict[str, Any]:
+def reading_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Those options of a schema that were given, as `Schema` takes them."""
-    options = {name: value for name, value in given.items() if value not in (None, ())}
+    options = {name: given[name] for name in READING if given[name] not in (None, ())}
     if "delimiter" in options:
         options["delimiter"] = DELIMITERS.get(options["delimiter"], options["delimiter"])
     if "widths" in options:
@@ -95,7 +91,12 @@ def _attributes(given: tuple[str, ...]) -> dict[str, str]:
     "--dtype", metavar="FIELDS", help='The fields, such as "chr:S10,pos:i4,pct:f4"; name:type=fill for missing values.'
 )
 @click.option("--columns", metavar="LIST", help="The column of each field, from 0, or its name in the header: 0,1,3.")
-@click.option("--infer", "inferred", is_flag=True, help="Print the schema that the first file seems to have.")
+@click.option(
+    "--infer",
+    "inferred",
+    is_flag=True,
+    help="Find out how the files are written: print a command that reads them, or, with -o, read them.",
+)
 @click.option("--delimiter", metavar="CHARACTER", help=f"What separates cells: a character, or {', '.join(DELIMITERS)}.")
 @click.option("--header/--no-header", default=None, help="Whether the first line names the columns.")
 @click.option("--skip-to", metavar="TEXT", help="Skip lines until one that begins with this, which is the header.")
@@ -109,6 +110,7 @@ def _attributes(given: tuple[str, ...]) -> dict[str, str]:
     "--attribute-lines", is_flag=True, default=None, help="Lines of a word and a value before the data are attributes."
 )
 @click.option("--widths", metavar="LIST", help="Bytes of each cell in a table of fixed width: 11,4,2.")
+@click.option("--ends-at", metavar="TEXT", help="The table ends before the first line that begins with this.")
 @click.option("--quote", metavar="CHARACTER", help="The character around cells that contain delimiters or line ends.")
 @click.option(
     "--missing", multiple=True, metavar="TEXT", help="Text of a cell that means a missing value; may be repeated."
@@ -176,7 +178,7 @@ def command(files: tuple[str, ...], output: str | None, dry_run: bool, **options
     Exit codes: 0 every line became a row; 1 the file is complete, and some lines were malformed; 2 failed, and there is no
     new file; 130 interrupted.
     """
-    reading = _reading_options({name: options.pop(name) for name in READING})
+    reading = reading_options({name: options.pop(name) for name in READING})
     options["attributes"] = _attributes(options["attributes"])
     if output is not None and not dry_run:
         # Whatever is imported from here on the workers' fork server imports beside it. Nothing here multiplies matrices.

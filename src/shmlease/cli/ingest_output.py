@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
+from shmlease.cli.ingest import DELIMITERS, READING
 from shmlease.ingestion.plan import IngestPlan
 from shmlease.ingestion.report import IngestReport
+from shmlease.text.formats import format_named
 from shmlease.text.inference import Inference
+from shmlease.text.schema import Schema
 from shmlease.units import format_bytes, format_duration
 
-__all__ = ["as_json", "as_text", "inference_as_json", "plan_as_json", "plan_as_text"]
+__all__ = ["as_json", "as_text", "inference_as_command", "inference_as_json", "plan_as_json", "plan_as_text"]
 
 _MOST_FILES = 40  # what a person reads; --json has all
 _MOST_REJECTED = 10
@@ -65,9 +71,54 @@ def as_text(report: IngestReport) -> str:
     return "\n".join([*lines, "; ".join(extra)])
 
 
-def inference_as_json(path: str, inference: Inference) -> str:
-    """What the file seems to be."""
-    return msgspec.json.encode({"path": path, **msgspec.to_builtins(inference)}).decode()
+def inference_as_json(paths: Sequence[str], inference: Inference) -> str:
+    """What the files seem to be."""
+    content = {
+        "path": paths[0],
+        "command": inference_as_command(paths, inference),
+        **msgspec.to_builtins(inference),
+        "dtype": ",".join(map(str, inference.schema.fields)),
+    }
+    return msgspec.json.encode(content).decode()
+
+
+def inference_as_command(paths: Sequence[str], inference: Inference) -> str:
+    """The command that reads the files so, for a shell."""
+    schema = inference.schema
+    default = Schema() if inference.layout is None else format_named(inference.layout)
+    words = ["shmlease", "ingest", *(path if path == "-" or not path.startswith("-") else f"./{path}" for path in paths)]
+    words += [] if inference.layout is None else ["--layout", inference.layout]
+    for name, option in _OPTIONS.items():
+        value = getattr(schema, name)
+        if value == getattr(default, name):
+            continue
+        if isinstance(value, bool):
+            words.append(option if value else option.replace("--", "--no-", 1))
+        elif isinstance(value, tuple) and name != "widths":
+            words += [word for each in value for word in (option, each)]
+        else:
+            text = (
+                ",".join(map(str, value))
+                if name == "widths"
+                else str(_DELIMITER_NAMES.get(value, value) if name == "delimiter" else value)
+            )
+            words += [option, text]
+    if schema.fields != default.fields and not schema.matrix:
+        words += ["--dtype", ",".join(map(str, schema.fields))]
+        if any(each.source not in (None, each.name) for each in schema.fields):
+            words += ["--columns", _joined(each.name if each.source is None else each.source for each in schema.fields)]
+    return shlex.join([*words, "-o", "OUT.h5"])
+
+
+# the option of the command for each option of a schema
+_OPTIONS = {name: "--" + name.replace("_", "-") for name in READING} | {"comments": "--comment"}
+_DELIMITER_NAMES = {character: name for name, character in DELIMITERS.items()}
+
+
+def _joined(columns: Iterable[int | str]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(columns)
+    return line.getvalue()
 
 
 def plan_as_json(plan: IngestPlan, output: str | None) -> str:

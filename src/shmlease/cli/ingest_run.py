@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import click
 
-from shmlease.cli.ingest_output import as_json, as_text, inference_as_json, plan_as_json, plan_as_text
+from shmlease.cli.ingest_output import (
+    as_json,
+    as_text,
+    inference_as_command,
+    inference_as_json,
+    plan_as_json,
+    plan_as_text,
+)
 from shmlease.errors import LeaseError
 from shmlease.ingestion.ingest import ingest
 from shmlease.ingestion.plan import check_output_path, plan_ingest, schema_of
@@ -19,7 +28,7 @@ from shmlease.ingestion.report import Progress
 from shmlease.text.inference import infer
 from shmlease.text.schema import Schema
 
-__all__ = ["run"]
+__all__ = ["columns_of", "run"]
 
 _INTERRUPTED, _TERMINATED = 130, 143  # 128 and the number of the signal, as shells have it
 
@@ -45,22 +54,14 @@ def run(
     if output is not None:
         check_output_path(output, files, overwrite=overwrite)
     schema: str | Schema | None = layout
+    chosen = columns_of(columns)
     if inferred:
-        if layout or dtype or reading or matrix:
-            raise click.UsageError(
-                "--infer finds out what --layout, --dtype and the options for reading say; give one or the other"
-            )
-        inference = infer(files[0])
-        is_all = output is None and not dry_run
-        if is_all or not quiet:
-            click.echo(
-                inference_as_json(files[0], inference) if is_all and is_json else f"{files[0]}: {inference}", err=not is_all
-            )
-        schema = inference.schema
-        reading = {}
+        schema = _infer(
+            files, layout, dtype, chosen, reading, shown=not quiet, is_json=is_json, only=output is None and not dry_run
+        )
+        dtype, chosen, reading = None, None, {}
     elif output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output': the HDF5 file to make.")
-    chosen = None if columns is None else [int(each) if each.isdigit() else each for each in columns.split(",")]
     if dry_run:
         plan = plan_ingest(files, schema_of(schema, dtype, chosen, reading, matrix), into)
         click.echo(plan_as_json(plan, output) if is_json else plan_as_text(plan, output))
@@ -91,6 +92,36 @@ def run(
     for leak in report.leaks:
         click.echo(f"shmlease: left in shared memory: {leak}", err=True)
     sys.exit(report.exit_code)
+
+
+def columns_of(text: str | None) -> list[int | str] | None:
+    """Names and numbers between commas; a name with a comma stands in quotes, as in a table."""
+    if text is None:
+        return None
+    return [int(each) if each.isascii() and each.isdigit() else each for each in next(csv.reader([text]))]
+
+
+def _infer(
+    files: tuple[str, ...],
+    layout: str | None,
+    dtype: str | None,
+    columns: list[int | str] | None,
+    reading: dict[str, Any],
+    *,
+    shown: bool,
+    is_json: bool,
+    only: bool,
+) -> Schema:
+    """The schema that the files seem to have, beside what is given; it goes to stdout if it is all that was asked for."""
+    inference = infer(files, given=reading, layout=layout)
+    if dtype is not None:
+        inference = replace(inference, schema=inference.schema.with_dtype(dtype, columns))
+    if only and is_json:
+        click.echo(inference_as_json(files, inference))
+    elif shown or only:
+        click.echo(f"{files[0]}: {inference}", err=True)
+        click.echo(inference_as_command(files, inference), err=not only)
+    return inference.schema
 
 
 def _checked(output: str, run: Callable[[], Any]) -> Any:

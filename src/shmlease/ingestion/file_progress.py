@@ -147,7 +147,7 @@ class FileProgress:
     def _crc32(self, source: Input, counts: FileCounts) -> int | None:
         """Of the file as it lies on the disk, if it does."""
         table = source.context.table
-        if table.compression != "plain":
+        if table.compression != "plain" or table.schema.ends_at:
             known = self._crc32s.pop(source.index, None)
             return checksum_of_source(source.path) if known is None else known
         if table.data_offset + counts.text_bytes != source.state.size_bytes:

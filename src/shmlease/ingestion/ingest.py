@@ -92,7 +92,8 @@ def ingest(
         What becomes of malformed lines: the run fails at the first, they are skipped and counted, or they are kept in the
         file, under ``rejected/``.
     fit_strings : bool
-        Read all files once for the lengths of their strings first.
+        Read all files once for the lengths of their strings first, and make all string fields so long. Without, that is
+        done for fields without a length only (``name:S``).
     overwrite : bool
         Replace the file that is at `out`, when the new one is complete. Otherwise a file there is an error.
     resume : bool
@@ -137,10 +138,9 @@ def ingest(
         workers = workers or len(os.sched_getaffinity(0))
         with RunResources(workers, capacity, executor, registry, compressed=compression != "none") as resources:
             watch = _Watch(plan, resources, began_s, progress)
-            if fit_strings:
-                plan.require_files("the lengths of strings are measured before (fit_strings)")
-                plan = plan.with_string_lengths(measure(plan.tables, resources.pool, watch))
-            plan.require_fitted()
+            if fit_strings or plan.schema.needs_fitting:
+                plan.require_files("the lengths of its strings are measured before; declare them, such as name:S16")
+                plan = plan.with_string_lengths(measure(plan.tables, resources.pool, watch), all_strings=fit_strings)
             budget = budget_for(resources.capacity_bytes, workers, [table.schema for table in plan.tables])
             sink = HDF5Sink(out, compression=compression, encoders=1, overwrite=overwrite, resume=resume, keep_partial=True)
             stored = _store(plan, budget, sink, resources, watch, attributes)

@@ -70,22 +70,6 @@ class IngestPlan:
         """As it was fitted to the first file."""
         return self.tables[0].schema
 
-    def require_fitted(self) -> None:
-        """Raise unless every string field has a length.
-
-        Raises
-        ------
-        DTypeError
-            One has none.
-        """
-        for each in self.schema.fields:
-            if each.needs_fitting:
-                raise DTypeError(
-                    f"field {each.name!r} is a string without a length; write one, such as {each.name}:S16, or have the "
-                    "strings fitted (--fit-strings)",
-                    field=each.name,
-                )
-
     def require_files(self, why: str) -> None:
         """Raise if one of the inputs can be read once only.
 
@@ -116,8 +100,10 @@ class IngestPlan:
                 inputs.append(Input(index, context, state))
             yield name, inputs
 
-    def with_string_lengths(self, lengths: Mapping[str, int]) -> IngestPlan:
-        """The same plan with string fields just long enough; `lengths` in bytes, by field."""
+    def with_string_lengths(self, lengths: Mapping[str, int], *, all_strings: bool = True) -> IngestPlan:
+        """The same plan with string fields just long enough, or those without a length; `lengths` in bytes, by field."""
+        if not all_strings:
+            lengths = {each.name: lengths[each.name] for each in self.schema.fields if each.needs_fitting}
         fitted = tuple(replace(table, schema=fit_strings(table.schema, lengths)) for table in self.tables)
         return replace(self, tables=fitted)
 

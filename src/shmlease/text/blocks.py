@@ -1,8 +1,8 @@
 """A table in blocks of whole lines, each with its place in the file.
 
 A plain file is cut into pieces that are read independently of one another, so that several workers share one file: a piece
-owns the lines that begin in it. A compressed file, or one whose quoted cells
-may hold line ends, is one piece, read from its start.
+owns the lines that begin in it. A compressed file, one whose quoted cells may hold line ends, or one in which something
+else follows the table, is one piece, read from its start.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def cut_table(table: Table, block_bytes: int = BLOCK_BYTES) -> list[Piece]:
 
     With quoting on, a plain file is searched for the first quoted cell; one that has none is cut like any other.
     """
-    if table.compression != "plain" or (table.schema.quote and _has_quoted_cells(table)):
+    if table.compression != "plain" or table.schema.ends_at or (table.schema.quote and _has_quoted_cells(table)):
         return [Piece(0, table.data_offset, None)]
     starts = range(table.data_offset, max(table.size_bytes, table.data_offset + 1), block_bytes)
     return [Piece(index, start, min(start + block_bytes, table.size_bytes)) for index, start in enumerate(starts)]
@@ -209,8 +209,10 @@ def _read_stream(
                 except IngestError as error:
                     line += buffer.count(newline, 0, filled)
                     raise IngestError(f"{error}, in line {line}", path=table.path, line=line) from error
+                is_short = filled < room
+                filled, at_end = _end_of_table(table, buffer, filled)
+                at_end |= is_short
                 content = np.frombuffer(buffer, np.uint8)[:filled]
-                at_end = filled < room
                 size = filled if at_end else last_row_end(content, table.schema)
                 if filled == 0:
                     return
@@ -222,6 +224,18 @@ def _read_stream(
             room = max(block_bytes, filled)
             if at_end:
                 return
+
+
+def _end_of_table(table: Table, buffer: bytearray, filled: int) -> tuple[int, bool]:
+    """How much of the buffer belongs to the table, and whether another text follows; the buffer begins with a line."""
+    if not table.schema.ends_at:
+        return filled, False
+    mark = table.schema.ends_at.encode(table.schema.encoding)
+    newline = bytes([table.schema.newline])
+    if buffer.startswith(mark, 0, filled):
+        return 0, True
+    found = buffer.find(newline + mark, 0, filled)
+    return (filled, False) if found < 0 else (found + 1, True)
 
 
 def _read_into(stream: IO[bytes], buffer: bytearray, filled: int, room: int) -> int:

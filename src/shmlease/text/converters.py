@@ -71,7 +71,7 @@ class Converter:
         self._kind = "e" if field.is_enum else field.declared.base.kind
         self._unit = unit_of(field.declared.base) if self._kind in "mM" else ""
         self._labels = [label.encode(schema.encoding) for label in field.labels]
-        marks = {mark.encode(schema.encoding) for mark in schema.missing} if self._kind not in "SU" else set()
+        marks = {mark.encode(schema.encoding) for mark in schema.missing_of(field)}
         if schema.short == "missing":
             marks.add(b"")
         self._missing_words = [
@@ -187,9 +187,7 @@ class Converter:
     def _not_written_so(self, cell: bytes, reason: str) -> str:
         if "\\x01" not in reason and "\x01" not in reason:
             return reason
-        so = [f"decimal {self._decimal}"] * (self._decimal != ".") + ["percent"] * bool(
-            self.field.format
-        )
+        so = [f"decimal {self._decimal}"] * (self._decimal != ".") + ["percent"] * bool(self.field.format)
         return (
             f"{cell.decode(self._encoding, 'replace')!r} is no number written as declared ({', '.join(so) or 'thousands'})"
         )

@@ -91,7 +91,7 @@ def open_table(path: PathLike, schema: Schema) -> Table:
         data_offset, data_line = lines.offset, lines.number
         lines.skip_comments()
         first_line = lines.number
-        first_row = lines.peek_row()
+        first_row = None if lines.is_at_end_of_table() else lines.peek_row()
     fitted = _fit(name, schema, names, first_row, first_line)
     if schema.units:
         places = ((each, units[place].strip() if place < len(units) else "") for each, place in fitted.places())
@@ -214,6 +214,11 @@ class _Lines:
             self.take("the data")
         return tuple(found)
 
+    def is_at_end_of_table(self) -> bool:
+        """Whether something else than the table comes next."""
+        mark = self._schema.ends_at
+        return bool(mark) and (self.peek() or "").startswith(mark)
+
     def take_header(self) -> list[str]:
         """The cells of the next record."""
         if self._is_quoted and self.peek() is not None:
@@ -278,6 +283,8 @@ class _Lines:
     def skip_comments(self) -> None:
         """Take blank lines and comments."""
         while (line := self.peek()) is not None and (not line.strip() or line.startswith(self._schema.comments)):
+            if self.is_at_end_of_table():
+                return
             self.take("the data")
 
     @property

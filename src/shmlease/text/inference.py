@@ -11,34 +11,32 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from shmlease.errors import IngestError
 from shmlease.exhaustion import explains_shortage
+from shmlease.text.archives import expand_archives
+from shmlease.text.column_types import MARKS, NumberStyle, is_number, propose, style_of
+from shmlease.text.formats import format_named, format_of
 from shmlease.text.header import open_table
 from shmlease.text.records import split_line
 from shmlease.text.sampling import Sample, records_of, take_sample, take_sample_of_quoted
-from shmlease.text.schema import Field, Schema
-from shmlease.text.sources import PathLike
+from shmlease.text.schema import MASK_SUFFIX, Field, Schema
+from shmlease.text.sources import PathLike, is_read_once
 from shmlease.text.string_lengths import fit_strings, measure_strings
 
 __all__ = ["Inference", "infer"]
 
 _COMMENTS = ("#", "track ", "browser ")
 _DELIMITERS = ("\t", ",", ";", "|")
-_MARKS = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "-", "--", "---", "?", ".")
-_NUMERIC_MARKS = {"-9999", "-9900"}
-_INTEGER = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
-_NUMBER = re.compile(r"\s*[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf|infinity)\s*", re.ASCII | re.IGNORECASE)
-_PADDED = re.compile(r"\s*[+-]?0\d+\s*", re.ASCII)
 _COLUMN_TYPE = re.compile(r"\d+[sdn]")  # the line of types in a USGS RDB file
-_SEQUENCE_NAMES = {"chr", "chrom", "chromosome", "chrbase", "contig", "seqname", "scaffold"}
 _REGULAR = 0.9  # share of lines that must have the same number of cells
+_MOST_FILES = 20  # whose beginnings are looked at for the types
 _MATRIX_MARKET = "%%MatrixMarket"
-_SURE_F8 = 10**15  # integers up to 2**53 are float64 numbers, and the lines not seen may hold larger ones
-_LONGEST_INTEGER = 40  # more digits than any type has, with blanks around them
-_SURE_I4 = 10**9  # the lines not seen may hold larger numbers
+_ROOM = 4  # times the longest string in the beginning of a pipe
+_PREFACE = {"skip_lines", "skip_to", "skip_after_header", "attribute_lines", "units", "widths"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +46,23 @@ class Inference:
     Attributes
     ----------
     schema : Schema
-        The proposal.
+        The proposal. Unless it is a named layout it is `exact`: a number that was not seen and that it would change is
+        malformed.
+    layout : str or None
+        The name of the layout that it is, if the file has one of those.
     reasons : tuple of str
         Why, a line for each choice.
     lines_seen : int
         How many lines it rests on.
+    longest : mapping of str to int
+        The longest cell that was seen, by field.
     """
 
     schema: Schema
     reasons: tuple[str, ...]
     lines_seen: int
+    layout: str | None = None
+    longest: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         fields = "\n".join(
@@ -68,27 +73,66 @@ class Inference:
         return f"fields\n{fields}\nfrom {self.lines_seen} lines\n{reasons}"
 
 
-@explains_shortage("{path} cannot be read")
-def infer(path: PathLike, *, fit: bool = True) -> Inference:
+@explains_shortage("the files cannot be read")
+def infer(
+    paths: PathLike | Sequence[PathLike],
+    *,
+    given: Mapping[str, Any] | None = None,
+    layout: str | None = None,
+    fit: bool = True,
+) -> Inference:
     """Look at a file and propose the schema to read it with.
 
     Parameters
     ----------
-    path : path
-        A text table, compressed or not. A compressed one is read to its end: its middle cannot be reached otherwise.
+    paths : path or sequence of paths
+        Text tables of one kind, compressed or not. The first says how they are written; the types are those of all, as far
+        as they are looked at. A compressed one is read to its end: its middle cannot be reached otherwise. Of a pipe, the
+        beginning is looked at.
+    given : mapping, optional
+        Options of `Schema` that are known, such as ``delimiter=","``.
+    layout : str, optional
+        A layout whose options are known, such as ``"csv"``.
     fit : bool
-        Read the whole file once for the lengths of its strings; without, their type is ``S`` and still to be fitted.
+        Read the files once for the lengths of their strings; without, their type is ``S`` and still to be fitted.
 
     Raises
     ------
     IngestError
-        The file cannot be read, or no two of its lines have the same number of cells.
+        A file cannot be read, or no two of its lines have the same number of cells.
     CapacityError
         Memory or descriptors have run out; the message says which limit.
     """
-    name = os.fspath(path)
+    names = expand_archives([os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)])
     reasons: list[str] = []
-    sample = take_sample(path)
+    sample = take_sample(names[0])
+    if layout is None and not given and (found := format_of(sample.head)) is not None:
+        reasons.append(f"layout {found}, which its first lines show; columns that it does not name are left out")
+        inference = Inference(format_named(found), (*reasons,), sample.head.count("\n"), found)
+    else:
+        inference = _inferred(names, sample, dict(given or {}), layout, reasons)
+    if not inference.schema.needs_fitting or not fit:
+        return inference
+    if any(map(is_read_once, names)):
+        longest = {each.name: _ROOM * max(inference.longest.get(each.name, 0), 1) for each in inference.schema.fields}
+        why = f"string lengths: {_ROOM} times the longest that was seen, since a pipe cannot be read twice"
+    else:
+        longest = {}
+        for name in names:
+            for field, length in measure_strings(open_table(name, inference.schema)).items():
+                longest[field] = max(length, longest.get(field, 0))
+        why = (
+            "string lengths: measured over all files" if len(names) > 1 else "string lengths: measured over the whole file"
+        )
+    unfitted = {each.name: longest[each.name] for each in inference.schema.fields if each.needs_fitting}
+    return replace(inference, schema=fit_strings(inference.schema, unfitted), reasons=(*inference.reasons, why))
+
+
+def _inferred(names: list[str], sample: Sample, given: dict[str, Any], layout: str | None, reasons: list[str]) -> Inference:
+    """A proposal by what the lines have in common; strings have no length yet."""
+    name = names[0]
+    known = Schema() if layout is None else replace(format_named(layout), fields=())
+    fixed = set(given) | (set() if layout is None else {each.name for each in fields(Schema)})
     if sample.has_cr:
         reasons.append("line ends: CR alone")
     if sample.encoding != "utf-8":
@@ -96,50 +140,83 @@ def infer(path: PathLike, *, fit: bool = True) -> Inference:
     elif not sample.is_ascii:
         reasons.append("encoding: UTF-8")
     is_matrix = sample.head.startswith(_MATRIX_MARKET)
-    comments = (
-        ("%",)
-        if is_matrix
-        else tuple(mark for mark in _COMMENTS if any(line.startswith(mark) for line in sample.head.split("\n")))
-    )
-    reasons += [f"comments: lines that begin with {mark}" for mark in comments]
-    schema = Schema(comments=comments, encoding=sample.encoding)
-    schema, width = _delimiter(name, sample, schema, reasons)
+    comments = known.comments if layout is not None else given.get("comments", ())
+    if "comments" not in fixed:
+        begins = {mark for mark in _COMMENTS if any(line.startswith(mark) for line in sample.head.split("\n"))}
+        comments = ("%",) if is_matrix else tuple(mark for mark in _COMMENTS if mark in begins)
+        reasons += [f"comments: lines that begin with {mark}" for mark in comments]
+    schema = replace(known, **{"encoding": sample.encoding, **given, "comments": comments, "exact": True})
+    schema, width = _delimiter(name, sample, schema, reasons, fixed)
     first = list(records_of(sample.head, schema))
     if schema.quote and not sample.is_all:
         first.pop()  # it may go on behind the sample
-    if is_matrix:
+    if is_matrix and layout is None:
         size_line = next((number for number, line in first if _is_data(line, comments)), 0)
         first = [(number, line) for number, line in first if number > size_line]
         reasons.append(f"Matrix Market: the size of the matrix, in line {size_line + 1}, is no row")
-    schema, names, begin = _preamble(name, first, schema, width, reasons)
-    schema = replace(schema, skip_lines=first[0][0]) if is_matrix else schema
+    if fixed & _PREFACE:
+        table = open_table(name, replace(schema, width=width))
+        titles, begin = list(table.names) or [""] * width, table.data_line - 1
+    else:
+        schema, titles, begin = _preamble(name, first, schema, width, reasons, fixed)
+    schema = replace(schema, skip_lines=first[0][0]) if is_matrix and layout is None else schema
     later = sample.later
-    if schema.quote and not sample.is_all:
-        later = take_sample_of_quoted(path, schema, width)
+    if schema.quote and not sample.is_all and not is_read_once(name):
+        later = take_sample_of_quoted(name, schema, width)
     lines = [*(line for number, line in first if number >= begin), *later]
     rows = [split_line(line, schema) for line in lines if _is_data(line, comments)]
     rows = [cells for cells in rows if len(cells) == width]
-    fields, missing = _fields(names, list(zip(*rows, strict=True)), reasons)
-    schema = replace(schema, fields=fields, missing=missing)
-    if fit and schema.needs_fitting:
-        schema = fit_strings(schema, measure_strings(open_table(path, schema)))
-        reasons.append("string lengths: measured over the whole file")
-    return Inference(schema, tuple(reasons), len(rows))
+    columns = [list(cells) for cells in zip(*rows, strict=True)] or [[] for _ in titles]
+    for other in names[1:_MOST_FILES]:
+        _add_cells(columns, other, replace(schema, width=None if any(titles) else width), titles)
+    style = NumberStyle(schema.decimal, schema.thousands)
+    if not fixed & {"decimal", "thousands"} and (schema.delimiter != "," or schema.quote):
+        style = style_of(columns)
+        if style != NumberStyle():
+            reasons.append(f"numbers: decimal {style.decimal!r}, thousands {style.thousands!r}, by their digits")
+            schema = replace(schema, decimal=style.decimal, thousands=style.thousands)
+    proposed, missing = _fields(titles, columns, style, schema, reasons)
+    schema = replace(schema, fields=proposed, missing=(*schema.missing, *sorted(missing - {*schema.missing})))
+    longest = {
+        each.name: max((len(cell.encode()) for cell in cells), default=0)
+        for each, cells in zip(proposed, columns, strict=True)
+    }
+    return Inference(schema, tuple(reasons), len(rows), layout, longest)
+
+
+def _add_cells(columns: list[list[str]], path: str, schema: Schema, titles: Sequence[str]) -> None:
+    """Add the cells at the beginning of another file, found by the names of their columns."""
+    sample = take_sample(path)
+    table = open_table(path, replace(schema, fields=(), encoding=sample.encoding))
+    places = (
+        [table.names.index(title) if title in table.names else None for title in titles]
+        if table.names
+        else range(len(columns))
+    )
+    for number, line in records_of(sample.head, table.schema):
+        cells = split_line(line, table.schema)
+        if number >= table.data_line - 1 and _is_data(line, schema.comments) and len(cells) == table.schema.row_width:
+            for column, place in zip(columns, places, strict=True):
+                if place is not None and place < len(cells):
+                    column.append(cells[place])
 
 
 def _is_data(line: str, comments: tuple[str, ...]) -> bool:
     return bool(line.strip()) and not line.startswith(comments)
 
 
-def _delimiter(name: str, sample: Sample, schema: Schema, reasons: list[str]) -> tuple[Schema, int]:
+def _delimiter(name: str, sample: Sample, schema: Schema, reasons: list[str], fixed: set[str]) -> tuple[Schema, int]:
     """The schema with the delimiter and the quote that cut most records into the same number of cells, and that number.
 
     Of several such, the one whose first record has that number, then the one that gives the most cells.
     """
     best: tuple[tuple[bool, int, float], Schema] | None = None
     is_irregular = False
-    for delimiter in (*_DELIMITERS, None):
-        for quote in ('"', "") if delimiter and _has_quoted_cell(sample, delimiter) else ("",):
+    if schema.widths:
+        return schema, len(schema.widths)
+    for delimiter in (schema.delimiter,) if "delimiter" in fixed else (*_DELIMITERS, None):
+        quotes = ('"', "") if delimiter and _has_quoted_cell(sample, delimiter) else ("",)
+        for quote in (schema.quote if delimiter else "",) if "quote" in fixed else quotes:
             tried = replace(schema, delimiter=delimiter, quote=quote)
             records = [line for _, line in records_of(sample.head, tried)] + ([] if quote else sample.later)
             counts = [len(split_line(line, tried)) for line in records if _is_data(line, schema.comments)]
@@ -147,6 +224,8 @@ def _delimiter(name: str, sample: Sample, schema: Schema, reasons: list[str]) ->
                 raise IngestError(f"{name}: no line of data", path=name)
             width, found = max(Counter(counts).items(), key=lambda item: (item[1], item[0]))
             if width == 1 or found < _REGULAR * len(counts):
+                if "delimiter" in fixed and width > 1:
+                    return tried, width
                 single = counts.count(1) / len(counts)  # one column is read as if with tabs; other delimiters may be text
                 is_irregular |= single < (_REGULAR if delimiter == "\t" else _REGULAR / 2)
             elif delimiter is not None or best is None:
@@ -165,7 +244,7 @@ def _delimiter(name: str, sample: Sample, schema: Schema, reasons: list[str]) ->
             path=name,
         )
     reasons.append("one column: most lines have no delimiter")
-    return schema, 1
+    return replace(schema, quote=""), 1
 
 
 def _has_quoted_cell(sample: Sample, delimiter: str) -> bool:
@@ -174,10 +253,11 @@ def _has_quoted_cell(sample: Sample, delimiter: str) -> bool:
 
 
 def _preamble(
-    name: str, first: list[tuple[int, str]], schema: Schema, width: int, reasons: list[str]
+    name: str, first: list[tuple[int, str]], schema: Schema, width: int, reasons: list[str], fixed: set[str]
 ) -> tuple[Schema, list[str], int]:
     """What comes before the rows: the schema that skips it, the names of the columns, and the line where the rows begin."""
-    data = [(number, split_line(line, schema)) for number, line in first if _is_data(line, schema.comments)]
+    before = [(number, line) for number, line in first if _is_data(line, schema.comments)]
+    data = [(number, split_line(line, schema)) for number, line in before]
     regular = [len(cells) == width for _, cells in data]
     if not any(regular):
         raise IngestError(
@@ -191,10 +271,15 @@ def _preamble(
     rows = [(number, cells) for (number, cells), is_row in zip(data[start:], regular[start:], strict=True) if is_row]
     begin, names = rows[0]
     below = list(zip(*(cells for _, cells in rows[1:]), strict=True))
-    numeric = [column for column, cells in enumerate(below) if 2 * sum(map(_is_number, cells)) > len(cells)]
-    if numeric:
-        header = not any(_is_number(names[column]) for column in numeric)
-        why = "numbers stand below words"
+    style = style_of(below)
+    numeric = [
+        column for column, cells in enumerate(below) if 2 * sum(_is_value(each, style) for each in cells) > len(cells)
+    ]
+    if "header" in fixed:
+        header, why = schema.header, "as given"
+    elif numeric:
+        header = not any(_is_value(names[column], style) for column in numeric)
+        why = "numbers or times stand below words"
     else:
         header = (
             bool(below)
@@ -203,18 +288,53 @@ def _preamble(
         )
         why = "its words do not come again in their columns; check this"
     if not header:
-        return schema, [""] * width, begin
+        reasons.append(
+            f"no header: line {begin + 1} looks like those below it" if "header" not in fixed else "no header, as given"
+        )
+        schema = replace(schema, header=False)
+        return schema, _titles_between_blanks(before[:start], schema, width, reasons), begin
     after = len(rows) > 1 and all(_COLUMN_TYPE.fullmatch(cell) for cell in rows[1][1])
-    reasons.append(f"header: {', '.join(names)} ({why})" + (", then a line of column types" if after else ""))
-    schema = replace(schema, header=True, skip_after_header=int(after))
-    below_header = [number for number, _ in rows[1 + after :]]
+    has_units = not after and len(rows) > 3 and _are_units(rows[1][1], [cells[1:] for cells in below], style)
+    more = ", then a line of column types" if after else ", then a line of units" if has_units else ""
+    reasons.append(f"header: {', '.join(names)} ({why}){more}")
+    schema = replace(schema, header=True, skip_after_header=int(after or has_units), units=has_units)
+    below_header = [number for number, _ in rows[1 + schema.skip_after_header :]]
     return schema, names, below_header[0] if below_header else first[-1][0] + 1
 
 
+def _is_value(cell: str, style: NumberStyle) -> bool:
+    """Whether a cell is a number or a time, as a name seldom is."""
+    return is_number(style.plain(cell)) or propose("", 1, [cell], style).type.startswith("M8")
+
+
+def _are_units(line: Sequence[str], below: list[Sequence[str]], style: NumberStyle) -> bool:
+    """Whether a line has words where numbers follow, and nothing that is a value."""
+    numeric = [
+        place
+        for place, cells in enumerate(below)
+        if all(is_number(style.plain(each)) or each.strip() in MARKS for each in cells)
+    ]
+    return (
+        bool(numeric)
+        and all(line[place].strip() not in MARKS[1:] and not is_number(style.plain(line[place])) for place in numeric)
+        and any(line[place].strip() for place in numeric)
+    )
+
+
+def _titles_between_blanks(before: list[tuple[int, str]], schema: Schema, width: int, reasons: list[str]) -> list[str]:
+    """Names of the columns in the line above a table of blanks, where several blanks stand between them."""
+    if before and schema.delimiter is None:
+        titles = re.split(r"\s{2,}", before[-1][1].strip())
+        if len(titles) == width and not any(map(is_number, titles)):
+            reasons.append(f"names: {', '.join(titles)}, from line {before[-1][0] + 1}")
+            return titles
+    return [""] * width
+
+
 def _fields(
-    names: Sequence[str], columns: Sequence[Sequence[str]], reasons: list[str]
-) -> tuple[tuple[Field, ...], tuple[str, ...]]:
-    fields: list[Field] = []
+    names: Sequence[str], columns: Sequence[Sequence[str]], style: NumberStyle, schema: Schema, reasons: list[str]
+) -> tuple[tuple[Field, ...], set[str]]:
+    proposed: list[Field] = []
     missing: set[str] = set()
     taken: set[str] = set()
     for index, name in enumerate(names):
@@ -222,57 +342,18 @@ def _fields(
         plain = next(
             each for each in itertools.chain([stem], map(f"{stem}_{{}}".format, itertools.count(2))) if each not in taken
         )
-        taken.add(plain)
-        cells = columns[index] if columns else ()
-        kind, why = _type(plain, index, cells)
-        if kind != "S":
-            missing.update(cell.strip() for cell in cells if cell.strip() in _MARKS)
+        taken |= {plain, plain + MASK_SUFFIX}
+        cells = [cell for cell in columns[index] if cell not in schema.missing] if columns else []
+        has_marked = bool(columns) and len(cells) < len(columns[index])
+        found = propose(plain, index, [*cells, ""] if has_marked else cells, style)
+        if found.type != "S":
+            missing.update(cell for cell in cells if cell.strip() in MARKS)
         column = name.strip()
         is_unique = column and [each.strip() for each in names].count(column) == 1
-        source = (column if is_unique else index) if any(names) else None
-        fields.append(Field(plain, kind, source))
-        if why:
-            reasons.append(f"{plain}: {kind}, {why}")
+        source = (column if is_unique else index) if schema.header else None
+        proposed.append(Field(plain, found.type, source, format=found.format))
+        if found.why:
+            reasons.append(f"{plain}: {found.type}, {found.why}")
     if missing:
         reasons.append("missing values: " + ", ".join(map(repr, sorted(missing))))
-    return tuple(fields), tuple(sorted(missing))
-
-
-def _type(name: str, index: int, cells: Sequence[str]) -> tuple[str, str]:
-    """The type of a column, and the reason where it is not plain to see."""
-    values = [cell for cell in cells if cell.strip() not in _MARKS]
-    words = [cell for cell in values if not _is_number(cell)]
-    if not values:
-        return "S", "since no value was seen"
-    if words:
-        few = len(words) < len(values) / 2
-        return "S", f"since {len(words)} of {len(values)} cells are not numbers, such as {words[0]!r}" if few else ""
-    if any(_PADDED.fullmatch(cell) for cell in values):
-        return "S", "since some numbers begin with 0, as codes do"
-    for mark in _NUMERIC_MARKS.intersection(values):
-        return "f8", f"where {mark} stands {values.count(mark)} times; if it means missing, say so (missing)"
-    if not all(map(_INTEGER.fullmatch, values)):
-        return "f8", ""
-    if max(map(len, values)) > _LONGEST_INTEGER:
-        return "S", "since some integers do not fit 64 bits"
-    numbers = [int(cell) for cell in values]
-    if name.lower() in _SEQUENCE_NAMES:
-        return "S", "since chromosomes have names, also where they look like numbers"
-    if index == 0 and _looks_like_chromosomes(numbers):
-        return "S", "since it looks like chromosomes: few small numbers, each in one run; X may follow"
-    if len(values) < len(cells) and max(map(abs, numbers)) >= _SURE_F8:
-        return "S", "since integers of this size with missing values have no type; declare an integer with a fill"
-    if len(values) < len(cells):
-        return "f8", "integers with missing values, which no integer type has"
-    if max(map(abs, numbers)) >= _SURE_I4:
-        return ("i8", "") if max(map(abs, numbers)) < 2**63 else ("S", "since some integers do not fit 64 bits")
-    return "i4", ""
-
-
-def _is_number(cell: str) -> bool:
-    return _NUMBER.fullmatch(cell) is not None
-
-
-def _looks_like_chromosomes(numbers: list[int]) -> bool:
-    runs = [number for number, _ in itertools.groupby(numbers)]
-    return min(numbers) >= 1 and max(numbers) <= 50 and len(runs) == len(set(runs)) and len(numbers) >= 4 * len(runs)
+    return tuple(proposed), missing

@@ -63,7 +63,10 @@ def is_native(schema: Schema) -> bool:
         and schema.line_end != "cr"
         and sys.byteorder == "little"
         and len(set(places)) == len(places)
-        and not any(is_number(mark) for mark in schema.missing)
+        and not any(
+            is_number(mark) for each in schema.fields for mark in schema.missing_of(each) if each.dtype.base.kind != "S"
+        )
+        and not any(schema.missing_of(each) for each in schema.fields if each.dtype.base.kind == "S")
         and (schema.decimal, schema.thousands) == (".", "")
         and all(
             each.is_plain

@@ -14,7 +14,7 @@ from shmlease.text.blocks import Piece, read_piece
 from shmlease.text.header import line_end_of, open_table
 from shmlease.text.records import read_record
 from shmlease.text.schema import Schema
-from shmlease.text.sources import PathLike, compression_of, open_source
+from shmlease.text.sources import PathLike, compression_of, is_read_once, open_source
 
 __all__ = ["Sample", "records_of", "take_sample", "take_sample_of_quoted"]
 
@@ -125,6 +125,8 @@ def _read_parts(path: PathLike) -> tuple[bytes, list[bytes]]:
     """The beginning of the text, and parts of the rest, the last of which ends it."""
     with open_source(path) as stream:
         head = stream.read(_HEAD_BYTES)
+        if is_read_once(path):
+            return head, [] if len(head) < _HEAD_BYTES else [b""]
         if compression_of(path) == "plain":
             size = os.stat(path).st_size
             apart = max((size - len(head)) // _PLACES, _PART_BYTES)

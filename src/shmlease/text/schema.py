@@ -205,6 +205,8 @@ class Schema:
         How many bytes each cell takes, in a table of fixed width; blanks around a value are not part of it.
     matrix : bool
         The fields, one subarray, are a plain two-dimensional dataset.
+    ends_at : str
+        The table ends before the first line that begins with this, whatever follows.
     comments : tuple of str
         A line that begins with one of these (blanks before it aside) is not data. Text after data is never a comment.
     quote : str
@@ -212,7 +214,7 @@ class Schema:
         Only at the start of a cell it opens one, which ends at most 1 MiB further on; elsewhere it is a character.
     missing : tuple of str
         Cells that mean a missing value. They are compared with the whole cell, and numbers by their value: ``-9999`` is
-        also ``-9999.0``. Strings keep them as they are.
+        also ``-9999.0``. Strings keep them as they are. ``NAME=TEXT`` means it in that field only, strings included.
     decimal : str
         What stands between the whole and the fraction of a number: a point or a comma.
     thousands : str
@@ -244,6 +246,7 @@ class Schema:
     attribute_lines: bool = False
     widths: tuple[int, ...] = ()
     matrix: bool = False
+    ends_at: str = ""
     comments: tuple[str, ...] = ()
     quote: str = ""
     missing: tuple[str, ...] = ()
@@ -273,7 +276,8 @@ class Schema:
             raise DTypeError("a matrix has one field that takes several columns, such as values:64f4")
         if self.decimal not in (".", ","):
             raise IngestError(f"decimal {self.decimal!r} is neither a point nor a comma")
-        if len(self.thousands) > 1 or self.thousands in (self.decimal, self.delimiter) or not self.thousands.isascii():
+        is_taken = self.thousands == self.decimal or (self.thousands == self.delimiter and not self.quote)
+        if len(self.thousands) > 1 or is_taken or not self.thousands.isascii():
             raise IngestError(
                 f"thousands {self.thousands!r} is not one ASCII character, or it is also the decimal sign or the delimiter"
             )
@@ -318,6 +322,18 @@ class Schema:
     def attributes(self) -> dict[str, str]:
         """What a reader of the rows needs beside their type."""
         return {key: value for each in self.fields for key, value in each.attributes.items()}
+
+    def missing_of(self, field: Field) -> set[str]:
+        """The cells that mean a missing value in a field."""
+        marks = set()
+        names = [each.name for each in self.fields]
+        for mark in self.missing:
+            name, equals, text = mark.partition("=")
+            if equals and name in names:
+                marks |= {text} if name == field.name else set()
+            elif field.declared.base.kind not in "SU" or field.is_enum:
+                marks.add(mark)
+        return marks
 
     @property
     def labels(self) -> dict[str, tuple[str, ...]]:

@@ -78,11 +78,16 @@ def test_arguments_that_say_too_little_are_refused(arguments, error: type[Except
         schema_of(*arguments)
 
 
-def test_a_string_without_a_length_is_refused_until_it_is_fitted(table) -> None:
-    plan = plan_ingest(table(5), Schema().with_dtype("chr:S,pos:i4,pct:f4"))
-    with pytest.raises(DTypeError, match="fit-strings"):
-        plan.require_fitted()
-    plan.with_string_lengths({"chr": 8}).require_fitted()
+def test_strings_without_a_length_are_fitted_and_others_if_asked_for(table) -> None:
+    plan = plan_ingest(table(5), Schema().with_dtype("chr:S,pos:i4,pct:S9"))
+    assert plan.schema.needs_fitting
+    lengths = {"chr": 5, "pct": 4}
+    assert plan.with_string_lengths(lengths, all_strings=False).dtype.descr == [
+        ("chr", "|S5"),
+        ("pos", "<i4"),
+        ("pct", "|S9"),
+    ]
+    assert plan.with_string_lengths(lengths).dtype.descr == [("chr", "|S5"), ("pos", "<i4"), ("pct", "|S4")]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 16])

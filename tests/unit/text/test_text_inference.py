@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import re
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rig.reading import read_table
 from shmlease.errors import IngestError
+from shmlease.text import sampling
+from shmlease.text.header import open_table
 from shmlease.text.inference import infer
 
 
@@ -108,6 +112,11 @@ _TEXTS = st.lists(_CHARACTERS, max_size=40).map("".join) | st.text(max_size=20)
 @example(b"%%MatrixMarket\n% 1\n", False)
 @example(b'%%MatrixMarket\n"1,\n",2\n', False)
 @example(b"%%MatrixMarket\n3 3 0\n", True)
+@example(b"%%MatrixMarket matrix coordinate real general\n3 3 0\n", True)
+@example(b"##fileformat=VCF\n", False)
+@example(b"##gff-version 3\n##FASTA\n>a\nACGT\n", False)
+@example(b"ncols 2\nnrows 1\n1 2\n", False)
+@example("a,b\n1,2\n".encode("utf-16"), False)
 def test_no_file_makes_an_inference_fail_in_another_way_than_in_words(tmp_path_factory, content, packed):
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(gzip.compress(content) if packed else content)
@@ -118,7 +127,7 @@ def test_no_file_makes_an_inference_fail_in_another_way_than_in_words(tmp_path_f
         message = str(error)
     else:
         message = str(path)
-        assert len(read.rows) + len(read.bad) >= found.lines_seen
+        assert found.layout or len(read.rows) + len(read.bad) >= found.lines_seen
     assert str(path) in message
 
 
@@ -167,7 +176,9 @@ def test_a_schema_names_the_columns_it_was_proposed_for(write, read):
 
 def test_large_integers_with_missing_values_keep_every_digit(write, read):
     path = write("id,v\nNA,0\n9007199254740993,1\n9007199254740992,2\n")
-    assert read(path, infer(path).schema).rows["id"].tolist() == [b"NA", b"9007199254740993", b"9007199254740992"]
+    rows = read(path, infer(path).schema).rows
+    assert rows["id"].tolist() == [0, 9007199254740993, 9007199254740992]
+    assert rows["id_missing"].tolist() == [True, False, False]
 
 
 def test_the_size_of_a_matrix_market_file_is_no_row(write, read):
@@ -178,3 +189,144 @@ def test_the_size_of_a_matrix_market_file_is_no_row(write, read):
 def test_a_header_that_ends_with_a_delimiter_has_a_column_without_a_name(write, read):
     path = write("a,b,\n1,2,\n3,4,\n")
     assert read(path, infer(path).schema).rows.tolist() == [(1, 2, b""), (3, 4, b"")]
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (["true", "False", "TRUE"], "?"),
+        (["T", "F", ""], "??"),
+        (["T", "A", "F"], "S1"),
+        (["T", "T"], "S1"),
+        (["2020-01-02", "2020-02-29"], "M8[D]"),
+        (["2020-01-02 03:04", "2020-01-02 03:04:05"], "M8[s]"),
+        (["2020-01-02T03:04:05.123Z", "NaT"], "M8[ms]"),
+        (["2020-01-02T03:04:05.1234567"], "M8[ns]"),
+        (["2020-01-02T03:04:05Z", "2020-01-02T03:04:05"], "S20"),
+        (["2020-01-02", "2020-13-02"], "S10"),
+        (["31.12.2020", "01.01.2021"], "M8[D](%d.%m.%Y)"),
+        (["31/12/2020 10:00", "01/01/2021 11:30"], "M8[s](%d/%m/%Y %H:%M)"),
+        (["12/31/2020", "1/1/2021"], "M8[D](%m/%d/%Y)"),
+        (["3/4/2020", "5/6/2020"], "S8"),
+        (["10:20:30", "00:00:01.5"], "m8[ms]"),
+        (["5%", "-0.5 %"], "f8(percent)"),
+        (["0x1F", "0xff"], "i8(hex)"),
+        (["1D+03", "2.5d-1"], "f8"),
+        (["18446744073709551615", "0"], "u8"),
+        (["18446744073709551616", "0"], "S20"),
+        (["9007199254740993", "NA"], "i8?"),
+        (["1,234", "5,678"], "S5"),
+        (["1,234,567", "5,678"], "i4"),
+        (["1.234,5", "5,678"], "f8"),
+        (["0,5", "5,678"], "f8"),
+        (["0,5", "1.5"], "S3"),
+    ],
+)
+def test_the_type_is_the_one_that_all_cells_have(write, read, cells, kind):
+    path = write("value;n\n" + "".join(f"{cell};{n}\n" for n, cell in enumerate(cells)))
+    found = infer(path)
+    assert str(found.schema.fields[0]) == f"value:{kind}"
+    assert read(path, found.schema).bad == []
+
+
+def test_where_two_readings_are_possible_the_reason_says_what_to_declare(write):
+    found = infer(write("d;v\n3/4/2020;1,234\n5/6/2020;2,345\n"))
+    assert [each for each in found.reasons if each.startswith(("d:", "v:"))] == [
+        "d: S, since day and month cannot be told apart: declare M8[D](%d/%m/%Y) or M8[D](%m/%d/%Y)",
+        "v: S, since '1,234' may have a decimal comma or not; say so (--decimal or --thousands)",
+    ]
+
+
+def test_a_line_of_units_is_neither_row_nor_header(write, read):
+    path = write("depth,temp\nm,degC\n0,1.5\n1,2.5\n2,NA\n")
+    found = infer(path)
+    assert (found.schema.skip_after_header, found.schema.units) == (1, True)
+    assert open_table(path, found.schema).attributes == (("depth.units", "m"), ("temp.units", "degC"))
+    assert len(read(path, found.schema).rows) == 3
+
+
+def test_names_with_several_blanks_between_them_are_those_of_the_columns(write, read):
+    path = write("Station Name   Temp (C)   Wind\n" + "".join(f"A{n}   {n}   {2 * n}\n" for n in range(9)))
+    found = infer(path)
+    assert read(path, found.schema).rows.dtype.names == ("Station_Name", "Temp_C", "Wind")
+
+
+def test_whether_there_is_a_header_is_said_either_way(write):
+    assert any(each.startswith("header: a, b (numbers") for each in infer(write("a,b\n1,2\n")).reasons)
+    assert "no header: line 1 looks like those below it" in infer(write("1,2\n3,4\n")).reasons
+
+
+def test_what_is_given_is_obeyed(write, read):
+    path = write("x;1,5\ny;2,5\n-;3,5\n")
+    found = infer(path, given={"delimiter": ",", "header": False})
+    assert [str(each) for each in found.schema.fields] == ["column_0:S3", "column_1:i4"]
+    found = infer(path, given={"delimiter": ";", "header": True, "decimal": ",", "missing": ("-",)})
+    assert [each.name for each in found.schema.fields] == ["x", "1_5"]
+    found = infer(write("prose, prose\nmore\na,b\n1,2\n", "b"), given={"skip_lines": 2, "header": True, "delimiter": ","})
+    assert read(write("prose\nmore\na,b\n1,2\n", "b"), found.schema).rows.tolist() == [(1, 2)]
+    found = infer(write('a,b\n"1,5",2\n', "c"), layout="csv", given={"decimal": ","})
+    assert read(write('a,b\n"1,5",2\n', "c"), found.schema).rows.tolist() == [(1.5, 2)]
+
+
+def test_lengths_and_types_are_those_of_all_files(write):
+    paths = [write("name,n\nab,1\n", "1"), write("n,name\n1.5,abcdef\n", "2"), write("name,n\nabc,x\n", "3")]
+    assert _types(infer(paths[:1])) == {"name": "S2", "n": "i4"}
+    assert _types(infer(paths[:2])) == {"name": "S6", "n": "f8"}
+    assert _types(infer(paths)) == {"name": "S6", "n": "S3"}
+
+
+_KINDS = [
+    st.integers(-99, 99).map(str),
+    st.integers(0, 99).map("{:03}".format),
+    st.integers(2**53, 2**53 + 9).map(str),
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.sampled_from(["NA", "", "-", "-9999", "1e3", "01.50", "1,5", "1,234,567", "5%", "true", "F", "T", "1D2", "0x1f"]),
+    st.dates().map(str),
+    st.datetimes().map(str),
+    st.text("abAB é", min_size=1, max_size=5),
+]
+
+
+@given(st.lists(st.tuples(st.sampled_from(_KINDS), st.sampled_from(_KINDS)), min_size=1, max_size=4), st.data())
+def test_what_an_inference_did_not_see_comes_in_as_it_stands_or_is_malformed(tmp_path_factory, columns, data):
+    """The head of a file says one thing, and what the sample leaves out says another: no value is changed."""
+    rows = [[data.draw(seen) for seen, _ in columns] for _ in range(6)]
+    rows += [[data.draw(unseen) for _, unseen in columns] for _ in range(3)]
+    path = tmp_path_factory.getbasetemp() / "late"
+    path.write_text("".join(";".join([f"r{n}", *row]) + "\n" for n, row in enumerate(rows)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "_HEAD_BYTES", sum(len(";".join(row)) + 4 for row in rows[:6]))
+        patch.setattr(sampling, "_PART_BYTES", 0)
+        patch.setattr(sampling, "_PLACES", 1)
+        try:
+            schema = infer(path).schema
+        except IngestError:
+            return
+    read = read_table(path, schema)
+    by_line = iter(read.rows.tolist())
+    bad = {each.line for each in read.bad}
+    names = schema.dtype.names
+    for number, row in enumerate(rows, start=1):
+        if number in bad or number <= schema.skip_lines + schema.header:
+            continue
+        values = dict(zip(names, next(by_line), strict=True))
+        for each, cell in zip(schema.fields, [f"r{number - 1}", *row], strict=True):
+            assert _stands_there(values[each.name], values.get(each.mask_name), cell, each, schema), (each, cell, values)
+
+
+def _stands_there(value, is_missing, cell, field, schema):
+    """Whether a value is what its cell says, as Python reads it."""
+    if field.dtype.kind == "S":
+        return value == cell.encode()
+    if is_missing or cell in schema.missing or cell.strip() == "NaT":
+        return is_missing if is_missing is not None else np.isnan(value) or value == -(2**63)
+    if field.declared.kind == "b":
+        return value == (cell.strip().lower() in {"true", "t", "yes", "y", "1"})
+    if field.declared.kind == "M":
+        return np.datetime64(value, np.datetime_data(field.declared)[0]) == np.datetime64(cell.strip())
+    plain = cell.strip().rstrip("%")
+    plain = plain.replace(schema.thousands, "") if schema.thousands else plain
+    plain = plain.replace(schema.decimal, ".").lower().replace("d", "e") if "x" not in plain else str(int(plain, 16))
+    if re.fullmatch(r"[+-]?0\d+.*", plain):
+        return False
+    return value == (int(plain) if re.fullmatch(r"[+-]?\d+", plain) else float(plain))

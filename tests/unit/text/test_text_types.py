@@ -6,7 +6,7 @@ import datetime
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shmlease.text.parser import parse_block
@@ -44,7 +44,6 @@ def test_iso_times_are_those_of_numpy(dtype, cells):
     assert _values(dtype, *cells, *cells[::-1]) == np.array([*expected, *expected[::-1]]).astype(np.int64).tolist()
 
 
-@settings(max_examples=100)
 @given(
     st.lists(st.datetimes(), min_size=1, max_size=8),
     st.sampled_from(
