@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from shmlease.cli import ingest
+from shmlease.cli import ingest, ingest_options
 from shmlease.cli.ingest_output import inference_as_command
 from shmlease.cli.ingest_run import columns_of
 from shmlease.ingestion.plan import schema_of
@@ -17,13 +17,13 @@ from shmlease.text.schema import Schema
 
 
 def test_the_layouts_in_the_help_are_those_there_are() -> None:
-    assert tuple(FORMATS) == ingest.FORMATS
+    assert tuple(FORMATS) == ingest_options.FORMATS
 
 
 def test_every_option_of_a_schema_is_one_of_the_command() -> None:
-    assert {*ingest.READING, "fields", "matrix"} == {each.name for each in fields(Schema)}
+    assert {*ingest_options.READING, "fields", "matrix"} == {each.name for each in fields(Schema)}
     options = {parameter.name for parameter in ingest.command.params}
-    assert set(ingest.READING) < options
+    assert set(ingest_options.READING) < options
 
 
 TABLES = [
@@ -52,7 +52,7 @@ def test_the_command_that_an_inference_prints_reads_the_file_so(tmp_path, text: 
     options = ingest.command.make_context("ingest", words[2:]).params
     assert options["files"] == (str(path),)
     assert options["output"] == "OUT.h5"
-    reading = ingest.reading_options(options)
+    reading = ingest_options.reading_options(options)
     columns = columns_of(options["columns"])
     schema = schema_of(options["layout"], options["dtype"], columns, reading, options["matrix"])
     assert _by_name(schema) == _by_name(inference.schema)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from shmlease.cli.ingest import DELIMITERS, READING
+from shmlease.cli.ingest_options import DELIMITERS, READING
 from shmlease.ingestion.plan import IngestPlan
 from shmlease.ingestion.report import IngestReport
 from shmlease.text.formats import format_named

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from shmlease.text.blocks import Piece, read_piece
-from shmlease.text.header import line_end_of, open_table
+from shmlease.text.first_lines import line_end_of
+from shmlease.text.header import open_table
 from shmlease.text.records import read_record
 from shmlease.text.schema import Schema
 from shmlease.text.sources import PathLike, compression_of, is_read_once, open_source

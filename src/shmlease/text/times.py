@@ -1,4 +1,4 @@
-"""Dates, times and time spans in cells, as exact counts of a unit: ISO 8601, format strings, counts since 1970.
+"""Dates and times in cells, as exact counts of a unit since 1970: ISO 8601, format strings, counts.
 
 A format is a regular expression with a group for each part (year, month, ...). A column is read at once where its cells
 look like the first of their length: the same characters between the parts, and digits in them. The other cells are matched
@@ -9,28 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
-from typing import Any, Final, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from shmlease.text.digits import read_numbers
 from shmlease.text.text_buffer import Ints, TextBuffer
+from shmlease.text.time_counts import BEYOND, INEXACT, NANOSECONDS, NOT_A_TIME, read_counts
 
-__all__ = ["NOT_A_TIME", "check_time_format", "read_spans", "read_times", "unit_of"]
+__all__ = ["check_time_format", "read_times"]
 
-NOT_A_TIME: Final = np.iinfo(np.int64).min
-_NANOSECONDS: Final = {
-    "W": 604_800 * 10**9,
-    "D": 86_400 * 10**9,
-    "h": 3_600 * 10**9,
-    "m": 60 * 10**9,
-    "s": 10**9,
-    "ms": 10**6,
-    "us": 10**3,
-    "ns": 1,
-}
 _MONTH_NAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH_DAYS = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 _MOST_LENGTHS = 8  # a column whose cells have more different lengths than this is read cell by cell
@@ -55,17 +43,14 @@ _DIRECTIVES = {
     "z": r"(?P<z>Z|[+-]\d\d:?\d\d)",
     "%": "%",
 }
-_SPAN = re.compile(
-    r"(?P<sign>[+-])?(?:(?P<d>\d+)\s*d(?:ays?)?,?\s*)?(?P<H>\d+):(?P<M>\d\d)(?::(?P<S>\d\d)(?:\.(?P<f>\d{1,18}))?)?"
-)
 
 Parts: TypeAlias = Mapping[str, npt.NDArray[np.int64]]
 
 
 def check_time_format(format: str, unit: str, *, is_span: bool) -> str:
     """What is wrong with a format or unit, if something is."""
-    if unit not in _NANOSECONDS and (is_span or unit not in ("Y", "M")):
-        return f"unit {unit or 'none'} is not one of {', '.join(('Y', 'M', *_NANOSECONDS))}; write one, such as M8[ms]"
+    if unit not in NANOSECONDS and (is_span or unit not in ("Y", "M")):
+        return f"unit {unit or 'none'} is not one of {', '.join(('Y', 'M', *NANOSECONDS))}; write one, such as M8[ms]"
     if is_span:
         return "a time span is a count of its unit or hours:minutes:seconds; it takes no format" if format else ""
     if _epoch_unit(format, unit) is not None:
@@ -90,7 +75,7 @@ def read_times(
     """
     counted = _epoch_unit(format, unit)
     if counted is not None:
-        return _read_counts(text, starts, ends, counted, unit)
+        return read_counts(text, starts, ends, counted, unit)
     pattern = re.compile(_ISO if not format else _pattern_of(format), re.ASCII)
     parts = {key: np.zeros(len(starts), np.int64) for key in "YmdHMSfz"}
     parts["m"] += 1
@@ -121,33 +106,11 @@ def read_times(
     return values, reasons
 
 
-def read_spans(text: TextBuffer, starts: Ints, ends: Ints, unit: str) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
-    """The cells, counts of `unit` or ``[days d] hours:minutes:seconds``, as counts, and the reasons where there is none."""
-    values, reasons = _read_counts(text, starts, ends, unit, unit)
-    for row in list(reasons):
-        cell = text.cell(int(starts[row]), int(ends[row])).decode("latin-1").strip()
-        match = _SPAN.fullmatch(cell)
-        if match is None:
-            continue
-        part = {key: int(value or 0) for key, value in match.groupdict().items() if key not in ("sign", "f")}
-        seconds = part["d"] * 86_400 + part["H"] * 3_600 + part["M"] * 60 + part["S"]
-        whole = Decimal(seconds) + Decimal(f"0.{match['f'] or 0}")
-        value, reason = _scaled(-whole if match["sign"] == "-" else whole, "s", unit, cell)
-        values[row] = value
-        if part["M"] > 59 or part["S"] > 59:
-            reason = f"{cell!r} has more than 59 minutes or seconds"
-        if reason:
-            reasons[row] = reason
-        else:
-            del reasons[row]
-    return values, reasons
-
-
 def _epoch_unit(format: str, unit: str) -> str | None:
     """The unit of the counts since 1970 that a format stands for, if it does."""
     word, _, counted = format.partition(" ")
     counted = counted.strip() or unit
-    return counted if word == "epoch" and counted in _NANOSECONDS and unit in _NANOSECONDS else None
+    return counted if word == "epoch" and counted in NANOSECONDS and unit in NANOSECONDS else None
 
 
 def _pattern_of(format: str) -> str:
@@ -224,8 +187,8 @@ _NO_DATE, _NO_TIME, _INEXACT, _BEYOND = 1, 2, 3, 4
 _WRONG = {
     _NO_DATE: "is no day of the calendar",
     _NO_TIME: "is no time of the day",
-    _INEXACT: "is no whole number of the unit of M8[{}]; use a finer one",
-    _BEYOND: "is beyond what M8[{}] holds; use a coarser unit",
+    _INEXACT: INEXACT,
+    _BEYOND: BEYOND,
 }
 
 
@@ -248,7 +211,7 @@ def _encode(parts: Parts, unit: str) -> tuple[npt.NDArray[np.int64], npt.NDArray
     day_of_year = (153 * (month + np.where(before_march, 9, -3)) + 2) // 5 + day - 1
     days = shifted * 365 + shifted // 4 - shifted // 100 + shifted // 400 + day_of_year - 719468
     seconds += days * 86_400
-    size = _NANOSECONDS[unit]
+    size = NANOSECONDS[unit]
     nanoseconds, finer = np.divmod(parts["f"], 10**9)
     if size >= 10**9:
         counts, rest = np.divmod(seconds, size // 10**9)
@@ -261,53 +224,3 @@ def _encode(parts: Parts, unit: str) -> tuple[npt.NDArray[np.int64], npt.NDArray
         counts = np.where(beyond, 0, seconds) * (10**9 // size) + fraction
     wrong[(wrong == 0) & inexact] = _INEXACT
     return counts, wrong
-
-
-def _read_counts(
-    text: TextBuffer, starts: Ints, ends: Ints, counted: str, unit: str
-) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
-    numbers = read_numbers(text, starts, ends, decimal=False)
-    whole = numbers.values.astype(np.int64)
-    whole[numbers.minus] *= -1
-    up, down = _NANOSECONDS[counted] // _NANOSECONDS[unit], _NANOSECONDS[unit] // _NANOSECONDS[counted]
-    if up:
-        odd = np.abs(whole) > np.iinfo(np.int64).max // up
-        values = np.where(odd, 0, whole) * up
-    else:
-        values, rest = np.divmod(whole, down)
-        odd = rest != 0
-    odd[numbers.odd] = True
-    reasons: dict[int, str] = {}
-    for row in np.flatnonzero(odd).tolist():
-        cell = text.cell(int(starts[row]), int(ends[row])).decode("latin-1").strip()
-        try:
-            number = Decimal(cell if "_" not in cell else "x")
-            number = number if number.is_finite() else Decimal("x")
-        except InvalidOperation:
-            values[row] = NOT_A_TIME
-            if cell.lower() != "nat":
-                reasons[row] = f"{cell!r} is not a number of {counted}"
-            continue
-        values[row], reason = _scaled(number, counted, unit, cell)
-        if reason:
-            reasons[row] = reason
-    return values, reasons
-
-
-def _scaled(number: Decimal, counted: str, unit: str, cell: str) -> tuple[int, str]:
-    """A number of one unit in another, or why there is none."""
-    if abs(number.adjusted()) > 40:
-        return NOT_A_TIME, f"{cell!r} is beyond what a time can be"
-    numerator, denominator = number.as_integer_ratio()
-    value, rest = divmod(numerator * _NANOSECONDS[counted], denominator * _NANOSECONDS[unit])
-    if rest:
-        return NOT_A_TIME, f"{cell!r} {_WRONG[_INEXACT].format(unit)}"
-    if abs(value) > np.iinfo(np.int64).max:
-        return NOT_A_TIME, f"{cell!r} {_WRONG[_BEYOND].format(unit)}"
-    return value, ""
-
-
-def unit_of(dtype: np.dtype[Any]) -> str:
-    """The unit of a datetime64 or timedelta64 type; empty where it has none or a multiple of one."""
-    unit, count = np.datetime_data(dtype)
-    return unit if count == 1 and unit != "generic" else ""

@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from rig.reading import read_table
-from shmlease.cli.ingest import command, reading_options
+from shmlease.cli.ingest import command
+from shmlease.cli.ingest_options import reading_options
 from shmlease.cli.ingest_run import columns_of
 from shmlease.ingestion.plan import IngestPlan, plan_ingest, schema_of
 from shmlease.text.formats import FORMATS
