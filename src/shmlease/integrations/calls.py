@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from shmlease import Address, Lease, LeaseError, PackedObject, RegistryHandle, Ticket, connect, pack
 from shmlease.integrations.messages import UNTIL_REDEEMED_S, MessagePickler, is_plain, is_small, put, received
 
-__all__ = ["Call", "Calls", "as_result"]
+__all__ = ["Call", "Calls", "as_result", "pool_of_one_way"]
 
 T = TypeVar("T")
 _Parts = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -39,7 +39,7 @@ _PATIENCE_S: Final = 1.0
 
 
 class _Pool(NamedTuple):
-    """What a worker must know of the pool that called it."""
+    """What a worker must know of the pool that called it; `parent` is who reads its results, 0 if they may stay unread."""
 
     registry: str
     min_nbytes: int
@@ -136,6 +136,11 @@ class Calls:
     def _give_room(self, nbytes: int) -> None:
         with self._lock:
             self._room_bytes += nbytes
+
+
+def pool_of_one_way(registry: RegistryHandle, min_nbytes: int) -> tuple[Any, ...]:
+    """What `as_result` takes where results are sent that may stay unread, as those of a loop that is left."""
+    return tuple(_Pool(registry.id, min_nbytes, 0, MessagePickler))
 
 
 class Call:
@@ -252,7 +257,7 @@ class _Sender:
         """At the end of this process, with which its tickets end."""
         pause_s = 1e-4
         try:
-            while self._last is not None and _is_there(self._pool.parent):
+            while self._last is not None and self._pool.parent and _is_there(self._pool.parent):
                 if not connect(self._pool.registry).is_redeemable(self._last):
                     return
                 time.sleep(pause_s)
