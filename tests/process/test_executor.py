@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, util
@@ -140,12 +141,22 @@ def test_result_without_room_travels_in_the_message(registry: shmlease.Registry,
 def test_program_that_looks_at_no_result_before_all_have_come_is_not_held_up_for_long(
     registry: shmlease.Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    waited, put = FORK.Value("i"), calls.put
+
+    def counted(registry: Any, message: Any, timeout_s: float) -> Any:
+        lease = put(registry, message, timeout_s)
+        with waited.get_lock():
+            waited.value += lease is None and timeout_s > 0
+        return lease
+
+    monkeypatch.setattr(calls, "put", counted)
     monkeypatch.setattr(calls, "_PATIENCE_S", 0.05)
     with shmlease.Executor(2, FORK, registry=registry) as pool:
         futures = [pool.submit(ones, 8 << 20) for _ in range(20)]
         wait(futures)
         assert all(future.result().all() for future in futures)
         assert 1 <= sum(is_leased(future.result()) for future in futures) <= 8
+    assert waited.value <= 2, "each worker waits in vain once"
 
 
 def test_results_that_outrun_their_consumer_wait_for_room(
@@ -184,25 +195,34 @@ def test_results_of_before_stay_valid_when_a_worker_is_killed(registry: shmlease
 def test_worker_that_ends_in_order_waits_until_its_last_result_is_read(
     registry: shmlease.Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on, read = threading.Event(), messages.received
+    reached, go_on, read = threading.Event(), threading.Event(), messages.received
 
     def read_late(source: Any) -> Any:
+        reached.set()
         assert go_on.wait(60)
         return read(source)
 
     monkeypatch.setattr(messages, "received", read_late)
     spawn = multiprocessing.get_context("spawn")
-    ending = spawn.Event()
-    initial = {"initializer": tell_when_ending, "initargs": (ending,)}
+    ended = spawn.Event()
+    initial = {"initializer": tell_when_ended, "initargs": (ended,)}
     with shmlease.Executor(1, spawn, max_tasks_per_child=1, registry=registry, **initial) as pool:
         future = pool.submit(ones, 1 << 20)
-        until(lambda: pool._processes)
-        (worker,) = pool._processes.values()
-        assert ending.wait(60)
-        worker.join(0.2)
-        assert worker.is_alive()
+        assert reached.wait(60)
+        assert not ended.wait(0.3)
         go_on.set()
         assert future.result().all()
+        assert ended.wait(60)
+
+
+def test_arguments_are_let_go_when_the_call_is_done(registry: shmlease.Registry) -> None:
+    array = np.zeros(LARGE)
+    there = weakref.ref(array)
+    with shmlease.Executor(1, FORK, registry=registry) as pool:
+        future = pool.submit(np.negative, array)
+        del array
+        assert future.result().sum() == 0
+        until(lambda: there() is None)
 
 
 def test_registry_of_its_own_ends_with_the_last_executor_that_uses_it() -> None:
@@ -261,5 +281,5 @@ def die_when_a_ticket_is_sent() -> None:
     connection.Connection.send_bytes = die  # type: ignore[method-assign]
 
 
-def tell_when_ending(ending: Any) -> None:
-    util.Finalize(None, ending.set, exitpriority=10)
+def tell_when_ended(ended: Any) -> None:
+    util.Finalize(None, ended.set, exitpriority=-1)

@@ -58,8 +58,8 @@ def test_large_arguments_are_there_once_and_read_only(registry: shmlease.Registr
 def test_arrays_made_on_the_way_do_not_pile_up(registry: shmlease.Registry) -> None:
     with joblib.parallel_config(backend="shmlease"):
         made = (np.full(1 << 20, float(n)) for n in range(30))
-        answers = joblib.Parallel(2, pre_dispatch=2)(joblib.delayed(described)(array) for array in made)
-    assert [total for _, _, total in answers] == [float(n) * (1 << 20) for n in range(30)]
+        answers = joblib.Parallel(2, pre_dispatch=2, batch_size=1)(joblib.delayed(described)(array) for array in made)
+    assert answers == [(True, False, float(n) * (1 << 20)) for n in range(30)], "there is room for each"
     assert registry.statistics().peaks["bytes"] <= 48 << 20, "of 240 MiB"
     until(lambda: in_use(registry) == 0)
 
