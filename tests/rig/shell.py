@@ -233,9 +233,9 @@ class Shell:
                 if claimed_by is None:
                     self.tokens.pop(ticket, None)
                 table.token_voided(ticket, claimed_by, now)
-            case e.LinkAlias(number, alias):
-                is_taken = self.aliases.setdefault(alias, number) != number
-                table.aliases.linked(effect, "there is one" if is_taken else "", now)
+            case e.LinkAlias(number, alias, _, _):
+                self.aliases[alias] = number
+                table.aliases.linked(effect, "", now)
             case e.UnlinkAlias(number, alias):
                 self.unlink(number, alias)
             case e.WatchReceiver(ticket, receiver):

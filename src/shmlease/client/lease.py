@@ -27,6 +27,7 @@ from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
 from shmlease.core.model import Identity
 from shmlease.core.os_names import can_be_os_name
+from shmlease.core.session import Session
 from shmlease.errors import (
     CapacityError,
     LeaseClosedError,
@@ -37,8 +38,9 @@ from shmlease.errors import (
     UnreleasedLeaseWarning,
 )
 from shmlease.interrupts import is_from_handler
+from shmlease.system import syscalls
 from shmlease.system.forks import notice_fork
-from shmlease.system.identity import identify
+from shmlease.system.identity import identify, own_identity
 from shmlease.system.mapping import Mapping
 from shmlease.system.shm_shortage import explained
 from shmlease.system.signals import deliver_again
@@ -227,7 +229,11 @@ class Lease(Generic[T_co]):
             )
         if self._is_writer and self._writable and not self._grant.mutable:
             raise LeaseClosedError(f"{self!r} cannot be linked before it is published; publish() it first", name=self.name)
-        processes: list[Identity | None] = [None] if while_alive is None else [*map(_process, while_alive)]
+        processes: list[Identity | None] = (
+            [None]
+            if while_alive is None
+            else [self._own_process() if pid == syscalls.getpid() else _process(pid) for pid in while_alive]
+        )
         if not 1 <= len(processes) <= m.MAX_KEEPERS:
             raise ValueError(f"while_alive names {len(processes)} processes, not 1 to {m.MAX_KEEPERS}")
         link, grant, name = self._link, self._grant, self.name
@@ -317,6 +323,14 @@ class Lease(Generic[T_co]):
             self._note_address(self.name or "" if self._hold.is_exposed else "")
         assert self._address is not None
         return self._address
+
+    def _own_process(self) -> Identity:
+        session = self._link.session  # a forked child has another
+        known = _own.get(session)
+        if known is None:
+            _own.clear()
+            known = _own[session] = own_identity()
+        return known
 
     def _note_address(self, os_name: str = "") -> None:
         self._address = Address(self._link.endpoint.id, self._grant.segment, self._grant.generation, os_name)
@@ -536,6 +550,10 @@ class _HeldLease(Lease[T_co]):
 
 
 _HeldLease.__name__ = _HeldLease.__qualname__ = Lease.__name__  # in messages that name the type of what was misused
+
+
+# This process, by a session of it: to look itself up takes longer than to make a segment.
+_own: Final[dict[Session, Identity]] = {}
 
 
 def _process(pid: int) -> Identity:

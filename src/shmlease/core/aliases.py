@@ -39,7 +39,7 @@ class Aliases:
         self._outbox.add(LinkAlias(segment.number, segment.alias, client, message.seq))
 
     def link(self, client: int, message: m.Link, now_ns: int) -> None:
-        """A holder asks that the segment have its own name in /dev/shm too, and a file as large as the array."""
+        """A holder links the segment under its own name in /dev/shm, its file as large as the array; or gives that up."""
         lease = held_by(self._rows, client, message.lease)
         segment = self._rows.segments[lease.segment]
         if not message.keepers:
@@ -55,16 +55,12 @@ class Aliases:
             require_own_id(client, keeper)
         self._names.keep(segment, message.keepers, lease.site)
         size_bytes = file_size(segment.nbytes)
+        # its client links it; if that was killed before it has, no program was told of a name that is not there
         self._rows.put(replace(segment, alias=segment.name, exposed=True, size_bytes=size_bytes))
-        self._outbox.add(LinkAlias(segment.number, segment.name, nbytes=max(segment.nbytes, 1)))
 
     def linked(self, effect: LinkAlias, failure: str, now_ns: int) -> None:
         """The segment has its name in /dev/shm, or, with the reason, could not get it."""
-        if not effect.client:  # its client has tried that, too
-            segment = self._rows.segments.get(effect.segment)
-            if failure and segment is not None:
-                self._give_up(segment, now_ns)
-        elif failure:
+        if failure:
             refusal = Refusal(m.RefusalCode.NOT_HELD, f"segment {effect.segment} cannot be named in /dev/shm: {failure}")
             self._outbox.refuse(effect.client, effect.seq, refusal, now_ns)
         else:

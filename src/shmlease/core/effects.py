@@ -54,16 +54,12 @@ class VoidToken(msgspec.Struct, frozen=True):
 
 
 class LinkAlias(msgspec.Struct, frozen=True):
-    """Give a segment a name in /dev/shm itself; answered by `Aliases.linked`.
-
-    `nbytes` is the size that a file named by its user is to have; 0 leaves it as it is.
-    """
+    """Give a segment its name in /dev/shm itself; answered by `Aliases.linked`."""
 
     segment: int
     alias: str
-    client: int = 0  # who waits for the answer; 0 if nobody does
-    seq: int = 0
-    nbytes: int = 0
+    client: int
+    seq: int
 
 
 class RetireSegment(msgspec.Struct, frozen=True):

@@ -290,7 +290,7 @@ class Revoked(Struct, frozen=True, array_like=True, tag=40):
 
 
 class Link(Struct, frozen=True, array_like=True, tag=42):
-    """The leased segment is to have its own name in /dev/shm itself, which keeps it; its client links it as well.
+    """The leased segment gets its own name in /dev/shm itself, which keeps it; its client is about to link it.
 
     `keepers` are ids, formed as those of tickets, each with the process that the name ends with, or None: the registry.
     The name ends with the last of them. None at all: the client could not link it, and gives that up.
@@ -302,7 +302,7 @@ class Link(Struct, frozen=True, array_like=True, tag=42):
 
 
 class Unlink(Struct, frozen=True, array_like=True, tag=43):
-    """That segment loses its name, which its client takes from /dev/shm as well."""
+    """That segment loses its name, which its client is about to take from /dev/shm."""
 
     seq: Seq
     segment: Count

@@ -31,7 +31,8 @@ class Names:
         segment = self.named_by(message)
         told = f"{message.name or message.segment!r}, by request {message.seq}"
         if segment is not None:
-            self._withdraw(segment, client, told, now_ns)
+            self._stop_keeping(segment.number)
+            self._free(segment, client, told, now_ns)
         else:
             events = self._rows.events.values()
             if not any((e.kind, e.client, e.detail) == (EventKind.NAME_WITHDRAWN, client, told) for e in events):
@@ -44,8 +45,11 @@ class Names:
     def unlink(self, client: int, message: m.Unlink, now_ns: int) -> None:
         """A client takes the name of a segment from /dev/shm; nothing, if the segment has lost it before."""
         segment = self.named_by(m.Withdraw(message.seq, None, now_ns, message.segment, message.generation))
-        if segment is not None:
-            self._withdraw(segment, client, f"{segment.name!r}, by notice {message.seq}", now_ns)
+        if segment is not None:  # that is the usual end, and no event; what the client leaves goes with the segment
+            del client
+            self._stop_keeping(segment.number)
+            self._rows.put(replace(segment, name=None, readers_expected=0))
+            self._leases.free_if_unused(segment.number, now_ns)
 
     def named_by(self, message: m.Withdraw) -> SegmentRow | None:
         """The segment that would lose its name."""
@@ -69,8 +73,7 @@ class Names:
 
     def stop_keeping(self, segment: int, now_ns: int) -> None:
         """The name of `segment` could not be linked: nothing keeps it."""
-        for keeper in self._keepers_of(segment):
-            self._drop(keeper)
+        self._stop_keeping(segment)
         self._leases.free_if_unused(segment, now_ns)
 
     def keeper_ended(self, keeper: TicketRow, now_ns: int) -> None:
@@ -80,10 +83,9 @@ class Names:
             pid = keeper.receiver.pid if keeper.receiver is not None else 0
             self._free(self._rows.segments[keeper.segment], 0, f"pid {pid}, its last keeper, has ended", now_ns)
 
-    def _withdraw(self, segment: SegmentRow, client: int, told: str, now_ns: int) -> None:
-        for keeper in self._keepers_of(segment.number):
+    def _stop_keeping(self, segment: int) -> None:
+        for keeper in self._keepers_of(segment):
             self._drop(keeper)
-        self._free(segment, client, told, now_ns)
 
     def _keepers_of(self, segment: int) -> list[TicketRow]:
         tickets = (self._rows.tickets[number] for number in self._rows.tickets_on[segment])

@@ -127,7 +127,7 @@ class Actions:
     def _link(self, effect: LinkAlias) -> None:
         failure = ""
         try:
-            self._store.link_alias(effect.segment, effect.alias, effect.nbytes)
+            self._store.link_alias(effect.segment, effect.alias)
         except OSError as error:
             failure = str(error)
         self._table.aliases.linked(effect, failure, self._clock.now_ns())

@@ -67,8 +67,8 @@ class Store(Protocol):
         """Remove a segment and its alias, if it has one; `punch` frees its pages though somebody still maps it."""
         ...
 
-    def link_alias(self, number: int, alias: str, nbytes: int = 0) -> None:
-        """Give a segment a second name, in /dev/shm itself, and make its file `nbytes` large if that is not 0."""
+    def link_alias(self, number: int, alias: str) -> None:
+        """Give a segment a second name, in /dev/shm itself."""
         ...
 
     def unlink_alias(self, number: int, alias: str) -> None:

@@ -20,9 +20,20 @@ def linked(shell: Shell, client: int, *keepers: Identity | None, name: str = "a"
 
 
 def link(shell: Shell, client: int, lease: int, *keepers: Identity | None) -> m.Refused | None:
+    """As a client does: the notice, then the link."""
     numbers = [shell.new_id(client) + 1000 + number for number in range(len(keepers))]
     refused: m.Refused | None = shell.ask(client, m.Link, lease, tuple(zip(numbers, keepers, strict=True)))
+    segment = shell.table.rows.segments[shell.table.rows.leases[lease].segment]
+    if refused is None and keepers and shell.aliases.setdefault(segment.alias, segment.number) != segment.number:
+        shell.say(client, m.Link, lease, ())  # another file has the name: it gives that up
     return refused
+
+
+def unlink(shell: Shell, client: int, lease: m.Granted, generation: int = 0) -> None:
+    """As a client does: the notice, then the unlinking."""
+    assert shell.ask(client, m.Unlink, lease.segment, generation or lease.generation) is None
+    if not generation:
+        shell.aliases = {alias: number for alias, number in shell.aliases.items() if number != lease.segment}
 
 
 def keeper_of(shell: Shell, process: Identity) -> int:
@@ -69,12 +80,23 @@ def test_name_that_a_client_unlinks_itself_is_free_without_an_answer() -> None:
     shell = Shell()
     client, other = shell.hello(), shell.hello()
     lease = linked(shell, client, ONE)
-    assert shell.ask(other, m.Unlink, lease.segment, lease.generation + 1) is None
-    assert shell.aliases
+    unlink(shell, other, lease, generation=lease.generation + 1)
+    assert shell.attach(client, "a").segment == lease.segment
     for _ in range(2):
-        assert shell.ask(other, m.Unlink, lease.segment, lease.generation) is None
-    assert (shell.aliases, shell.watched) == ({}, {})
+        unlink(shell, other, lease)
+    assert shell.watched == {}
+    assert not shell.table.rows.events, "the usual end is no event"
     assert isinstance(linked(shell, client, ONE), m.Granted)
+
+
+def test_name_that_a_killed_client_has_not_unlinked_any_more_goes_with_the_segment() -> None:
+    shell = Shell()
+    client, other = shell.hello(), shell.hello()
+    lease = linked(shell, client, None)
+    shell.say(other, m.Unlink, lease.segment, lease.generation)
+    shell.die(other)
+    shell.release(client, lease.lease)
+    assert not shell.aliases
 
 
 def test_name_that_was_given_anew_is_not_withdrawn_by_the_address_of_the_old_segment() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import subprocess
 import sys
@@ -51,11 +52,31 @@ def test_end_of_a_process_ends_all_its_tickets(
     assert descriptors_of().in_use == before
 
 
-def test_last_ticket_takes_the_descriptor_with_it(receivers: Receivers, process: subprocess.Popen[str]) -> None:
+def test_descriptor_of_a_process_without_a_ticket_is_kept_for_the_next_one_until_it_ends(
+    receivers: Receivers, poll: select.epoll, process: subprocess.Popen[str]
+) -> None:
     before = descriptors_of().in_use
-    assert receivers.watch(1, identify(process.pid))
-    receivers.unwatch(1)
-    receivers.unwatch(1)
+    for _ in range(2):
+        assert receivers.watch(1, identify(process.pid))
+        receivers.unwatch(1)
+        receivers.unwatch(1)
+        assert descriptors_of().in_use == before + 1
+    process.kill()
+    ((fd, _),) = poll.poll(30)
+    assert receivers.ended(fd) == []
+    assert descriptors_of().in_use == before
+
+
+def test_few_processes_without_a_ticket_are_watched(receivers: Receivers) -> None:
+    before = descriptors_of().in_use
+    with contextlib.ExitStack() as stack:
+        for number in range(12):
+            idle = stack.enter_context(subprocess.Popen(["sleep", "60"]))
+            stack.callback(idle.kill)
+            assert receivers.watch(number, identify(idle.pid))
+            receivers.unwatch(number)
+        assert descriptors_of().in_use == before + 8
+    receivers.close()
     assert descriptors_of().in_use == before
 
 
