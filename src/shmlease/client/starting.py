@@ -16,6 +16,7 @@ from shmlease.core.model import Identity
 from shmlease.core.settings import NewRegistry, Settings
 from shmlease.core.sizes import PAGE_BYTES
 from shmlease.errors import LeaseError, ProtocolError, RegistryUnavailableError, UnsupportedPlatformError
+from shmlease.interrupts import is_from_handler
 from shmlease.system import syscalls
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.identity import own_identity, require_proc, watch
@@ -120,8 +121,13 @@ def begin(directory: RegistryDirectory) -> int:
         A registry is running there.
     """
     for _ in range(100):
-        directory.create()
-        lock_fd = directory.lock()
+        try:
+            directory.create()
+            lock_fd = directory.lock()
+        except FileNotFoundError as error:
+            if is_from_handler(error):
+                raise
+            continue
         if lock_fd is not None:
             return lock_fd
         time.sleep(0.001)
