@@ -20,6 +20,7 @@ static void one(int kind)
                         : cells[i].kind == SKIPPED ? 0
                                                    : SIZES[rand() % 4];
         cells[i].offset = row_bytes;
+        cells[i].exact = rand() % 2;
         row_bytes += cells[i].size;
     }
     uint8_t *text = malloc(size), *flags = calloc(256, 1);
