@@ -1,4 +1,4 @@
-"""Runs the unit and conformance tests on every other supported Python that this machine has.
+"""Runs the unit and conformance tests, and those of the standard library's shared memory, on every other supported Python.
 
     python tests/interpreters.py [arguments for pytest]
 
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TESTS = ("tests/unit", "tests/conformance")
+TESTS = ("tests/unit", "tests/conformance", "tests/process/test_shared_memory.py")
 Version = tuple[int, int]
 
 
