@@ -98,11 +98,11 @@ class Executor(ProcessPoolExecutor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As `concurrent.futures.Executor.shutdown`; then a registry of its own ends, with the last call."""
         super().shutdown(wait, cancel_futures=cancel_futures)
-        if not wait and self._use.is_own:
-            self._end_later()
-            return
-        self._end_later.detach()
-        self._use.end()
+        if any(thread.is_alive() for thread in self._manager):
+            self._end_later()  # it was not waited for, now or in an earlier call
+        else:
+            self._end_later.detach()
+            self._use.end()
 
 
 def _end_after(use: RegistryUse, manager: list[Any]) -> None:
