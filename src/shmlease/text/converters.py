@@ -27,8 +27,6 @@ from shmlease.text.times import read_times
 
 __all__ = ["CellError", "Converter", "is_number"]
 
-_NONE = np.empty(0, np.int64)
-
 
 class _Reader(Protocol):
     def read(
@@ -149,7 +147,7 @@ class Converter:
         """
         if mask is not None:
             mask[...] = False
-        missing = self._find(self._missing_words, text, starts, ends) if self._missing_words else _NONE
+        missing = np.flatnonzero(find_words(text, starts, ends, self._missing_words, any_case=False) >= 0)
         by_value: list[int] = []
         if not len(missing):
             faults = self._reader.read(text, starts, ends, target, notes, by_value)
@@ -170,19 +168,6 @@ class Converter:
                 if mask is not None:
                     mask[missing] = True
         return faults
-
-    def _find(self, marks: list[bytes], text: TextBuffer, starts: Ints, ends: Ints) -> Ints:
-        """Which of the cells are one of the marks."""
-        found = np.zeros(len(starts), np.bool_)
-        lengths = ends - starts
-        for mark in marks:
-            same = lengths == len(mark)
-            for offset in range(0, len(mark), 8):
-                part = mark[offset : offset + 8]
-                word = text.load8(starts + offset) & np.uint64((1 << 8 * len(part)) - 1)
-                same &= word == np.uint64(int.from_bytes(part, "little"))
-            found |= same
-        return np.flatnonzero(found)
 
     def _no_fill(self) -> str:
         name, kind = self.field.name, self.field.type

@@ -68,14 +68,13 @@ def find_words(
     lengths = ends - starts
     found = np.full(len(starts), -1)
     for place, word in enumerate(words):
-        same = lengths == len(word)
+        rows = np.flatnonzero(lengths == len(word))
         for offset in range(0, len(word), 8):
             part = word[offset : offset + 8]
-            mask = np.uint64((1 << 8 * len(part)) - 1)
-            cells = text.load8(starts + offset) & mask
+            cells = text.load8(starts[rows] + offset) & np.uint64((1 << 8 * len(part)) - 1)
             if any_case:
-                fold = int.from_bytes(bytes(0x20 if chr(byte).isalpha() else 0 for byte in part), "little")
-                cells |= np.uint64(fold)
-            same &= cells == np.uint64(int.from_bytes(part, "little"))
-        found[same] = place
+                fold = bytes(0x20 if chr(byte).isalpha() else 0 for byte in part)
+                cells |= np.uint64(int.from_bytes(fold, "little"))
+            rows = rows[cells == np.uint64(int.from_bytes(part, "little"))]
+        found[rows] = place
     return found
