@@ -27,7 +27,7 @@ import joblib
 import numpy as np
 
 import shmlease
-import shmlease.integrations.joblib
+import shmlease.joblib
 
 WORKERS = 2
 CONTEXT = multiprocessing.get_context("fork")

@@ -7,6 +7,7 @@ too, runs without numpy, and nothing here imports h5py or pytest.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -116,5 +117,11 @@ _HOMES: Final = {
     "pack": "shmlease.client.objects",
     "verify": "shmlease.hdf5.verification",
 }
+
+# Who imports joblib later says `import shmlease.joblib`.
+if (_register := getattr(sys.modules.get("joblib"), "register_parallel_backend", None)) is not None:
+    _register(
+        "shmlease", lambda **options: importlib.import_module("shmlease.integrations.joblib").ShmleaseBackend(**options)
+    )
 
 __getattr__, __dir__ = lazily(__name__, {**dict.fromkeys(__all__, "shmlease.errors"), **_HOMES})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,3 +116,10 @@ def kill_myself(_: Any) -> None:
 
 def fail(array: Any) -> float:
     return float(array[0]) / 0
+
+
+@pytest.mark.parametrize("imports", ["import joblib, shmlease", "import shmlease, joblib, shmlease.joblib"])
+def test_backend_is_known_after_the_imports_that_the_docs_name(imports: str) -> None:
+    code = f"{imports}\nprint(len(joblib.Parallel(1, backend='shmlease')(joblib.delayed(abs)(n) for n in range(3))))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr

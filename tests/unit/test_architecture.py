@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 ROOMS = {"judge", "observe", "report", "run"}
 # Programs and faces: nothing below them may know them.
-NOBODY_IMPORTS = {"cli", "integrations", "shared_memory", "__main__"}
+NOBODY_IMPORTS = {"cli", "integrations", "shared_memory", "joblib", "dask", "__main__"}
 # What decides and does no I/O, and what it must not touch.
 PURE = {"errors", "units", "core", "auditor.judge"}
 WORLD = {

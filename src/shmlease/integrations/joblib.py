@@ -2,7 +2,7 @@
 
 Importing this module registers it::
 
-    import shmlease.integrations.joblib
+    import shmlease.joblib
     with joblib.parallel_config(backend="shmlease"): ...
 
 Joblib's habits are kept: arguments from ``max_nbytes`` on are shared, read-only by default, as ``mmap_mode`` says; the same
