@@ -91,7 +91,7 @@ def ingest_watched(paths: list[str], output: str) -> tuple[str, IngestReport, st
         def watch(_: Progress) -> None:
             nonlocal busiest
             looks = tables.look(registry.id)
-            leases = sum(len(snapshot.leases) for _, _, snapshot in looks if snapshot is not None)
+            leases = sum(len(each.snapshot.leases) for each in looks if each.snapshot is not None)
             if leases > busiest[0]:
                 busiest = leases, looks
 

@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,9 +32,9 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[subprocess.Popen[str]]:
+def serving(**variables: str) -> Iterator[subprocess.Popen[str]]:
     words = [sys.executable, "-m", "shmlease", "serve", "--id", ID, "--capacity", "4MiB"]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment(**variables)) as process:
         assert process.stderr is not None
         assert f"registry {ID} serves up to 4 MiB" in process.stderr.readline()
         try:
@@ -47,6 +49,16 @@ def serving() -> Iterator[subprocess.Popen[str]]:
 def served() -> Iterator[subprocess.Popen[str]]:
     with serving() as process:
         yield process
+
+
+def test_service_manager_is_told_when_clients_can_join(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        with serving(NOTIFY_SOCKET=str(tmp_path / "notify")):
+            assert manager.recv(1000).startswith(f"READY=1\nSTATUS=registry {ID} serves".encode())
+            with shmlease.connect(ID).share(np.arange(3)) as lease:
+                assert lease.array.sum() == 3
 
 
 def test_process_that_stays_joins_the_registry_that_was_started_anew() -> None:
@@ -83,6 +95,24 @@ def test_registry_is_seen_by_id_and_a_second_is_refused(served: subprocess.Popen
     assert (told["pid"], told["segments"][0]["name"]) == (served.pid, "calls")
     again = command("serve", "--id", ID)
     assert (again.returncode, f"registry {ID} is running already" in again.stderr) == (2, True)
+
+
+def test_metrics_of_a_served_registry_follow_what_is_done(served: subprocess.Popen[str]) -> None:
+    def metrics() -> dict[str, str]:
+        written = command("status", "--id", ID, "--prometheus").stdout
+        return dict(line.rsplit(" ", 1) for line in written.splitlines() if not line.startswith("#"))
+
+    before = metrics()
+    with shmlease.connect(ID).share(np.arange(3), "calls"):
+        meanwhile = metrics()
+    assert before[f'shmlease_up{{registry="{ID}"}}'] == "1"
+    published = f'shmlease_segments{{registry="{ID}",state="published"}}'
+    assert (before[published], meanwhile[published]) == ("0", "1")
+    made = f'shmlease_segments_created_total{{registry="{ID}"}}'
+    assert (before[made], meanwhile[made]) == ("0", "1")
+    assert int(meanwhile[f'shmlease_open_descriptors{{registry="{ID}"}}']) > 0
+    both = command("status", "--json", "--prometheus")
+    assert (both.returncode, "give one of them" in both.stderr) == (2, True)
 
 
 def test_registry_that_is_not_there_is_not_there_whoever_else_is(served: subprocess.Popen[str]) -> None:

@@ -16,6 +16,7 @@ from shmlease.registry.process import serve
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.reclaim import sweep
 from shmlease.system.registries import default_registry_id
+from shmlease.system.service_manager import notify_service_manager
 from shmlease.system.shm_shortage import explained
 from shmlease.system.surroundings import settle_in
 from shmlease.units import format_bytes
@@ -60,11 +61,9 @@ def command(registry: str | None, capacity: str | None, warm: str | None, warm_i
     settings = Settings(directory.id, directory.root, new, in_foreground=True)
 
     def ready() -> None:
-        click.echo(
-            f"shmlease: registry {directory.id} serves up to {format_bytes(new.capacity_bytes)} in {directory.path}; "
-            "Ctrl-C ends it",
-            err=True,
-        )
+        serves = f"registry {directory.id} serves up to {format_bytes(new.capacity_bytes)} in {directory.path}"
+        click.echo(f"shmlease: {serves}; Ctrl-C ends it", err=True)
+        notify_service_manager("READY=1", f"STATUS={serves}")
 
     log = RegistryLog(directory, os.environ.get(ENVIRONMENT, ""), echo=True)
     try:
