@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ class Field:
         if self.is_enum:
             return np.dtype("i1" if len(self.labels) < _MOST_LABELS_I1 else "i2")
         try:
-            dtype = np.dtype((self.type[:-1] if self.is_nullable else self.type).removeprefix("*"))
+            dtype = _numpy_type((self.type[:-1] if self.is_nullable else self.type).removeprefix("*"))
         except (TypeError, ValueError, SyntaxError):
             raise DTypeError(
                 f"field {self.name!r}: {self.type!r} is not a numpy type; write one such as i4, f8, S10", field=self.name
@@ -170,6 +171,12 @@ class Field:
     def __str__(self) -> str:
         kind = self.type if not self.format else f"{self.type.rstrip('?')}({self.format}){'?' * self.is_nullable}"
         return f"{self.name}:{kind}" + ("" if self.fill is None else f"={self.fill}")
+
+
+@lru_cache(maxsize=256)
+def _numpy_type(text: str) -> np.dtype[Any]:
+    """Numpy compiles the text, which takes longer than reading some cells."""
+    return np.dtype(text)
 
 
 def parse_dtype(dtype: str | np.dtype[Any] | Iterable[Field]) -> tuple[Field, ...]:

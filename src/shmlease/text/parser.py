@@ -137,9 +137,10 @@ def parse_block(
     rows = np.empty(max_rows(content, schema), schema.dtype) if out is None else out
     if rows.dtype != schema.dtype or rows.ndim != 1:
         raise ValueError(f"out is {rows.ndim}-dimensional {rows.dtype}; the schema makes one dimension of {schema.dtype}")
+    converters = {each.name: Converter(each, schema) for each in schema.fields}
     columns = [
         (
-            Converter(each, schema),
+            converters[each.name],
             place,
             rows[each.name][:, index] if each.dtype.shape else rows[each.name],
             rows[each.mask_name] if each.is_nullable else None,
