@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,5 +93,26 @@ def test_views_carry_a_released_lease_on_where_that_was_asked_for(registry: shml
 
 def test_registry_that_the_environment_names_is_joined_rather_than_another_started(registry: shmlease.Registry) -> None:
     assert shmlease.connect(start=True).id == registry.id
+
+
+def test_registry_of_any_id_is_started_where_it_does_not_run_and_ends_with_its_last_user(tmp_path: Path) -> None:
+    program = textwrap.dedent(
+        """
+        import os, shmlease
+        registry = shmlease.connect("mine", start=True, capacity="8MiB")
+        assert registry.id == shmlease.connect("mine", start=True, capacity="1MiB").id == "mine"
+        print(registry.statistics().capacity_bytes)
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert int(done.stdout) == 8 << 20
+    until(lambda: not os.path.exists("/dev/shm/shmlease-mine"))
+
+
+def test_registry_that_cannot_be_started_says_why() -> None:
+    with pytest.raises(ValueError, match="cannot be the id of a registry"):
+        shmlease.connect("no/such", start=True)
+    with pytest.raises(ValueError, match="lots"):
+        shmlease.connect("mine", start=True, capacity="lots")
     with pytest.raises(shmlease.RegistryUnavailableError):
-        shmlease.connect("nosuch", start=True)
+        shmlease.connect("nosuch")

@@ -48,6 +48,12 @@ def test_each_block_of_what_existing_code_changes_runs(tmp_path: Path) -> None:
     run(script)
 
 
+def test_the_page_on_dask_runs(tmp_path: Path) -> None:
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(python_blocks("docs/dask.md")))
+    run(script)
+
+
 @pytest.mark.parametrize("page", ["cli.md", "rules.md"])
 def test_reference_pages_are_what_the_code_says(page: str) -> None:
     from shmlease.cli.reference import PAGES

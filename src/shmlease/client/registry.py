@@ -13,7 +13,7 @@ from shmlease.client.lease import OnLingering, checked_on_lingering
 from shmlease.client.link import Link
 from shmlease.client.link_cache import connected_link_to, link_to
 from shmlease.client.owned_registry import ENVIRONMENT, OwnedRegistry
-from shmlease.client.starting import WARM_IDLE_S, RegistryStart
+from shmlease.client.starting import WARM_IDLE_S, RegistryStart, checked_id
 from shmlease.errors import RegistryUnavailableError, UnsupportedPlatformError
 from shmlease.exhaustion import explains_shortage, shortage_behind
 from shmlease.interrupts import is_from_handler
@@ -26,7 +26,7 @@ __all__ = ["Registry", "connect"]
 
 # How long an interrupted `Registry()` waits until what it had started is ended again; a second interrupt ends the waiting.
 _UNDO_WITHIN_S: Final = 10.0
-# How long a process tries to join or start the default registry while others end it or start it.
+# How long a process tries to join or start a registry while others end it or start it.
 _START_WITHIN_S: Final = 10.0
 
 
@@ -97,7 +97,13 @@ class Registry(RegistryHandle):
 
 
 @explains_shortage("the registry cannot be joined", RegistryUnavailableError)
-def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn", start: bool = False) -> RegistryHandle:
+def connect(
+    registry: str | None = None,
+    *,
+    on_lingering: OnLingering = "warn",
+    start: bool = False,
+    capacity: int | str | None = None,
+) -> RegistryHandle:
     """Join a registry that runs.
 
     Parameters
@@ -109,18 +115,22 @@ def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn", 
         What a release does when numpy views of the array are still alive; ``"detach"`` lets them carry the lease on, as
         `Lease.detach` does.
     start : bool
-        If there is none to join, and no id was given, start the user's default one. It may use all of /dev/shm, and ends
-        when this process and all others that have joined it since have ended.
+        If there is none to join, start it: that of the id given, else the user's default one. It ends when this process
+        and all others that have joined it since have ended.
+    capacity : int or str, optional
+        Bytes (or words such as ``"2GiB"``) of all segments together, if it is started here; all of /dev/shm if not given.
 
     Raises
     ------
     RegistryUnavailableError
         There is no such registry, or it cannot be started.
+    ValueError
+        It is to be started, and the id or the capacity is not a valid one.
     """
     named = os.environ.get(ENVIRONMENT)
     checked_on_lingering(on_lingering)
-    if start and not registry:
-        return RegistryHandle(_joined_or_started(named), on_lingering)
+    if start:
+        return RegistryHandle(_joined_or_started(registry, named, capacity), on_lingering)
     try:
         link = connected_link_to(registry or named or default_registry_id())
     except UnsupportedPlatformError as error:
@@ -135,30 +145,33 @@ def connect(registry: str | None = None, *, on_lingering: OnLingering = "warn", 
     return RegistryHandle(link, on_lingering)
 
 
-def _joined_or_started(named: str | None) -> Link:
-    """A link to the registry `named`, or else to the user's default one, which is started if it does not run."""
-    if named:
+def _joined_or_started(registry: str | None, named: str | None, capacity: int | str | None) -> Link:
+    """A link to `registry`, else to the one that is `named`, else to the user's default one; started if it does not run."""
+    if registry:
+        checked_id(registry)
+    elif named:
         with contextlib.suppress(RegistryUnavailableError):
             return connected_link_to(named)
     deadline_s = time.monotonic() + _START_WITHIN_S
     while True:
         try:
-            return connected_link_to(default_registry_id())
+            id = registry or default_registry_id()
+            return connected_link_to(id)
         except RegistryUnavailableError as error:
             if is_from_handler(error):
                 raise
-            _start_default(is_last=time.monotonic() > deadline_s)
+            _start(id, capacity, is_last=time.monotonic() > deadline_s)
         except UnsupportedPlatformError as error:
             if is_from_handler(error):
                 raise
             raise RegistryUnavailableError(f"a registry cannot be started: {error}") from None
 
 
-def _start_default(*, is_last: bool) -> None:
-    """Start the user's default registry; nothing if another process has just done so, unless it `is_last` tried."""
-    id = default_registry_id()
-    whole = RegistryDirectory(id).total_bytes()
-    start = RegistryStart(whole, None, WARM_IDLE_S, id)
+def _start(id: str, capacity: int | str | None, *, is_last: bool) -> None:
+    """Start the registry `id`; nothing if another process has just done so, unless it `is_last` tried."""
+    if capacity is None:
+        capacity = RegistryDirectory(id).total_bytes()
+    start = RegistryStart(capacity, None, WARM_IDLE_S, id)
     try:
         complete(start.run)
     except RegistryUnavailableError as error:

@@ -1,0 +1,198 @@
+"""A cluster of two nodes with real processes: this one, and one in a mount namespace with a /dev/shm of its own."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import distributed
+import numpy as np
+import pytest
+from dask_nodes import Node, started_node
+from distributed import Client, wait
+
+import shmlease
+import shmlease.dask
+from rig.until import until
+
+LONG = 1 << 20  # elements, of 8 bytes
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[shmlease.dask.LocalCluster]:
+    with shmlease.dask.LocalCluster(
+        n_workers=2, threads_per_worker=1, memory_limit=0, capacity="256MiB", dashboard_address=":0"
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def client(cluster: shmlease.dask.LocalCluster) -> Iterator[Client]:
+    with cluster.get_client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def here(client: Client) -> list[str]:
+    """The workers on this node."""
+    return sorted(client.scheduler_info()["workers"])
+
+
+@pytest.fixture(scope="module")
+def elsewhere(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """Another node, of the workers "b1" and "b2"."""
+    preload = ("--preload", "shmlease.dask")
+    with started_node(client, tmp_path_factory.mktemp("b"), "b1", "b2", options=preload) as node:
+        yield node
+
+
+def counters(cluster: shmlease.dask.LocalCluster) -> Counter[str]:
+    return Counter(cluster.registry.statistics().counters)
+
+
+def total(array: np.ndarray[Any, Any]) -> float:
+    return float(array.sum())
+
+
+def total_of_lease(array: np.ndarray[Any, Any]) -> float:
+    """The total of what lies in leased memory."""
+    root: Any = array
+    while isinstance(root, np.ndarray | memoryview):
+        root = root.base if isinstance(root, np.ndarray) else root.obj
+    assert type(root).__module__.startswith("shmlease."), f"it lies in memory of {type(root)}"
+    return total(array)
+
+
+def total_of_copy(array: np.ndarray[Any, Any]) -> float:
+    """The total of what does not."""
+    with pytest.raises(AssertionError, match="it lies in memory of"):
+        total_of_lease(array)
+    return total(array)
+
+
+def total_of_two(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
+    return total(one) + total(other)
+
+
+def leases_on_node() -> int:
+    gc.collect()  # Dask's exceptions that say whose connection was lost, and their frames
+    return shmlease.connect().statistics().leases["detached"]
+
+
+def plus_one(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    array += 1
+    return array
+
+
+def registry_of_task() -> Any:
+    registry = shmlease.connect()
+    return registry.id, registry.statistics().capacity_bytes
+
+
+def test_array_goes_to_another_worker_of_the_node_by_reference(
+    cluster: shmlease.dask.LocalCluster, client: Client, here: list[str]
+) -> None:
+    made = client.submit(np.ones, LONG, workers=here[0], pure=False)
+    wait(made)
+    before = counters(cluster)
+    assert client.submit(total_of_lease, made, workers=here[1], pure=False).result() == LONG
+    assert counters(cluster)["published"] - before["published"] == 1
+    assert total_of_lease(made.result()) == total_of_lease(client.gather(made)) == LONG
+    assert counters(cluster)["published"] - before["published"] == 1, "whoever asks after the first gets the same segment"
+
+
+def test_task_may_write_to_what_it_was_given(client: Client, here: list[str]) -> None:
+    made = client.submit(np.zeros, LONG, workers=here[0], pure=False)
+    wait(made)
+    changed = client.submit(plus_one, made, workers=here[1], pure=False)
+    wait(changed)
+    assert client.submit(total, changed, workers=here[0], pure=False).result() == LONG
+    result = changed.result()
+    result += 1  # as of any other result
+    assert (result[0], client.submit(total, changed, workers=here[1], pure=False).result()) == (2, LONG)
+
+
+def test_scattered_arrays_are_leases_of_those_who_use_them(
+    cluster: shmlease.dask.LocalCluster, client: Client, here: list[str]
+) -> None:
+    array = np.arange(LONG, dtype="f8")
+    before = counters(cluster)
+    scattered = client.scatter(array, workers=here, broadcast=True)
+    totals = [client.submit(total_of_lease, scattered, workers=worker, pure=False) for worker in here]
+    assert client.gather(totals) == [array.sum()] * 2
+    assert counters(cluster)["published"] - before["published"] == 1
+
+
+def test_persisted_collections_are_what_they_would_be_without(client: Client) -> None:
+    ones = [dask.delayed(np.ones)(LONG) for _ in range(4)]
+    kept = client.persist(ones)
+    sums = [dask.delayed(np.add)(one, other) for one, other in zip(kept, kept[1:] + kept[:1], strict=True)]
+    assert sum(array.sum() for array in client.gather(client.compute(sums))) == 8 * LONG
+
+
+def test_spilled_array_is_sent_as_any_other(client: Client, here: list[str]) -> None:
+    made = client.submit(np.ones, LONG, workers=here[0], pure=False)
+    wait(made)
+    assert client.submit(total, made, workers=here[1], pure=False).result() == LONG
+
+    def evict(dask_worker: distributed.Worker) -> bool:
+        data = dask_worker.data
+        return not hasattr(data, "evict") or data.evict() >= 0
+
+    assert all(client.run(evict).values())
+    assert client.submit(total, made, workers=here[1], pure=False).result() == LONG
+
+
+def test_array_goes_to_another_node_as_dask_sends_it(
+    cluster: shmlease.dask.LocalCluster, client: Client, here: list[str], elsewhere: Node
+) -> None:
+    made = client.submit(np.ones, LONG, workers=here[0], pure=False)
+    wait(made)
+    assert client.submit(total_of_copy, made, workers="b1", pure=False).result() == LONG
+    there = client.submit(np.ones, LONG, workers="b1", pure=False)
+    assert client.submit(total_of_lease, there, workers="b2", pure=False).result() == LONG
+    assert total_of_copy(there.result()) == LONG
+
+
+def test_workers_of_a_node_share_one_registry_that_ends_with_the_last(
+    cluster: shmlease.dask.LocalCluster, client: Client, tmp_path: Path
+) -> None:
+    plugin = shmlease.dask.NodeRegistry(capacity="32MiB")
+    client.register_plugin(plugin)
+    with started_node(client, tmp_path, "c1", "c2") as node:
+        (id, capacity_bytes), (other, _) = (
+            client.submit(registry_of_task, workers=name, pure=False).result() for name in ("c1", "c2")
+        )
+        assert id == other != cluster.registry.id
+        assert node.registries() == [id]
+        assert capacity_bytes == 32 << 20
+        made = client.submit(np.ones, LONG, workers="c1", pure=False)
+        assert client.submit(total, made, workers="c2", pure=False).result() == LONG
+        client.retire_workers(names=["c1"])
+        assert client.submit(registry_of_task, workers="c2", pure=False).result()[0] == id
+        pid = client.submit(os.getpid, workers="c2", pure=False).result()
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not node.registries(), what="the end of the registry")
+    client.unregister_worker_plugin(plugin.name)
+
+
+def test_results_are_right_though_a_worker_is_killed_and_nothing_of_it_is_left(client: Client, tmp_path: Path) -> None:
+    def leases() -> int:
+        return client.submit(leases_on_node, workers="d2", pure=False).result()
+
+    with started_node(client, tmp_path, "d1", "d2", options=("--preload", "shmlease.dask")):
+        both = {"workers": ["d1", "d2"], "pure": False}
+        assert leases() == 4, "the names and the addresses of two workers"
+        ones = [client.submit(np.full, LONG, number, **both) for number in range(6)]
+        wait(ones)
+        totals = [client.submit(total_of_two, one, other, **both) for one in ones for other in ones]
+        os.kill(client.submit(os.getpid, workers="d1", pure=False, priority=1).result(), signal.SIGKILL)
+        assert client.gather(totals) == [LONG * (one + other) for one in range(6) for other in range(6)]
+        del ones, totals
+        until(lambda: leases() == 2, what="the end of what the tasks have sent")
