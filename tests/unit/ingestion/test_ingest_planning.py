@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -157,10 +158,12 @@ def test_names_that_cannot_be_kept_are_refused_with_the_file(tmp_path):
 
 
 def test_a_pipe_is_not_read_twice_for_the_lengths_of_its_strings(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    with open(os.open(tmp_path / "pipe", os.O_RDWR), "wb", buffering=0) as file:
-        file.write(b"some line of a table\n" * 2)
-        plan = plan_ingest(tmp_path / "pipe", schema_of(None, "a:S", None, {"width": 1}))
-        forget_pipes([str(tmp_path / "pipe")])
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"some line of a table\n" * 2,))
+    writer.start()
+    plan = plan_ingest(pipe, schema_of(None, "a:S", None, {"width": 1}))
+    forget_pipes([str(pipe)])
+    writer.join()
     with pytest.raises(IngestError, match="pipe: a pipe can be read once, and the lengths"):
         plan.require_files("the lengths are measured")
