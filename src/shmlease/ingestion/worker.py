@@ -32,9 +32,9 @@ from shmlease.ingestion.tasks import (
     Task,
 )
 from shmlease.text.blocks import read_piece
+from shmlease.text.native_parser import last_row_end_native
 from shmlease.text.parser import BadRow
 from shmlease.text.parser_choice import PARSERS
-from shmlease.text.quoted_cells import last_row_end
 from shmlease.text.schema import Schema
 from shmlease.text.string_lengths import measure_strings
 from shmlease.text.text_buffer import Bytes
@@ -253,7 +253,7 @@ class _LeasedRows:
             rows = self._parser.max_rows(content[:size], self._schema)
             while rows > self._most:
                 aim = max(int(size * 0.9 * self._most / rows), 1)
-                cut = last_row_end(content[:aim], self._schema)
+                cut = last_row_end_native(content[:aim], self._schema)
                 if cut == 0:  # one line, and blank ones
                     cut = _first_row_end(content[:size], self._schema)
                     if cut == size:
@@ -266,7 +266,7 @@ class _LeasedRows:
         """How much to parse at once: all, unless reports are to be dropped in between, which take 600 bytes each."""
         if self._on_error != "skip" or len(content) <= _SKIP_STRETCH_BYTES:
             return len(content)
-        return last_row_end(content[:_SKIP_STRETCH_BYTES], self._schema) or len(content)
+        return last_row_end_native(content[:_SKIP_STRETCH_BYTES], self._schema) or len(content)
 
     def _take_room(self, rows: int) -> Rows:
         if not self._leases or self._room < rows:
@@ -288,7 +288,7 @@ def _stored_form(rows: Rows, context: Context) -> Rows:
 def _first_row_end(content: Bytes, schema: Schema) -> int:
     size = 1
     while size < len(content):
-        end = last_row_end(content[:size], schema)
+        end = last_row_end_native(content[:size], schema)
         if end:
             return end
         size *= 2

@@ -17,7 +17,8 @@ import numpy as np
 
 from shmlease.errors import IngestError
 from shmlease.text.header import Table
-from shmlease.text.quoted_cells import has_quoted_cells, last_row_end
+from shmlease.text.native_parser import last_row_end_native
+from shmlease.text.quoted_cells import has_quoted_cells
 from shmlease.text.sources import open_source
 from shmlease.units import format_bytes
 
@@ -213,7 +214,7 @@ def _read_stream(
                 filled, at_end = _end_of_table(table, buffer, filled)
                 at_end |= is_short
                 content = np.frombuffer(buffer, np.uint8)[:filled]
-                size = filled if at_end else last_row_end(content, table.schema)
+                size = filled if at_end else last_row_end_native(content, table.schema)
                 if filled == 0:
                     return
             yield Block(piece.index, index, offset, line, memoryview(buffer)[:size])

@@ -1,13 +1,14 @@
 """`parse_block` with its common case in C: four times as fast, where the library is there.
 
 The C function (lines.c) reads lines whose cells are all plain: strings that fit, integers, decimals with or without an
-exponent. It writes the bytes of the rows in place. Every line with anything else in it is left out and read by
-`shmlease.text.parser` afterwards, so that both give the same rows and the same reports. It runs without the interpreter
-lock.
+exponent, quoted or not. It writes the bytes of the rows in place. Every line with anything else in it is left out and read
+by `shmlease.text.parser` afterwards, and so is a whole text with a stray quote in it: both give the same rows and the same
+reports. It runs without the interpreter lock.
 """
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import os
 import sys
@@ -19,19 +20,23 @@ import numpy as np
 import numpy.typing as npt
 
 from shmlease.compiled import load_compiled
+from shmlease.text import records
 from shmlease.text.converters import is_number
 from shmlease.text.parser import BytesLike, ParsedBlock, max_rows, parse_block
-from shmlease.text.quoted_cells import has_quoted_cells
+from shmlease.text.quoted_cells import last_line_end, last_row_end
 from shmlease.text.schema import Schema
 from shmlease.text.text_buffer import Bytes, Ints
 
-__all__ = ["is_native", "library", "max_rows_native", "parse_block_native"]
+__all__ = ["is_native", "last_row_end_native", "library", "max_rows_native", "parse_block_native"]
 
 _SOURCE: Final = os.path.join(os.path.dirname(__file__), "lines.c")
 _SKIPPED, _STRING, _SIGNED, _UNSIGNED, _FLOAT = range(5)  # enum kind
 _KINDS: Final = {"S": _STRING, "i": _SIGNED, "u": _UNSIGNED, "f": _FLOAT}
 _SELDOM: Final = 4  # when more than one line in so many is odd, reading all of them the general way is quicker
-_TOO_MANY: Final = -1
+_ASCII, _ANY_BYTE, _UTF_8 = range(3)  # enum encoding
+_ENCODINGS: Final = {"utf-8": _UTF_8, "iso8859-1": _ANY_BYTE}
+_NO_QUOTE: Final = -1
+_UNDECIDED: Final = -1
 _NEWLINE: Final = ord("\n")
 
 
@@ -41,14 +46,16 @@ def library() -> ctypes.CDLL | None:
     loaded = load_compiled(_SOURCE)
     if loaded is None:
         return None
-    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    pointer, size, byte = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint8
     loaded.shmlease_read_lines.restype = size
     loaded.shmlease_read_lines.argtypes = [
-        *(pointer, size, ctypes.c_uint8, size, pointer),
-        *(pointer, size, pointer, size, size, pointer, size, pointer),
+        *(pointer, size, byte, size, size, size, pointer, pointer, size),
+        *(pointer, size, size, pointer, size, pointer),
     ]
+    loaded.shmlease_last_record_end.restype = size
+    loaded.shmlease_last_record_end.argtypes = [pointer, size, byte, size, size, size, pointer]
     loaded.shmlease_count.restype = size
-    loaded.shmlease_count.argtypes = [pointer, size, ctypes.c_uint8]
+    loaded.shmlease_count.argtypes = [pointer, size, byte]
     return loaded
 
 
@@ -63,6 +70,7 @@ def is_native(schema: Schema) -> bool:
         and schema.line_end != "cr"
         and sys.byteorder == "little"
         and len(set(places)) == len(places)
+        and not (schema.short == "missing" and any(each.fill and each.dtype.base.kind == "S" for each in schema.fields))
         and not any(
             is_number(mark) for each in schema.fields for mark in schema.missing_of(each) if each.dtype.base.kind != "S"
         )
@@ -88,6 +96,19 @@ def max_rows_native(content: Bytes, schema: Schema) -> int:
     return int(counted) + int(content[-1] not in ends)
 
 
+def last_row_end_native(content: Bytes, schema: Schema) -> int:
+    """The same as `last_row_end` at the speed of memory; behind a malformed record it may be less."""
+    compiled = library()
+    suits = schema.quote and schema.delimiter and schema.newline == _NEWLINE and content.flags.c_contiguous
+    if compiled is None or not suits:
+        return last_row_end(content, schema)
+    size = last_line_end(content, _NEWLINE)
+    end: int = compiled.shmlease_last_record_end(
+        *(content.ctypes.data, size, *_marks(schema), schema.row_width, _begin_comments(schema).ctypes.data)
+    )
+    return last_row_end(content, schema) if end == _UNDECIDED else end
+
+
 def parse_block_native(
     data: BytesLike,
     schema: Schema,
@@ -107,7 +128,6 @@ def parse_block_native(
         and content[-1] == _NEWLINE
         and content.flags.c_contiguous
         and is_native(schema)
-        and not (schema.quote and has_quoted_cells(content, schema))
     )
     if suits:
         rows = np.empty(max_rows_native(content, schema), schema.dtype) if out is None else out
@@ -115,17 +135,17 @@ def parse_block_native(
     if not suits:
         return parse_block(content, schema, out=out, first_line=first_line, most_bad=most_bad, with_starts=with_starts)
     assert compiled is not None
-    cells, flags = _plan(schema)
-    odd = np.empty((len(rows) // _SELDOM + 1, 3), np.int64)
+    cells = _plan(schema)
+    odd = np.empty((len(rows) // _SELDOM + 1, 4), np.int64)
     lines = ctypes.c_int64()
     count = compiled.shmlease_read_lines(
-        *(content.ctypes.data, len(content), ord(schema.delimiter or ""), schema.row_width, cells.ctypes.data),
-        *(flags.ctypes.data, schema.encoding in ("latin-1", "iso8859-1"), rows.ctypes.data, rows.itemsize, len(rows)),
-        *(odd.ctypes.data, len(odd), ctypes.byref(lines)),
+        *(content.ctypes.data, len(content), *_marks(schema), schema.row_width, cells.ctypes.data),
+        *(_begin_comments(schema).ctypes.data, _ENCODINGS.get(codecs.lookup(schema.encoding).name, _ASCII)),
+        *(rows.ctypes.data, rows.itemsize, len(rows), odd.ctypes.data, len(odd), ctypes.byref(lines)),
     )
     for name in _masks(schema):  # a value that is missing is on an odd line
         rows[name] = False
-    if count == _TOO_MANY:
+    if count == _UNDECIDED:
         return parse_block(content, schema, out=rows, first_line=first_line, most_bad=most_bad)
     if count == 0:
         return ParsedBlock(rows[: lines.value], [], Counter())
@@ -137,25 +157,37 @@ def _masks(schema: Schema) -> tuple[str, ...]:
     return tuple(each.mask_name for each in schema.fields if each.is_nullable)
 
 
+def _marks(schema: Schema) -> tuple[int, int, int]:
+    """Delimiter, quote, and the length of a quoted cell at most."""
+    quote = ord(schema.quote) if schema.quote else _NO_QUOTE
+    return ord(schema.delimiter or ""), quote, records.LONGEST_QUOTED_BYTES
+
+
 @lru_cache(maxsize=64)
-def _plan(schema: Schema) -> tuple[npt.NDArray[np.int64], Bytes]:
-    """Kind, size, offset and exactness of each cell of a line; and which bytes may begin a comment."""
+def _begin_comments(schema: Schema) -> Bytes:
+    """A flag for each byte that may begin a comment."""
+    flags = np.zeros(256, np.uint8)
+    flags[[prefix.encode(schema.encoding)[0] for prefix in schema.comments if prefix]] = 1
+    return flags
+
+
+@lru_cache(maxsize=64)
+def _plan(schema: Schema) -> npt.NDArray[np.int64]:
+    """Kind, size, offset and exactness of each cell of a line."""
     offsets = {name: offset for name, (_, offset, *_) in (schema.dtype.fields or {}).items()}
     cells = np.zeros((schema.row_width, 4), np.int64)
     for each, index, place in schema.columns():
         base = each.dtype.base
         cells[place] = _KINDS[base.kind], base.itemsize, offsets[each.name] + index * base.itemsize, schema.exact
-    flags = np.zeros(256, np.uint8)
-    flags[[prefix.encode(schema.encoding)[0] for prefix in schema.comments]] = 1
-    return cells, flags
+    return cells
 
 
 def _with_odd_lines(
     content: Bytes, schema: Schema, rows: npt.NDArray[Any], odd: Ints, first_line: int, most_bad: int | None
 ) -> ParsedBlock:
     """Read the lines that were left out, and close the gaps that malformed ones leave."""
-    numbers, starts, ends = odd.T
-    text = np.concatenate([content[start:end] for start, end in odd[:, 1:]])
+    numbers, starts, ends, line_ends = odd.T
+    text = np.concatenate([content[start:end] for start, end in odd[:, 1:3]])
     places = np.concatenate(([0], np.cumsum(ends - starts)[:-1]))  # where each line stands in `text`
     parsed = parse_block(text, schema, most_bad=most_bad, with_starts=True)
     assert parsed.starts is not None
@@ -169,6 +201,6 @@ def _with_odd_lines(
         rows[:] = remaining
     bad = []
     for each in parsed.bad:
-        index = each.line - 1
-        bad.append(each.below(first_line + int(numbers[index]) - each.line, int(starts[index] - places[index])))
+        index = int(np.searchsorted(places, each.offset))
+        bad.append(each.below(first_line + int(line_ends[index]) - each.line, int(starts[index] - places[index])))
     return ParsedBlock(rows, bad, parsed.notes)

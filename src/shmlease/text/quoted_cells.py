@@ -14,7 +14,7 @@ from shmlease.text.records import LONGEST_QUOTED_BYTES, count_fault, scan_record
 from shmlease.text.schema import Schema
 from shmlease.text.text_buffer import Bools, Bytes, Ints
 
-__all__ = ["QuotedCells", "find_quoted_cells", "has_quoted_cells", "last_row_end"]
+__all__ = ["QuotedCells", "find_quoted_cells", "has_quoted_cells", "last_line_end", "last_row_end"]
 
 _NEWLINE, _RETURN = b"\n\r"
 
@@ -53,6 +53,11 @@ def last_row_end(data: Bytes, schema: Schema) -> int:
     if schema.quote and schema.delimiter and has_quoted_cells(data, schema):
         content = data if newline == _NEWLINE else np.where(data == newline, np.uint8(_NEWLINE), data)
         return find_quoted_cells(content, schema, is_whole=False).size_bytes
+    return last_line_end(data, newline)
+
+
+def last_line_end(data: Bytes, newline: int) -> int:
+    """Length of the part of `data` that whole lines make up, whatever is in them."""
     step = 4096
     for stop in range(len(data), 0, -step):
         found = data[max(stop - step, 0) : stop].tobytes().rfind(newline)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmlease.text import native_parser
-from shmlease.text.native_parser import library, max_rows_native, parse_block_native
+from shmlease.text.native_parser import last_row_end_native, library, max_rows_native, parse_block_native
 from shmlease.text.parser import max_rows, parse_block
+from shmlease.text.quoted_cells import last_row_end
 from shmlease.text.schema import Schema
 
 pytestmark = pytest.mark.skipif(library() is None, reason="lines.c was not compiled (no C compiler)")
@@ -73,12 +76,103 @@ def test_both_readers_agree_on_any_lines(dtype, odd, good, line_end, ends, exact
         Schema().with_dtype("a:S3,b:>i4"),
         Schema(missing=("-9",)).with_dtype("a:S3,b:i4=0"),
         Schema(quote='"').with_dtype("a:S3,b:i4"),
+        Schema(short="missing").with_dtype("a:S3=no,b:i4"),
     ],
 )
 def test_what_c_cannot_read_is_read_all_the_same(schema):
     end = "\r" if schema.line_end == "cr" else "\n"
     between = schema.delimiter or " "
-    _compare(f'x{between}1{end}"y"{between}2{end}z{between}-9{end}'.encode(), schema)
+    _compare(f'x{between}1{end}"y"{between}2{end}z{between}-9{end}{between}3{end}'.encode(), schema)
+
+
+_QUOTED_CELLS = st.sampled_from(
+    [
+        '"q"',
+        '""',
+        '"a,b"',
+        '"c\nd"',
+        '"c\r\nd"',
+        '"e""f"',
+        '"""',
+        '""""',
+        '"g" ',
+        '5"',
+        '"1"',
+        '"NA"',
+        '"12"',
+        "#",
+        '"é""日"',
+    ]
+)
+_QUOTED_LINES = st.one_of(
+    st.builds("{},{},{}".format, _QUOTED_CELLS | _WORDS, _QUOTED_CELLS | st.sampled_from(["1", "NA", "x"]), _QUOTED_CELLS),
+    st.sampled_from(["", "\r", '# "comment', '# a,"comment"', '#a,"b\nc",1', "too,short", '"t\nshort",1', 'a,1,"b",long']),
+)
+_REGULAR_LINES = st.sampled_from(['"a",1,x', 'b,"2","y,\n"', '"c""d",3,"é"', '"\n",4,""', "e,5,f"])
+
+
+@given(
+    st.lists(_QUOTED_LINES, max_size=4),
+    st.lists(_REGULAR_LINES, min_size=1, max_size=4),
+    st.sampled_from(["\n", "\r\n"]),
+    st.integers(0, 100),
+    st.sampled_from(["utf-8", "latin-1", "ascii"]),
+)
+def test_both_readers_agree_on_any_quotes(odd, good, line_end, stop, encoding):
+    lines = [*good * 5, *odd, *good * 5, *odd[:1]]
+    text = (line_end.join(lines) + line_end).encode()
+    schema = Schema(delimiter=",", quote='"', comments=("#",), missing=("NA",), width=3, encoding=encoding)
+    _compare(text, schema.with_dtype("a:S5,b:i4,c:S4"))
+    _compare(text, replace(schema, comments=("##",), short="missing", extra="ignore").with_dtype("a:S5,b:f8,c:S4"))
+    _compare(text.replace(b"\xa9", b"a"), schema.with_dtype("a:S9,c:S4", [0, 2]))
+    schema = schema.with_dtype("a:S5,b:i4,c:S4")
+    part = np.frombuffer(text, np.uint8)[: len(text) * stop // 100]
+    end = last_row_end_native(part, schema)
+    assert end == last_row_end(part, schema) or not odd
+    assert end <= last_row_end(part, schema)
+
+
+def test_quoted_cells_and_letters_beyond_ascii_take_no_python(monkeypatch):
+    text = '"Köln, Nord",1,"x"\r\n東京,"22","said ""no"""\r\n"two\nlines",-3,""\r\n' * 100
+    schema = Schema(delimiter=",", quote='"').with_dtype("a:S16,b:i4,c:S12")
+    expected = parse_block(text.encode(), schema).rows
+    monkeypatch.setattr(native_parser, "parse_block", None)
+    monkeypatch.setattr(native_parser, "last_row_end", None)
+    assert parse_block_native(text.encode(), schema).rows.tobytes() == expected.tobytes()
+    assert expected[1].tolist() == ("東京".encode(), 22, b'said "no"')
+    part = np.frombuffer(text.encode(), np.uint8)[:-6]  # within the last record
+    assert last_row_end_native(part, schema) == len(text.encode()) - len(b'"two\nlines",-3,""\r\n')
+
+
+@pytest.mark.parametrize("size", range(0, 140, 7))
+def test_quotes_at_any_place(size):
+    """Across the 64 bytes that are searched at once, and up to the very end of the text."""
+    schema = Schema(delimiter=",", quote='"', width=2).with_dtype("a:S150,b:i4")
+    for inner in ('""', ",", "\n", '""""', ""):
+        lines = [f'"{"x" * (size + n)}{inner}{"y" * (n % 3)}",{n}\n' for n in range(20)]
+        for count in range(1, 20):
+            _compare("".join(lines[:count]).encode(), schema)
+
+
+_LEADS = [0x41, 0x80, 0xBF, 0xC0, 0xC1, 0xC2, 0xDF, 0xE0, 0xE1, 0xEC, 0xED, 0xEE, 0xEF, 0xF0, 0xF1, 0xF3, 0xF4, 0xF5, 0xFF]
+_NEXT = [0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0]
+
+
+def test_what_is_utf8_is_what_python_decodes():
+    def is_utf8(cell: bytes) -> bool:
+        try:
+            return cell.decode() is not None
+        except UnicodeDecodeError:
+            return False
+
+    cells = [
+        bytes([lead, *more]) for lead in _LEADS for count in range(4) for more in itertools.product(_NEXT, repeat=count)
+    ]
+    text = b"".join(b"plain\nplain\nplain\nplain\n%b\n" % cell for cell in cells)
+    expected = [cell for cell in cells if is_utf8(cell)]
+    assert expected
+    rows = parse_block_native(text, Schema().with_dtype("a:S20")).rows["a"]
+    assert rows[rows != b"plain"].tolist() == expected
 
 
 def test_one_column_and_its_blank_lines():
