@@ -340,12 +340,14 @@ class Client:
 
     def leave(self) -> None:
         """End this process in order or without a word, with whatever it has."""
-        if self.random.getrandbits(1):
-            for held in (*self.held, *self.views):
-                held.holding.counts = False
-            self.link.close()
-        self.machine.kill(self.process)
-        self.machine.step()
+        try:
+            if self.random.getrandbits(1):
+                for held in (*self.held, *self.views):
+                    held.holding.counts = False
+                self.link.close()
+        finally:  # interrupted or not, the process ends
+            self.machine.kill(self.process)
+            self.machine.step()
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
