@@ -71,6 +71,8 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_every_decision_is_in_the_index_with_its_title_and_date() -> None:
     folder = ROOT / "docs/decisions"
     index = (folder / "README.md").read_text()
+    numbers = [path.name[:4] for path in folder.glob("0*.md")]
+    assert len(set(numbers)) == len(numbers)
     for path in sorted(folder.glob("0*.md")):
         number, title = path.read_text().splitlines()[0].removeprefix("# ").split(" ", 1)
         assert re.search(
