@@ -107,7 +107,7 @@ def test_failed_test_that_leaks_is_reported_of_both(pytester: pytest.Pytester) -
     write(pytester, "    def test_it():\n        make().close()\n        assert 0, 'its own failure'\n")
     result = pytester.runpytest_subprocess("--shmlease-audit=fail")
     result.assert_outcomes(failed=1, errors=1)
-    result.stdout.fnmatch_lines(["*its own failure*", "*LH001 orphan*"])
+    result.stdout.fnmatch_lines(["*LH001 orphan*", "*its own failure*", "*shared memory leaks*"])
 
 
 def test_failed_teardown_keeps_its_error_and_has_the_leak_in_a_section(pytester: pytest.Pytester) -> None:
@@ -357,6 +357,31 @@ def test_fixture_asserts_whatever_the_option_says(pytester: pytest.Pytester) -> 
     """
     write(pytester, tests)
     pytester.runpytest_subprocess().assert_outcomes(passed=3, errors=1)
+
+
+@pytest.mark.parametrize("option", ["off", "fail"])
+def test_leak_is_one_failure_whoever_finds_it_and_its_first_line_says_what(pytester: pytest.Pytester, option: str) -> None:
+    tests = """
+    def test_fixture(assert_no_shm_leaks):
+        make().close()
+
+    def test_block(assert_no_shm_leaks):
+        with assert_no_shm_leaks("the part"):
+            make().close()
+    """
+    write(pytester, tests)
+    result = pytester.runpytest_subprocess(f"--shmlease-audit={option}")
+    result.assert_outcomes(passed=1, errors=1, failed=1)
+    text = result.stdout.str()
+    told = text[: text.index("short test summary info")].partition("shared memory leaks")[0]
+    assert told.count("orphan psm_") == 2, text
+    assert "another exception" not in text
+    assert "Captured shmlease" not in text
+    assert "leak_watch" not in text, "no traceback of the checker"
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_fixture*", "orphan psm_*, made at test_it.py:5 in make"])
+    result.stdout.fnmatch_lines(["*>*with assert_no_shm_leaks*", "E *LeakError: orphan psm_*made at test_it.py:5 in make"])
+    if option == "fail":
+        result.stdout.fnmatch_lines(["*1 failed, 1 passed, 1 error, 2 leaked in*"])
 
 
 def test_junit_has_the_finding_and_its_line(pytester: pytest.Pytester) -> None:

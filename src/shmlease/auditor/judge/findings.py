@@ -37,6 +37,7 @@ __all__ = [
     "Report",
     "Suppressed",
     "SuppressionUse",
+    "cut_command",
     "stable_name",
 ]
 
@@ -52,6 +53,17 @@ class Confidence(Enum):
     PROVED = "proved"
     LIKELY = "likely"
     UNKNOWN = "unknown"
+
+
+# Of a command line, where it stands within a sentence: enough to know which program it is.
+_COMMAND_LENGTH = 60
+
+
+def cut_command(command: str) -> str:
+    """`command` for a sentence: the program without its directory, and no more than fits into a line."""
+    program, blank, arguments = command.partition(" ")
+    short = (program.rpartition("/")[2] or program) + blank + arguments
+    return short if len(short) <= _COMMAND_LENGTH else f"{short[: _COMMAND_LENGTH - 3].rstrip()}..."
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -84,7 +96,7 @@ class Process:
     command: str = ""
 
     def __str__(self) -> str:
-        return f"pid {self.pid}" + (f" ({self.command})" if self.command else "")
+        return f"pid {self.pid}" + (f" ({cut_command(self.command)})" if self.command else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +109,13 @@ class Creator:
     place: Place | None = None
     stack: tuple[Place, ...] = ()
     test: str = ""
+
+    @property
+    def reported_at(self) -> Place | None:
+        """The line to show to who reads the test: the innermost one in the test's own file, or else `place`."""
+        file = self.test.partition("::")[0]
+        own = [frame for frame in self.stack if file and frame.file == file]
+        return own[-1] if own else self.place
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +185,11 @@ class Finding:
     def is_leak(self) -> bool:
         """Whether it counts for the exit code: not a note, and more than a suspicion."""
         return self.severity is not Severity.NOTE and self.confidence is not Confidence.UNKNOWN
+
+    @property
+    def cost_bytes(self) -> int:
+        """The memory that it costs now, or, if a resource tracker has removed it, that it would have cost."""
+        return self.size_bytes if self.rule == "LH015" else self.resident_bytes
 
     @property
     def stable_subject(self) -> str:

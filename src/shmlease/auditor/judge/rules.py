@@ -42,7 +42,7 @@ _TABLE = (
         "orphan",
         "A named segment that no process anywhere has open or mapped.",
         _E,
-        "unlink it where it was created, in a `finally` or a `with`; `shmlease reap` removes it now",
+        "call `unlink()` where it was created, in a `finally` or a `with`; `shmlease reap` removes it now",
     ),
     Rule(
         "LH002",
@@ -71,7 +71,7 @@ _TABLE = (
         "half-created",
         "A segment whose creator got no further than its name: no size, or no page written, and nobody holds it.",
         _E,
-        "create, size and publish in one step that unlinks on failure; `shmlease reap` removes it now",
+        "call `unlink()` where it was created, also when what comes next fails; `shmlease reap` removes it now",
     ),
     Rule(
         "LH006",
@@ -99,7 +99,7 @@ _TABLE = (
         "outlives-its-scope",
         "A segment created within the scope (a command, a test) is still held after it.",
         _E,
-        "close and unlink it before the scope ends",
+        "call `unlink()` and `close()` before the scope ends",
     ),
     Rule(
         "LH010",
@@ -141,7 +141,7 @@ _TABLE = (
         "tracker-reaped",
         "A segment was removed by a resource tracker after its program had ended.",
         _W,
-        "unlink it in the program; the tracker is a safety net that is killed together with the process group",
+        "call `unlink()` in the program; the tracker is a safety net that is killed together with the process group",
     ),
     Rule(
         "LH016",

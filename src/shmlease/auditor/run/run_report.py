@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from textwrap import shorten
 from typing import Any, Final
 
 from shmlease.auditor.audit import audit
 from shmlease.auditor.judge.evidence import Scope
-from shmlease.auditor.judge.findings import Confidence, Event, Fact, Finding, Gap, Process, Report
+from shmlease.auditor.judge.findings import Confidence, Event, Fact, Finding, Gap, Process, Report, cut_command
 from shmlease.auditor.run.adopted import gaps_of_adoption
 from shmlease.auditor.run.attribution import attributed
 from shmlease.auditor.run.inotify import Change, Watch
@@ -24,7 +23,6 @@ __all__ = ["RunEvidence", "empty_scope", "report_on"]
 # Events of segments that came and went without a leak: enough to draw; the rest is counted.
 _MAX_EVENTS: Final = 4000
 _SHM: Final = "/dev/shm"
-_COMMAND_LENGTH: Final = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +105,7 @@ def _reaped_finding(
     size = f" ({format_bytes(size_bytes)})" if size_bytes else ""
     return Finding.of(
         _TRACKER_REAPED,
-        f"{name}{size} was left to the resource tracker by {evidence.scope.name}",
+        f"{name}{size} was left to the resource tracker by {cut_command(evidence.scope.name)}",
         name=name,
         subject=f"reaped:{name}",
         path=path,
@@ -184,10 +182,9 @@ def _gaps(evidence: RunEvidence) -> Iterator[Gap]:
     if evidence.is_adopted:
         yield from gaps_of_adoption(evidence.records, evidence.watch.changes)
     for process in evidence.outcome.survivors:
-        named = replace(process, command=shorten(process.command, _COMMAND_LENGTH, placeholder="..."))
         waited_s = (evidence.outcome.settled_ns - evidence.outcome.ended_ns) / 1e9
         yield Gap(
-            f"what {named} may still leave behind",
+            f"what {process} may still leave behind",
             f"it was still running {waited_s:.1f} s after the command had ended; --settle waits longer",
             source="waitpid",
         )

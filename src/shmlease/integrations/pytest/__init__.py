@@ -106,7 +106,10 @@ def assert_no_shm_leaks() -> Iterator[Callable[..., AbstractContextManager[None]
 
     It checks when it is torn down, so what was set up before it, and is torn down after it, does not count.
     """
-    from shmlease.testing import assert_no_leaks  # noqa: PLC0415 - a tenth of a second, for those who want it
+    from shmlease.testing import LeakError, assert_no_leaks  # noqa: PLC0415 - a tenth of a second, for those who want it
 
-    with assert_no_leaks("the test"):
-        yield assert_no_leaks
+    try:
+        with assert_no_leaks("the test"):
+            yield assert_no_leaks
+    except LeakError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None  # its traceback is of this plugin alone

@@ -21,7 +21,7 @@ import pytest
 from shmlease.auditor.judge.findings import Report
 from shmlease.auditor.judge.suppression import Suppression
 from shmlease.testing.leak_watch import LeakWatch
-from shmlease.testing.leaks import told
+from shmlease.testing.leaks import LeakError, told
 
 __all__ = ["ALLOWED", "FIELD", "IMPORTS", "PROPERTY", "SESSION", "ItemAudit", "allowed_leaks"]
 
@@ -34,6 +34,7 @@ SESSION: Final = "the session"
 _MARKER: Final = "allow_shm_leaks"
 _REPORTS: Final = pytest.StashKey[list[list[str]]]()
 _FAILED: Final = pytest.StashKey[bool]()
+_TOLD: Final = pytest.StashKey[frozenset[str]]()  # subjects of leaks that the test has failed for already
 
 
 class ItemAudit:
@@ -90,7 +91,8 @@ class ItemAudit:
         """Check what is left when everything has been torn down; a failure of the teardown itself comes first."""
         try:
             result = yield
-        except BaseException:
+        except BaseException as error:
+            _remember_told(item, error)
             self._check(item, is_section=True)
             raise
         report = self._check(item, is_section=not self._fails)
@@ -111,9 +113,10 @@ class ItemAudit:
         by_test = self._watch.by_test(report, item.nodeid)
         item.stash[_REPORTS] = dumped(by_test)
         own = by_test[item.nodeid]
-        if not own.leaks:
-            return None
         item.user_properties.extend((PROPERTY, f"{finding.rule} {finding.message}") for finding in own.leaks)
+        known = item.stash.get(_TOLD, frozenset())
+        if all(leak.subject in known for leak in own.leaks):
+            return None
         if is_section:
             item.add_report_section("teardown", "shmlease", told(own))
         return own
@@ -129,6 +132,7 @@ class ItemAudit:
         result = yield
         if call.excinfo is not None:
             item.stash[_FAILED] = True
+            _remember_told(item, call.excinfo.value)
         if call.when == "setup" and (allowed := allowed_leaks(item)):
             setattr(result, ALLOWED, [[one.reason, one.rule, one.name, one.source] for one in allowed])
         if call.when == "teardown" and _REPORTS in item.stash:
@@ -148,6 +152,15 @@ class ItemAudit:
             report = self._watch.check(SESSION)
             if report is not None:
                 output[FIELD] = dumped(self._watch.by_test(report, SESSION))
+
+
+def _remember_told(item: pytest.Item, error: BaseException | None) -> None:
+    """What a LeakError of the test itself, or of its fixture, has told is not a second failure."""
+    while error is not None and not isinstance(error, LeakError):
+        error = error.__cause__ or error.__context__
+    if error is not None:
+        told_now = {leak.subject for leak in error.report.leaks}
+        item.stash[_TOLD] = item.stash.get(_TOLD, frozenset()) | told_now
 
 
 def dumped(by_test: Mapping[str, Report]) -> list[list[str]]:

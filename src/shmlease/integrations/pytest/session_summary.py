@@ -12,6 +12,7 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from datetime import date
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -24,7 +25,7 @@ from shmlease.errors import LeaseError
 from shmlease.integrations.pytest.item_audit import ALLOWED, FIELD, IMPORTS, PROPERTY, SESSION, allowed_leaks
 from shmlease.integrations.pytest.totals import Totals
 from shmlease.testing.leak_watch import LeakWatch
-from shmlease.testing.leaks import told
+from shmlease.testing.leaks import in_short, told
 
 __all__ = ["RECORDS", "SessionSummary"]
 
@@ -141,10 +142,13 @@ class SessionSummary:
             terminalreporter.write_line(f"shmlease: suppressed {count}: {reason}")
         if totals.has_leaks:
             terminalreporter.section("shared memory leaks", yellow=not self._fails, red=self._fails)
+            # a count in pytest's last line; other plugins look for attributes of what is counted
+            leaks = [SimpleNamespace(nodeid=nodeid) for nodeid, report, _ in totals.leaks() for _ in report.leaks]
+            terminalreporter.stats.setdefault("leaked", []).extend(leaks)
         for nodeid, report, is_reported in totals.leaks():
             # the errors above have told everything about the tests
             is_short = self._fails and is_reported
-            terminalreporter.write_line(f"{nodeid}: {_in_short(report)}" if is_short else f"{nodeid}:")
+            terminalreporter.write_line(f"{nodeid}: {in_short(report)}" if is_short else f"{nodeid}:")
             if not is_short:
                 terminalreporter.write_line(told(report) + "\n")
         if totals.has_leaks:
@@ -180,14 +184,6 @@ def _error(nodeid: str, report: Report) -> pytest.TestReport:
         when="teardown",
         user_properties=[(PROPERTY, f"{finding.rule} {finding.message}") for finding in report.leaks],
     )
-
-
-def _in_short(report: Report) -> str:
-    places = [str(one.creator.place) for one in report.leaks if one.creator and one.creator.place]
-    made = f", made at {places[0]}" if places else ""
-    rest = f", and {len(report.leaks) - 1} more" if len(report.leaks) > 1 else ""
-    first = report.leaks[0]
-    return f"{first.definition.name} {first.label or first.name}{made}{rest}"
 
 
 def _with_places(report: Report) -> Report:

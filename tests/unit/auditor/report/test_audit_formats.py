@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -86,7 +87,9 @@ def test_text_says_what_who_where_why_and_how_to_fix_it() -> None:
     assert "LH001 orphan  frames (8 KiB) has no holder\n" in text
     assert "created  by pid 7 (python job.py) at app/job.py:12 in main in test test_x\n" in text
     assert "seen     the kernel granted a write lease  [fcntl F_SETLEASE]\n" in text
-    assert "fix      unlink it where it was created" in text
+    assert "from     app/job.py:30\n" in text
+    assert "fix      call `unlink()` where it was created" in text
+    assert text.index("fix  ") < text.index("seen  "), "what is missing comes before how it was seen"
     assert "LH003 unlinked-but-held  warning, proved  x is held\n" in text
 
 
@@ -107,6 +110,43 @@ def test_text_tells_suppressions_used_unused_and_expired_and_what_was_not_seen()
     assert "not seen: a directory: closed\n" in text
     assert "a mount" not in text
     assert "not seen: a mount: covered\n" in render(REPORT, "text", Style(verbose=True))
+
+
+def test_text_shows_equal_findings_as_one_and_counts_them_all() -> None:
+    alike = [replace(ORPHAN, name=f"psm_{i}", message=f"psm_{i} has no holder", subject=f"file:1:{i}") for i in range(9)]
+    elsewhere = replace(ORPHAN, name="other", message="other has no holder", subject="file:1:99", creator=None)
+    text = render(Report((*alike, elsewhere)), "text")
+    assert text.count("has no holder") == 2
+    told = " ".join(text.split())
+    assert "also 8 more made at the same line: psm_1 (8 KiB), psm_2 (8 KiB)," in told
+    assert "psm_5 (8 KiB), ..." in told
+    assert "psm_6" not in text
+    assert "10 leaks (80 KiB)" in text, "those that are alike count each"
+    assert render(Report((*alike, elsewhere)), "text", Style(verbose=True)).count("has no holder") == 10
+
+
+def test_text_cuts_command_lines_and_names_the_program_without_its_directory() -> None:
+    long = "/a/long/way/to/python job.py " + "--option " * 30
+    held = replace(ORPHAN, creator=replace(ORPHAN.creator, command=long), holders=(Process(9, 1, long),))
+    text = render(Report((held,)), "text")
+    assert "(python job.py --option" in text
+    assert "/a/long" not in text
+    assert "--option " * 10 not in " ".join(text.split())
+    assert long.strip() in " ".join(render(Report((held,)), "text", Style(verbose=True)).split())
+
+
+def test_what_a_tracker_removed_counts_with_the_size_it_had() -> None:
+    reaped = Finding.of("LH015", "x (1 MiB) was left", name="x", size_bytes=2**20)
+    assert "1 leak (1 MiB)" in render(Report((reaped,)), "text")
+    assert "| 1 MiB |" in summary(Report((reaped,)))
+
+
+def test_annotation_is_at_the_line_of_the_test_not_of_what_it_calls() -> None:
+    stack = (Place("/lib/python3/pytest.py", 9), Place("tests/test_x.py", 7, "test_x"), Place("tests/helper.py", 2, "make"))
+    creator = replace(ORPHAN.creator, place=stack[-1], stack=stack, test="tests/test_x.py::test_x")
+    assert render(Report((replace(ORPHAN, creator=creator),)), "github").startswith("::error file=tests/test_x.py,line=7,")
+    elsewhere = replace(creator, test="tests/test_y.py::test_y")
+    assert "file=tests/helper.py,line=2," in render(Report((replace(ORPHAN, creator=elsewhere),)), "github")
 
 
 def test_text_has_colour_only_if_asked() -> None:

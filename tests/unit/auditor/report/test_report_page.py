@@ -165,3 +165,16 @@ def test_more_than_can_be_drawn_is_counted() -> None:
     text = page(Report(findings=findings, events=events)).texts["main"]
     assert "100 more are in the JSON of this page" in text
     assert "700 more segments are not drawn" in text
+
+
+def test_page_tells_what_was_not_seen_once_and_claims_no_more_than_was_seen() -> None:
+    harmless = Coverage(gaps=(Gap("a mount", "hidden", False), Gap("a group", "closed", False)))
+    text = render(Report(coverage=harmless), "html")
+    assert "Everything that could leak was checked" not in text
+    assert "Nothing that could hide a leak was out of sight; 2 other things could not be seen." in text
+    assert "Everything that could leak was checked." in render(Report(), "html")
+    blind = Finding.of("LH016", "a mount: hidden", name="a mount")
+    orphan = Finding.of("LH001", "x has no holder", name="x")
+    page = render(Report((blind, orphan), harmless), "html").partition('id="report"')[0]
+    assert page.count("<tbody id=") == 1
+    assert '<tbody id="f1"' in page, "the position in the report, which the timeline links to"

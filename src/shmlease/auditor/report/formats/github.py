@@ -70,7 +70,7 @@ def add_to_summary(report: Report, environment: Mapping[str, str]) -> None:
 def annotation(finding: Finding) -> str:
     """The workflow command that annotates the run, and the line of code where it is known, with `finding`."""
     properties = {"title": f"{finding.rule} {finding.definition.name}"}
-    place = finding.creator.place if finding.creator else None
+    place = finding.creator.reported_at if finding.creator else None
     if place is not None:
         properties = {"file": place.file, "line": str(place.line), **properties}
     written = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
@@ -88,7 +88,7 @@ def summary(report: Report) -> str:
         for finding in report.findings:
             place = finding.creator.place if finding.creator and finding.creator.place else ""
             rule = f"{finding.rule} {finding.definition.name}"
-            memory = format_bytes(finding.resident_bytes)
+            memory = format_bytes(finding.cost_bytes)
             cells = map(_cell, (rule, finding.message, memory, str(place), finding.confidence.value))
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")

@@ -30,6 +30,8 @@ def render(report: Report) -> str:
     """`report` as one HTML page."""
     timeline = timeline_of(report)
     environment = report.environment
+    # what could not be seen has a section of its own
+    findings = [(position, one) for position, one in enumerate(report.findings) if one.rule != _BLIND]
     verdict = "no leaks" if report.is_clean else format_count(len(report.leaks), "leak")
     return render_page(
         "shmlease.auditor.report",
@@ -52,7 +54,8 @@ def render(report: Report) -> str:
         axis=axis_of(timeline),
         lanes=timeline.visible,
         max_lanes=_MAX_LANES,
-        shown=report.findings[:_MAX_FINDINGS],
+        shown=findings[:_MAX_FINDINGS],
+        count=len(findings),
         rules=_rules(report),
         suppressions=sorted(_suppressions(report), key=lambda use: -use.uses),
         severities=list(Severity),
@@ -82,11 +85,15 @@ def _headline(report: Report) -> Headline:
     if report.coverage.is_blind:
         line = "Something could not be seen, and a leak may hide there: see below."
         return Headline("unsure", "No leaks, as far as could be seen", line, facts)
-    return Headline("good", "No leaks", "Everything that could leak was checked.", facts)
+    gaps = len(report.coverage.gaps)
+    line = "Everything that could leak was checked."
+    if gaps:
+        line = f"Nothing that could hide a leak was out of sight; {format_count(gaps, 'other thing')} could not be seen."
+    return Headline("good", "No leaks", line, facts)
 
 
 def _rules(report: Report) -> list[tuple[Rule, int]]:
-    counts = Counter(finding.rule for finding in report.findings)
+    counts = Counter(finding.rule for finding in report.findings if finding.rule != _BLIND)
     return [(RULES[rule], number) for rule, number in sorted(counts.items())]
 
 
