@@ -23,10 +23,10 @@ import shmlease
 from shmlease.auditor.audit import audit
 from shmlease.auditor.report.formats import Style, render
 from shmlease.cli import tables
-from shmlease.cli.ingest_output import as_text as summary
 from shmlease.hdf5 import verify
 from shmlease.ingestion.ingest import ingest
 from shmlease.ingestion.report import IngestReport, Progress
+from shmlease.ingestion.summary import summary
 
 ROWS = 400_000
 SAMPLES = ("liver_1", "liver_2", "brain_1", "brain_2")

@@ -16,10 +16,10 @@ import pytest
 from ingesting import COLUMNS, DTYPE, SMALL, expected, make_table, rows_of, text_of
 
 import shmlease
-from shmlease.cli.ingest_output import as_text
 from shmlease.errors import CapacityError
 from shmlease.hdf5 import verify
 from shmlease.ingestion.ingest import ingest
+from shmlease.ingestion.summary import summary as as_text
 
 FIELDS = {"dtype": DTYPE, "columns": COLUMNS}
 

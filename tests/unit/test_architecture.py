@@ -21,7 +21,7 @@ from shmlease.system import syscalls
 PACKAGE = Path(shmlease.__file__).parent
 
 # What each part may import of shmlease, besides itself. Level by level, the lowest first.
-VOCABULARY = {"errors", "units"}
+VOCABULARY = {"errors", "units", "notebook"}
 FAILURES = VOCABULARY | {"exhaustion", "interrupts"}
 CORE = VOCABULARY | {"core"}
 SYSTEM = CORE | FAILURES | {"system"}
@@ -31,6 +31,7 @@ REPORT = JUDGE | {"auditor.report", "pages", "output_file"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
+    "notebook": set(),
     "interrupts": set(),
     "exhaustion": FAILURES,
     "lazy": set(),

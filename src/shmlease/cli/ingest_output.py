@@ -13,15 +13,13 @@ import msgspec
 from shmlease.cli.ingest_options import DELIMITERS, READING
 from shmlease.ingestion.plan import IngestPlan
 from shmlease.ingestion.report import IngestReport
+from shmlease.ingestion.summary import aligned
 from shmlease.text.formats import format_named
 from shmlease.text.inference import Inference
 from shmlease.text.schema import Schema
-from shmlease.units import format_bytes, format_duration
+from shmlease.units import format_bytes
 
-__all__ = ["as_json", "as_text", "inference_as_command", "inference_as_json", "plan_as_json", "plan_as_text"]
-
-_MOST_FILES = 40  # what a person reads; --json has all
-_MOST_REJECTED = 10
+__all__ = ["as_json", "inference_as_command", "inference_as_json", "plan_as_json", "plan_as_text"]
 
 
 def as_json(report: IngestReport) -> str:
@@ -33,42 +31,6 @@ def as_json(report: IngestReport) -> str:
         "input_bytes": report.input_bytes,
     }
     return msgspec.json.encode(content).decode()
-
-
-def as_text(report: IngestReport) -> str:
-    """For people: a line for each file, what was unusual, and the figures of the whole."""
-    table = [("dataset", "rows", "skipped", "size", "file")]
-    for each in report.files[:_MOST_FILES]:
-        rejected = f"{each.rejected:,}" if each.rejected else ""
-        table.append((each.dataset, f"{each.rows:,}", rejected, format_bytes(each.size_bytes), each.path))
-    lines = _aligned(table, right={1, 2, 3})
-    if len(report.files) > _MOST_FILES:
-        lines.append(f"... and {len(report.files) - _MOST_FILES} more files")
-    without_rows = [each.path for each in report.files if not each.rows]
-    if without_rows:
-        lines.append(f"no rows: {', '.join(without_rows[:_MOST_REJECTED])}{' ...' * (len(without_rows) > _MOST_REJECTED)}")
-    notes: dict[str, int] = {}
-    for each in report.files:
-        for kind, count in each.notes.items():
-            notes[kind] = notes.get(kind, 0) + count
-    lines += [f"note: {count:,} {kind}" for kind, count in sorted(notes.items())]
-    lines += [f"skipped: {each}" for each in report.rejected[:_MOST_REJECTED]]
-    if report.rejected_count > _MOST_REJECTED:
-        lines.append(f"... and {report.rejected_count - _MOST_REJECTED:,} more lines were skipped")
-    seconds = max(report.elapsed_s, 1e-9)
-    lines.append(
-        f"{report.path}: {report.rows:,} rows in {len(report.datasets)} datasets, {format_bytes(report.size_bytes)}; "
-        f"{format_bytes(report.input_bytes)} of files in {format_duration(report.elapsed_s)} "
-        f"({report.rows / seconds / 1e6:.2f} million rows/s, {report.input_bytes / seconds / 1e6:.0f} MB/s)"
-    )
-    extra = [
-        f"{format_bytes(report.shared_peak_bytes)} of shared memory at most",
-        f"{report.workers} workers, {report.parser} parser",
-    ]
-    extra += [f"{report.workers_replaced} workers died and were replaced"] if report.workers_replaced else []
-    extra += [f"{report.resumed_rows:,} rows were there from an interrupted run"] if report.resumed_rows else []
-    extra += [] if report.leaks else ["nothing is left in shared memory"]
-    return "\n".join([*lines, "; ".join(extra)])
 
 
 def inference_as_json(paths: Sequence[str], inference: Inference) -> str:
@@ -139,20 +101,9 @@ def plan_as_text(plan: IngestPlan, output: str | None) -> str:
         table.append((name, format_bytes(state.size_bytes), compressed, each.path))
     fields = [("field", "type", "column"), *_fields(plan)]
     total = f"{format_bytes(plan.size_bytes)} of text files into {output or 'no file'}; nothing was done"
-    return "\n".join([*_aligned(table, right={1}), "", *_aligned(fields, right={2}), "", total])
+    return "\n".join([*aligned(table, right={1}), "", *aligned(fields, right={2}), "", total])
 
 
 def _fields(plan: IngestPlan) -> Iterable[tuple[str, str, str]]:
     for each, place in plan.schema.places():
         yield each.name, each.type, str(place) if each.width == 1 else f"{place}-{place + each.width - 1}"
-
-
-def _aligned(table: Sequence[tuple[str, ...]], right: set[int]) -> list[str]:
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return [
-        "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]

@@ -15,7 +15,6 @@ import click
 
 from shmlease.cli.ingest_output import (
     as_json,
-    as_text,
     inference_as_command,
     inference_as_json,
     plan_as_json,
@@ -23,8 +22,9 @@ from shmlease.cli.ingest_output import (
 )
 from shmlease.errors import LeaseError
 from shmlease.ingestion.ingest import ingest
-from shmlease.ingestion.plan import check_output_path, plan_ingest, schema_of
+from shmlease.ingestion.plan import check_output_path, plan_ingest, require_present, schema_of
 from shmlease.ingestion.report import Progress
+from shmlease.system.shm_shortage import explained
 from shmlease.text.inference import infer
 from shmlease.text.schema import Schema
 
@@ -63,6 +63,7 @@ def run(
     elif output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output': the HDF5 file to make.")
     if dry_run:
+        require_present(files)
         plan = plan_ingest(files, schema_of(schema, dtype, chosen, reading, matrix), into)
         click.echo(plan_as_json(plan, output) if is_json else plan_as_text(plan, output))
         return
@@ -88,7 +89,7 @@ def run(
     if is_json:
         click.echo(as_json(report))
     elif not quiet:
-        click.echo(as_text(report))
+        click.echo(str(report))
     for leak in report.leaks:
         click.echo(f"shmlease: left in shared memory: {leak}", err=True)
     sys.exit(report.exit_code)
@@ -133,8 +134,10 @@ def _checked(output: str, run: Callable[[], Any]) -> Any:
         sys.exit(_INTERRUPTED)
     except LeaseError as error:
         click.echo(f"shmlease: {error}{_to_resume(output)}", err=True)
-    except (OSError, MemoryError, ValueError) as error:
-        click.echo(f"shmlease: {type(error).__name__}: {error}{_to_resume(output)}", err=True)
+    except OSError as error:
+        click.echo(f"shmlease: {explained(error)}{_to_resume(output)}", err=True)
+    except (MemoryError, ValueError) as error:
+        click.echo(f"shmlease: {str(error) or 'memory has run out'}{_to_resume(output)}", err=True)
     sys.exit(2)
 
 

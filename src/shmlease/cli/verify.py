@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from shmlease.hdf5.verification import VerifyReport, verify
+from shmlease.units import format_count
 
 __all__ = ["command"]
 
@@ -34,10 +35,12 @@ def _as_text(report: VerifyReport) -> str:
     lines = []
     for check in report.datasets:
         verdict = "differs" if check.mismatches else "good" if check.recorded else "no record"
-        origin = f"  {len(check.sources)} sources" if check.sources else ""
-        lines.append(f"{check.name}  {check.rows} rows  {check.checksum or '-'}  {verdict}{origin}")
+        origin = f"  {format_count(len(check.sources), 'source')}" if check.sources else ""
+        lines.append(f"{check.name}  {format_count(check.rows, 'row')}  {check.checksum or '-'}  {verdict}{origin}")
     lines += [f"mismatch: {mismatch}" for mismatch in report.mismatches]
     if report.sources_checked:
-        lines.append(f"{report.sources_checked} source files compared")
-    lines.append(f"{report.path}: {'good' if report.is_good else f'{len(report.mismatches)} mismatches'}")
+        lines.append(f"{format_count(report.sources_checked, 'source file')} compared")
+    lines.append(
+        f"{report.path}: {'good' if report.is_good else format_count(len(report.mismatches), 'mismatch', 'mismatches')}"
+    )
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from shmlease.core.limits import Limits, shortfalls
 from shmlease.core.model import ClientState
 from shmlease.core.settings import Settings
 from shmlease.core.sizes import file_size
+from shmlease.core.snapshot import Snapshot
 from shmlease.errors import CapacityError, LeaseError, ProtocolError, RegistryUnavailableError
 from shmlease.exhaustion import require_file_size
 from shmlease.interrupts import is_from_handler
@@ -101,6 +102,12 @@ class DirectoryEndpoint:
             self._can_start = True
         finally:
             self.directory.unlock(lock_fd)
+
+    def snapshot(self) -> Snapshot | None:
+        """As it lies in /dev/shm; None if the registry has ended."""
+        with contextlib.suppress(OSError, LeaseError):
+            return self.directory.read_ledger()
+        return None
 
     def limits(self) -> Limits | None:
         """What a registry may use that this process starts; None if the last one that it tried to start did not."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from shmlease.core.limits import Limits
 from shmlease.core.messages import Notice
 from shmlease.core.session import ClaimToken
+from shmlease.core.snapshot import Snapshot
 from shmlease.system.clock import Clock
 from shmlease.system.mapping import Mapping
 
@@ -78,6 +79,10 @@ class Endpoint(Protocol):
 
     def succeed(self) -> None:
         """Start a successor if the registry is dead and nobody else is at it."""
+        ...
+
+    def snapshot(self) -> Snapshot | None:
+        """The table as it is now, without asking the registry; None if it cannot be read."""
         ...
 
     def limits(self) -> Limits | None:

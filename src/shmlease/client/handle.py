@@ -33,8 +33,10 @@ from shmlease.client.statistics import Statistics, statistics_of
 from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
 from shmlease.core.messages import AttachMode
+from shmlease.core.transitions import LeaseState
 from shmlease.errors import DTypeError, RegistryUnavailableError, SegmentNotFoundError, TicketError
-from shmlease.units import parse_duration
+from shmlease.notebook import html_table
+from shmlease.units import format_bytes, parse_duration
 
 __all__ = ["DEFAULT_TIMEOUT_S", "RegistryHandle"]
 
@@ -415,7 +417,23 @@ class RegistryHandle:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id}>"
+        return f"<{type(self).__name__} {self.id} {', '.join(f'{name} {value}'.rstrip() for name, value in self._state())}>"
+
+    def _repr_html_(self) -> str:
+        return html_table(f"{type(self).__name__} {self.id}", self._state())
+
+    def _state(self) -> list[tuple[str, str]]:
+        """What is shown of it: read from shared memory, so that a registry that does not answer is shown as well."""
+        snapshot = None if self._link.is_ended else self._link.endpoint.snapshot()
+        if self._is_closed or snapshot is None or snapshot.registry is None:
+            return [("closed" if self._is_closed else "ended", "")]
+        used = sum(segment.size_bytes for segment in snapshot.segments.values())
+        held = sum(lease.state is not LeaseState.RESERVED for lease in snapshot.leases.values())
+        return [
+            ("capacity", format_bytes(snapshot.registry.capacity_bytes)),
+            ("used", format_bytes(used)),
+            ("leases", f"{held:,}"),
+        ]
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._open_link()

@@ -19,6 +19,7 @@ from shmlease.interrupts import is_from_handler
 from shmlease.system import syscalls
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.signals import deliver_again
+from shmlease.units import format_count
 
 __all__ = ["ENVIRONMENT", "OwnedRegistry", "forget", "restore_environment"]
 
@@ -71,7 +72,10 @@ class OwnedRegistry:
         if holders:
             listed = "; ".join(holders[:10]) + ("; ..." if len(holders) > 10 else "")
             warnings.warn(
-                LeaseWarning(f"registry {self.id} was closed while {len(holders)} leases were held: {listed}"),
+                LeaseWarning(
+                    f"registry {self.id} was closed while {format_count(len(holders), 'lease was', 'leases were')} held: "
+                    f"{listed}"
+                ),
                 stacklevel=stacklevel,
             )
 

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 
 from shmlease.core.messages import Figures
+from shmlease.notebook import html_table
+from shmlease.units import format_bytes, format_duration
 
 __all__ = ["Statistics", "statistics_of"]
 
@@ -58,6 +60,26 @@ class Statistics:
     peaks: Mapping[str, int]
     descriptors: int
     descriptors_limit: int
+
+    def _repr_html_(self) -> str:
+        def listed(counts: Mapping[str, int]) -> str:
+            return ", ".join(f"{what} {count:,}" for what, count in counts.items() if count) or "none"
+
+        sizes = ", ".join(f"{state} {format_bytes(size)}" for state, size in self.segment_bytes.items() if size)
+        rows = (
+            ("capacity", format_bytes(self.capacity_bytes)),
+            ("used", f"{format_bytes(self.used_bytes)}, {format_bytes(self.warm_bytes)} of it warm"),
+            ("segments", listed(self.segments)),
+            ("bytes", sizes or "none"),
+            ("leases", listed(self.leases)),
+            ("clients", f"{self.clients:,}"),
+            ("tickets", f"{self.tickets:,}"),
+            ("waiting requests", f"{self.waiting:,}"),
+            ("up", format_duration(self.uptime_s)),
+            ("takeovers", f"{self.epoch - 1:,}"),
+            ("since its start", listed(self.counters)),
+        )
+        return html_table(f"registry {self.registry}", rows)
 
 
 def statistics_of(figures: Figures, registry: str) -> Statistics:

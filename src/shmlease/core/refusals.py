@@ -22,7 +22,7 @@ from shmlease.core.model import (
 from shmlease.core.queues import Waiter
 from shmlease.core.rows import Rows
 from shmlease.core.work_units import Unit
-from shmlease.units import format_bytes, format_duration
+from shmlease.units import format_bytes, format_count, format_duration
 
 __all__ = [
     "Facts",
@@ -44,6 +44,9 @@ __all__ = [
 
 # Comparing takes some 20 us a name, in which the registry does nothing else.
 _NAMES_COMPARED: Final = 200
+
+# Who asks without waiting is answered in less, and is not told for how long it waited.
+_NOTICED_NS: Final = 1_000_000
 
 # More would not be read.
 _HOLDERS_NAMED: Final = 3
@@ -79,18 +82,21 @@ def capacity_refusal(rows: Rows, waiter: Waiter[Lease], shm_free_bytes: int, now
         return Refusal(
             RefusalCode.CAPACITY, f"{asked}: the registry's whole capacity is {format_bytes(capacity)}; raise it", facts
         )
-    waited = format_duration((now_ns - waiter.since_ns) / 1e9)
+    waited_ns = now_ns - waiter.since_ns
+    waited = f" after waiting {format_duration(waited_ns / 1e9)}" if waited_ns >= _NOTICED_NS else ""
     where = waiter.shortage or (
         f"{format_bytes(rows.used_bytes)} of the registry's {format_bytes(capacity)} are in use by "
-        f"{len(rows.segments)} segments; release some, wait longer, or raise the capacity"
+        f"{format_count(len(rows.segments), 'segment')}; release some, wait longer, or raise the capacity"
     )
-    return Refusal(RefusalCode.CAPACITY, f"{asked} after waiting {waited}: {where}", facts)
+    return Refusal(RefusalCode.CAPACITY, f"{asked}{waited}: {where}", facts)
 
 
 def not_found_refusal(rows: Rows, waiter: Waiter[Attach], now_ns: int) -> Refusal:
     """No published segment of that name within the timeout."""
     name = waiter.request.name
-    waited = format_duration((now_ns - waiter.since_ns) / 1e9)
+    waited_ns = now_ns - waiter.since_ns
+    has_waited = waited_ns >= _NOTICED_NS
+    within = f"was not published within {format_duration(waited_ns / 1e9)}" if has_waited else "is not published"
     number = rows.by_name.get(name)
     if number is None:
         near = get_close_matches(name, islice(rows.by_name, _NAMES_COMPARED), 1)
@@ -105,8 +111,8 @@ def not_found_refusal(rows: Rows, waiter: Waiter[Attach], now_ns: int) -> Refusa
         seen = f"it is still being written by {', '.join(writers) or 'nobody'}; its producer must publish() it"
     return Refusal(
         RefusalCode.NOT_FOUND,
-        f"segment {name!r} was not published within {waited}: {seen}",
-        {"name": name, "waited_ns": now_ns - waiter.since_ns},
+        f"segment {name!r} {within}: {seen}",
+        {"name": name, "waited_ns": waited_ns},
     )
 
 

@@ -27,7 +27,8 @@ from shmlease.hdf5.layout import describe_dtype, require_storable
 from shmlease.hdf5.provenance import Source, digest_file
 from shmlease.hdf5.recovery import Completed
 from shmlease.hdf5.session import Session
-from shmlease.units import parse_bytes
+from shmlease.notebook import html_table
+from shmlease.units import format_count, parse_bytes
 
 __all__ = ["HDF5Sink", "HoldsArray"]
 
@@ -117,6 +118,14 @@ class HDF5Sink:
     def path(self) -> Path:
         """Where the file will be."""
         return self._session.output
+
+    def __repr__(self) -> str:
+        return f"<HDF5Sink {self.path} {'open' if self._session.is_open else 'closed'}, {self._compression}>"
+
+    def _repr_html_(self) -> str:
+        datasets = [(name, format_count(state.cursor, "row")) for name, state in self._session.datasets.items()]
+        state = "open" if self._session.is_open else "closed"
+        return html_table(f"HDF5Sink {self.path}", [("state", state), ("compression", self._compression), *datasets])
 
     def completed(self) -> Completed:
         """What the interrupted run that this sink resumes had done; nothing when it resumes none.

@@ -131,6 +131,8 @@ def verify(path: str | os.PathLike[str], sources: str | os.PathLike[str] | None 
         file = h5py.File(path, "r")
     except SinkError:
         raise
+    except FileNotFoundError as error:
+        raise SinkError(f"{path}: there is no such file", path=os.fspath(path)) from error
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
         raise SinkError(f"{path}: cannot be read as HDF5: {reason}", path=os.fspath(path)) from error

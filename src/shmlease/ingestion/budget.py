@@ -9,7 +9,7 @@ from shmlease.errors import CapacityError
 from shmlease.ingestion.tasks import TASKS_A_WORKER
 from shmlease.text.blocks import BLOCK_BYTES
 from shmlease.text.schema import Schema
-from shmlease.units import format_bytes
+from shmlease.units import format_bytes, format_count
 
 __all__ = ["Budget", "budget_for", "default_capacity"]
 
@@ -72,8 +72,8 @@ def budget_for(capacity_bytes: int, workers: int, schemas: Iterable[Schema]) -> 
     if block_bytes < _SMALLEST_BLOCK_BYTES:
         needed = int(growth * tasks * _SMALLEST_BLOCK_BYTES) + workers * _CHUNK_BYTES
         raise CapacityError(
-            f"a capacity of {format_bytes(capacity_bytes)} is too small for {workers} workers and these rows; "
-            f"give at least {format_bytes(needed + (1 << 20))}, or use fewer workers",
+            f"a capacity of {format_bytes(capacity_bytes)} is too small for {format_count(workers, 'worker')} "
+            f"and these rows; give at least {format_bytes(needed + (1 << 20))}, or use fewer workers",
             requested_bytes=needed,
             capacity_bytes=capacity_bytes,
         )

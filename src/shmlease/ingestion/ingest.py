@@ -19,7 +19,7 @@ from shmlease.ingestion.budget import Budget, budget_for
 from shmlease.ingestion.coordinator import Coordinator
 from shmlease.ingestion.dataset_job import DatasetJob
 from shmlease.ingestion.file_progress import report_of
-from shmlease.ingestion.plan import IngestPlan, check_output_path, plan_ingest, schema_of
+from shmlease.ingestion.plan import IngestPlan, check_output_path, plan_ingest, require_present, schema_of
 from shmlease.ingestion.readers import checksum_of_source
 from shmlease.ingestion.report import FileReport, IngestReport, Progress, Rejected
 from shmlease.ingestion.resources import RunResources
@@ -134,6 +134,7 @@ def ingest(
     names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
     check_output_path(out, names, overwrite=overwrite)
     try:
+        require_present(names)
         plan = plan_ingest(names, schema_of(layout, dtype, columns, reading, matrix), into, on_error, chosen)
         workers = workers or len(os.sched_getaffinity(0))
         with RunResources(workers, capacity, executor, registry, compressed=compression != "none") as resources:

@@ -13,6 +13,7 @@ from shmlease.client.link_cache import link_to
 from shmlease.client.ticket import Ticket
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.ledger import read_ledger
+from shmlease.units import format_count
 
 __all__ = ["RecordingHandle", "holdings", "leftovers"]
 
@@ -60,11 +61,12 @@ def holdings(registry: RegistryHandle, *, workers_lost: bool) -> tuple[str, ...]
             figures = registry.statistics()
             leases, tickets = Counter(figures.leases), figures.tickets
         found = [
-            f"{count} {mode} leases are held"
+            f"{format_count(count, f'{mode} lease is', f'{mode} leases are')} held"
             for mode, count in leases.items()
             if count and mode != "spare"  # granted ahead, and taken back by the registry
         ]
-        found += [f"{tickets} tickets were not redeemed"] if tickets and not workers_lost else []
+        if tickets and not workers_lost:
+            found.append(f"{format_count(tickets, 'ticket was', 'tickets were')} not redeemed")
         if not found or time.monotonic() > deadline_s:
             return tuple(found)
         time.sleep(0.005)

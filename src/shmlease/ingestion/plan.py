@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -19,11 +19,12 @@ from shmlease.ingestion.dataset_names import dataset_names
 from shmlease.ingestion.readers import Input
 from shmlease.ingestion.report import DatasetReport, FileReport
 from shmlease.ingestion.tasks import Context, OnError
-from shmlease.text.archives import expand_archives
+from shmlease.text.archives import expand_archives, member_of
 from shmlease.text.formats import format_named
 from shmlease.text.header import Table, open_table
 from shmlease.text.native_parser import is_native
 from shmlease.text.parser_choice import Parser
+from shmlease.text.pipes import STANDARD_INPUT
 from shmlease.text.schema import Field, Schema
 from shmlease.text.sources import FileState, PathLike, is_read_once, require_utf8_name, state_of
 from shmlease.text.string_lengths import fit_strings
@@ -188,6 +189,22 @@ def plan_ingest(
     return IngestPlan(tuple(tables), tuple(states), tuple(datasets), on_error, parser)
 
 
+def require_present(names: Iterable[str]) -> None:
+    """Raise unless every file is there: what is asked next, such as how it is to be read, matters only then.
+
+    Raises
+    ------
+    IngestError
+        A file is not there, or cannot be looked at.
+    """
+    for name in names:
+        try:
+            if name != STANDARD_INPUT and member_of(name) is None:
+                os.stat(name)
+        except OSError as error:
+            raise IngestError(f"{name}: cannot be read: {error.strerror}", path=name) from error
+
+
 def _require_same(table: Table, first: Table) -> None:
     """Raise unless two files fit into one dataset.
 
@@ -235,7 +252,10 @@ def schema_of(
         given = layout if isinstance(layout, Schema) else Schema() if layout is None else format_named(layout)
         layout, columns = replace(given, fields=(field,), matrix=True), None
     if layout is None and dtype is None:
-        raise IngestError("how are the files to be read? name a layout, give a dtype, or infer a schema")
+        raise IngestError(
+            "how are the files to be read? name their layout (--layout, layout=), give their fields (--dtype, dtype=), or "
+            "let `shmlease ingest --infer FILE` find out"
+        )
     schema = layout if isinstance(layout, Schema) else Schema() if layout is None else format_named(layout)
     unknown = set(options) - {each.name for each in fields(Schema)} | {"fields"} & set(options)
     if unknown:

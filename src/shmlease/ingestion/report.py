@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+from shmlease.ingestion.summary import summary
+from shmlease.notebook import html_table
+from shmlease.units import format_bytes, format_count, format_duration
 
 __all__ = ["DatasetReport", "FileReport", "IngestReport", "Progress", "Rejected"]
+
+_SHOWN_REJECTED: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ class DatasetReport:
     row_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class IngestReport:
     """What an ingest did.
 
@@ -117,6 +124,19 @@ class IngestReport:
     capacity_bytes: int
     resumed_rows: int
     leaks: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return summary(self)
+
+    def __repr__(self) -> str:
+        rows, datasets = format_count(self.rows, "row"), format_count(len(self.datasets), "dataset")
+        return f"<IngestReport {self.path}: {rows} in {datasets}, {format_count(self.rejected_count, 'line')} skipped>"
+
+    def _repr_html_(self) -> str:
+        datasets = [(each.name, f"{format_count(each.rows, 'row')} of {each.dtype}") for each in self.datasets]
+        skipped = [("skipped", str(each)) for each in self.rejected[:_SHOWN_REJECTED]]
+        took = f"{format_bytes(self.size_bytes)} in {format_duration(self.elapsed_s)}"
+        return html_table(self.path, [*datasets, *skipped, ("written", took)])
 
     @property
     def rows(self) -> int:

@@ -10,6 +10,7 @@ from typing import Final
 from shmlease.client.endpoint import Connection, NoticeWriter, Spawn
 from shmlease.core.model import Identity, RegistryRow
 from shmlease.core.settings import NewRegistry
+from shmlease.core.snapshot import Snapshot
 from shmlease.core.table import Table
 from shmlease.errors import RegistryUnavailableError
 from shmlease.registry.server import Server
@@ -101,7 +102,8 @@ class MemoryTransport:
             clock.now_ns(),
             new.owner,
         )
-        self.server = Server(Table(row, None, clock.now_ns()), self.directory, MemoryLedger(), self, clock)
+        self.ledger = MemoryLedger()
+        self.server = Server(Table(row, None, clock.now_ns()), self.directory, self.ledger, self, clock)
         self.stopped = False
         self._posted: deque[tuple[_MemoryConnection, bytes | None]] = deque()
         self._connections: dict[int, _MemoryConnection] = {}  # by client
@@ -281,6 +283,10 @@ class MemoryEndpoint:
 
     def succeed(self) -> None:
         """Nothing to do: it does not die before its process."""
+
+    def snapshot(self) -> Snapshot | None:
+        """The table as it is."""
+        return self.host.ledger.snapshot()
 
     def limits(self) -> None:
         """None: no other process could start it."""

@@ -8,6 +8,7 @@ the length needed, and `fit_strings` finds it beforehand. Strings of no common l
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import Any
 
 from shmlease.errors import IngestError
@@ -223,4 +224,6 @@ def format_named(name: str) -> Schema:
     try:
         return FORMATS[name]
     except KeyError:
-        raise IngestError(f"no layout is named {name!r}; there are {', '.join(FORMATS)}") from None
+        alike = get_close_matches(name, FORMATS)
+        meant = f"did you mean {' or '.join(map(repr, alike))}? " if alike else ""
+        raise IngestError(f"no layout is named {name!r}; {meant}there are {', '.join(FORMATS)}") from None

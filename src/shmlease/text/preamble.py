@@ -13,6 +13,7 @@ from shmlease.text.column_types import MARKS, NumberStyle, is_number, propose, s
 from shmlease.text.records import split_line
 from shmlease.text.sampling import Sample, records_of
 from shmlease.text.schema import Schema
+from shmlease.units import format_count
 
 __all__ = ["find_delimiter", "find_rows", "is_data"]
 
@@ -87,7 +88,7 @@ def find_rows(
     start = next((place for place in range(len(data)) if all(regular[place : place + 4])), regular.index(True))
     skipped = data[start][0] if start else 0
     if skipped:
-        reasons.append(f"skipped: {skipped} lines before the table")
+        reasons.append(f"skipped: {format_count(skipped, 'line')} before the table")
     schema = replace(schema, skip_lines=skipped)
     rows = [(number, cells) for (number, cells), is_row in zip(data[start:], regular[start:], strict=True) if is_row]
     begin, names = rows[0]

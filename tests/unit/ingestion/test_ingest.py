@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 import shmlease
-from shmlease.cli.ingest_output import as_json, as_text
+from shmlease.cli.ingest_output import as_json
 from shmlease.ingestion.ingest import ingest
 from shmlease.ingestion.leak_check import RecordingHandle, holdings
 from shmlease.ingestion.report import DatasetReport, FileReport, IngestReport, Rejected
+from shmlease.ingestion.summary import summary as as_text
 from shmlease.text.native_parser import library
 
 DTYPE = "chr:S8,pos:i4,pct:f4"
@@ -96,13 +97,13 @@ def test_what_the_run_has_leased_and_not_released_is_a_leak(registry, monkeypatc
     monkeypatch.setattr("shmlease.ingestion.leak_check._WITHIN_S", 0.1)
     handle = RecordingHandle(registry.id)
     with handle.lease(shape=5) as lease:
-        assert holdings(handle, workers_lost=False) == ("1 write leases are held",)
+        assert holdings(handle, workers_lost=False) == ("1 write lease is held",)
         lease.publish()
         ticket = lease.ticket()
-    assert holdings(handle, workers_lost=False) == ("1 tickets were not redeemed",)
+    assert holdings(handle, workers_lost=False) == ("1 ticket was not redeemed",)
     assert holdings(handle, workers_lost=True) == ()
     with handle.redeem(ticket):
-        assert holdings(handle, workers_lost=False) == ("1 read leases are held",)
+        assert holdings(handle, workers_lost=False) == ("1 read lease is held",)
     assert holdings(handle, workers_lost=False) == ()
 
 
@@ -143,7 +144,7 @@ def test_the_summary_names_what_was_odd() -> None:
     assert "skipped: a.tsv:7: pos: 'x' is not an integer" in words
     assert "... and 2 more lines were skipped" in words
     assert "note: 3 blank lines" in words
-    assert "1 workers died and were replaced" in words
+    assert "1 worker died and had to be replaced" in words
     assert "40 rows were there" in words
     assert re.search(r"nothing is left in shared memory$", words)
     assert "nothing is left" not in as_text(made(leaks=("a lease",)))

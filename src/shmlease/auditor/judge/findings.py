@@ -2,10 +2,13 @@
 
 Plain frozen values that travel as JSON and come back equal. Reports are compared and stored between runs, so nothing
 in a finding's fingerprint is random: two runs that leak in the same place give the same fingerprint.
+
+This module is longer than other modules: it is the vocabulary of reports, which is read together.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
@@ -14,9 +17,11 @@ from typing import Any
 
 import msgspec
 
-from shmlease.auditor.judge.printable import encodable_fields
+from shmlease.auditor.judge.printable import cut_command, encodable_fields
 from shmlease.auditor.judge.rules import RULES, Rule, Severity
 from shmlease.errors import ProtocolError
+from shmlease.notebook import html_table
+from shmlease.units import format_count
 
 __all__ = [
     "EXIT_BLIND",
@@ -37,7 +42,6 @@ __all__ = [
     "Report",
     "Suppressed",
     "SuppressionUse",
-    "cut_command",
     "stable_name",
 ]
 
@@ -53,17 +57,6 @@ class Confidence(Enum):
     PROVED = "proved"
     LIKELY = "likely"
     UNKNOWN = "unknown"
-
-
-# Of a command line, where it stands within a sentence: enough to know which program it is.
-_COMMAND_LENGTH = 60
-
-
-def cut_command(command: str) -> str:
-    """`command` for a sentence: the program without its directory, and no more than fits into a line."""
-    program, blank, arguments = command.partition(" ")
-    short = (program.rpartition("/")[2] or program) + blank + arguments
-    return short if len(short) <= _COMMAND_LENGTH else f"{short[: _COMMAND_LENGTH - 3].rstrip()}..."
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -303,7 +296,7 @@ class Environment:
     command: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """The result of one audit; all text in it is encodable, whatever the names of the files."""
 
@@ -321,6 +314,17 @@ class Report:
         except UnicodeEncodeError:
             for one in fields(self):
                 object.__setattr__(self, one.name, encodable_fields(getattr(self, one.name)))
+
+    def __repr__(self) -> str:
+        return f"<Report {format_count(len(self.leaks), 'leak')}, {format_count(len(self.findings), 'finding')}>"
+
+    def __str__(self) -> str:
+        formats = importlib.import_module("shmlease.auditor.report.formats")  # above this package: only who prints needs it
+        return str(formats.render(self, "text")).rstrip("\n")
+
+    def _repr_html_(self) -> str:
+        rows = [(f"{finding.rule} {finding.definition.name}", finding.message) for finding in self.findings]
+        return html_table("no leaks" if self.is_clean else format_count(len(self.leaks), "leak"), rows)
 
     @property
     def leaks(self) -> tuple[Finding, ...]:

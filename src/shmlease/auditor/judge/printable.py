@@ -10,9 +10,11 @@ import re
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final
 
-__all__ = ["encodable", "encodable_fields", "printable"]
+__all__ = ["cut_command", "encodable", "encodable_fields", "printable"]
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
+# Of a command line, where it stands within a sentence: enough to know which program it is.
+_COMMAND_LENGTH: Final = 60
 
 
 def encodable(text: str) -> str:
@@ -42,3 +44,10 @@ def encodable_fields(value: Any) -> Any:
 def printable(text: str) -> str:
     """`text` without characters that could control a terminal or break a line."""
     return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in encodable(text))
+
+
+def cut_command(command: str) -> str:
+    """`command` for a sentence: the program without its directory, and no more than fits into a line."""
+    program, blank, arguments = command.partition(" ")
+    short = (program.rpartition("/")[2] or program) + blank + arguments
+    return short if len(short) <= _COMMAND_LENGTH else f"{short[: _COMMAND_LENGTH - 3].rstrip()}..."

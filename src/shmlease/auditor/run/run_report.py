@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from shmlease.auditor.audit import audit
 from shmlease.auditor.judge.evidence import Scope
-from shmlease.auditor.judge.findings import Confidence, Event, Fact, Finding, Gap, Process, Report, cut_command
+from shmlease.auditor.judge.findings import Confidence, Event, Fact, Finding, Gap, Process, Report
+from shmlease.auditor.judge.printable import cut_command
 from shmlease.auditor.run.adopted import gaps_of_adoption
 from shmlease.auditor.run.attribution import attributed
 from shmlease.auditor.run.inotify import Change, Watch

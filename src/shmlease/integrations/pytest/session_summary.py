@@ -26,6 +26,7 @@ from shmlease.integrations.pytest.item_audit import ALLOWED, FIELD, IMPORTS, PRO
 from shmlease.integrations.pytest.totals import Totals
 from shmlease.testing.leak_watch import LeakWatch
 from shmlease.testing.leaks import in_short, told
+from shmlease.units import format_count
 
 __all__ = ["RECORDS", "SessionSummary"]
 
@@ -135,7 +136,7 @@ class SessionSummary:
         doubtful = totals.doubtful
         if doubtful:
             terminalreporter.write_line(
-                f"shmlease: not known whose: {len(doubtful)} segments that appeared meanwhile, such as "
+                f"shmlease: not known whose: {format_count(len(doubtful), 'segment')} that appeared meanwhile, such as "
                 f"{doubtful[0].name}; if nothing else uses /dev/shm here, set shmlease_audit_alone"
             )
         for reason, count in totals.kept_by_libraries():

@@ -9,8 +9,8 @@ from typing import Final
 
 import click
 
-from shmlease.auditor.judge.findings import Confidence, Finding, Report, cut_command
-from shmlease.auditor.judge.printable import printable
+from shmlease.auditor.judge.findings import Confidence, Finding, Report
+from shmlease.auditor.judge.printable import cut_command, printable
 from shmlease.auditor.judge.rules import Severity
 from shmlease.auditor.report.formats import Style
 from shmlease.units import format_bytes, format_count, format_duration
