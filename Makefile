@@ -46,6 +46,10 @@ bench: $(VENV)/.installed  ## the benchmarks, beside their references
 	$(BIN)/python benchmarks/sink.py
 	$(BIN)/python benchmarks/ingest.py
 
+docs: $(VENV)/.installed  ## the site of documentation, into build/docs
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check -e ".[docs]"
+	$(BIN)/sphinx-build -q -W --keep-going -b html -d build/doctrees docs build/docs
+
 dist: $(VENV)/.installed  ## wheel and sdist, checked
 	rm -rf dist
 	$(BIN)/python -m build --quiet

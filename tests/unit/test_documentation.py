@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import shmlease
+import shmlease.testing
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -54,7 +57,33 @@ def test_the_page_on_dask_runs(tmp_path: Path) -> None:
     run(script)
 
 
-@pytest.mark.parametrize("page", ["cli.md", "rules.md"])
+@pytest.mark.parametrize("number", range(len(python_blocks("docs/recipes.md"))))
+def test_each_recipe_runs_by_itself(number: int, tmp_path: Path) -> None:
+    script = tmp_path / "block.py"
+    script.write_text(python_blocks("docs/recipes.md")[number])
+    run(script)
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    listed = re.findall(
+        r"^\.\. auto(?:class|function|exception):: (\S+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE
+    )
+    public = {f"shmlease.{name}" for name in shmlease.__all__} - {"shmlease.__version__"}
+    public |= {f"shmlease.testing.{name}" for name in shmlease.testing.__all__}
+    assert sorted(listed) == sorted(public)
+
+
+def test_every_page_is_in_one_table_of_contents() -> None:
+    """Sphinx says so as well; the tests do without it."""
+    docs = ROOT / "docs"
+    text = "\n".join(page.read_text() for page in docs.glob("*.md"))
+    trees = "\n".join(re.findall(r"^```\{toctree\}\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    entries = [line for line in trees.splitlines() if line and not line.startswith(":")]
+    pages = {path.stem for path in docs.glob("*.md")} - {"index"}
+    assert sorted(entries) == sorted([*pages, "decisions/README", "decisions/0*"])
+
+
+@pytest.mark.parametrize("page", ["cli.md", "rules.md", "states.md"])
 def test_reference_pages_are_what_the_code_says(page: str) -> None:
     from shmlease.cli.reference import PAGES
 

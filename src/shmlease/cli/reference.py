@@ -1,4 +1,5 @@
-"""Reference pages generated from the code: docs/cli.md from the commands, docs/rules.md from the auditor's rules.
+"""Reference pages generated from the code: docs/cli.md from the commands, docs/rules.md from the auditor's rules, and
+docs/states.md from the tables of states.
 
 python -m shmlease.cli.reference docs
 """
@@ -14,9 +15,10 @@ import click
 
 from shmlease.auditor.judge.rules import RULES
 from shmlease.cli import cli
+from shmlease.core.transitions import LEASE_TRANSITIONS, SEGMENT_TRANSITIONS
 from shmlease.output_file import write_output
 
-__all__ = ["PAGES", "commands", "rules"]
+__all__ = ["PAGES", "commands", "rules", "states"]
 
 
 def commands() -> str:
@@ -53,7 +55,21 @@ def rules() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES: Final[dict[str, Callable[[], str]]] = {"cli.md": commands, "rules.md": rules}
+def states() -> str:
+    """The lives of segments and leases."""
+    lines = [
+        "# States\n",
+        "Generated from `shmlease/core/transitions.py`: nothing else changes a state. What ends has no row in the lease "
+        "table.\n",
+    ]
+    for title, table in (("A segment", SEGMENT_TRANSITIONS), ("A lease", LEASE_TRANSITIONS)):
+        lines += [f"## {title}\n", "| from | what happens | to |", "|---|---|---|"]
+        lines += [f"| {state} | {event} | {after or 'ended'} |" for (state, event), after in table.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+PAGES: Final[dict[str, Callable[[], str]]] = {"cli.md": commands, "rules.md": rules, "states.md": states}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():
