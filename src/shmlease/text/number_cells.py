@@ -151,7 +151,7 @@ class NumberReader:
                     notes[f"{match[2].decode(self._encoding)!r} after a number"] += 1
         if self._kind == "f":
             cells = [_FORTRAN.sub(rb"\1e\2", cell) for cell in cells]
-        if self._kind in "fc" and b"" not in cells and not self._missing_numbers and not self._is_exact:
+        if self._kind in "fc" and all(map(bytes.strip, cells)) and not self._missing_numbers and not self._is_exact:
             try:
                 target[odd] = _loadtxt(cells, self.dtype)
             except ValueError:
@@ -231,4 +231,7 @@ class _Reason(str):
 
 def _loadtxt(cells: list[bytes], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     with np.errstate(over="ignore"):
-        return np.loadtxt([cell.decode("latin-1") for cell in cells], dtype=dtype, delimiter="\x1f", comments=None, ndmin=1)
+        values = np.loadtxt(
+            [cell.decode("latin-1") for cell in cells], dtype=dtype, delimiter="\x1f", comments=None, ndmin=1
+        )
+    return values.reshape(len(cells))  # loadtxt passes over blank lines, and one value would be broadcast to all rows

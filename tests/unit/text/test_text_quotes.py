@@ -185,6 +185,16 @@ def test_a_table_of_stray_quotes_takes_time_in_proportion_to_its_length():
     assert seconds(20_000) < 300 * few, "40 times the lines; 1,600 times the seconds if each line looked at all the others"
 
 
+@pytest.mark.parametrize("other", ["nan", "inf", "1e300", "5"])
+@pytest.mark.parametrize("blank", ['"\n"', '"\r\n"', '"\r"', '" \n"'])
+@pytest.mark.parametrize("read_block", [parse_block, parse_block_native])
+def test_a_number_of_line_ends_only_is_an_empty_cell_and_takes_no_value_of_its_neighbours(blank, other, read_block):
+    schema = Schema(delimiter=",", quote='"').with_dtype("a:f8,b:S2")
+    parsed = read_block(f"{blank},x\n{other},y\n{blank},z\n3,w\n".encode(), schema)
+    assert repr(parsed.rows.tolist()) == repr([(float(other), b"y"), (3.0, b"w")])
+    assert ["an empty cell" in bad.reason for bad in parsed.bad] == [True, True]
+
+
 def test_a_header_whose_quote_is_not_closed_is_an_error_that_names_it(write):
     path = write('"a,b\n1,2\n')
     with pytest.raises(IngestError, match='line 1, the header: a " is opened and not closed'):
