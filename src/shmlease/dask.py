@@ -1,4 +1,7 @@
-"""Dask: a registry a node, and arrays between the processes of a node as leases; also the module that Dask preloads."""
+"""Dask: a registry a node, arrays between the processes of a node as leases, ingest over a cluster.
+
+It is also the module that Dask preloads.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ except ModuleNotFoundError as error:
         f"shmlease.dask needs {error.name}: pip install 'shmlease[dask]'", name=error.name, path=error.path
     ) from error
 
+from shmlease.hdf5.virtual import consolidate
 from shmlease.integrations.dask.cluster import LocalCluster, NodeRegistry, dask_setup, dask_teardown, join
+from shmlease.integrations.dask.ingest import ingest
 
-__all__ = ["LocalCluster", "NodeRegistry", "dask_setup", "dask_teardown", "join"]
+__all__ = ["LocalCluster", "NodeRegistry", "consolidate", "dask_setup", "dask_teardown", "ingest", "join"]

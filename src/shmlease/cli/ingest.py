@@ -109,6 +109,11 @@ def _attributes(given: tuple[str, ...]) -> dict[str, str]:
 @click.option("--fit-strings", is_flag=True, help="Read all files first, and make string fields as long as they need.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.h5, if it is there, when the new file is complete.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run, if there was one.")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Let the workers of this Dask cluster do it; OUT.h5 is a virtual dataset over shards in OUT.h5.shards.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 @click.option("--json", "is_json", is_flag=True, help="Write the summary as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, and no summary unless it is JSON.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import os
 import signal
 import sys
@@ -48,6 +49,7 @@ def run(
     into: str | None,
     matrix: str | None,
     overwrite: bool,
+    scheduler: str | None,
     **how: Any,
 ) -> None:
     """Infer, plan, or ingest; ends the process with the exit code of the command after an ingest."""
@@ -69,19 +71,23 @@ def run(
         return
     if output is None:
         return
+    do: Callable[..., Any] = ingest
+    if scheduler is not None:
+        do = _on_cluster(scheduler)
+        how = {name: value for name, value in how.items() if name != "workers" or value is not None}
     with _ended_by_sigterm(), _display(shown=not quiet) as progress:
         report = _checked(
             output,
-            lambda: ingest(
+            lambda: do(
                 files,
                 output,
                 layout=schema,
                 dtype=dtype,
                 columns=chosen,
                 overwrite=overwrite,
-                progress=progress,
                 into=into,
                 matrix=matrix,
+                progress=progress,
                 **how,
                 **reading,
             ),
@@ -93,6 +99,16 @@ def run(
     for leak in report.leaks:
         click.echo(f"shmlease: left in shared memory: {leak}", err=True)
     sys.exit(report.exit_code)
+
+
+def _on_cluster(scheduler: str) -> Callable[..., Any]:
+    """`ingest` by the workers of that Dask cluster."""
+    try:
+        from shmlease.integrations.dask.ingest import ingest_on  # noqa: PLC0415 - only a cluster needs Dask
+    except ModuleNotFoundError as error:
+        raise click.UsageError(f"--scheduler: {error}; pip install 'shmlease[dask]'") from None
+
+    return functools.partial(ingest_on, scheduler)
 
 
 def columns_of(text: str | None) -> list[int | str] | None:
@@ -142,8 +158,8 @@ def _checked(output: str, run: Callable[[], Any]) -> Any:
 
 
 def _to_resume(output: str) -> str:
-    partial = f"{os.path.realpath(output)}.partial"
-    return f" (what was stored is in {partial}, --resume goes on with it)" if os.path.isdir(partial) else ""
+    kept = [f"{os.path.realpath(output)}.{ending}" for ending in ("partial", "shards")]
+    return "".join(f" (what was stored is in {each}, --resume goes on with it)" for each in kept if os.path.isdir(each))
 
 
 @contextlib.contextmanager

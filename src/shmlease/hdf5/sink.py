@@ -136,7 +136,7 @@ class HDF5Sink:
         return self._session.completed
 
     @explains_shortage("{self.path} cannot be written")
-    def append(self, name: str, rows: HoldsArray | Array) -> None:
+    def append(self, name: str, rows: HoldsArray | Array, *, labels: Mapping[str, Sequence[str]] | None = None) -> None:
         """Append rows to a dataset, which the first call creates.
 
         The rows may be changed or released as soon as this returns.
@@ -147,6 +147,8 @@ class HDF5Sink:
             Path of the dataset in the file; groups on the way are made.
         rows : array or lease
             At least one axis, the first counting rows.
+        labels : mapping of str to sequence of str, optional
+            As of `declare`.
 
         Raises
         ------
@@ -158,7 +160,7 @@ class HDF5Sink:
         array = _array(name, rows)
         if array.ndim == 0:
             raise SinkError(f"dataset {name!r}: a scalar has no rows to append; give an array of one axis or more")
-        state = self._begin(name, array.dtype, array.shape[1:])
+        state = self._begin(name, array.dtype, array.shape[1:], labels=labels)
         state.require_growing()
         self._rows.append(state, array)
         self._appended_bytes += array.nbytes

@@ -27,7 +27,7 @@ from shmlease.hdf5.provenance import Source, format_checksum
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["DatasetCheck", "Mismatch", "VerifyReport", "verify"]
+__all__ = ["DatasetCheck", "Mismatch", "VerifyReport", "missing_parts", "verify"]
 
 _READ_BYTES = 8 << 20  # at a time
 
@@ -148,10 +148,22 @@ def verify(path: str | os.PathLike[str], sources: str | os.PathLike[str] | None 
         found: dict[str, h5py.Dataset] = {}
         file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
         missing = [Mismatch(name, "a dataset", "none") for name in listed if name not in found]
+        missing += [
+            Mismatch(f"{name} rows", f"the file {part}", "none")
+            for name, dataset in found.items()
+            for part in missing_parts(file.filename, dataset)
+        ]
         checks = tuple(_check_dataset(name, dataset) for name, dataset in found.items())
     compared, differing = _check_sources(checks, Path(sources)) if sources is not None else (0, [])
     inside = [mismatch for check in checks for mismatch in check.mismatches]
     return VerifyReport(os.fspath(path), checks, compared, (*missing, *inside, *differing))
+
+
+def missing_parts(path: str, dataset: h5py.Dataset) -> list[str]:
+    """The files that a virtual dataset of the file at `path` is in, and that are not there: HDF5 reads zeros for them."""
+    directory = os.path.dirname(os.path.realpath(path))
+    named = {source.file_name for source in dataset.virtual_sources()} if dataset.is_virtual else set()
+    return sorted(each for each in named if not os.path.isfile(os.path.join(directory, each)))
 
 
 def _check_dataset(name: str, dataset: h5py.Dataset) -> DatasetCheck:
