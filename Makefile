@@ -10,7 +10,7 @@ $(VENV)/.installed: pyproject.toml hatch_build.py $(wildcard src/shmlease/*/*.c)
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@
 
-demo: $(VENV)/.installed  ## make methylation files, ingest them, show what came out and that nothing leaked
+demo: $(VENV)/.installed  ## text files into HDF5, a killed worker, a planted leak: the point in thirty lines
 	$(BIN)/python benchmarks/demo.py
 
 test: $(VENV)/.installed  ## the whole suite, about five minutes on two cores

@@ -1,7 +1,8 @@
-"""The main job on made-up data: methylation calls of a few samples from text into one HDF5 file, and nothing left behind.
+"""The point of it in thirty lines: text into one HDF5 file, a killed worker survived, a planted leak found with its line.
 
-Makes Bismark coverage files (seeded; one of them gzipped), ingests them through `shmlease.ingest`, shows what came out, the
-registry as it was while it ran, and the audit afterwards. Everything goes to ``demo/``, or the directory that is named.
+Makes Bismark coverage files (seeded; one of them gzipped) and ingests them through `shmlease.ingest`; meanwhile a worker is
+killed with SIGKILL. Shows the registry at work and what came out; then runs a program that leaks under `shmlease run`, and
+audits what is left. Everything goes to ``demo/``, or the directory that is named.
 """
 
 from __future__ import annotations
@@ -9,30 +10,38 @@ from __future__ import annotations
 import argparse
 import gzip
 import os
-import shutil
+import signal
+import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import h5py
 import numpy as np
 from rich.console import Console
 
 import shmlease
-from shmlease.auditor.audit import audit
-from shmlease.auditor.report.formats import Style, render
+from shmlease.auditor.judge.findings import Finding
 from shmlease.cli import tables
 from shmlease.hdf5 import verify
-from shmlease.ingestion.ingest import ingest
 from shmlease.ingestion.report import IngestReport, Progress
-from shmlease.ingestion.summary import summary
 
 ROWS = 400_000
 SAMPLES = ("liver_1", "liver_2", "brain_1", "brain_2")
 PACKED = "brain_2"
 DTYPE = "chr:S5,pos:i4,pct:f4,methylated:i4,unmethylated:i4"
 COLUMNS = [0, 1, 3, 4, 5]
+LEAKY = """\
+from multiprocessing.shared_memory import SharedMemory
+
+
+def load():
+    segment = SharedMemory(create=True, size=2**20)
+    segment.buf[:5] = b"calls"
+    segment.close()
+
+
+load()
+"""
 
 
 def main() -> int:
@@ -42,24 +51,35 @@ def main() -> int:
     directory, rows = parser.parse_args().directory, parser.parse_args().rows
     os.makedirs(directory, exist_ok=True)
 
-    say(f"1. {len(SAMPLES)} Bismark coverage files of {rows:,} rows each")
     paths = [make_sample(directory, name, rows, seed) for seed, name in enumerate(SAMPLES)]
-    for path in paths:
-        print(f"   {path}  {os.path.getsize(path) / 1e6:.1f} MB")
+    size = sum(os.path.getsize(path) for path in paths) / 1e6
+    say(f"1. Into one HDF5 file: {len(SAMPLES)} files of {rows:,} rows, {size:.0f} MB; the registry at work meanwhile")
+    registry, report, looks, killed = ingest_watched(paths, os.path.join(directory, "calls.h5"))
+    show(looks)
 
-    say("2. into one HDF5 file, through worker processes and leased shared memory")
-    registry, report, looks = ingest_watched(paths, os.path.join(directory, "calls.h5"))
-    print(looks.rstrip() if looks else "   (it was done before anybody could look)")
+    say("2. What came out" + (f", though worker {killed} was killed with SIGKILL" if killed else ""))
+    show(str(report))
+    with h5py.File(report.path) as file:
+        name = report.datasets[0].name
+        show(f"{name}[0] = {file[name][0]}; against its checksums: {'good' if verify(report.path).is_good else 'NOT GOOD'}")
 
-    say("3. what came out")
-    show_file(report)
+    say("3. A program that leaks, under `shmlease run`")
+    found = find_leak(directory)
 
-    say("4. what is left")
-    return show_leftovers(report, registry)
+    say("4. What is left")
+    left = left_of(registry)
+    for finding in left:
+        show(f"leaked: {finding.message}")
+    show(f"of registry {registry}: {len(left) or 'nothing'}; leaks of the ingest: {len(report.leaks) or 'none'}")
+    return int(bool(left or report.exit_code or not found))
 
 
 def say(text: str) -> None:
     print(f"\n{text}", flush=True)
+
+
+def show(text: str) -> None:
+    print("   " + text.rstrip().replace("\n", "\n   "), flush=True)
 
 
 def make_sample(directory: str, name: str, rows: int, seed: int) -> str:
@@ -83,51 +103,52 @@ def sample_lines(random: np.random.Generator, rows: int) -> Iterator[str]:
             yield f"{chromosome}\t{site}\t{site}\t{100 * good / total:.6g}\t{good}\t{total - good}\n"
 
 
-def ingest_watched(paths: list[str], output: str) -> tuple[str, IngestReport, str]:
-    """Ingest, and look at the lease table (not at the registry: the table is open to any reader) at the busiest moment."""
+def ingest_watched(paths: list[str], output: str) -> tuple[str, IngestReport, str, int]:
+    """Ingest; look at the lease table at the busiest moment, and kill a worker that holds a lease.
+
+    The table is open to any reader: the registry is not asked.
+    """
     busiest: tuple[int, list[tables.Look]] = (0, [])
+    killed = 0
     with shmlease.Registry("96MiB") as registry:
 
         def watch(_: Progress) -> None:
-            nonlocal busiest
+            nonlocal busiest, killed
             looks = tables.look(registry.id)
-            leases = sum(len(each.snapshot.leases) for each in looks if each.snapshot is not None)
-            if leases > busiest[0]:
-                busiest = leases, looks
+            for snapshot in (each.snapshot for each in looks):
+                if snapshot is None:
+                    continue
+                if len(snapshot.leases) > busiest[0]:
+                    busiest = len(snapshot.leases), looks
+                workers = {tables.pid_of(snapshot, lease) for lease in snapshot.leases} - {os.getpid(), None}
+                if workers and not killed:
+                    killed = max(pid for pid in workers if pid is not None)
+                    os.kill(killed, signal.SIGKILL)
 
-        report = ingest(paths, output, dtype=DTYPE, columns=COLUMNS, overwrite=True, registry=registry, progress=watch)
-    console = Console(width=118, force_terminal=sys.stdout.isatty())
+        report = shmlease.ingest(
+            paths, output, dtype=DTYPE, columns=COLUMNS, overwrite=True, registry=registry, progress=watch
+        )
+    console = Console(width=115, force_terminal=sys.stdout.isatty())
     with console.capture() as capture:
         console.print(tables.as_text(busiest[1]))
-    return registry.id, report, capture.get() if busiest[0] else ""
+    return registry.id, report, capture.get() or "(it was done before anybody could look)", killed
 
 
-def show_file(report: IngestReport) -> None:
-    print("   " + summary(report).replace("\n", "\n   "))
-    with h5py.File(report.path) as file:
-        name = report.datasets[0].name
-        print(f"\n   {name}[:3] of {file[name].dtype}, chunks of {file[name].chunks[0]:,} rows, {file[name].compression}")
-        for row in file[name][:3]:
-            print(f"   {row}")
-    began = time.monotonic()
-    verdict = verify(report.path)
-    print(
-        f"   verified against its checksums in {time.monotonic() - began:.2f} s: "
-        f"{'good' if verdict.is_good else 'NOT GOOD'}"
-    )
+def find_leak(directory: str) -> bool:
+    """Whether `shmlease run` finds the leak of a program, names its line, and exits with 23."""
+    with open(os.path.join(directory, "leaky.py"), "w") as file:
+        file.write(LEAKY)
+    command = [sys.executable, "-m", "shmlease", "run", "-o", "audit.html", "--", sys.executable, "leaky.py"]
+    run = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    told = f"{run.stdout}{run.stderr}"
+    show("\n".join(line for line in told.splitlines() if line.strip() and "resource_tracker" not in line))
+    show(f"exit code {run.returncode}; as a page: {os.path.join(directory, 'audit.html')}")
+    return run.returncode == 23 and "leaky.py:5 in load" in told
 
 
-def show_leftovers(report: IngestReport, registry_id: str) -> int:
-    for leak in report.leaks:
-        print(f"   leaked: {leak}")
-    seen = audit()
-    # what other programs on this machine do with shared memory at this moment is not for the demo to judge
-    ours = tuple(each for each in seen.findings if registry_id in f"{each.registry} {each.name} {each.path}")
-    shown = render(
-        replace(seen, findings=ours), "text", Style(sys.stdout.isatty(), shutil.get_terminal_size().columns, False)
-    )
-    print(f"   registry {registry_id}:\n   " + shown.rstrip().replace("\n", "\n   "))
-    return report.exit_code or replace(seen, findings=ours).exit_code()
+def left_of(registry: str) -> list[Finding]:
+    """What an audit finds of it; what other programs do with shared memory at this moment is not for the demo to judge."""
+    return [each for each in shmlease.audit().findings if registry in f"{each.registry} {each.name} {each.path}"]
 
 
 if __name__ == "__main__":
