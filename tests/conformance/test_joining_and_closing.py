@@ -88,7 +88,7 @@ def test_reaction_to_views_that_there_is_not_is_refused(world: World, open_world
 
 def test_warning_of_leases_held_at_the_end_names_the_line_of_the_block(open_world: Callable[..., World]) -> None:
     with (
-        pytest.warns(shmlease.LeaseWarning, match="closed while 1 leases were held") as caught,
+        pytest.warns(shmlease.LeaseWarning, match="closed while 1 lease was held") as caught,
         open_world().registry as registry,
     ):
         lease = registry.share(np.arange(3))
@@ -163,7 +163,7 @@ def test_view_outlives_the_registry(world: World) -> None:
     view = lease.array[2:]
     with pytest.warns(shmlease.LingeringViewWarning):
         lease.release()
-    with pytest.warns(shmlease.LeaseWarning, match="closed while 1 leases were held"):
+    with pytest.warns(shmlease.LeaseWarning, match="closed while 1 lease was held"):
         world.registry.close()
     assert view.sum() == 44
 

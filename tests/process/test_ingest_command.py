@@ -52,7 +52,7 @@ def test_a_terminal_is_shown_how_far_it_is(table, tmp_path) -> None:
     assert "150,000 rows" in shown
     assert "MB/s" in shown
     assert "shared" in shown
-    assert "150,000 rows in 1 datasets" in stdout  # the summary is data
+    assert "150,000 rows in 1 dataset," in stdout  # the summary is data
 
 
 def test_off_a_terminal_or_when_asked_nothing_is_shown(table, tmp_path) -> None:

@@ -178,3 +178,11 @@ def test_page_tells_what_was_not_seen_once_and_claims_no_more_than_was_seen() ->
     page = render(Report((blind, orphan), harmless), "html").partition('id="report"')[0]
     assert page.count("<tbody id=") == 1
     assert '<tbody id="f1"' in page, "the position in the report, which the timeline links to"
+
+
+def test_page_tells_what_a_tracker_removed_with_its_size() -> None:
+    reaped = Finding.of("LH015", "x was left", name="x", size_bytes=2**20)
+    orphan = Finding.of("LH001", "y has no holder", name="y", resident_bytes=4096)
+    assert "<p>1 MiB removed by a resource tracker; 1 proved.</p>" in render(Report((reaped,)), "html")
+    both = render(Report((reaped, orphan)), "html")
+    assert "<p>4 KiB still in memory, 1 MiB removed by a resource tracker; 2 proved.</p>" in both

@@ -79,9 +79,10 @@ def _headline(report: Report) -> Headline:
         memory = sum({finding.subject: finding.resident_bytes for finding in leaks}.values())
         confidences = Counter(finding.confidence.value for finding in leaks)
         listed = ", ".join(f"{number} {confidence}" for confidence, number in confidences.items())
-        return Headline(
-            "bad", format_count(len(leaks), "leak"), f"{format_bytes(memory)} still in memory; {listed}.", facts
-        )
+        reaped = sum(finding.cost_bytes - finding.resident_bytes for finding in leaks)
+        where = f"{format_bytes(memory)} still in memory" if memory or not reaped else ""
+        where += f"{', ' * bool(where)}{format_bytes(reaped)} removed by a resource tracker" if reaped else ""
+        return Headline("bad", format_count(len(leaks), "leak"), f"{where}; {listed}.", facts)
     if report.coverage.is_blind:
         line = "Something could not be seen, and a leak may hide there: see below."
         return Headline("unsure", "No leaks, as far as could be seen", line, facts)
