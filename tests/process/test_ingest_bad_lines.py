@@ -151,7 +151,7 @@ def test_impossible_arguments_are_refused_before_anything_starts(tmp_path):
         ingest([path, path], out, **FIELDS)
     with pytest.raises(IngestError, match="no files are named"):
         ingest([], out, **FIELDS)
-    with pytest.raises(IngestError, match="name their layout .*, give their fields"):
+    with pytest.raises(IngestError, match=r"name their layout .*, give their fields"):
         ingest(path, out)
     with pytest.raises(IngestError, match="no layout is named 'bismarck'"):
         ingest(path, out, layout="bismarck")
