@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -188,3 +189,22 @@ def test_tables_whose_schema_is_inferred(ingested, pattern, rows, columns):
 
 def test_every_layout_is_known_to_the_command():
     assert "bedgraph-methylation" in next(option.help for option in command.command.params if option.name == "layout")
+
+
+def test_netcdf_grids_come_in_by_a_reader_of_the_users(real_data, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "readers.md").read_text()
+    (tmp_path / "loaders.py").write_text("\n".join(re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)))
+    monkeypatch.chdir(tmp_path)
+    files, out = sorted(real_data.glob("climate/grids/*.nc")), tmp_path / "out.h5"
+    assert len(files) == 2
+    done = run(*files, "--reader", "loaders:grids", "-o", out)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert run_verify(out, real_data)
+    with h5py.File(out) as found:
+        for path in files:
+            with h5py.File(path) as file:
+                assert found[path.stem].keys() == file.keys()
+                for name, variable in file.items():
+                    assert found[path.stem][name].dtype == variable.dtype
+                    assert np.array_equal(found[path.stem][name][()], variable[()], equal_nan=True)
+                    assert found[path.stem][name].attrs.get("units") == variable.attrs.get("units")

@@ -107,6 +107,11 @@ def _attributes(given: tuple[str, ...]) -> dict[str, str]:
     help="What reads the lines: compiled C where it is available, or numpy. Both give the same rows.",
 )
 @click.option("--fit-strings", is_flag=True, help="Read all files first, and make string fields as long as they need.")
+@click.option(
+    "--reader",
+    metavar="MODULE:FUNCTION",
+    help="Read the files with a function of yours, which takes a path and gives arrays with their names.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT.h5, if it is there, when the new file is complete.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run, if there was one.")
 @click.option(
@@ -119,6 +124,8 @@ def _attributes(given: tuple[str, ...]) -> dict[str, str]:
 @click.option("-q", "--quiet", is_flag=True, help="No progress, and no summary unless it is JSON.")
 def command(files: tuple[str, ...], output: str | None, dry_run: bool, **options: Any) -> None:
     """Load text tables into one HDF5 file: parsed and compressed by worker processes, through leased shared memory.
+
+    With --reader, the files are whatever your function reads: its arrays become datasets in a group for each file.
 
     Files may be compressed (gzip, BGZF, bzip2, xz, zstd, zip), which is detected from their content; - is standard
     input. Each becomes a dataset named after it, with its rows in their order and the values that numpy.loadtxt gives.

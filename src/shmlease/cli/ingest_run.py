@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
+import importlib
 import os
 import signal
 import sys
@@ -50,11 +51,24 @@ def run(
     matrix: str | None,
     overwrite: bool,
     scheduler: str | None,
+    reader: str | None,
     **how: Any,
 ) -> None:
     """Infer, plan, or ingest; ends the process with the exit code of the command after an ingest."""
     if output is not None:
         check_output_path(output, files, overwrite=overwrite)
+    function = None if reader is None else _function(reader)
+    if function is not None:
+        given = [
+            f"--{name.replace('_', '-')}"
+            for name, value in {**reading, "layout": layout, "dtype": dtype, "columns": columns, "matrix": matrix}.items()
+            if value is not None
+        ]
+        if scheduler is not None:
+            raise click.UsageError("--scheduler and --reader do not go together; call the reader on this machine.")
+        given += ["--infer"] * inferred + ["--fit-strings"] * how["fit_strings"] + ["--dry-run"] * dry_run
+        if given:
+            raise click.UsageError(f"{given[0]} says how text is read; a reader of your own reads its files itself.")
     schema: str | Schema | None = layout
     chosen = columns_of(columns)
     if inferred:
@@ -72,6 +86,8 @@ def run(
     if output is None:
         return
     do: Callable[..., Any] = ingest
+    if function is not None:
+        how["reader"] = function
     if scheduler is not None:
         do = _on_cluster(scheduler)
         how = {name: value for name, value in how.items() if name != "workers" or value is not None}
@@ -109,6 +125,24 @@ def _on_cluster(scheduler: str) -> Callable[..., Any]:
         raise click.UsageError(f"--scheduler: {error}; pip install 'shmlease[dask]'") from None
 
     return functools.partial(ingest_on, scheduler)
+
+
+def _function(text: str) -> Callable[..., Any]:
+    """The function of that name in that module; modules of the working directory are found as well."""
+    module, _, path = text.partition(":")
+    if not module or not path:
+        raise click.BadParameter(f"{text!r} is not MODULE:FUNCTION, such as package.module:load", param_hint="--reader")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        function: Any = importlib.import_module(module)
+        for name in path.split("."):
+            function = getattr(function, name)
+    except (ImportError, AttributeError) as error:
+        raise click.BadParameter(f"{text}: {error}", param_hint="--reader") from error
+    if not callable(function):
+        raise click.BadParameter(f"{text} is no function", param_hint="--reader")
+    return function  # type: ignore[no-any-return]
 
 
 def columns_of(text: str | None) -> list[int | str] | None:

@@ -115,15 +115,9 @@ class Appender:
 
     def _refill(self, state: DatasetState) -> None:
         """Gather again the rows of the chunk that an interrupted run was filling."""
-        codec, remainder = state.codec, self._remainder(state)
-        start = state.cursor - state.cursor % codec.chunk_rows
-        if not codec.row_bytes or start == state.cursor:
-            return
-        if state.rows_stored >= state.cursor:
-            remainder.take(self._session.read_rows(state, start, state.cursor))
-        else:
-            logged = self._session.recovery.remainder(state.name)
-            remainder.take(np.frombuffer(logged, codec.dtype).reshape(-1, *codec.grid.trailing))
+        remainder = self._remainder(state)
+        remainder.take(self._session.pending_rows(state))
+        if state.rows_stored < state.cursor:
             remainder.logged = remainder.rows
         for source in state.sources:
-            remainder.mark(source.stop - start)
+            remainder.mark(source.stop - (state.cursor - remainder.rows))

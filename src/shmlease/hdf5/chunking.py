@@ -62,6 +62,11 @@ class ChunkPlan(Generic[Part]):
         """Rows planned: the row that the next part begins with."""
         return self._rows
 
+    @property
+    def pending(self) -> tuple[Piece[Part], ...]:
+        """The rows of the chunk that is not full."""
+        return tuple(self._pieces)
+
     def add(self, part: Part, rows: int) -> list[PlannedChunk[Part]]:
         """Take the next part, which has `rows` rows; returns the chunks that it completes."""
         planned, start = [], 0

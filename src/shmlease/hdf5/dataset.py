@@ -135,7 +135,7 @@ class DatasetState:
         """
         if self.finished:
             raise SinkError(f"dataset {self.name!r} is finished and takes no more rows", dataset=self.name)
-        if self.declared.rows is not None:
+        if self.declared.rows is not None and not self.declared.encoded:
             raise SinkError(f"dataset {self.name!r} was not written whole; write it again", dataset=self.name)
 
     def require_equal(self, values: np.ndarray[Any, Any]) -> None:

@@ -136,6 +136,17 @@ class Session:
         """Rows that are stored."""
         return self._store.read_rows(state, start, stop)
 
+    def pending_rows(self, state: DatasetState) -> np.ndarray[Any, Any]:
+        """The rows of the chunk that an interrupted run was filling."""
+        codec = state.codec
+        start = state.cursor - state.cursor % codec.chunk_rows if codec.row_bytes else state.cursor
+        if start == state.cursor:
+            return np.empty((0, *codec.grid.trailing), codec.dtype)
+        if state.rows_stored >= state.cursor:
+            return self.read_rows(state, start, state.cursor)
+        logged = self.recovery.remainder(state.name)
+        return np.frombuffer(logged, codec.dtype).reshape(-1, *codec.grid.trailing)
+
     def complete(self) -> None:
         """Store the attributes, and give the file its name."""
         attributes: dict[str | None, Mapping[str, Any]] = {

@@ -296,6 +296,8 @@ class HDF5Sink:
         dtype: np.dtype[Any],
         trailing: Sequence[int] = (),
         labels: Mapping[str, Sequence[str]] | None = None,
+        *,
+        rows: int | None = None,
     ) -> Codec:
         """Start a dataset whose chunks come encoded; returns what workers encode them with.
 
@@ -309,8 +311,43 @@ class HDF5Sink:
             Shape of one row.
         labels : mapping of str to sequence of str, optional
             Of integer fields that become enumerations in the file, their labels in the order of their numbers from 0.
+        rows : int, optional
+            How many there will be, if that is known: a chunk is then no larger than they are.
         """
-        return self._begin(name, np.dtype(dtype), tuple(trailing), encoded=True, labels=labels).codec
+        return self._begin(name, np.dtype(dtype), tuple(trailing), rows=rows, encoded=True, labels=labels).codec
+
+    def pending(self, name: str) -> list[Array]:
+        """Rows of a declared dataset that fill no chunk yet, of the run that is resumed, cut where its sources meet."""
+        state = self._existing(name)
+        rows = self._session.pending_rows(state)
+        first = state.cursor - len(rows)
+        cuts = sorted({source.stop - first for source in state.sources if first < source.stop < state.cursor} | {len(rows)})
+        return [rows[start:stop] for start, stop in zip([0, *cuts], cuts, strict=False) if start < stop]
+
+    @explains_shortage("{self.path} cannot be written")
+    def log_rows(self, name: str, start_row: int, parts: Sequence[Array]) -> None:
+        """Keep rows of a declared dataset that fill no chunk yet, so that a checkpoint may count them.
+
+        Parameters
+        ----------
+        name : str
+            A dataset that was declared.
+        start_row : int
+            Of the first part: the row after those logged before, or the first of a chunk.
+        parts : sequence of arrays
+            The rows.
+        """
+        state = self._existing(name)
+        data = b"".join(plain_bytes(part).tobytes() for part in parts)
+        self._session.log(write_ahead_log.Remainder(name, start_row * state.codec.row_bytes, data))
+
+    def contents(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """The datasets so far, by name: the type of an element, and the shape; a scalar has one row."""
+        found = {}
+        for name, state in self._session.datasets.items():
+            rows = state.rows_stored if state.declared.rows is None else state.declared.rows
+            found[name] = state.codec.dtype, (rows, *state.declared.trailing)
+        return found
 
     def plan(self, name: str) -> ChunkPlan[Any]:
         """A plan of the chunks that a declared dataset still needs, from row ``completed().rows`` on."""
@@ -333,7 +370,8 @@ class HDF5Sink:
             What the chunk was encoded into; it may be reused as soon as this returns.
         """
         state = self._existing(name)
-        state.require_growing()
+        if not (state.finished and state.is_stored(index)):  # else it is compared
+            state.require_growing()
         view = memoryview(payload).cast("B")[: chunk.size_bytes]
         if not state.declared.encoded:
             raise SinkError(f"dataset {name!r}: it is appended to; declare a dataset to store encoded chunks")

@@ -204,7 +204,7 @@ def _blocks(dataset: h5py.Dataset, row_bytes: int, sources: Iterable[Source]) ->
     """The dataset in order, in blocks that end where a source does."""
     if not dataset.shape:
         yield np.asarray(dataset[()], dtype=dataset.dtype)
-    elif row_bytes:
+    elif row_bytes and dataset.shape[0]:
         chunk_rows = dataset.chunks[0] if dataset.chunks else 1
         step = max(1, _READ_BYTES // row_bytes // chunk_rows) * chunk_rows
         ends = {row for source in sources for row in (source.start, source.stop)}

@@ -14,6 +14,7 @@ import numpy as np
 
 from shmlease.errors import IngestError
 from shmlease.hdf5 import HDF5Sink
+from shmlease.ingestion.reader import Failure
 from shmlease.ingestion.report import Rejected
 from shmlease.ingestion.tasks import EXAMPLES, OnError
 from shmlease.text.parser import BadRow
@@ -65,6 +66,23 @@ class BadRows:
         self.examples += [_rejected(path, each) for each in bad[: EXAMPLES - len(self.examples)]]
         if self._on_error == "quarantine":
             self._keep(dataset, file_index, bad)
+
+    def take_failure(self, group: str, file_index: int, path: str, failure: Failure, reader: str) -> None:
+        """Deal with a path that the user's reader could not read.
+
+        Raises
+        ------
+        IngestError
+            The run is to fail.
+        """
+        if self._on_error == "fail":
+            raise IngestError(
+                f"{path}: reader {reader} failed: {failure.reason}; --on-error skip leaves such files out",
+                path=path,
+                reason=failure.reason,
+                traceback=failure.traceback,
+            )
+        self.take(group, file_index, path, [BadRow(0, 0, None, "", failure.reason, failure.traceback.encode())])
 
     def finish(self, dataset: str, paths: Sequence[str]) -> None:
         """Nothing more comes of a dataset, which was made of these files."""

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, assert_never
 
-from shmlease.errors import TicketError
+from shmlease.errors import LeaseError, TicketError
 from shmlease.hdf5 import HDF5Sink
 from shmlease.ingestion.budget import Budget
 from shmlease.ingestion.dataset_job import DatasetJob
+from shmlease.ingestion.load_job import LoadJob
 from shmlease.ingestion.readers import HeldText
 from shmlease.ingestion.report import FileReport
-from shmlease.ingestion.tasks import Encoded, ParsedPiece
-from shmlease.ingestion.work import EncodeWork, ParseWork, ReadWork
+from shmlease.ingestion.tasks import Encoded, Loaded, ParsedPiece
+from shmlease.ingestion.work import EncodeWork, LoadWork, ParseWork, ReadWork
 from shmlease.ingestion.worker_pool import WorkerLostError, WorkerPool, retry
 
 __all__ = ["Coordinator"]
@@ -22,6 +23,8 @@ __all__ = ["Coordinator"]
 # A checkpoint costs some 50 us, a fiftieth of what it takes to make these rows.
 _CHECKPOINT_EVERY_BYTES = 1 << 20
 _TICK_S = 0.1
+Job = DatasetJob | LoadJob
+AnyWork = ParseWork | ReadWork | EncodeWork | LoadWork
 
 
 class Coordinator:
@@ -29,7 +32,7 @@ class Coordinator:
 
     Parameters
     ----------
-    jobs : iterator of DatasetJob
+    jobs : iterator of DatasetJob or LoadJob
         What is to be made, in this order; each is asked for when there is room to begin it.
     run_key : dict
         Names files and options; kept in every checkpoint.
@@ -39,7 +42,7 @@ class Coordinator:
 
     def __init__(
         self,
-        jobs: Iterator[DatasetJob],
+        jobs: Iterator[Job],
         pool: WorkerPool,
         sink: HDF5Sink,
         budget: Budget,
@@ -48,8 +51,8 @@ class Coordinator:
         on_tick: Callable[[Coordinator], None],
     ) -> None:
         self._to_come = jobs
-        self._jobs: list[DatasetJob] = []  # begun and not finished
-        self.finished: list[DatasetJob] = []
+        self._jobs: list[Job] = []  # begun and not finished
+        self.finished: list[Job] = []
         self._pool = pool
         self._sink = sink
         self._budget = budget
@@ -86,7 +89,7 @@ class Coordinator:
                 self._finish(begun)
         return bool(self._jobs)
 
-    def _dispatch_from(self, job: DatasetJob) -> None:
+    def _dispatch_from(self, job: Job) -> None:
         while job.has_input and self._admits(self._budget.parse_bytes):
             work = job.next_work()
             if work is None:
@@ -100,7 +103,7 @@ class Coordinator:
         held = sum(job.held_bytes for job in self._jobs)
         return self._pool.wants_work and held + self._reserved_bytes + size_bytes <= self._budget.limit_bytes
 
-    def _submit(self, work: ParseWork | ReadWork | EncodeWork, reserved_bytes: int) -> None:
+    def _submit(self, work: AnyWork, reserved_bytes: int) -> None:
         work.reserved_bytes = reserved_bytes
         self._reserved_bytes += reserved_bytes
         self._under_way += 1
@@ -116,45 +119,62 @@ class Coordinator:
             outcome = error
         self._pool.deliver(work, outcome)
 
-    def _receive(self, work: ParseWork | ReadWork | EncodeWork, outcome: object) -> None:
+    def _receive(self, work: AnyWork, outcome: object) -> None:
         try:
             self._process(work, outcome)
         except (WorkerLostError, TicketError) as error:
             if isinstance(work, ReadWork):
                 raise
-            retry(self._pool, work, error)
+            try:
+                retry(self._pool, work, error)
+            except LeaseError as given_up:
+                if not isinstance(work, LoadWork):
+                    raise
+                works = work.job.take_lost(work, str(given_up))
+                self._end(work)
+                self._submit_all(works)
+                self._note(work.job)
 
-    def _process(self, work: ParseWork | ReadWork | EncodeWork, outcome: object) -> None:
+    def _process(self, work: AnyWork, outcome: object) -> None:
         if isinstance(outcome, BaseException):
             raise outcome
-        job = work.job
         if isinstance(work, ReadWork):
             self._end(work)
             if outcome is None:
-                job.take_end_of_file(work)
-                self._submit_all(job.take_end())
+                work.job.take_end_of_file(work)
+                self._submit_all(work.job.take_end())
             else:
                 assert isinstance(outcome, HeldText)
-                self._submit(job.take_text(work, outcome), work.reserved_bytes - outcome.size_bytes)
+                self._submit(work.job.take_text(work, outcome), work.reserved_bytes - outcome.size_bytes)
         elif isinstance(work, ParseWork):
             assert isinstance(outcome, ParsedPiece)
-            works = job.take_parsed(work, outcome)
+            works = work.job.take_parsed(work, outcome)
             self._end(work)
             self.text_bytes += outcome.text_bytes
             self._rows_bytes += sum(part.rows for part in outcome.parts) * work.source.context.table.schema.dtype.itemsize
             self._submit_all(works)
+        elif isinstance(work, LoadWork):
+            assert isinstance(outcome, Loaded)
+            works = work.job.take_loaded(work, outcome)
+            self._end(work)
+            self.text_bytes += sum(block.size_bytes for block in outcome.blocks)
+            self._submit_all(works)
         elif isinstance(work, EncodeWork):
             assert isinstance(outcome, Encoded)
-            job.take_encoded(work, outcome)
+            work.job.take_encoded(work, outcome)
             self._end(work)
         else:
             assert_never(work)
+        self._note(work.job)
+
+    def _note(self, job: Job) -> None:
+        """Finish a job, or make a checkpoint, if it is time."""
         if job.is_finished:
             self._finish(job)
-        if self._rows_bytes >= _CHECKPOINT_EVERY_BYTES:
+        elif self._rows_bytes >= _CHECKPOINT_EVERY_BYTES or (isinstance(job, LoadJob) and job.wants_checkpoint):
             self._checkpoint()
 
-    def _end(self, work: ParseWork | ReadWork | EncodeWork) -> None:
+    def _end(self, work: AnyWork) -> None:
         self._under_way -= 1
         self._reserved_bytes -= work.reserved_bytes
 
@@ -162,7 +182,7 @@ class Coordinator:
         for work in works:
             self._submit(work, self._budget.encode_bytes)
 
-    def _finish(self, job: DatasetJob) -> None:
+    def _finish(self, job: Job) -> None:
         self._checkpoint()
         self._jobs.remove(job)
         self.finished.append(job)
@@ -170,28 +190,28 @@ class Coordinator:
     def _checkpoint(self) -> None:
         self._rows_bytes = 0
         self._sink.checkpoint(
-            {**self._run_key, "open": {job.name: job.files.position() for job in self._jobs}},
-            rows={job.name: job.chunk_plan.rows for job in self._jobs},
+            {**self._run_key, "open": {job.name: job.position() for job in self._jobs}},
+            rows={name: rows for job in self._jobs for name, rows in job.row_counts().items()},
         )
 
     @property
     def rows(self) -> int:
         """Rows settled so far."""
-        return sum(job.chunk_plan.rows for job in (*self.finished, *self._jobs))
+        return sum(job.rows for job in (*self.finished, *self._jobs))
 
     @property
     def bytes_done(self) -> int:
         """Bytes of files settled so far."""
-        return sum(job.files.bytes_done for job in (*self.finished, *self._jobs))
+        return sum(job.bytes_done for job in (*self.finished, *self._jobs))
 
     @property
     def files_done(self) -> int:
         """Files settled so far."""
-        return sum(len(job.files.reports) for job in (*self.finished, *self._jobs))
+        return sum(len(job.reports) for job in (*self.finished, *self._jobs))
 
     def reports(self) -> list[FileReport]:
         """What became of the files that were settled."""
-        return [report for job in self.finished for report in job.files.reports]
+        return [report for job in self.finished for report in job.reports]
 
     @property
     def has_stored(self) -> bool:

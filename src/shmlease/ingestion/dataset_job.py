@@ -21,6 +21,7 @@ from shmlease.ingestion.bad_rows import BadRows
 from shmlease.ingestion.file_progress import FileProgress
 from shmlease.ingestion.piece_source import PieceSource
 from shmlease.ingestion.readers import HeldText, Input, StreamReader
+from shmlease.ingestion.report import FileReport
 from shmlease.ingestion.tasks import Encoded, ParsedPiece
 from shmlease.ingestion.work import EncodeWork, HeldPart, ParseWork, ReadWork
 from shmlease.text.blocks import Piece
@@ -205,6 +206,29 @@ class DatasetJob:
             held.lease.release()
 
     # --- the rest ------------------------------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> int:
+        """Rows settled so far."""
+        return self.chunk_plan.rows
+
+    @property
+    def bytes_done(self) -> int:
+        """Bytes of files settled so far."""
+        return self.files.bytes_done
+
+    @property
+    def reports(self) -> list[FileReport]:
+        """What became of the files that were settled."""
+        return self.files.reports
+
+    def row_counts(self) -> dict[str, int]:
+        """For a checkpoint: the rows of the dataset."""
+        return {self.name: self.chunk_plan.rows}
+
+    def position(self) -> dict[str, Any]:
+        """For a checkpoint: where the files have come to."""
+        return self.files.position()
 
     @property
     def held_bytes(self) -> int:

@@ -1,10 +1,12 @@
-"""`ingest`: text tables into one HDF5 file."""
+"""`ingest`: text tables, or what a reader of the user's gives, into one HDF5 file."""
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -16,12 +18,14 @@ from shmlease.hdf5 import Completed, HDF5Sink
 from shmlease.hdf5.provenance import format_checksum
 from shmlease.ingestion.bad_rows import BadRows
 from shmlease.ingestion.budget import Budget, budget_for
-from shmlease.ingestion.coordinator import Coordinator
+from shmlease.ingestion.coordinator import Coordinator, Job
 from shmlease.ingestion.dataset_job import DatasetJob
 from shmlease.ingestion.file_progress import report_of
+from shmlease.ingestion.load_job import LoadJob
+from shmlease.ingestion.load_plan import LoadPlan, plan_load
 from shmlease.ingestion.plan import IngestPlan, check_output_path, plan_ingest, require_present, schema_of
 from shmlease.ingestion.readers import checksum_of_source
-from shmlease.ingestion.report import FileReport, IngestReport, Progress, Rejected
+from shmlease.ingestion.report import DatasetReport, FileReport, IngestReport, Progress, Rejected
 from shmlease.ingestion.resources import RunResources
 from shmlease.ingestion.string_length_pass import measure
 from shmlease.ingestion.tasks import OnError
@@ -56,9 +60,10 @@ def ingest(
     registry: RegistryHandle | None = None,
     progress: Callable[[Progress], None] | None = None,
     parser: Literal["auto"] | Parser = "auto",
+    reader: Callable[..., Any] | None = None,
     **reading: Any,
 ) -> IngestReport:
-    """Bring text tables into one HDF5 file, parsed and compressed by worker processes through leased shared memory.
+    """Bring text tables, or what your own reader gives, into one HDF5 file, through worker processes and leased memory.
 
     The file appears under its name when it is complete, and not before; an interrupted run can be resumed. Values are
     those `numpy.loadtxt` gives for the same dtype, bit for bit. Rows keep the order of their file.
@@ -107,6 +112,14 @@ def ingest(
         Called some ten times a second with a `Progress`.
     parser : {"auto", "native", "numpy"}
         What reads the lines: by default C where it was compiled, else numpy; both give the same.
+    reader : callable, optional
+        Your own loader, called in the workers instead of reading text: ``reader(path)`` returns or yields arrays with their
+        names, as pairs or as a mapping, or an array alone; a third element of a pair has attributes. ``reader(path, out)``
+        may also fill ``out(name, shape, dtype)``, an array in shared memory. Each path becomes a group named after it; with
+        `into`, all are one group (``"/"``: the file itself), and arrays of one name are joined along their first axis. An
+        array that comes several times goes on. `on_error` is for paths then: one for which the reader raises fails the run,
+        is left out, or noted under ``rejected/``; what it had given before stays. When a worker was killed, or a run is
+        resumed, the reader is called again: it must give the same. Workers find it by module and name, as `pickle` does.
     **reading
         Options of `Schema`, such as ``delimiter=","`` or ``header=True``, in place of those of the layout.
 
@@ -118,7 +131,8 @@ def ingest(
     Raises
     ------
     IngestError
-        A file cannot be read, or has a malformed line and `on_error` is ``"fail"``. Nothing is put at `out`.
+        A file cannot be read, or has a malformed line and `on_error` is ``"fail"``. Nothing is put at `out`. If a reader
+        raised, `traceback` has what Python would print.
     SinkError
         There is a file at `out` already, or the HDF5 file cannot be written.
     CapacityError
@@ -134,27 +148,32 @@ def ingest(
     names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
     check_output_path(out, names, overwrite=overwrite)
     try:
-        require_present(names)
-        plan = plan_ingest(names, schema_of(layout, dtype, columns, reading, matrix), into, on_error, chosen)
+        plan: IngestPlan | LoadPlan
+        if reader is None:
+            require_present(names)
+            plan = plan_ingest(names, schema_of(layout, dtype, columns, reading, matrix), into, on_error, chosen)
+        else:
+            _require_none(layout=layout, dtype=dtype, columns=columns, matrix=matrix, fit_strings=fit_strings, **reading)
+            plan = plan_load(names, reader, into, compression, on_error)
         workers = workers or len(os.sched_getaffinity(0))
         with RunResources(workers, capacity, executor, registry, compressed=compression != "none") as resources:
             watch = _Watch(plan, resources, began_s, progress)
-            if fit_strings or plan.schema.needs_fitting:
+            if isinstance(plan, IngestPlan) and (fit_strings or plan.schema.needs_fitting):
                 plan.require_files("the lengths of its strings are measured before; declare them, such as name:S16")
                 plan = plan.with_string_lengths(measure(plan.tables, resources.pool, watch), all_strings=fit_strings)
-            budget = budget_for(resources.capacity_bytes, workers, [table.schema for table in plan.tables])
+            budget = budget_for(resources.capacity_bytes, workers, plan.schemas)
             sink = HDF5Sink(out, compression=compression, encoders=1, overwrite=overwrite, resume=resume, keep_partial=True)
             stored = _store(plan, budget, sink, resources, watch, attributes)
     finally:
         forget_pipes(names)
     return IngestReport(
         path=os.fspath(out),
-        datasets=plan.dataset_reports(stored.files),
+        datasets=stored.datasets,
         files=stored.files,
         rejected=stored.rejected,
         size_bytes=os.stat(out).st_size,
         elapsed_s=time.monotonic() - began_s,
-        parser="numpy" if plan.needs_numpy else chosen,
+        parser=plan.reader.name if isinstance(plan, LoadPlan) else "numpy" if plan.needs_numpy else chosen,
         workers=resources.workers,
         workers_replaced=resources.pool.replaced,
         shared_peak_bytes=resources.peak_bytes,
@@ -168,7 +187,11 @@ class _Watch:
     """Reports to the caller how far a run is."""
 
     def __init__(
-        self, plan: IngestPlan, resources: RunResources, began_s: float, progress: Callable[[Progress], None] | None
+        self,
+        plan: IngestPlan | LoadPlan,
+        resources: RunResources,
+        began_s: float,
+        progress: Callable[[Progress], None] | None,
     ) -> None:
         self._plan, self._resources, self._began_s, self._progress = plan, resources, began_s, progress
 
@@ -178,7 +201,7 @@ class _Watch:
         self._progress(
             Progress(
                 files_done=run.files_done if run else 0,
-                files=len(self._plan.tables),
+                files=len(self._plan.paths),
                 rows=run.rows if run else 0,
                 bytes_done=run.bytes_done if run else 0,
                 bytes_total=self._plan.size_bytes,
@@ -193,13 +216,21 @@ class _Watch:
 class _Stored:
     """What is in the file: of each input, and of the lines that were skipped."""
 
+    datasets: tuple[DatasetReport, ...]
     files: tuple[FileReport, ...]
     rejected: tuple[Rejected, ...]
     resumed_rows: int
 
 
+def _require_none(**given: Any) -> None:
+    """Raise if an option was given that a reader of the user's knows nothing of."""
+    for name, value in given.items():
+        if value not in (None, False):
+            raise TypeError(f"{name} says how text is read; a reader of your own reads its files itself")
+
+
 def _store(
-    plan: IngestPlan,
+    plan: IngestPlan | LoadPlan,
     budget: Budget,
     sink: HDF5Sink,
     resources: RunResources,
@@ -216,14 +247,34 @@ def _store(
         if before.position is None:
             sink.checkpoint({"job": digest, "open": {}})
         bad_rows = BadRows(plan.on_error, sink)
-        jobs = (
-            DatasetJob(name, inputs, sink, resources.registry, bad_rows, budget.chunks_a_task, opened.get(name), attributes)
-            for name, inputs in plan.inputs(budget)
-            if name not in before.finished
-        )
+        jobs: Iterator[Job]
+        if isinstance(plan, LoadPlan):
+            # an executor has an order of its own, so that a path must be read in one step there
+            piece_bytes = sys.maxsize if resources.is_executor else budget.block_bytes
+            load = LoadJob(
+                plan,
+                sink,
+                resources.registry,
+                bad_rows,
+                piece_bytes,
+                budget.chunks_a_task,
+                resources.workers,
+                opened.get(LoadJob.name),
+                attributes,
+            )
+            jobs = iter([load])
+        else:
+            jobs = (
+                DatasetJob(
+                    name, inputs, sink, resources.registry, bad_rows, budget.chunks_a_task, opened.get(name), attributes
+                )
+                for name, inputs in plan.inputs(budget)
+                if name not in before.finished
+            )
         coordinator = Coordinator(jobs, resources.pool, sink, budget, resources.workers, {"job": digest}, watch)
         coordinator.run()
         watch(coordinator)
+        contents = sink.contents()
         sink.close()
     except BaseException:
         if coordinator is not None:
@@ -231,10 +282,19 @@ def _store(
         # a partial file in which nothing is stored is of no use to anybody; one that could not be resumed may be, elsewhere
         sink.abort(keep_partial=bool(before.rows) or (coordinator is not None and coordinator.has_stored))
         raise
+    if isinstance(plan, LoadPlan):
+        datasets = tuple(
+            DatasetReport(name, str(dtype), shape[0], dtype.itemsize * math.prod(shape[1:]))
+            for name, (dtype, shape) in sorted(contents.items(), key=lambda each: each[0])
+            if not name.startswith("rejected/")
+        )
+        return _Stored(datasets, tuple(coordinator.reports()), tuple(bad_rows.examples), sum(before.rows.values()))
     earlier = [report_of(source, name) for name in before.finished for source in before.sources[name] if source.path]
     reports = {report.path: report for report in [*coordinator.reports(), *earlier]}
+    files = tuple(reports[table.path] for table in plan.tables)
     return _Stored(
-        files=tuple(reports[table.path] for table in plan.tables),
+        datasets=plan.dataset_reports(files),
+        files=files,
         rejected=tuple(bad_rows.examples),
         resumed_rows=sum(before.rows.get(name, 0) for name in set(plan.datasets)),
     )
@@ -268,9 +328,8 @@ def _require_unchanged(before: Completed) -> None:
     IngestError
         One was rewritten.
     """
-    for source in (source for sources in before.sources.values() for source in sources):
-        if source.path and source.digest and format_checksum(checksum_of_source(source.path) or 0) != source.digest:
+    for path, digest in {(source.path, source.digest) for sources in before.sources.values() for source in sources}:
+        if path and digest and format_checksum(checksum_of_source(path) or 0) != digest:
             raise IngestError(
-                f"{source.path}: was rewritten since the interrupted run read it; start again without resuming",
-                path=source.path,
+                f"{path}: was rewritten since the interrupted run read it; start again without resuming", path=path
             )

@@ -67,6 +67,16 @@ class IngestPlan:
         return sum(state.size_bytes for state in self.states)
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """Of the files."""
+        return tuple(table.path for table in self.tables)
+
+    @property
+    def schemas(self) -> list[Schema]:
+        """As they were fitted to each file."""
+        return [table.schema for table in self.tables]
+
+    @property
     def schema(self) -> Schema:
         """As it was fitted to the first file."""
         return self.tables[0].schema

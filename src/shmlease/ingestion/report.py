@@ -24,7 +24,7 @@ class Rejected:
     path : str
         The file.
     line : int
-        Number of the line, from 1.
+        Number of the line, from 1; 0 for a file that a reader could not read.
     column : str or None
         The field that could not be read; None when the line as a whole is wrong.
     text : str
@@ -40,7 +40,7 @@ class Rejected:
     reason: str
 
     def __str__(self) -> str:
-        where = f"{self.path}:{self.line}: " + (f"{self.column}: " if self.column else "")
+        where = self.path + (f":{self.line}: " if self.line else ": ") + (f"{self.column}: " if self.column else "")
         return where + self.reason + ("" if self.text in self.reason else f" ({self.text!r})")
 
 

@@ -68,6 +68,11 @@ class RunResources:
             free_bytes = min(RegistryDirectory("").free_bytes(), psutil.virtual_memory().available)
             self.capacity_bytes = default_capacity(workers, free_bytes)
 
+    @property
+    def is_executor(self) -> bool:
+        """Whether the workers are those of an executor of the user's."""
+        return self._executor is not None
+
     def __enter__(self) -> Self:
         own = ProcessWorkerPool() if self._executor is None else None  # from here on it imports, beside what follows
         try:

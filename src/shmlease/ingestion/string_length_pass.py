@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from shmlease.ingestion.tasks import Context, Measure, Measured
 from shmlease.ingestion.worker_pool import WorkerLostError, WorkerPool, retry
@@ -18,6 +19,7 @@ class _MeasureWork:
     context: Context
     piece: Piece
     attempts: int = 0
+    session: ClassVar[None] = None
 
     def task(self) -> Measure:
         return Measure(self.context, self.piece)

@@ -45,7 +45,7 @@ def summary(report: IngestReport) -> str:
     )
     extra = [
         f"{format_bytes(report.shared_peak_bytes)} of shared memory at most",
-        f"{format_count(report.workers, 'worker')}, {report.parser} parser",
+        f"{format_count(report.workers, 'worker')}, {report.parser} {'reader' if ':' in report.parser else 'parser'}",
     ]
     if report.workers_replaced:
         extra.append(f"{format_count(report.workers_replaced, 'worker')} died and had to be replaced")

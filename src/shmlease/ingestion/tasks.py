@@ -5,12 +5,16 @@ Rows and payloads never travel: they lie in leased segments, and a ticket says w
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias, assert_never
+from typing import Any, Final, Literal, TypeAlias, assert_never
+
+import numpy as np
 
 from shmlease.client.ticket import Ticket
 from shmlease.hdf5.chunk_encoding import Codec, EncodedChunk
+from shmlease.ingestion.reader import Failure, Reader
 from shmlease.text.blocks import Piece
 from shmlease.text.header import Table
 from shmlease.text.parser import BadRow
@@ -23,6 +27,10 @@ __all__ = [
     "Context",
     "Encode",
     "Encoded",
+    "Load",
+    "LoadContext",
+    "Loaded",
+    "LoadedBlock",
     "Measure",
     "Measured",
     "OnError",
@@ -77,6 +85,47 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadContext:
+    """What the chunks of one dataset have in common that a reader of the user's gives."""
+
+    id: int
+    codec: Codec
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Go on with what a reader of the user's gives for one path, from its beginning if this worker has not begun it.
+
+    Attributes
+    ----------
+    reader : Reader
+    path : str
+    opening : int
+        Differs each time the path is to be read from its beginning.
+    compression : str
+        Of the datasets.
+    piece_bytes : int
+        How much to give at once.
+    taken : dict of str to (int, int)
+        Rows of each array that an earlier opening gave, and their CRC-32: they are compared, and not given again.
+    start_rows : dict of str to int, or None
+        The rows that the datasets have by now; None while rows of earlier paths are to come before these. Whole chunks
+        are then not made here.
+    is_alone : bool
+        No other path adds to these datasets.
+    """
+
+    reader: Reader
+    path: str
+    opening: int
+    compression: str
+    piece_bytes: int
+    taken: dict[str, tuple[int, int]]
+    start_rows: dict[str, int] | None
+    is_alone: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Parse:
     """Parse a piece of a file, or text that lies in a segment.
 
@@ -112,7 +161,7 @@ class Encode:
         The parts, by number.
     """
 
-    context: Context
+    context: Context | LoadContext
     chunks: tuple[tuple[int, tuple[tuple[int, int, int], ...]], ...]
     parts: tuple[Ticket, ...]
 
@@ -183,14 +232,77 @@ class ParsedPiece:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedBlock:
+    """Rows of one array.
+
+    Attributes
+    ----------
+    name : str
+        What the reader calls the array.
+    dtype : numpy.dtype
+    shape : tuple of int
+    ticket : Ticket or None
+        Where the rows lie; None if there are none, or they are encoded.
+    encoded : Encoded or None
+        The chunks made of them already.
+    crc32 : int
+    is_whole : bool
+        These are all rows of the dataset.
+    attributes : dict
+        That the reader gave with them.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    ticket: Ticket | None
+    encoded: Encoded | None
+    crc32: int
+    is_whole: bool = False
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def any_ticket(self) -> Ticket | None:
+        """Of the rows, or of the chunks made of them."""
+        return self.ticket if self.encoded is None else self.encoded.ticket
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the rows."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a step of `Load` gave.
+
+    Attributes
+    ----------
+    blocks : tuple of LoadedBlock
+        In the order in which they came.
+    is_end : bool
+        There is no more.
+    failure : Failure or None
+        What the reader raised; then this is the end.
+    file_crc32 : int or None
+        Of the file as it lies on the disk, at the end.
+    """
+
+    blocks: tuple[LoadedBlock, ...]
+    is_end: bool
+    failure: Failure | None = None
+    file_crc32: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """Longest cells in bytes, by field."""
 
     lengths: dict[str, int]
 
 
-Task = Parse | Encode | Measure
-Result = ParsedPiece | Encoded | Measured
+Task = Parse | Encode | Measure | Load
+Result = ParsedPiece | Encoded | Measured | Loaded
 
 
 def tickets_of(value: Task | Result) -> tuple[Ticket, ...]:
@@ -205,7 +317,9 @@ def tickets_of(value: Task | Result) -> tuple[Ticket, ...]:
         case ParsedPiece():
             parts = tuple(part.ticket for part in value.parts if part.ticket is not None)
             return parts if value.encoded is None else (*parts, value.encoded.ticket)
-        case Measure() | Measured():
+        case Loaded():
+            return tuple(block.any_ticket for block in value.blocks if block.any_ticket is not None)
+        case Measure() | Measured() | Load():
             return ()
         case _:
             assert_never(value)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from shmlease.client.lease import Lease
 from shmlease.client.ticket import Ticket
 from shmlease.hdf5.chunking import PlannedChunk
 from shmlease.ingestion.readers import HeldText, Input, StreamReader
-from shmlease.ingestion.tasks import TICKET_TTL_S, Encode, Parse
+from shmlease.ingestion.tasks import TICKET_TTL_S, Encode, Load, Parse
+from shmlease.ingestion.worker_pool import Session
 from shmlease.text.blocks import Piece
 
 if TYPE_CHECKING:
     from shmlease.ingestion.dataset_job import DatasetJob
+    from shmlease.ingestion.growing_dataset import GrowingDataset
+    from shmlease.ingestion.load_job import LoadJob
+    from shmlease.ingestion.loading_file import LoadingFile
 
-__all__ = ["EncodeWork", "HeldPart", "ParseWork", "ReadWork"]
+__all__ = ["EncodeWork", "HeldPart", "LoadWork", "ParseWork", "ReadWork"]
 
 
 @dataclass(eq=False, slots=True)
@@ -49,6 +53,7 @@ class ParseWork:
     is_last: bool
     reserved_bytes: int = 0
     attempts: int = 0
+    session: ClassVar[None] = None
     _ticket: Ticket | None = None
 
     def task(self) -> Parse:
@@ -68,13 +73,14 @@ class ParseWork:
 
 @dataclass(eq=False, slots=True)
 class EncodeWork:
-    """Chunks to encode."""
+    """Chunks to encode; `source` has the context of their dataset."""
 
-    job: DatasetJob
-    source: Input
+    job: DatasetJob | LoadJob
+    source: Input | GrowingDataset
     chunks: Sequence[PlannedChunk[HeldPart]]
     reserved_bytes: int = 0
     attempts: int = 0
+    session: ClassVar[None] = None
     _tickets: list[Ticket] = field(default_factory=list)
 
     def task(self) -> Encode:
@@ -94,3 +100,29 @@ class EncodeWork:
 
     def __str__(self) -> str:
         return f"{self.job.name}: chunks {self.chunks[0].index} to {self.chunks[-1].index}"
+
+
+@dataclass(eq=False, slots=True)
+class LoadWork:
+    """The next step of a reader of the user's."""
+
+    job: LoadJob
+    file: LoadingFile
+    reserved_bytes: int = 0
+    attempts: int = 0
+
+    @property
+    def session(self) -> Session:
+        """All steps of one file go to one worker."""
+        return self.file.session
+
+    def task(self) -> Load:
+        """The task, as things stand now."""
+        return self.job.load_task(self.file)
+
+    def lost(self) -> None:
+        """Have the file read from its beginning: what the step gave is lost."""
+        self.file.reopen()
+
+    def __str__(self) -> str:
+        return f"{self.file.path}: the reader"

@@ -17,12 +17,16 @@ from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import Lease
 from shmlease.hdf5.checksum import combine, crc32
 from shmlease.hdf5.chunk_encoding import ChunkEncoder, Codec, EncodedChunk
+from shmlease.ingestion.opened_reader import OpenedReader
 from shmlease.ingestion.tasks import (
     EXAMPLES,
     TICKET_TTL_S,
     Context,
     Encode,
     Encoded,
+    Load,
+    LoadContext,
+    Loaded,
     Measure,
     Measured,
     Parse,
@@ -60,6 +64,7 @@ class Worker:
         self._buffer = bytearray()
         self._encoded = np.empty(0, np.uint8)
         self._encoders: dict[int, ChunkEncoder] = {}
+        self._opened: OpenedReader | None = None
 
     def run(self, task: Task) -> Result:
         """Do what `task` says.
@@ -80,6 +85,8 @@ class Worker:
                 return self._encode(task)
             case Measure():
                 return self._measure(task)
+            case Load():
+                return self._load(task)
             case _:
                 assert_never(task)
 
@@ -148,7 +155,7 @@ class Worker:
             for lease in leases:
                 lease.release()
 
-    def _encode_chunks(self, context: Context, chunks: list[tuple[int, list[Rows]]]) -> Encoded:
+    def _encode_chunks(self, context: Context | LoadContext, chunks: list[tuple[int, list[Rows]]]) -> Encoded:
         """The chunks in a segment just as large as they are: encoded here first, where that makes them smaller."""
         codec = _required(context.codec)
         encoder = self._encoder(context.id, codec)
@@ -185,6 +192,21 @@ class Worker:
             if len(self._encoders) > _ENCODERS_KEPT:
                 del self._encoders[next(iter(self._encoders))]
         return encoder
+
+    def _load(self, task: Load) -> Loaded:
+        """A step of a reader; one that another reader's path takes the place of was given up."""
+        if self._opened is None or self._opened.opening != task.opening:
+            self._close_reader()
+            self._opened = OpenedReader(task, self._registry, self._encode_chunks)
+        loaded = self._opened.step(task)
+        if loaded.is_end:
+            self._close_reader()
+        return loaded
+
+    def _close_reader(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
 
     def _measure(self, task: Measure) -> Measured:
         table = task.context.table
@@ -279,8 +301,10 @@ class _LeasedRows:
         return lease.array[filled : filled + rows]
 
 
-def _stored_form(rows: Rows, context: Context) -> Rows:
+def _stored_form(rows: Rows, context: Context | LoadContext) -> Rows:
     """Rows of one subarray as the matrix that they are in the file."""
+    if isinstance(context, LoadContext):
+        return rows
     schema = context.table.schema
     return rows[schema.fields[0].name] if schema.matrix else rows
 

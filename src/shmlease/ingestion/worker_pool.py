@@ -21,7 +21,7 @@ from shmlease.ingestion.worker_channel import WorkerChannel
 from shmlease.ingestion.worker_forkserver import take
 from shmlease.system.forkserver import Child
 
-__all__ = ["ProcessWorkerPool", "Work", "WorkerLostError", "WorkerPool", "retry"]
+__all__ = ["ProcessWorkerPool", "Session", "Work", "WorkerLostError", "WorkerPool", "retry"]
 
 # A task that kills whoever takes it (a crash in a library, memory) is given up.
 _ATTEMPTS: Final = 3
@@ -32,10 +32,31 @@ class WorkerLostError(LeaseError):
     """The worker died while it did the work."""
 
 
+class Session:
+    """Tasks that go to one worker, which keeps something from one to the next. A worker has one session at a time.
+
+    Attributes
+    ----------
+    worker : object
+        Who does them, once one has begun; another, which has kept nothing, when it has died.
+    is_over : bool
+        No more will come.
+    """
+
+    def __init__(self) -> None:
+        self.worker: object = None
+        self.is_over = False
+
+
 class Work(Protocol):
     """A task in the coordinator's hands. It is made into a new task for each attempt, since tickets are used up."""
 
     attempts: int
+
+    @property
+    def session(self) -> Session | None:
+        """What it belongs to; None if any worker can do it."""
+        ...
 
     def task(self) -> Task:
         """What to send to a worker."""
@@ -102,6 +123,12 @@ class _Process:
         self.child = child
         self.channel = WorkerChannel(connection)
         self.pending: deque[Work] = deque()
+        self.session: Session | None = None
+
+    @property
+    def has_session(self) -> bool:
+        """Whether it keeps something for tasks to come."""
+        return self.session is not None and not self.session.is_over
 
 
 class ProcessWorkerPool:
@@ -201,13 +228,24 @@ class ProcessWorkerPool:
     def _dispatch(self) -> None:
         for depth in range(TASKS_A_WORKER):
             for process in self._processes:
-                if self._waiting and len(process.pending) <= depth:
-                    work = self._waiting.popleft()
+                if len(process.pending) <= depth and (work := self._next_for(process)) is not None:
                     process.pending.append(work)
                     process.channel.put(work.task())
                     process.channel.flush()
                     if process.channel.has_output:
                         self._selector.modify(process.channel.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, process)
+
+    def _next_for(self, process: _Process) -> Work | None:
+        """The first work that waits and that this worker can do."""
+        for place, work in enumerate(self._waiting):
+            session = work.session
+            if session is not None and session.worker is not process:
+                if session.worker in self._processes or process.has_session:
+                    continue
+                session.worker, process.session = process, session
+            del self._waiting[place]
+            return work
+        return None
 
     def _replace(self, process: _Process, done: list[tuple[Any, Any]]) -> None:
         self._selector.unregister(process.channel.socket)

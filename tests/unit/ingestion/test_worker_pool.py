@@ -20,6 +20,7 @@ class Work:
     """Measuring the strings of a file."""
 
     attempts = 0
+    session = None
 
     def __init__(self, path: Path) -> None:
         table = open_table(path, Schema().with_dtype("chr:S,pos:i4,pct:f4"))
