@@ -167,6 +167,8 @@ def leave(server: Server) -> None:
     for id, node in list(nodes.items()):
         if node.end(server):
             nodes.pop(id, None)
+            if isinstance(server, Worker) and os.environ.get(_REGISTRY_OF_TASKS) == id:
+                del os.environ[_REGISTRY_OF_TASKS]
 
 
 def default_capacity() -> int:
