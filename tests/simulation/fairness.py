@@ -33,8 +33,10 @@ class Queue:
         self._waiting: dict[tuple[Process, int], Waiting] = {}  # by client and seq
         self._overtaken: list[tuple[Process, tuple[Process, int]]] = []
 
-    def was_read(self, sender: Process, receiver: Process, packet: bytes) -> None:
-        """`receiver` has read `packet`."""
+    def was_read(self, sender: Process, receiver: Process, packet: bytes, is_connected: bool) -> None:
+        """`receiver` has read `packet`, perhaps of a connection that has ended: what it asks for may then be granted, and
+        asked for again.
+        """
         if not receiver.name.startswith("registry") or sender.name == "rogue":
             return
         self.judge()
@@ -46,8 +48,10 @@ class Queue:
             if isinstance(message, m.Lease):
                 self._arrived += 1
                 asked = Waiting(sender, self._arrived, message.size_bytes, message.lease in self._asked)
-                self._asked[message.lease] = self._waiting[sender, message.seq] = asked
-            elif isinstance(message, m.Decline) and message.lease in self._asked:
+                self._asked[message.lease] = asked
+                if is_connected:
+                    self._waiting[sender, message.seq] = asked
+            elif is_connected and isinstance(message, m.Decline) and message.lease in self._asked:
                 self._waiting[sender, message.seq] = self._asked[message.lease]  # its turn has come already
 
     def was_sent(self, sender: Process, receiver: Process, packet: bytes) -> None:

@@ -46,7 +46,7 @@ class SocketCalls:
         self.files = files
         self.queue_packets = 256
         self.on_sent: Callable[[Process, Process, bytes], None] = ignore
-        self.on_read: Callable[[Process, Process, bytes], None] = ignore
+        self.on_read: Callable[[Process, Process, bytes, bool], None] = ignore
         self.on_hung_up: Callable[[Process], None] = ignore
         self.after_wait: Callable[[], None] = ignore
         self.connections: list[_Socket] = []  # their clients' ends
@@ -182,8 +182,8 @@ class _Socket:
         if not self.inbox:
             return b""
         packet = self.inbox.popleft()[:size_bytes]
-        if self.peer is not None and not (self.severed or self.peer.closed):
-            self._calls.on_read(self.peer.owner, self.owner, packet)
+        if self.peer is not None:
+            self._calls.on_read(self.peer.owner, self.owner, packet, not (self.severed or self.peer.closed))
         return packet
 
     def _step(self) -> None:
