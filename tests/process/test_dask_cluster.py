@@ -204,7 +204,8 @@ def test_results_are_right_though_a_worker_is_killed_and_nothing_of_it_is_left(c
         os.kill(client.submit(os.getpid, workers="d1", pure=False, priority=1).result(), signal.SIGKILL)
         assert client.gather(totals) == [LONG * (one + other) for one in range(6) for other in range(6)]
         del ones, totals
-        until(lambda: leases() == 2, what="the end of what the tasks have sent")
+        # what was on its way from the worker that was killed is there until its ticket expires
+        until(lambda: leases() == 2, 180, what="the end of what the tasks have sent")
 
 
 OPTIONS: dict[str, Any] = {"dtype": DTYPE, "columns": COLUMNS, "layout": None}
