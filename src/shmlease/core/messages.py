@@ -22,6 +22,7 @@ from shmlease.core.limits import Limits
 from shmlease.core.model import Identity
 
 __all__ = [
+    "GRANTING",
     "LOOK_AGAIN_NS",
     "MAX_KEEPERS",
     "MAX_MESSAGES",
@@ -492,3 +493,5 @@ Notice = Claim | Publish | Link | Unlink | Mint | Redeemed | Revoked | Detach | 
 ClientMessage = Request | Ring
 RegistryMessage = Welcome | Granted | Attached | Exposed | Figures | Done | Closed | Refused | Spare | Forget
 NOTICES: Final = frozenset(get_args(Notice))
+# What is answered with a lease: it must be known to have ended, also where nobody waits for the answer any more.
+GRANTING: Final = (Lease, Attach, AttachSegment, Inherit, Decline)

@@ -30,7 +30,6 @@ __all__ = ["GRANTS", "Claim", "ClaimToken", "Session"]
 
 # Answers that grant a lease, and requests that are answered by one after a while.
 GRANTS: Final = (m.Granted, m.Attached)
-_GRANTING: Final = (m.Lease, m.Attach, m.Inherit, m.Decline)
 # Notices that say what becomes of a claimed spare.
 _OF_CLAIMS: Final = (m.Claim, m.Release)
 # Number of a claim whose notice is not written.
@@ -132,10 +131,11 @@ class Session:
         What was granted to nobody is known then before the answer that a caller may leave with. It must be known, to be
         released, but nobody waits for it.
         """
-        self.abandoned = {seq: request for seq, request in self.abandoned.items() if isinstance(request, _GRANTING)}
+        self.abandoned = {seq: request for seq, request in self.abandoned.items() if isinstance(request, m.GRANTING)}
         again = {seq: request for seq, request in self.outstanding.items() if seq not in self.answers}
         for seq, request in self.abandoned.items():
-            again[seq] = request if isinstance(request, m.Inherit) else replace(request, timeout_ns=0)
+            waits = isinstance(request, m.Lease | m.Attach | m.Decline)
+            again[seq] = replace(request, timeout_ns=0) if waits else request
         return [again[seq] for seq in sorted(again)]
 
     # --- requests ------------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class Session:
         if answer is None:
             self.abandoned[seq] = request
             del self.outstanding[seq]
-            return isinstance(request, _GRANTING)
+            return isinstance(request, m.GRANTING)
         releases = [self.release_of(answer.lease)] if isinstance(answer, GRANTS) else []
         self._unsure.add(seq)  # the packet may be taken in once more
         del self.outstanding[seq], self.answers[seq]

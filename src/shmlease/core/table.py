@@ -205,7 +205,7 @@ class Table:
             if message.seq <= self.rows.applied.get(client, 0):
                 return
             self.rows.note_applied(client, message.seq)
-        elif isinstance(message, m.Lease | m.Attach | m.AttachSegment | m.Inherit | m.Decline):
+        elif isinstance(message, m.GRANTING):
             lease = self.rows.leases.get(message.lease)
             if lease is not None and client_of(lease.id) == client:
                 self._leases.end(lease, now_ns, tainted=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,6 +113,23 @@ def test_successor_is_asked_again_in_order_and_nobody_waits_for_what_was_abandon
     again = session.unanswered()
     assert [request.seq for request in again] == [lease, ping, trim], "what was answered is not asked again"
     assert again[0].timeout_ns == 0  # type: ignore[union-attr]
+
+
+def test_every_request_for_a_lease_is_asked_again_when_nobody_waits_for_it_any_more() -> None:
+    asking = {kind for kind in get_args(m.Request) if "lease" in kind.__struct_fields__} - {
+        m.Expose
+    }  # of a lease that is held
+    assert set(m.GRANTING) == asking
+    session = session_of()
+    fields: dict[str, Any] = {"name": "a", "size_bytes": 4096, "nbytes": 8, "layout": b"", "site": "", "due_ns": 0}
+    fields |= {"segment": 1, "generation": 1, "parent_lease": 7, "timeout_ns": 10**9}
+    for kind in m.GRANTING:
+        chosen = {name: value for name, value in fields.items() if name in kind.__struct_fields__}
+        seq = asked(session, lambda seq, kind=kind, chosen=chosen: kind(seq, lease=session.id_of(seq), **chosen))
+        assert session.abandon(seq)
+    again = session.unanswered()
+    assert [type(request) for request in again] == list(m.GRANTING)
+    assert {getattr(request, "timeout_ns", 0) for request in again} == {0}
 
 
 def test_notice_has_the_number_it_is_written_with_and_numbers_go_up() -> None:
