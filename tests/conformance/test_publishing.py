@@ -184,7 +184,7 @@ def test_readers_who_never_come_are_waited_for_as_long_as_was_said(world: World)
         reader = world.peer().attach("short", timeout=0)
     with reader:
         world.pass_time(0.05)
-        until(lambda: registry.statistics().counters.get("readers expired") == 1)
+        until(lambda: registry.statistics().counters.get("readers expired"))  # two if this process had to wait for its turn
         assert live(registry) == 2, "one of them did come, and reads still"
     until(lambda: live(registry) == 1, what="the end of the segment")
     with registry.attach("long", timeout=0), registry.attach("long", timeout=0):

@@ -151,5 +151,5 @@ def test_every_layout_travels_through_json_and_pickle(name):
 
 
 def test_an_unknown_layout_lists_those_there_are():
-    with pytest.raises(IngestError, match="no layout is named 'bismarck'; there are bismark-cov, "):
+    with pytest.raises(IngestError, match=r"did you mean 'bismark-cov'\? there are bismark-cov, "):
         format_named("bismarck")
