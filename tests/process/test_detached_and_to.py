@@ -15,6 +15,7 @@ import pytest
 import shmlease
 from rig.actor import Actor
 from rig.until import until
+from shmlease.client import forked_leases
 from shmlease.system.directory import RegistryDirectory
 
 
@@ -119,3 +120,18 @@ told
                 assert pid == writer.pid
                 late_s.append(at - killed)
     print(f"median {sorted(late_s)[2] * 1e3:.1f} ms, longest {max(late_s) * 1e3:.1f} ms")
+
+
+def test_fork_says_nothing_of_an_array_that_was_dropped_a_moment_ago(
+    registry: shmlease.Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept, dropped = registry.share(np.arange(3)).detach(), registry.share(np.arange(3)).detach()
+    holds = forked_leases.detached_holds()
+    assert len(holds) == 2
+    del dropped
+    until(lambda: in_use(registry) == 1)
+    monkeypatch.setattr(forked_leases, "detached_holds", lambda: holds)
+    forked_leases._tell_of_fork()
+    registry.statistics()
+    assert "refused" not in caplog.text
+    assert kept.sum() == 3
