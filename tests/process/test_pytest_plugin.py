@@ -898,7 +898,7 @@ def test_what_others_make_meanwhile_does_not_fail_a_test(pytester: pytest.Pytest
     )
     result = pytester.runpytest_subprocess("--shmlease-audit=fail")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["shmlease: not known whose: * segments that appeared meanwhile, such as *"])
+    result.stdout.fnmatch_lines(["shmlease: not known whose: 1 segment that appeared meanwhile, such as *"])
     os.unlink(f"/dev/shm/{name}")
     pytester.makeini("[pytest]\nshmlease_audit_alone = true\n")
     result = pytester.runpytest_subprocess("--shmlease-audit=fail")

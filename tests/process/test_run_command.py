@@ -188,7 +188,8 @@ def test_registry_that_runs_outside_can_be_used(tmp_path: Path) -> None:
 def test_sitecustomize_of_the_program_is_run_as_well(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('own sitecustomize')")
     program = "import sys, sitecustomize\nprint(sitecustomize.__file__)\nprint([p for p in sys.path if 'inject' in p])"
-    finished = run_program(tmp_path, program, env={"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"})
+    search = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    finished = run_program(tmp_path, program, env={"PYTHONPATH": search, "PYTHONUNBUFFERED": "1"})
     own = "own sitecustomize\n"  # once in shmlease itself, which is Python too, and once in the program
     assert finished.stdout == f"{own}{own}{tmp_path}/sitecustomize.py\n[]\n"
 
