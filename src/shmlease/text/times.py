@@ -131,7 +131,7 @@ def _parts_of(match: re.Match[str]) -> dict[str, int]:
         parts["m"] = _MONTH_NAMES.index(name) + 1 if name in _MONTH_NAMES else 0
     if "j" in found:
         first = np.datetime64(f"{parts['Y']:04}-01-01")
-        date = (first + int(found["j"]) - 1).astype(object)
+        date = (first + np.timedelta64(int(found["j"]) - 1, "D")).astype(object)
         same = date.year == parts["Y"] and int(found["j"]) > 0
         parts["m"], parts["d"] = (date.month, date.day) if same else (0, 0)
     if "I" in found:
