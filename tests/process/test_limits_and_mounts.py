@@ -273,3 +273,15 @@ def test_memory_that_runs_out_is_reported_with_its_limit_by_every_call(tmp_path:
     for name, words in told.items():
         assert "shmlease.errors.LeaseError" in words, name
         assert "this process gets no more memory: RLIMIT_DATA is" in words
+
+
+def test_serve_takes_any_capacity_where_dev_shm_has_no_limit(tmp_path: Path) -> None:
+    program = """if True:
+        import subprocess, sys
+        words = [sys.executable, "-m", "shmlease", "serve", "--id", "unlimited", "--capacity", "4MiB"]
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as serving:
+            print(serving.stderr.readline())
+            serving.terminate()
+    """
+    done = run_where("mount -t tmpfs -o size=0 tmpfs /dev/shm", tmp_path, sys.executable, "-c", program)
+    assert "registry unlimited serves up to 4 MiB" in done.stdout, done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 import click
 
@@ -50,7 +49,7 @@ def command(registry: str | None, capacity: str | None, warm: str | None, warm_i
         try:
             directory = RegistryDirectory(default_registry_id() if registry is None else checked_id(registry))
             new = new_registry(directory, capacity, warm, warm_idle)
-            if new.capacity_bytes > (size_bytes := shutil.disk_usage(directory.root).total):
+            if new.capacity_bytes > (size_bytes := directory.total_bytes()):
                 raise ValueError(
                     f"--capacity {capacity} is more than {directory.root} can hold, {format_bytes(size_bytes)}"
                 )

@@ -355,11 +355,8 @@ class RegistryDirectory:
         UnsupportedPlatformError
             There is no /dev/shm.
         """
-        try:
-            status = syscalls.statvfs(self.root)
-        except OSError as error:
-            raise no_shared_memory(self.root, error) from None
-        return status.f_blocks * status.f_frsize or self.free_bytes()
+        status = self._file_system()
+        return status.f_blocks * status.f_frsize or _free_bytes(status)
 
     def free_bytes(self) -> int:
         """What /dev/shm has left for this user.
@@ -369,13 +366,13 @@ class RegistryDirectory:
         UnsupportedPlatformError
             There is no /dev/shm.
         """
+        return _free_bytes(self._file_system())
+
+    def _file_system(self) -> os.statvfs_result:
         try:
-            status = syscalls.statvfs(self.root)
+            return syscalls.statvfs(self.root)
         except OSError as error:
             raise no_shared_memory(self.root, error) from None
-        if status.f_blocks == 0:  # mounted without a limit: as much as the machine has
-            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return status.f_bavail * status.f_frsize
 
     # --- spares: claimed and revoked under the same lock, one byte of the file for each generation ------------------
 
@@ -546,6 +543,12 @@ class RegistryDirectory:
             Something that no registry has made is in the way; all else is removed.
         """
         remove_registry(self._directory, self.root, self.id)
+
+
+def _free_bytes(status: os.statvfs_result) -> int:
+    if status.f_blocks == 0:  # mounted without a limit: as much as the machine has
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return status.f_bavail * status.f_frsize
 
 
 def _try_lock(fd: int, byte: int) -> bool:
