@@ -21,6 +21,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 import joblib
@@ -43,10 +44,10 @@ def total(array: np.ndarray[Any, Any], number: int = 0) -> float:
 
 
 @contextlib.contextmanager
-def in_and_out() -> Iterator[dict[str, Run]]:
-    arrays = [np.full(2 << 20, float(number)) for number in range(8)]
+def each_array(function: Callable[[Any], Any], arrays: list[Any], capacity: str) -> Iterator[dict[str, Run]]:
+    """A call of `function` for each of `arrays`, by every way there is."""
     with contextlib.ExitStack() as stack:
-        registry = stack.enter_context(shmlease.Registry("1GiB"))
+        registry = stack.enter_context(shmlease.Registry(capacity))
         with shmlease.carrying(registry):
             carrying = stack.enter_context(CONTEXT.Pool(WORKERS))
             carrying.map(total, arrays[:2])
@@ -56,14 +57,14 @@ def in_and_out() -> Iterator[dict[str, Run]]:
 
         def carried() -> list[Any]:
             with shmlease.carrying(registry):
-                return carrying.map(negative, arrays, 1)
+                return carrying.map(function, arrays, 1)
 
         yield {
-            "ProcessPoolExecutor": lambda: list(theirs.map(negative, arrays)),
-            "Executor": lambda: list(ours.map(negative, arrays)),
-            "Pool": lambda: pool.map(negative, arrays, 1),
+            "ProcessPoolExecutor": lambda: list(theirs.map(function, arrays)),
+            "Executor": lambda: list(ours.map(function, arrays)),
+            "Pool": lambda: pool.map(function, arrays, 1),
             "Pool, carrying": carried,
-            **with_joblib(stack, lambda parallel: parallel(joblib.delayed(negative)(array) for array in arrays)),
+            **with_joblib(stack, lambda parallel: parallel(joblib.delayed(function)(array) for array in arrays)),
         }
 
 
@@ -84,29 +85,12 @@ def one_argument() -> Iterator[dict[str, Run]]:
         yield {"Executor.put": put_once, **with_joblib(stack, job)}
 
 
-@contextlib.contextmanager
-def small() -> Iterator[dict[str, Run]]:
-    arrays = [np.full(128, float(number)) for number in range(10_000)]
-    with contextlib.ExitStack() as stack:
-        registry = stack.enter_context(shmlease.Registry("256MiB"))
-        ours = stack.enter_context(shmlease.Executor(WORKERS, CONTEXT, registry=registry))
-        theirs = stack.enter_context(ProcessPoolExecutor(WORKERS, CONTEXT))
-        with shmlease.carrying(registry):
-            carrying = stack.enter_context(CONTEXT.Pool(WORKERS))
-            carrying.map(total, arrays[:2])
-        pool = stack.enter_context(CONTEXT.Pool(WORKERS))
+def in_and_out() -> AbstractContextManager[dict[str, Run]]:
+    return each_array(negative, [np.full(2 << 20, float(number)) for number in range(8)], "1GiB")
 
-        def carried() -> list[Any]:
-            with shmlease.carrying(registry):
-                return carrying.map(total, arrays, 1)
 
-        yield {
-            "ProcessPoolExecutor": lambda: list(theirs.map(total, arrays)),
-            "Executor": lambda: list(ours.map(total, arrays)),
-            "Pool": lambda: pool.map(total, arrays, 1),
-            "Pool, carrying": carried,
-            **with_joblib(stack, lambda parallel: parallel(joblib.delayed(total)(array) for array in arrays)),
-        }
+def small() -> AbstractContextManager[dict[str, Run]]:
+    return each_array(total, [np.full(128, float(number)) for number in range(10_000)], "256MiB")
 
 
 def with_joblib(stack: contextlib.ExitStack, job: Callable[[Any], Any]) -> dict[str, Run]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import pickle
@@ -17,30 +16,12 @@ import numpy as np
 import pytest
 
 import shmlease
+from rig.leased_arrays import add_one, in_use, is_leased
 from rig.repeated import for_each
 from rig.until import until
 
 LARGE = 20_000  # float64: above 64 KiB
 FORK = multiprocessing.get_context("fork")
-
-
-def in_use(registry: shmlease.RegistryHandle) -> int:
-    gc.collect()
-    figures = registry.statistics()
-    return figures.tickets + sum(n for state, n in figures.segments.items() if state in ("filling", "published"))
-
-
-def is_leased(array: Any) -> bool:
-    base = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    return type(base).__name__ == "Anchor"
-
-
-def add_one(array: Any) -> Any:
-    leased = is_leased(array)
-    array += 1
-    return leased, array
 
 
 def in_a_child(array: Any) -> Any:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import shmlease
+from rig.leased_arrays import add_one, in_use, is_leased
 from rig.repeated import for_each
 from rig.until import until
 from shmlease.integrations import calls, messages
@@ -31,26 +32,6 @@ FORK = multiprocessing.get_context("fork")
 @pytest.fixture(autouse=True)
 def _old_threads() -> None:
     gc.collect()
-
-
-def in_use(registry: shmlease.RegistryHandle) -> int:
-    gc.collect()
-    figures = registry.statistics()
-    return figures.tickets + sum(n for state, n in figures.segments.items() if state in ("filling", "published"))
-
-
-def is_leased(array: Any) -> bool:
-    """Whether its memory is a mapped segment."""
-    base = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    return type(base).__name__ == "Anchor"
-
-
-def add_one(array: Any) -> Any:
-    leased = is_leased(array)
-    array += 1
-    return leased, array
 
 
 def total(value: Any) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import random
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 
 import shmlease
+from rig.leased_arrays import in_use
 from rig.until import until
 
 FORK = multiprocessing.get_context("fork")
@@ -25,11 +25,6 @@ TICKETS_END_WITHIN_S = 0.05
 
 def scaled(array: Any, factor: int) -> Any:
     return array * factor
-
-
-def in_use(registry: shmlease.RegistryHandle) -> int:
-    figures = registry.statistics()
-    return figures.tickets + sum(n for state, n in figures.segments.items() if state in ("filling", "published"))
 
 
 def kill_workers(registry: shmlease.Registry, kills: int, seed: int) -> list[float]:
@@ -56,7 +51,6 @@ def kill_workers(registry: shmlease.Registry, kills: int, seed: int) -> list[flo
             assert np.array_equal(result, arrays[number] * number), "a result of before a kill"
         result = None
         del kept, futures, future
-        gc.collect()
         until(lambda: in_use(registry) == 0)
     return sorted(late_s)
 

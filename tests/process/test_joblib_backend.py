@@ -17,6 +17,7 @@ import pytest
 
 import shmlease
 import shmlease.integrations.joblib as backend
+from rig.leased_arrays import in_use, is_leased
 from rig.until import until
 
 LARGE = 200_000  # float64: above joblib's 1 MiB
@@ -32,17 +33,8 @@ def workers(registry: shmlease.Registry) -> Iterator[None]:
     gc.collect()  # loky's semaphores
 
 
-def in_use(registry: shmlease.RegistryHandle) -> int:
-    gc.collect()
-    figures = registry.statistics()
-    return figures.tickets + sum(n for state, n in figures.segments.items() if state in ("filling", "published"))
-
-
 def described(array: Any) -> tuple[bool, bool, float]:
-    base = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    return type(base).__name__ == "Anchor", array.flags.writeable, float(array.sum())
+    return is_leased(array), array.flags.writeable, float(array.sum())
 
 
 def test_large_arguments_are_there_once_and_read_only(registry: shmlease.Registry) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import pickle
 import signal
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 import shmlease
+from rig.leased_arrays import in_use
 from rig.until import until
 
 try:
@@ -48,12 +48,6 @@ class Images:
         if number == self._deadly:
             os.kill(os.getpid(), signal.SIGKILL)
         return np.full((64, 64), float(number)), number
-
-
-def in_use(registry: shmlease.RegistryHandle) -> int:
-    gc.collect()
-    figures = registry.statistics()
-    return figures.tickets + sum(n for state, n in figures.segments.items() if state in ("filling", "published"))
 
 
 def loader(registry: shmlease.Registry, **options: Any) -> Any:

@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from rig import plants
 from shmlease.client import revocation
 from shmlease.core import messages as m
-from shmlease.core.effects import Send
 from shmlease.core.model import Change, SegmentRow, TicketRow
 from shmlease.core.queues import LeaseQueue
 from shmlease.core.rows import Rows
@@ -154,13 +153,7 @@ def address_leads_to_whatever_lies_there(patch: pytest.MonkeyPatch) -> None:
 
 
 def withdrawn_name_still_leads_there(patch: pytest.MonkeyPatch) -> None:
-    def answer(table: Any, client: int, message: Any) -> Any:
-        if not isinstance(message, m.Withdraw):
-            return message
-        table.effects.append(Send(client, m.Done(message.seq)))
-        return None
-
-    plants.on_messages(answer, patch.setattr)
+    plants.answered_and_not_done(m.Withdraw, lambda table, message: m.Done(message.seq), patch.setattr)
 
 
 def ticket_taken_back_holds_nothing_and_can_be_redeemed(patch: pytest.MonkeyPatch) -> None:

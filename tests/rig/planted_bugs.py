@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from rig import plants
 from shmlease.core import messages as m
-from shmlease.core.effects import RetireSegment, Send
+from shmlease.core.effects import RetireSegment
 from shmlease.core.model import Gone, SegmentRow, SegmentState, TicketRow
 from shmlease.core.snapshot import Snapshot
 from shmlease.system import launch
@@ -125,23 +125,11 @@ def promised_readers_are_not_waited_for() -> None:
 
 
 def trimming_leaves_the_memory() -> None:
-    def answer(table: Any, client: int, message: Any) -> Any:
-        if not isinstance(message, m.Trim):
-            return message
-        table.effects.append(Send(client, m.Done(message.seq, table.rows.warm.total_bytes)))
-        return None
-
-    plants.on_messages(answer)
+    plants.answered_and_not_done(m.Trim, lambda table, message: m.Done(message.seq, table.rows.warm.total_bytes))
 
 
 def withdrawn_names_stay_taken() -> None:
-    def answer(table: Any, client: int, message: Any) -> Any:
-        if not isinstance(message, m.Withdraw):
-            return message
-        table.effects.append(Send(client, m.Done(message.seq)))
-        return None
-
-    plants.on_messages(answer)
+    plants.answered_and_not_done(m.Withdraw, lambda table, message: m.Done(message.seq))
 
 
 def tickets_outlive_their_receivers() -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from shmlease.core.effects import Send
 from shmlease.core.rows import Rows
 from shmlease.core.table import Table
 
-__all__ = ["after_rows", "on_messages", "on_rows"]
+__all__ = ["after_rows", "answered_and_not_done", "on_messages", "on_rows"]
 
 Patch = Callable[..., None]
 
@@ -26,6 +27,18 @@ def on_messages(change: Callable[[Table, int, Any], Any], patch: Patch = setattr
             apply(self, client, message, now_ns)
 
     patch(Table, "apply", changed)
+
+
+def answered_and_not_done(kind: type, answer: Callable[[Table, Any], Any], patch: Patch = setattr) -> None:
+    """Let the table answer requests of that kind with what `answer` makes, and do nothing."""
+
+    def answered(table: Table, client: int, message: Any) -> Any:
+        if not isinstance(message, kind):
+            return message
+        table.effects.append(Send(client, answer(table, message)))
+        return None
+
+    on_messages(answered, patch)
 
 
 def on_rows(change: Callable[[Any], Any], patch: Patch = setattr) -> None:

@@ -296,9 +296,8 @@ class RegistryHandle:
         ------
         As `lease`; DTypeError if values are masked; TypeError of a table or a mapping, which is for `put`.
         """
-        if isinstance(array, Mapping) or hasattr(array, "__dataframe__"):  # its array would lose names, or hold objects
-            raise TypeError(f"share() takes an array, not a {type(array).__name__}; put() takes any object")
-        link, values = self._open_link(), np.asanyarray(array)
+        values = array if isinstance(array, np.ndarray) else _as_array(array)
+        link = self._open_link()
         if type(values) is not np.ndarray and np.ma.is_masked(values):
             raise DTypeError(
                 "an array with masked values would lose its mask; share array.filled(), or its data and its mask"
@@ -537,6 +536,12 @@ def _checked_mode(mode: str) -> AttachMode:
         return AttachMode(mode)
     except ValueError:
         raise ValueError(f"mode={mode!r} is none of {', '.join(map(repr, get_args(Mode)))}") from None
+
+
+def _as_array(value: npt.ArrayLike) -> np.ndarray[Any, Any]:
+    if isinstance(value, Mapping) or hasattr(value, "__dataframe__"):  # its array would lose names, or hold objects
+        raise TypeError(f"share() takes an array, not a {type(value).__name__}; put() takes any object")
+    return np.asanyarray(value)
 
 
 def _checked_name(name: object) -> str:

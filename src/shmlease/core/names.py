@@ -44,20 +44,18 @@ class Names:
 
     def unlink(self, client: int, message: m.Unlink, now_ns: int) -> None:
         """A client takes the name of a segment from /dev/shm; nothing, if the segment has lost it before."""
-        segment = self.named_by(m.Withdraw(message.seq, None, now_ns, message.segment, message.generation))
+        del client
+        segment = self._named_at(message.segment, message.generation)
         if segment is not None:  # that is the usual end, and no event; what the client leaves goes with the segment
-            del client
             self._stop_keeping(segment.number)
             self._rows.put(replace(segment, name=None, readers_expected=0))
             self._leases.free_if_unused(segment.number, now_ns)
 
     def named_by(self, message: m.Withdraw) -> SegmentRow | None:
         """The segment that would lose its name."""
-        rows = self._rows
         if message.name is None:
-            segment = rows.segments.get(message.segment)
-            is_that = segment is not None and segment.generation == message.generation and segment.name is not None
-            return segment if is_that else None
+            return self._named_at(message.segment, message.generation)
+        rows = self._rows
         number = rows.by_name.get(message.name)
         segment = None if number is None else rows.segments[number]
         return segment if segment is not None and segment.created_ns <= message.asked_ns else None
@@ -82,6 +80,12 @@ class Names:
         if not self._keepers_of(keeper.segment):
             pid = keeper.receiver.pid if keeper.receiver is not None else 0
             self._free(self._rows.segments[keeper.segment], 0, f"pid {pid}, its last keeper, has ended", now_ns)
+
+    def _named_at(self, number: int, generation: int) -> SegmentRow | None:
+        """That segment, if it is there and has a name."""
+        segment = self._rows.segments.get(number)
+        is_that = segment is not None and segment.generation == generation and segment.name is not None
+        return segment if is_that else None
 
     def _stop_keeping(self, segment: int) -> None:
         for keeper in self._keepers_of(segment):

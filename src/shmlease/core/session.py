@@ -134,7 +134,7 @@ class Session:
         self.abandoned = {seq: request for seq, request in self.abandoned.items() if isinstance(request, m.GRANTING)}
         again = {seq: request for seq, request in self.outstanding.items() if seq not in self.answers}
         for seq, request in self.abandoned.items():
-            waits = isinstance(request, m.Lease | m.Attach | m.Decline)
+            waits = "timeout_ns" in request.__struct_fields__
             again[seq] = replace(request, timeout_ns=0) if waits else request
         return [again[seq] for seq in sorted(again)]
 

@@ -32,7 +32,7 @@ from shmlease.system.clock import Clock
 __all__ = ["DESCRIPTORS_OF_CLIENT", "RESERVED_DESCRIPTORS", "Server"]
 
 # What makes the table grow is refused when the ledger has no room; what shrinks it is always written.
-_GROWING: Final = (m.Lease, m.Attach, m.AttachSegment, m.Inherit)
+_GROWING: Final = tuple(kind for kind in m.GRANTING if kind is not m.Decline)  # whose lease has its row already
 # Descriptors kept for the registry's own work: two strangers who are yet to say hello, /proc, a segment that is taken back
 # and the one that is unlinked meanwhile, the ledger being written anew; and as many again.
 RESERVED_DESCRIPTORS: Final = 12

@@ -98,9 +98,7 @@ class Client:
 
     def lease(self, key: int, stamp: int, name: str | None, timeout_s: float, layout: Mapping[str, Any]) -> None:
         """Lease a new segment, and write."""
-        with self.noting(Note(Call.LEASE, stamp, name or "")):
-            self.leases[key] = self.registry.lease(name, timeout=timeout_s, **layout)
-        self.names[key] = name or ""
+        self._lease(key, stamp, name, timeout_s, **layout)
         self.write(key, stamp)
 
     def lease_mutable(self, key: int, stamp: int, name: str | None, timeout_s: float, layout: Mapping[str, Any]) -> None:
@@ -111,9 +109,7 @@ class Client:
         WrongReadError
             It was not zeroed.
         """
-        with self.noting(Note(Call.LEASE, stamp, name or "")):
-            self.leases[key] = self.registry.lease(name, timeout=timeout_s, mutable=True, **layout)
-        self.names[key] = name or ""
+        self._lease(key, stamp, name, timeout_s, mutable=True, **layout)
         if self.leases[key].array.any():
             raise WrongReadError("a mutable segment was not zeroed")
         self.write(key, stamp)
@@ -272,6 +268,11 @@ class Client:
         """Let the view die."""
         del self.views[key]
         self._ended(key)
+
+    def _lease(self, key: int, stamp: int, name: str | None, timeout_s: float, **options: Any) -> None:
+        with self.noting(Note(Call.LEASE, stamp, name or "")):
+            self.leases[key] = self.registry.lease(name, timeout=timeout_s, **options)
+        self.names[key] = name or ""
 
     def _ended(self, key: int) -> None:
         self.names.pop(key, None)
