@@ -113,8 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         points = [replace(plan, at=options.at) for plan in plans]
     else:
         points = find_points(plans, lanes)
-        random.Random(options.seed).shuffle(points)
-        points = points[: options.points or None]
+        points = sample(points, options.seed)[: options.points or None]
     killed: Counter[str] = Counter()
     failed = swept = 0
     for outcome in run_points(points, lanes):
@@ -133,6 +132,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{time.monotonic() - begun:.0f} s, seed {options.seed}"
     )
     sys.exit(1 if failed else 0)
+
+
+def sample(points: Sequence[Point], seed: int) -> list[Point]:
+    """The points in random order, one of each kind before the others: so a few of them are of every kind."""
+    shuffled = random.Random(seed).sample(points, len(points))
+    first = {(point.workload, point.victim): point for point in reversed(shuffled)}.values()
+    return [*first, *(point for point in shuffled if point not in first)]
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
