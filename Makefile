@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-interpreters check coverage stress kill-sweep bench docs dist clean
+.PHONY: demo test test-interpreters check coverage stress random-tables kill-sweep bench docs dist clean
 
 $(VENV)/.installed: pyproject.toml hatch_build.py $(wildcard src/shmlease/*/*.c)
 	$(PYTHON) -m venv --without-pip $(VENV)
@@ -31,6 +31,9 @@ coverage: $(VENV)/.installed  ## how much of the code the tests within one proce
 stress: $(VENV)/.installed  ## the long stress and chaos runs
 	$(BIN)/python -m pytest -m "stress or hypothesis" --timeout 1800 --hypothesis-profile explore $(PYTEST_ARGS)
 	$(BIN)/shmlease stress --seconds 2min --chaos all --clients 8
+
+random-tables: $(VENV)/.installed  ## random small tables, read by the parsers and by an obvious reader; RANDOM_ARGS="--count 1000000 --seed 7"
+	PYTHONPATH=tests OPENBLAS_NUM_THREADS=1 $(BIN)/python -m random_tables $(RANDOM_ARGS)
 
 kill-sweep: $(VENV)/.installed  ## kills at every system call of clients, registries and successors; KILL_ARGS="--points 3000" for fewer
 	PYTHONPATH=tests $(BIN)/python -m kill_sweep $(KILL_ARGS)

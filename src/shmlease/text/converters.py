@@ -101,6 +101,9 @@ _READERS: dict[str, Callable[[Field, Schema], _Reader]] = {
 _FILLS: dict[str, Any] = {"f": np.nan, "c": np.nan, "S": b"", "U": "", "M": NOT_A_TIME, "m": NOT_A_TIME}
 
 
+_NONE = np.empty(0, np.int64)
+
+
 class Converter:
     """How the cells of one field become values.
 
@@ -145,16 +148,20 @@ class Converter:
 
         What is missing is set in `mask`, where there is one.
         """
+        if not len(starts):
+            return []
         if mask is not None:
             mask[...] = False
-        missing = np.flatnonzero(find_words(text, starts, ends, self._missing_words, any_case=False) >= 0)
+        missing = _NONE
+        if self._missing_words:
+            missing = np.flatnonzero(find_words(text, starts, ends, self._missing_words, any_case=False) >= 0)
         by_value: list[int] = []
         if not len(missing):
             faults = self._reader.read(text, starts, ends, target, notes, by_value)
         else:
             rest = np.delete(np.arange(len(starts)), missing)
             values = np.zeros(len(rest), target.dtype)
-            found = self._reader.read(text, starts[rest], ends[rest], values, notes, by_value)
+            found = self._reader.read(text, starts[rest], ends[rest], values, notes, by_value) if len(rest) else []
             target[rest] = values
             faults = [replace(fault, row=int(rest[fault.row])) for fault in found]
             by_value = [int(rest[row]) for row in by_value]

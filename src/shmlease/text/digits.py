@@ -176,6 +176,7 @@ def _without_sign(text: TextBuffer, starts: Ints, ends: Ints) -> tuple[Ints, Int
             break
         ends = ends - blank
     first = text.byte(starts)
+    first[starts >= ends] = 0  # an empty cell may be followed by the sign of the next one
     minus = first == ord("-")
     return starts + (minus | (first == ord("+"))), ends, minus
 

@@ -23,7 +23,7 @@ TRUE: Final = (b"true", b"t", b"yes", b"y", b"1")
 FALSE: Final = (b"false", b"f", b"no", b"n", b"0")
 NUMBER_FORMATS: Final = {"f": ("percent", "fortran"), "i": ("hex",), "u": ("hex",)}
 _NO_NUMBER = b"\x01"  # a byte that makes a cell no number
-_NEWLINE = ord("\n")
+_NEWLINE, _RETURN, _BLANK = b"\n\r "
 
 
 def rewrite_numbers(
@@ -35,7 +35,7 @@ def rewrite_numbers(
     total = int(places[-1])
     index = np.arange(total) + np.repeat(starts - places[:-1], lengths + 1)
     column: Bytes = text.content[np.minimum(index, text.size_bytes - 1)]
-    column[column == _NEWLINE] = _NO_NUMBER[0]
+    column[(column == _NEWLINE) | (column == _RETURN)] = _BLANK  # in quotes
     column[places[1:] - 1] = _NEWLINE
     plain = column.tobytes()
     if percent:

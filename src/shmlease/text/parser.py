@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -137,15 +138,14 @@ def parse_block(
     rows = np.empty(max_rows(content, schema), schema.dtype) if out is None else out
     if rows.dtype != schema.dtype or rows.ndim != 1:
         raise ValueError(f"out is {rows.ndim}-dimensional {rows.dtype}; the schema makes one dimension of {schema.dtype}")
-    converters = {each.name: Converter(each, schema) for each in schema.fields}
     columns = [
         (
-            converters[each.name],
+            converter,
             place,
-            rows[each.name][:, index] if each.dtype.shape else rows[each.name],
-            rows[each.mask_name] if each.is_nullable else None,
+            rows[converter.field.name] if index is None else rows[converter.field.name][:, index],
+            None if mask is None else rows[mask],
         )
-        for each, index, place in schema.columns()
+        for converter, index, place, mask in _columns(schema)
     ]
     bad: list[BadRow] = []
     notes: Counter[str] = Counter()
@@ -181,6 +181,16 @@ def parse_block(
         if most_bad is not None and len(bad) > most_bad:
             break
     return ParsedBlock(rows[:filled], bad, +notes, np.concatenate(starts) if with_starts else None)
+
+
+@lru_cache(maxsize=64)
+def _columns(schema: Schema) -> list[tuple[Converter, int | None, int, str | None]]:
+    """For each column that is read: what reads it, its place in a subarray, its number, and the field of its mask."""
+    converters = {each.name: Converter(each, schema) for each in schema.fields}
+    return [
+        (converters[each.name], index if each.dtype.shape else None, place, each.mask_name if each.is_nullable else None)
+        for each, index, place in schema.columns()
+    ]
 
 
 def max_rows(data: BytesLike, schema: Schema) -> int:

@@ -10,6 +10,7 @@ import codecs
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -147,21 +148,34 @@ class Schema:
             re.compile(self.after_number)
         except re.error as error:
             raise IngestError(f"after_number {self.after_number!r} is not a regular expression: {error}") from None
+        self._require_encodable()
         names = self.names
         for name in names:
             if names.count(name) > 1:
                 raise DTypeError(f"two fields are named {name!r}; every field needs a name of its own", field=name)
 
+    def _require_encodable(self) -> None:
+        """Raise unless what is looked for in a file can be written in its encoding."""
+        labels = (label for each in self.fields for label in each.labels)
+        fills = (each.fill for each in self.fields if each.fill is not None)
+        for text in (*self.missing, *self.comments, self.skip_to, self.ends_at, self.after_number, *labels, *fills):
+            try:
+                text.encode(self.encoding)
+            except UnicodeEncodeError:
+                raise IngestError(
+                    f"{text!r} cannot be written in {self.encoding}, so no file of that encoding has it; "
+                    "leave it out, or name another encoding"
+                ) from None
+
     @property
     def names(self) -> list[str]:
         """Of the fields of the rows, those that say where a value is missing included."""
-        return [name for each in self.fields for name in (each.name, each.mask_name)[: 1 + each.is_nullable]]
+        return _names(self.fields)
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The packed structured type of the rows."""
-        types: dict[str, Any] = {each.name: each.dtype for each in self.fields}
-        return np.dtype([(name, types.get(name, np.dtype(np.bool_))) for name in self.names])
+        return _row_type(self.fields)
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -258,3 +272,13 @@ class Schema:
                 )
             fields = tuple(replace(each, source=column) for each, column in zip(fields, columns, strict=True))
         return replace(self, fields=fields)
+
+
+def _names(fields: tuple[Field, ...]) -> list[str]:
+    return [name for each in fields for name in (each.name, each.mask_name)[: 1 + each.is_nullable]]
+
+
+@lru_cache(maxsize=256)
+def _row_type(fields: tuple[Field, ...]) -> np.dtype[Any]:
+    types: dict[str, Any] = {each.name: each.dtype for each in fields}
+    return np.dtype([(name, types.get(name, np.dtype(np.bool_))) for name in _names(fields)])

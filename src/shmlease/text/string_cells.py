@@ -53,7 +53,7 @@ class StringReader:
         faults = []
         for row in odd.tolist():
             cell = text.cell(starts[row], ends[row])
-            value = cell if is_bytes else cell.decode(self._encoding)
+            value = cell if is_bytes else cell.decode(self._encoding, "replace")  # what is not of it is reported of the row
             room = self.dtype.itemsize // (1 if is_bytes else 4)
             if len(value) <= room:
                 target[row] = value

@@ -192,7 +192,8 @@ def _take_rows(
     notes["blank lines"] = len(is_row) - int(np.count_nonzero(is_row))
     text_starts = line_starts.copy()
     if schema.delimiter is None:
-        text_starts[is_row] = starts[first[is_row]]
+        blank = (starts < ends).reshape(-1, width).argmax(axis=1) if schema.widths else 0  # cells before the text
+        text_starts[is_row] = starts[(first + blank)[is_row]]
     for line in np.flatnonzero(is_row & _may_be_comment(text, text_starts, schema)):
         content = text.cell(text_starts[line], line_ends[line])
         for prefix in schema.comments:

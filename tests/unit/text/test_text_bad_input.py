@@ -305,3 +305,50 @@ def test_the_memory_beside_the_rows_does_not_grow_with_the_block(schema, line, l
         tracemalloc.stop()
     assert peaks[1] < limit_mib << 20
     assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_an_empty_cell_before_a_signed_number_is_no_number(parse):
+    """The byte behind an empty cell of fixed width is the sign of the next cell."""
+    parsed = parse("  1    2\n      -2\n", "a:f8,b:f8", widths=(4, 4), delimiter=None)
+    assert parsed.rows.tolist() == [(1.0, 2.0)]
+    parsed = parse("   1  -2\n    -2.5\n    +7.5\n", "a:i4,b:f8", widths=(4, 4), delimiter=None)
+    assert parsed.rows.tolist() == [(1, -2.0)]
+    assert [each.reason[:13] for each in parsed.bad] == ["an empty cell"] * 2
+
+
+@pytest.mark.parametrize("dtype", ["a:f8", "a:i4=0", "a:f8(percent)", "a:M8[s]", "a:U3", "a:?=0", "a:i4?"])
+def test_a_column_without_a_value(parse, dtype):
+    options = {"decimal": ",", "thousands": "."}
+    assert len(parse("NA\nNA\n", dtype, missing=("a=NA",), **options).rows) == 2
+    assert len(parse("# a\n# b\n", dtype, comments=("#",), **options).rows) == 0
+
+
+@pytest.mark.parametrize("dtype", ["a:U3", "a:S3", "a:f8", "a:i4", "a:?", "a:M8[s]", "a:enum(x|y)"])
+def test_bytes_of_another_encoding_are_a_malformed_line_for_each_kind_of_field(parse, dtype):
+    for text in (b"\xff\xfe\xfd\xfc\n", b"\xc3\n", b"abcdef\xff\n"):
+        parsed = parse(text, dtype)
+        assert "is not utf-8" in parsed.bad[0].reason
+
+
+@pytest.mark.parametrize(
+    "options", [{"missing": ("é",)}, {"comments": ("é",)}, {"skip_to": "é"}, {"ends_at": "é"}, {"after_number": "é"}]
+)
+def test_what_no_file_of_the_encoding_can_have_is_refused(options):
+    with pytest.raises(IngestError, match="'é' cannot be written in ascii"):
+        Schema(encoding="ascii", **options)
+    with pytest.raises(IngestError, match="'é' cannot be written in ascii"):
+        Schema(encoding="ascii").with_dtype("a:enum(x|é)")
+
+
+def test_line_ends_in_quotes_are_blanks_around_numbers_in_any_notation(parse):
+    text = '"1\n"\n"2\r\n"\n"4\n5"\n'
+    for options in ({}, {"decimal": ","}, {"thousands": "'"}):
+        parsed = parse(text, "a:f8", delimiter=";", quote='"', **options)
+        assert parsed.rows["a"].tolist() == [1, 2]
+        assert len(parsed.bad) == 1
+
+
+def test_a_comment_in_a_table_of_fixed_width_may_begin_in_any_cell(parse):
+    parsed = parse("1  2\n  #no\n3  4\n", "a:i4,b:i4", widths=(2, 3), delimiter=None, comments=("#n",), extra="ignore")
+    assert parsed.rows.tolist() == [(1, 2), (3, 4)]
+    assert parsed.bad == []

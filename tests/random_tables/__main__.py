@@ -1,0 +1,3 @@
+from random_tables.comparison import main
+
+main()
