@@ -184,13 +184,18 @@ def test_a_file_that_is_changed_meanwhile_fails_the_run(tables, tmp_path):
 
 @pytest.mark.stress
 @pytest.mark.timeout(1800)
-def test_100_runs_killed_at_random_moments_and_resumed_make_the_same_file(tables, quiet, tmp_path):
+@pytest.mark.parametrize("more", [(), ("--columnar", "--compression", "gzip,chr=none")])
+def test_100_runs_killed_at_random_moments_and_resumed_make_the_same_file(tables, tmp_path, more):
     dice = random.Random(4)
     out = tmp_path / "out.h5"
+    options = (*OPTIONS, *more, "--capacity", SMALL)
+    assert finish(start(*tables, "-o", out, *options)).code == 0
+    quiet = contents(out)
+    out.unlink()
     before = set(os.listdir("/dev/shm"))
     resumed = 0
     for number in range(100):
-        process = start(*tables, "-o", out, *OPTIONS, "--capacity", SMALL)
+        process = start(*tables, "-o", out, *options)
         begun(process, out, dice.randrange(1_500_000))
         kinds = dice.choice([("worker",), ("registry",), (), ("worker", "registry")])
         processes = family(process.pid)
@@ -201,7 +206,7 @@ def test_100_runs_killed_at_random_moments_and_resumed_make_the_same_file(tables
         done = finish(process)
         while done.code and not out.exists():  # killed after the file was complete, there is nothing left to do
             assert len(kinds) != 1, done.stderr
-            process = start(*tables, "-o", out, *OPTIONS, "--capacity", SMALL, "--resume", "--json")
+            process = start(*tables, "-o", out, *options, "--resume", "--json")
             if dice.random() < 0.3:
                 begun(process, out, dice.randrange(1_500_000))
                 process.kill()

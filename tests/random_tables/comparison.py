@@ -122,6 +122,7 @@ def run(count: int, seed: int, first: int = 0, most: int = 10) -> list[str]:
                 different = f"{type(error).__name__}: {error}"
             if different:
                 found.append(f"table {number} of seed {seed}: {table.data!r}\n{_described(table.schema)}\n{different}")
+                print(found[-1], end="\n\n", flush=True)
                 if len(found) >= most:
                     break
             if (number + 1 - first) % _TELL_EVERY == 0:
@@ -141,5 +142,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     first, count = (options.first, options.count) if options.only is None else (options.only, 1)
     found = run(count, options.seed, first, options.most)
-    print("\n\n".join([*found, f"{count} tables from number {first} of seed {options.seed}, {len(found)} differences"]))
+    print(f"{count} tables from number {first} of seed {options.seed}, {len(found)} differences")
     sys.exit(1 if found else 0)

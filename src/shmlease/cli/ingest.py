@@ -8,12 +8,11 @@ from typing import Any
 
 import click
 
-from shmlease.cli.ingest_options import DELIMITERS, FORMATS, READING, reading_options
+from shmlease.cli.ingest_options import DELIMITERS, FORMATS, READING, reading_options, words_beside
 from shmlease.ingestion import worker_forkserver
 
 __all__ = ["command"]
 
-COMPRESSIONS = click.Choice(["gzip", "none", "lzf", "zstd", "blosc2"])
 ON_ERROR = click.Choice(["fail", "skip", "quarantine"])
 EXTRA = click.Choice(["error", "ignore", "join"])
 SHORT = click.Choice(["error", "missing"])
@@ -83,12 +82,14 @@ def _attributes(given: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--into", metavar="NAME", help="Put all files into one dataset, in the order given; by default each has its own."
 )
+@click.option("--columnar", is_flag=True, help="Make a group of each dataset, with one dataset for each column.")
 @click.option(
     "--compression",
-    type=COMPRESSIONS,
     default="gzip",
     show_default=True,
-    help="zstd and blosc2 need the package hdf5plugin.",
+    metavar="NAME",
+    help="gzip, none, lzf, zstd or blosc2; the last two need the package hdf5plugin. With --columnar, columns may have "
+    "their own: gzip,pos=zstd.",
 )
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Worker processes; by default one per processor.")
 @click.option("--capacity", metavar="SIZE", help="The most shared memory to use; by default 32MiB per worker plus 64MiB.")
@@ -135,6 +136,7 @@ def command(files: tuple[str, ...], output: str | None, dry_run: bool, **options
     Exit codes: 0 every line became a row; 1 the file is complete, and some lines were malformed; 2 failed, and there is no
     new file; 130 interrupted.
     """
+    beside = words_beside(click.get_current_context())
     reading = reading_options({name: options.pop(name) for name in READING})
     options["attributes"] = _attributes(options["attributes"])
     if output is not None and not dry_run:
@@ -147,6 +149,6 @@ def command(files: tuple[str, ...], output: str | None, dry_run: bool, **options
     gc.freeze()
     gc.enable()
     try:
-        run(files, output, dry_run=dry_run, reading=reading, **options)
+        run(files, output, dry_run=dry_run, reading=reading, beside=beside, **options)
     finally:
         worker_forkserver.drop()

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-__all__ = ["DELIMITERS", "FORMATS", "READING", "reading_options"]
+__all__ = ["DELIMITERS", "FORMATS", "READING", "reading_options", "words_beside"]
 
 DELIMITERS = {"tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " ", "blanks": None}
 # As in shmlease.text.formats, which imports numpy.
@@ -47,6 +47,8 @@ READING = (
     *("comments", "quote", "missing", "decimal", "thousands", "exact", "after_number", "extra", "short", "encoding"),
     *("line_end", "width"),
 )
+# Options beside them that say what a table is, or how to say it.
+_OF_TABLES = ("output", "layout", "dtype", "columns", "inferred", "dry_run", "is_json", "quiet")
 
 
 def reading_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,6 +59,20 @@ def reading_options(given: Mapping[str, Any]) -> dict[str, Any]:
     if "widths" in options:
         options["widths"] = _numbers("--widths", options["widths"])
     return options
+
+
+def words_beside(context: click.Context) -> list[str]:
+    """The options that were given and say nothing of how a table is written, as words of a command line."""
+    words: list[str] = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        is_given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if not is_given or name in (*READING, *_OF_TABLES) or not isinstance(parameter, click.Option):
+            continue
+        value, option = context.params[name], parameter.opts[-1]
+        words += [option] if parameter.is_flag else [option, str(value)] if not parameter.multiple else []
+        words += [word for each in (value if parameter.multiple else ()) for word in (option, str(each))]
+    return words
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

@@ -33,19 +33,19 @@ def as_json(report: IngestReport) -> str:
     return msgspec.json.encode(content).decode()
 
 
-def inference_as_json(paths: Sequence[str], inference: Inference) -> str:
+def inference_as_json(paths: Sequence[str], inference: Inference, beside: Sequence[str] = ()) -> str:
     """What the files seem to be."""
     content = {
         "path": paths[0],
-        "command": inference_as_command(paths, inference),
+        "command": inference_as_command(paths, inference, beside),
         **msgspec.to_builtins(inference),
         "dtype": ",".join(map(str, inference.schema.fields)),
     }
     return msgspec.json.encode(content).decode()
 
 
-def inference_as_command(paths: Sequence[str], inference: Inference) -> str:
-    """The command that reads the files so, for a shell."""
+def inference_as_command(paths: Sequence[str], inference: Inference, beside: Sequence[str] = ()) -> str:
+    """The command that reads the files so, for a shell; `beside` are other options of it."""
     schema = inference.schema
     default = Schema() if inference.layout is None else format_named(inference.layout)
     words = ["shmlease", "ingest", *(path if path == "-" or not path.startswith("-") else f"./{path}" for path in paths)]
@@ -65,11 +65,11 @@ def inference_as_command(paths: Sequence[str], inference: Inference) -> str:
                 else str(_DELIMITER_NAMES.get(value, value) if name == "delimiter" else value)
             )
             words += [option, text]
-    if schema.fields != default.fields and not schema.matrix:
+    if schema.fields != default.fields and not schema.matrix and "--matrix" not in beside:
         words += ["--dtype", ",".join(map(str, schema.fields))]
         if any(each.source not in (None, each.name) for each in schema.fields):
             words += ["--columns", _joined(each.name if each.source is None else each.source for each in schema.fields)]
-    return shlex.join([*words, "-o", "OUT.h5"])
+    return shlex.join([*words, *beside, "-o", "OUT.h5"])
 
 
 # the option of the command for each option of a schema

@@ -9,7 +9,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -47,6 +47,7 @@ def run(
     is_json: bool,
     quiet: bool,
     reading: dict[str, Any],
+    beside: Sequence[str],
     into: str | None,
     matrix: str | None,
     overwrite: bool,
@@ -66,21 +67,23 @@ def run(
         ]
         if scheduler is not None:
             raise click.UsageError("--scheduler and --reader do not go together; call the reader on this machine.")
-        given += ["--infer"] * inferred + ["--fit-strings"] * how["fit_strings"] + ["--dry-run"] * dry_run
+        given += [
+            option for option, is_on in (("--columnar", how["columnar"]), ("--fit-strings", how["fit_strings"])) if is_on
+        ]
+        given += ["--infer"] * inferred + ["--dry-run"] * dry_run
         if given:
             raise click.UsageError(f"{given[0]} says how text is read; a reader of your own reads its files itself.")
     schema: str | Schema | None = layout
     chosen = columns_of(columns)
     if inferred:
-        schema = _infer(
-            files, layout, dtype, chosen, reading, shown=not quiet, is_json=is_json, only=output is None and not dry_run
-        )
+        only = output is None and not dry_run
+        schema = _infer(files, layout, dtype, chosen, reading, shown=not quiet, is_json=is_json, only=only, beside=beside)
         dtype, chosen, reading = None, None, {}
     elif output is None and not dry_run:
         raise click.UsageError("Missing option '-o' / '--output': the HDF5 file to make.")
     if dry_run:
         require_present(files)
-        plan = plan_ingest(files, schema_of(schema, dtype, chosen, reading, matrix), into)
+        plan = plan_ingest(files, schema_of(schema, dtype, chosen, reading, matrix), into, columnar=how["columnar"])
         click.echo(plan_as_json(plan, output) if is_json else plan_as_text(plan, output))
         return
     if output is None:
@@ -162,16 +165,17 @@ def _infer(
     shown: bool,
     is_json: bool,
     only: bool,
+    beside: Sequence[str],
 ) -> Schema:
     """The schema that the files seem to have, beside what is given; it goes to stdout if it is all that was asked for."""
     inference = infer(files, given=reading, layout=layout)
     if dtype is not None:
         inference = replace(inference, schema=inference.schema.with_dtype(dtype, columns))
     if only and is_json:
-        click.echo(inference_as_json(files, inference))
+        click.echo(inference_as_json(files, inference, beside))
     elif shown or only:
         click.echo(f"{files[0]}: {inference}", err=True)
-        click.echo(inference_as_command(files, inference), err=not only)
+        click.echo(inference_as_command(files, inference, beside), err=not only)
     return inference.schema
 
 

@@ -80,12 +80,16 @@ class EncodedChunk:
         Of the payload.
     pieces : tuple of (int, int)
         Size in bytes and CRC-32 of each piece of rows, decoded, in order.
+    columns : tuple of EncodedChunk
+        Of a chunk of a table whose columns are datasets: theirs, whose payloads lie one behind the other. The filter mask
+        and the checksum of the whole mean nothing then.
     """
 
     size_bytes: int
     filter_mask: int
     payload_crc32: int
     pieces: tuple[tuple[int, int], ...]
+    columns: tuple[EncodedChunk, ...] = ()
 
     @property
     def data_bytes(self) -> int:

@@ -50,8 +50,8 @@ class ChunkPlan(Generic[Part]):
     """
 
     def __init__(self, chunk_rows: int, *, start_row: int = 0, is_stored: Callable[[int], bool] = lambda _: False) -> None:
-        self._chunk_rows = chunk_rows
-        self._is_stored = is_stored
+        self.chunk_rows = chunk_rows
+        self.is_stored = is_stored
         self._rows = start_row
         self._pieces: list[Piece[Part]] = []  # of the chunk that is not full
         self._uses: Counter[Part] = Counter()
@@ -72,19 +72,19 @@ class ChunkPlan(Generic[Part]):
         planned, start = [], 0
         self._uses[part] += 1  # by this call, until its pieces are counted
         while start < rows:
-            stop = min(rows, start + self._chunk_rows - self._rows % self._chunk_rows)
+            stop = min(rows, start + self.chunk_rows - self._rows % self.chunk_rows)
             self._pieces.append(Piece(part, start, stop))
             self._uses[part] += 1
             self._rows += stop - start
             start = stop
-            if self._rows % self._chunk_rows == 0:
-                planned += self._chunk((self._rows - 1) // self._chunk_rows)
+            if self._rows % self.chunk_rows == 0:
+                planned += self._chunk((self._rows - 1) // self.chunk_rows)
         self._drop(part)
         return planned
 
     def finish(self) -> list[PlannedChunk[Part]]:
         """No part follows: the last chunk, unless it was full."""
-        return self._chunk(self._rows // self._chunk_rows) if self._pieces else []
+        return self._chunk(self._rows // self.chunk_rows) if self._pieces else []
 
     def done(self, chunk: PlannedChunk[Part]) -> None:
         """A planned chunk was encoded: its rows are not needed for it any more."""
@@ -100,7 +100,7 @@ class ChunkPlan(Generic[Part]):
     def _chunk(self, index: int) -> list[PlannedChunk[Part]]:
         chunk = PlannedChunk(index, tuple(self._pieces))
         self._pieces = []
-        if not self._is_stored(index):
+        if not self.is_stored(index):
             return [chunk]
         self.done(chunk)
         return []

@@ -17,7 +17,15 @@ import numpy as np
 
 from shmlease.errors import SinkError
 
-__all__ = ["COMPRESSIONS", "LIBVER", "ROOM_BYTES", "Compression", "compression_named", "filter_through_hdf5"]
+__all__ = [
+    "COMPRESSIONS",
+    "LIBVER",
+    "ROOM_BYTES",
+    "Compression",
+    "compression_named",
+    "compressions_named",
+    "filter_through_hdf5",
+]
 
 LIBVER = ("earliest", "v108")  # of the file format: every HDF5 since 1.8 (2008) reads it, and so do other readers
 # HDF5 1.14 ends the process (SIGSEGV) where it gets no memory while it opens a file, for which it took 0.5 MiB.
@@ -79,6 +87,25 @@ def compression_named(name: str) -> Compression:
     compression = COMPRESSIONS[name]
     compression.filters()
     return compression
+
+
+def compressions_named(text: str) -> tuple[str, dict[str, str]]:
+    """The compression of a file and those of single columns, from ``"gzip,name=zstd,id=none"``, ready for use.
+
+    Raises
+    ------
+    SinkError
+        There is none of that name, or the package it needs is not installed.
+    """
+    general, own = "gzip", {}
+    for part in text.split(","):
+        column, equals, name = part.rpartition("=")
+        compression_named(name.strip())
+        if equals:
+            own[column.strip()] = name.strip()
+        else:
+            general = name.strip()
+    return general, own
 
 
 def filter_through_hdf5(data: np.ndarray[Any, Any], chunk_shape: tuple[int, ...], compression: str) -> tuple[bytes, int]:

@@ -5,6 +5,7 @@ One public class, more than half of whose lines are its documentation, so it sta
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -298,6 +299,8 @@ class HDF5Sink:
         labels: Mapping[str, Sequence[str]] | None = None,
         *,
         rows: int | None = None,
+        chunk_rows: int | None = None,
+        compression: str | None = None,
     ) -> Codec:
         """Start a dataset whose chunks come encoded; returns what workers encode them with.
 
@@ -310,11 +313,29 @@ class HDF5Sink:
         trailing : sequence of int
             Shape of one row.
         labels : mapping of str to sequence of str, optional
-            Of integer fields that become enumerations in the file, their labels in the order of their numbers from 0.
+            Of integer fields that become enumerations in the file, their labels in the order of their numbers from 0; under
+            an empty name those of a dtype without fields.
         rows : int, optional
             How many there will be, if that is known: a chunk is then no larger than they are.
+        chunk_rows : int, optional
+            Rows of a chunk; by default as many as the `chunk_bytes` of the sink hold.
+        compression : str, optional
+            Instead of that of the sink.
         """
-        return self._begin(name, np.dtype(dtype), tuple(trailing), rows=rows, encoded=True, labels=labels).codec
+        dtype = np.dtype(dtype)
+        chunk_bytes = None if chunk_rows is None else chunk_rows * max(dtype.itemsize * math.prod(trailing), 1)
+        if compression is not None:
+            compression_named(compression)  # or it says which there are
+        return self._begin(
+            name,
+            dtype,
+            tuple(trailing),
+            rows=rows,
+            encoded=True,
+            labels=labels,
+            chunk_bytes=chunk_bytes,
+            compression=compression,
+        ).codec
 
     def pending(self, name: str) -> list[Array]:
         """Rows of a declared dataset that fill no chunk yet, of the run that is resumed, cut where its sources meet."""
@@ -447,6 +468,8 @@ class HDF5Sink:
         rows: int | None = None,
         encoded: bool = False,
         labels: Mapping[str, Sequence[str]] | None = None,
+        chunk_bytes: int | None = None,
+        compression: str | None = None,
     ) -> DatasetState:
         self._session.require_open()
         return self._session.catalog.begin(
@@ -455,8 +478,8 @@ class HDF5Sink:
             trailing,
             rows=rows,
             encoded=encoded,
-            compression=self._compression,
-            chunk_bytes=self._chunk_bytes,
+            compression=compression or self._compression,
+            chunk_bytes=chunk_bytes or self._chunk_bytes,
             labels=labels or {},
         )
 

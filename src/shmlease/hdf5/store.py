@@ -207,11 +207,14 @@ def _creation(state: DatasetState) -> dict[str, Any]:
 
 
 def _with_labels(dtype: np.dtype[Any], labels: Mapping[str, Sequence[str]]) -> np.dtype[Any]:
-    """The type with the fields that have labels as enumerations."""
+    """The type, or those of its fields that have labels, as enumerations."""
     if not labels:
         return dtype
     import h5py  # noqa: PLC0415 - importing shmlease must not import h5py
 
+    if dtype.names is None:
+        plain: np.dtype[Any] = h5py.enum_dtype({label: number for number, label in enumerate(labels[""])}, basetype=dtype)
+        return plain
     enums = {
         name: h5py.enum_dtype({label: number for number, label in enumerate(labels[name])}, basetype=dtype[name])
         for name in labels

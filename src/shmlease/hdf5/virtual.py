@@ -222,10 +222,10 @@ def _listed(path: str, file: h5py.File) -> list[str]:
 
 
 def _labels(dtype: Any) -> dict[str, list[str]]:
-    """The labels of the fields that are enumerations."""
+    """The labels of the fields that are enumerations, or of the type itself."""
     import h5py  # noqa: PLC0415 - see above
 
-    values = {name: h5py.check_enum_dtype(dtype[name]) for name in dtype.names or ()}
+    values = {name: h5py.check_enum_dtype(dtype[name] if name else dtype) for name in dtype.names or ("",)}
     return {name: sorted(numbers, key=numbers.__getitem__) for name, numbers in values.items() if numbers}
 
 

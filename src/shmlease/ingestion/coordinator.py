@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, assert_never
 
 from shmlease.errors import LeaseError, TicketError
-from shmlease.hdf5 import HDF5Sink
+from shmlease.hdf5.columnar_sink import AnySink
 from shmlease.ingestion.budget import Budget
 from shmlease.ingestion.dataset_job import DatasetJob
 from shmlease.ingestion.load_job import LoadJob
@@ -44,7 +44,7 @@ class Coordinator:
         self,
         jobs: Iterator[Job],
         pool: WorkerPool,
-        sink: HDF5Sink,
+        sink: AnySink,
         budget: Budget,
         readers: int,
         run_key: dict[str, Any],

@@ -14,9 +14,9 @@ from typing import Any
 from shmlease.client.handle import RegistryHandle
 from shmlease.client.ticket import Ticket
 from shmlease.errors import TicketError
-from shmlease.hdf5 import HDF5Sink
-from shmlease.hdf5.chunk_encoding import Codec
 from shmlease.hdf5.chunking import ChunkPlan, PlannedChunk
+from shmlease.hdf5.columnar_sink import AnySink
+from shmlease.hdf5.columns import AnyCodec
 from shmlease.ingestion.bad_rows import BadRows
 from shmlease.ingestion.file_progress import FileProgress
 from shmlease.ingestion.piece_source import PieceSource
@@ -51,7 +51,7 @@ class DatasetJob:
         self,
         name: str,
         inputs: Sequence[Input],
-        sink: HDF5Sink,
+        sink: AnySink,
         registry: RegistryHandle,
         bad_rows: BadRows,
         chunks_a_task: int,
@@ -250,7 +250,7 @@ class DatasetJob:
             self._release(held)
 
 
-def _declare(sink: HDF5Sink, name: str, schema: Schema) -> Codec:
+def _declare(sink: AnySink, name: str, schema: Schema) -> AnyCodec:
     """Start a dataset for rows of this schema."""
     if schema.matrix:
         dtype = schema.fields[0].dtype

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from shmlease.errors import IngestError
-from shmlease.hdf5 import HDF5Sink
 from shmlease.hdf5.checksum import combine
+from shmlease.hdf5.columnar_sink import AnySink
 from shmlease.hdf5.provenance import Source, checksum_of_file, format_checksum
 from shmlease.ingestion.bad_rows import BadRows
 from shmlease.ingestion.readers import Input, checksum_of_source
@@ -61,7 +61,7 @@ class FileProgress:
         self,
         dataset: str,
         inputs: Sequence[Input],
-        sink: HDF5Sink,
+        sink: AnySink,
         bad_rows: BadRows,
         position: Mapping[str, Any] | None,
     ) -> None:

@@ -14,8 +14,9 @@ from typing import Any, Literal, get_args
 from shmlease.client.handle import RegistryHandle
 from shmlease.errors import IngestError
 from shmlease.exhaustion import explains_shortage
-from shmlease.hdf5 import Completed, HDF5Sink
-from shmlease.hdf5.provenance import format_checksum
+from shmlease.hdf5 import HDF5Sink
+from shmlease.hdf5.columnar_sink import ColumnarSink
+from shmlease.hdf5.filters import compressions_named
 from shmlease.ingestion.bad_rows import BadRows
 from shmlease.ingestion.budget import Budget, budget_for
 from shmlease.ingestion.coordinator import Coordinator, Job
@@ -24,9 +25,9 @@ from shmlease.ingestion.file_progress import report_of
 from shmlease.ingestion.load_job import LoadJob
 from shmlease.ingestion.load_plan import LoadPlan, plan_load
 from shmlease.ingestion.plan import IngestPlan, check_output_path, plan_ingest, require_present, schema_of
-from shmlease.ingestion.readers import checksum_of_source
 from shmlease.ingestion.report import DatasetReport, FileReport, IngestReport, Progress, Rejected
 from shmlease.ingestion.resources import RunResources
+from shmlease.ingestion.resuming import position_of, require_unchanged_sources
 from shmlease.ingestion.string_length_pass import measure
 from shmlease.ingestion.tasks import OnError
 from shmlease.system.identity import require_proc
@@ -49,6 +50,7 @@ def ingest(
     matrix: str | None = None,
     attributes: Mapping[str, Any] | None = None,
     into: str | None = None,
+    columnar: bool = False,
     compression: str = "gzip",
     workers: int | None = None,
     capacity: int | str | None = None,
@@ -87,8 +89,10 @@ def ingest(
         Attributes that every dataset gets.
     into : str, optional
         Put all files into one dataset of this name, in the order given. By default each file has one, named after it.
-    compression : {"gzip", "none", "lzf", "zstd", "blosc2"}
-        As of `HDF5Sink`.
+    columnar : bool
+        Make each dataset a group with one dataset for each field, so that a column is read without the others.
+    compression : str
+        As of `HDF5Sink`. With `columnar`, columns may have their own: ``"gzip,name=zstd,id=none"``.
     workers : int, optional
         Worker processes; by default as many as there are processors.
     capacity : int or str, optional
@@ -145,15 +149,19 @@ def ingest(
     if on_error not in get_args(OnError):
         raise ValueError(f"on_error={on_error!r}; it is one of {', '.join(get_args(OnError))}")
     chosen = choose_parser(parser)
+    compression, own = compressions_named(compression)
     names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
     check_output_path(out, names, overwrite=overwrite)
     try:
         plan: IngestPlan | LoadPlan
         if reader is None:
             require_present(names)
-            plan = plan_ingest(names, schema_of(layout, dtype, columns, reading, matrix), into, on_error, chosen)
+            schema = schema_of(layout, dtype, columns, reading, matrix)
+            plan = plan_ingest(names, schema, into, on_error, chosen, columnar=columnar)
+            _require_columns(own, plan)
         else:
-            _require_none(layout=layout, dtype=dtype, columns=columns, matrix=matrix, fit_strings=fit_strings, **reading)
+            text = {"layout": layout, "dtype": dtype, "columns": columns, "matrix": matrix, "fit_strings": fit_strings}
+            _require_none(**text, columnar=columnar or own, **reading)
             plan = plan_load(names, reader, into, compression, on_error)
         workers = workers or len(os.sched_getaffinity(0))
         with RunResources(workers, capacity, executor, registry, compressed=compression != "none") as resources:
@@ -163,7 +171,7 @@ def ingest(
                 plan = plan.with_string_lengths(measure(plan.tables, resources.pool, watch), all_strings=fit_strings)
             budget = budget_for(resources.capacity_bytes, workers, plan.schemas)
             sink = HDF5Sink(out, compression=compression, encoders=1, overwrite=overwrite, resume=resume, keep_partial=True)
-            stored = _store(plan, budget, sink, resources, watch, attributes)
+            stored = _store(plan, budget, sink, own, resources, watch, attributes)
     finally:
         forget_pipes(names)
     return IngestReport(
@@ -229,21 +237,38 @@ def _require_none(**given: Any) -> None:
             raise TypeError(f"{name} says how text is read; a reader of your own reads its files itself")
 
 
+def _require_columns(own: Mapping[str, str], plan: IngestPlan) -> None:
+    """Raise unless all columns that have a compression of their own are datasets."""
+    for name in own:
+        if not plan.columnar:
+            raise IngestError(f"compression {name}={own[name]}: a column has one of its own in a columnar file only")
+        if name not in plan.schema.names:
+            raise IngestError(
+                f"compression {name}={own[name]}: no column is {name!r}; there are {', '.join(plan.schema.names)}"
+            )
+
+
 def _store(
     plan: IngestPlan | LoadPlan,
     budget: Budget,
     sink: HDF5Sink,
+    own: Mapping[str, str],
     resources: RunResources,
     watch: _Watch,
     attributes: Mapping[str, Any] | None,
 ) -> _Stored:
-    """Parse the files of `plan` into `sink`, and close it; after an error, keep what may be resumed."""
-    before = sink.completed()
+    """Parse the files of `plan` into `sink`, and close it; after an error, keep what may be resumed.
+
+    `own` has the compressions of single columns.
+    """
+    columns = plan.columns if isinstance(plan, IngestPlan) else {}
+    tables = ColumnarSink(sink, columns, budget.encode_bytes, own) if columns else sink
+    before = tables.completed()
     coordinator = None
     try:
         digest = plan.digest()
-        opened = _opened(before, digest, sink.path)
-        _require_unchanged(before)
+        opened = position_of(before, digest, sink.path)
+        require_unchanged_sources(before)
         if before.position is None:
             sink.checkpoint({"job": digest, "open": {}})
         bad_rows = BadRows(plan.on_error, sink)
@@ -264,14 +289,13 @@ def _store(
             )
             jobs = iter([load])
         else:
+            chunks_a_task = 1 if columns else budget.chunks_a_task  # those of a table are larger by so many times
             jobs = (
-                DatasetJob(
-                    name, inputs, sink, resources.registry, bad_rows, budget.chunks_a_task, opened.get(name), attributes
-                )
+                DatasetJob(name, inputs, tables, resources.registry, bad_rows, chunks_a_task, opened.get(name), attributes)
                 for name, inputs in plan.inputs(budget)
                 if name not in before.finished
             )
-        coordinator = Coordinator(jobs, resources.pool, sink, budget, resources.workers, {"job": digest}, watch)
+        coordinator = Coordinator(jobs, resources.pool, tables, budget, resources.workers, {"job": digest}, watch)
         coordinator.run()
         watch(coordinator)
         contents = sink.contents()
@@ -298,38 +322,3 @@ def _store(
         rejected=tuple(bad_rows.examples),
         resumed_rows=sum(before.rows.get(name, 0) for name in set(plan.datasets)),
     )
-
-
-def _opened(before: Completed, digest: str, out: PathLike) -> dict[str, Any]:
-    """Where an interrupted run had come to in the datasets under way.
-
-    Raises
-    ------
-    IngestError
-        It was a run of other files, or read them in another way.
-    """
-    if before.position is None:
-        return {}
-    if before.position.get("job") != digest:
-        raise IngestError(
-            f"{os.fspath(out)}: the interrupted run was of other files or options, or a file was changed since; "
-            "give the same again, or start again without resuming",
-            path=os.fspath(out),
-        )
-    opened: dict[str, Any] = before.position["open"]
-    return opened
-
-
-def _require_unchanged(before: Completed) -> None:
-    """Raise unless the files whose rows an interrupted run has stored are byte for byte what they were.
-
-    Raises
-    ------
-    IngestError
-        One was rewritten.
-    """
-    for path, digest in {(source.path, source.digest) for sources in before.sources.values() for source in sources}:
-        if path and digest and format_checksum(checksum_of_source(path) or 0) != digest:
-            raise IngestError(
-                f"{path}: was rewritten since the interrupted run read it; start again without resuming", path=path
-            )

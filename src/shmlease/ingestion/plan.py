@@ -48,6 +48,8 @@ class IngestPlan:
         What becomes of malformed lines.
     parser : {"native", "numpy"}
         Which reads the lines.
+    columnar : bool
+        Each dataset is a group, with one dataset for each field.
     """
 
     tables: tuple[Table, ...]
@@ -55,6 +57,7 @@ class IngestPlan:
     datasets: tuple[str, ...]
     on_error: OnError
     parser: Parser
+    columnar: bool = False
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -96,6 +99,11 @@ class IngestPlan:
                 )
 
     @property
+    def columns(self) -> dict[str, list[str]]:
+        """The names of the columns of each dataset that is a group of them."""
+        return {name: table.schema.names for table, name in zip(self.tables, self.datasets, strict=True) if self.columnar}
+
+    @property
     def needs_numpy(self) -> bool:
         """Whether the parser in C reads none of the files, because of their fields or how they are written."""
         return not any(is_native(table.schema) for table in self.tables)
@@ -127,7 +135,7 @@ class IngestPlan:
 
     def digest(self) -> str:
         """A name for the plan, the same for the same files in the same state and the same schema."""
-        content = msgspec.to_builtins([self.tables, self.states, self.datasets])
+        content = msgspec.to_builtins([self.tables, self.states, self.datasets, self.columnar])
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=16).hexdigest()
 
 
@@ -162,6 +170,8 @@ def plan_ingest(
     into: str | None = None,
     on_error: OnError = "fail",
     parser: Parser = "numpy",
+    *,
+    columnar: bool = False,
 ) -> IngestPlan:
     """Look at the beginning of every file.
 
@@ -170,6 +180,8 @@ def plan_ingest(
     IngestError
         There is no file, one is named twice, or one cannot be read with this schema.
     """
+    if columnar and schema.matrix:
+        raise DTypeError("a matrix is one dataset, and a columnar table one for each column; leave one of the two out")
     names = expand_archives([os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)])
     if not names:
         raise IngestError("no files are named; name at least one text file")
@@ -196,7 +208,7 @@ def plan_ingest(
                 f"{name}: its dataset is {dataset!r}, and malformed lines are kept under rejected/; name another (into)",
                 path=name,
             )
-    return IngestPlan(tuple(tables), tuple(states), tuple(datasets), on_error, parser)
+    return IngestPlan(tuple(tables), tuple(states), tuple(datasets), on_error, parser, columnar)
 
 
 def require_present(names: Iterable[str]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from shmlease.client.ticket import Ticket
 from shmlease.hdf5.chunk_encoding import Codec, EncodedChunk
+from shmlease.hdf5.columns import AnyCodec
 from shmlease.ingestion.reader import Failure, Reader
 from shmlease.text.blocks import Piece
 from shmlease.text.header import Table
@@ -63,8 +64,8 @@ class Context:
         Its number in this run.
     table : Table
         The file, and the schema fitted to it.
-    codec : Codec or None
-        How the chunks of its dataset are encoded.
+    codec : Codec or ColumnarCodec or None
+        How the chunks of its dataset are encoded, or of its table.
     block_bytes : int
         The text that is parsed at once.
     lease_rows : int
@@ -77,7 +78,7 @@ class Context:
 
     id: int
     table: Table
-    codec: Codec | None
+    codec: AnyCodec | None
     block_bytes: int
     lease_rows: int
     on_error: OnError

@@ -16,7 +16,8 @@ import numpy as np
 from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import Lease
 from shmlease.hdf5.checksum import combine, crc32
-from shmlease.hdf5.chunk_encoding import ChunkEncoder, Codec, EncodedChunk
+from shmlease.hdf5.chunk_encoding import EncodedChunk
+from shmlease.hdf5.columns import AnyCodec, AnyEncoder, encoder_of
 from shmlease.ingestion.opened_reader import OpenedReader
 from shmlease.ingestion.tasks import (
     EXAMPLES,
@@ -63,7 +64,7 @@ class Worker:
         self._registry = registry
         self._buffer = bytearray()
         self._encoded = np.empty(0, np.uint8)
-        self._encoders: dict[int, ChunkEncoder] = {}
+        self._encoders: dict[int, AnyEncoder] = {}
         self._opened: OpenedReader | None = None
 
     def run(self, task: Task) -> Result:
@@ -185,10 +186,10 @@ class Worker:
         described = tuple((index, place, chunk) for (index, _), place, chunk in zip(chunks, places, stored, strict=False))
         return Encoded(lease.ticket(ttl=TICKET_TTL_S), described)
 
-    def _encoder(self, context_id: int, codec: Codec) -> ChunkEncoder:
+    def _encoder(self, context_id: int, codec: AnyCodec) -> AnyEncoder:
         encoder = self._encoders.get(context_id)
         if encoder is None:
-            encoder = self._encoders[context_id] = ChunkEncoder(codec)
+            encoder = self._encoders[context_id] = encoder_of(codec)
             if len(self._encoders) > _ENCODERS_KEPT:
                 del self._encoders[next(iter(self._encoders))]
         return encoder
@@ -319,6 +320,6 @@ def _first_row_end(content: Bytes, schema: Schema) -> int:
     return len(content)
 
 
-def _required(codec: Codec | None) -> Codec:
+def _required(codec: AnyCodec | None) -> AnyCodec:
     assert codec is not None, "a context without a codec is for measuring only"
     return codec

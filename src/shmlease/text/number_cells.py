@@ -232,6 +232,6 @@ class _Reason(str):
 def _loadtxt(cells: list[bytes], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     with np.errstate(over="ignore"):
         values = np.loadtxt(
-            [cell.decode("latin-1") for cell in cells], dtype=dtype, delimiter="\x1f", comments=None, ndmin=1
+            [cell.strip().decode("latin-1") for cell in cells], dtype=dtype, delimiter="\x1f", comments=None, ndmin=1
         )
     return values.reshape(len(cells))  # loadtxt passes over blank lines, and one value would be broadcast to all rows

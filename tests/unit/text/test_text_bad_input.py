@@ -341,10 +341,10 @@ def test_what_no_file_of_the_encoding_can_have_is_refused(options):
 
 
 def test_line_ends_in_quotes_are_blanks_around_numbers_in_any_notation(parse):
-    text = '"1\n"\n"2\r\n"\n"4\n5"\n'
+    text = '"1\n"\n"2\r\n"\n"\r\n3\n"\n"4\n5"\n'
     for options in ({}, {"decimal": ","}, {"thousands": "'"}):
         parsed = parse(text, "a:f8", delimiter=";", quote='"', **options)
-        assert parsed.rows["a"].tolist() == [1, 2]
+        assert parsed.rows["a"].tolist() == [1, 2, 3]
         assert len(parsed.bad) == 1
 
 

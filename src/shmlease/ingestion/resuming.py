@@ -1,0 +1,49 @@
+"""Whether an interrupted run can be gone on with: it was of these files and options, and they are what they were."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from shmlease.errors import IngestError
+from shmlease.hdf5 import Completed
+from shmlease.hdf5.provenance import format_checksum
+from shmlease.ingestion.readers import checksum_of_source
+from shmlease.text.sources import PathLike
+
+__all__ = ["position_of", "require_unchanged_sources"]
+
+
+def position_of(before: Completed, digest: str, out: PathLike) -> dict[str, Any]:
+    """Where an interrupted run had come to in the datasets under way.
+
+    Raises
+    ------
+    IngestError
+        It was a run of other files, or read them in another way.
+    """
+    if before.position is None:
+        return {}
+    if before.position.get("job") != digest:
+        raise IngestError(
+            f"{os.fspath(out)}: the interrupted run was of other files or options, or a file was changed since; "
+            "give the same again, or start again without resuming",
+            path=os.fspath(out),
+        )
+    opened: dict[str, Any] = before.position["open"]
+    return opened
+
+
+def require_unchanged_sources(before: Completed) -> None:
+    """Raise unless the files whose rows an interrupted run has stored are byte for byte what they were.
+
+    Raises
+    ------
+    IngestError
+        One was rewritten.
+    """
+    for path, digest in {(source.path, source.digest) for sources in before.sources.values() for source in sources}:
+        if path and digest and format_checksum(checksum_of_source(path) or 0) != digest:
+            raise IngestError(
+                f"{path}: was rewritten since the interrupted run read it; start again without resuming", path=path
+            )
