@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from shmlease.text.text_buffer import TextBuffer
-from shmlease.text.times import read_times
+from shmlease.text.times import has_time_form, read_times
 
 __all__ = ["MARKS", "NumberStyle", "Proposal", "is_number", "propose", "style_of"]
 
@@ -189,15 +189,14 @@ def _other_time(values: list[str]) -> Proposal | None:
 
 
 def _are_times(values: list[str], unit: str, format: str) -> bool:
-    for part in (values[:1], values):  # most columns are none, which shows in the first cell
-        data = np.frombuffer("".join(f"{cell}\n" for cell in part).encode("latin-1", "replace"), np.uint8)
-        text = TextBuffer(len(data))
-        text.fill(data, ord("\n"))
-        ends = np.flatnonzero(data == ord("\n"))
-        starts = np.concatenate(([0], ends[:-1] + 1))
-        if len(ends) != len(part) or read_times(text, starts, ends, unit, format)[1]:
-            return False
-    return True
+    if not has_time_form(values[0], format):  # most columns are none, which shows in the first cell
+        return False
+    data = np.frombuffer("".join(f"{cell}\n" for cell in values).encode("latin-1", "replace"), np.uint8)
+    text = TextBuffer(len(data))
+    text.fill(data, ord("\n"))
+    ends = np.flatnonzero(data == ord("\n"))
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    return len(ends) == len(values) and not read_times(text, starts, ends, unit, format)[1]
 
 
 def _time_of_day(values: list[str]) -> Proposal | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections import Counter
@@ -94,9 +95,7 @@ def find_rows(
     begin, names = rows[0]
     below = list(zip(*(cells for _, cells in rows[1:]), strict=True))
     style = style_of(below)
-    numeric = [
-        column for column, cells in enumerate(below) if 2 * sum(_is_value(each, style) for each in cells) > len(cells)
-    ]
+    numeric = [column for column, cells in enumerate(below) if _are_mostly_values(cells, style)]
     if "header" in fixed:
         header, why = schema.header, "as given"
     elif numeric:
@@ -124,6 +123,14 @@ def find_rows(
     return schema, names, below_header[0] if below_header else first[-1][0] + 1
 
 
+def _are_mostly_values(cells: Sequence[str], style: NumberStyle) -> bool:
+    present = sum(each.strip() not in MARKS for each in cells)
+    if 2 * present > len(cells) and propose("", 1, cells, style).type.startswith("M8"):
+        return True  # told for all at once; cell by cell, times are slow
+    return 2 * sum(_is_value(each, style) for each in cells) > len(cells)
+
+
+@functools.lru_cache(100_000)  # a column seldom has as many different cells as rows
 def _is_value(cell: str, style: NumberStyle) -> bool:
     """Whether a cell is a number or a time, as a name seldom is."""
     return is_number(style.plain(cell)) or propose("", 1, [cell], style).type.startswith("M8")

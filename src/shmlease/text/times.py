@@ -7,6 +7,7 @@ one by one. What a unit cannot hold exactly is refused, never rounded.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import TypeAlias
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from shmlease.text.text_buffer import Ints, TextBuffer
 from shmlease.text.time_counts import BEYOND, INEXACT, NANOSECONDS, NOT_A_TIME, read_counts
 
-__all__ = ["check_time_format", "read_times"]
+__all__ = ["check_time_format", "has_time_form", "read_times"]
 
 _MONTH_NAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH_DAYS = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
@@ -66,6 +67,11 @@ def check_time_format(format: str, unit: str, *, is_span: bool) -> str:
     return "" if not format or {"Y", "y"} & set(directives) else f"format {format!r} has no year (%Y or %y)"
 
 
+def has_time_form(cell: str, format: str = "") -> bool:
+    """Whether a cell is written as the format says, or is NaT. Whether there is such a day, `read_times` tells."""
+    return _pattern_of(format).fullmatch(cell.strip()) is not None or cell.strip().lower() == "nat"
+
+
 def read_times(
     text: TextBuffer, starts: Ints, ends: Ints, unit: str, format: str = ""
 ) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
@@ -76,7 +82,7 @@ def read_times(
     counted = _epoch_unit(format, unit)
     if counted is not None:
         return read_counts(text, starts, ends, counted, unit)
-    pattern = re.compile(_ISO if not format else _pattern_of(format), re.ASCII)
+    pattern = _pattern_of(format)
     parts = {key: np.zeros(len(starts), np.int64) for key in "YmdHMSfz"}
     parts["m"] += 1
     parts["d"] += 1
@@ -113,11 +119,14 @@ def _epoch_unit(format: str, unit: str) -> str | None:
     return counted if word == "epoch" and counted in NANOSECONDS and unit in NANOSECONDS else None
 
 
-def _pattern_of(format: str) -> str:
+@functools.cache
+def _pattern_of(format: str) -> re.Pattern[str]:
+    if not format:
+        return re.compile(_ISO, re.ASCII)
     parts = re.split(r"%(.)", format)
     literals = [r"\s+".join(map(re.escape, re.split(r"\s+", literal))) for literal in parts[::2]]
     directives = [_DIRECTIVES[each] for each in parts[1::2]]
-    return "".join(a + b for a, b in zip(literals, [*directives, ""], strict=True))
+    return re.compile("".join(a + b for a, b in zip(literals, [*directives, ""], strict=True)), re.ASCII)
 
 
 def _parts_of(match: re.Match[str]) -> dict[str, int]:
