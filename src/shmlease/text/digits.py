@@ -57,7 +57,8 @@ def read_numbers(text: TextBuffer, starts: Ints, ends: Ints, *, decimal: bool) -
     if bad is None:
         return Numbers(values, _NONE, _NONE)
     odd = np.flatnonzero(bad)
-    first, last, has_minus = _without_sign(text, starts[odd], ends[odd])
+    first, last = _without_blanks(text, starts[odd], ends[odd])
+    first, has_minus = _without_sign(text, first, last)
     exponent = None
     if decimal:
         last, exponent = _without_exponent(text, first, last)
@@ -148,7 +149,7 @@ def _without_exponent(text: TextBuffer, starts: Ints, ends: Ints) -> tuple[Ints,
         if not len(rows):
             continue
         last = ends[rows]
-        first, _, minus = _without_sign(text, last - size, last)
+        first, minus = _without_sign(text, last - size, last)
         whole, _, bad = _read_places(text, last, last - first, decimal=False)
         good = whole < 100  # a third digit would leave int8
         if bad is not None:
@@ -163,8 +164,8 @@ def _without_exponent(text: TextBuffer, starts: Ints, ends: Ints) -> tuple[Ints,
     return ends, found
 
 
-def _without_sign(text: TextBuffer, starts: Ints, ends: Ints) -> tuple[Ints, Ints, Bools]:
-    """The cells without the blanks around them and their sign, and where that is a minus."""
+def _without_blanks(text: TextBuffer, starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
+    """The cells without the blanks around them."""
     for _ in range(_LONGEST):
         blank = (text.byte(starts) == ord(" ")) & (starts < ends)
         if not blank.any():
@@ -175,10 +176,15 @@ def _without_sign(text: TextBuffer, starts: Ints, ends: Ints) -> tuple[Ints, Int
         if not blank.any():
             break
         ends = ends - blank
+    return starts, ends
+
+
+def _without_sign(text: TextBuffer, starts: Ints, ends: Ints) -> tuple[Ints, Bools]:
+    """Where the cells begin without their sign, and where that is a minus."""
     first = text.byte(starts)
     first[starts >= ends] = 0  # an empty cell may be followed by the sign of the next one
     minus = first == ord("-")
-    return starts + (minus | (first == ord("+"))), ends, minus
+    return starts + (minus | (first == ord("+"))), minus
 
 
 def _any(masks: list[Bools]) -> Bools | None:

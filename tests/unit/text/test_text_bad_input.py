@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from shmlease.errors import DTypeError, IngestError
+from shmlease.text.native_parser import parse_block_native
 from shmlease.text.parser import max_rows, parse_block, string_lengths
 from shmlease.text.schema import Field, Schema
 
@@ -314,6 +315,18 @@ def test_an_empty_cell_before_a_signed_number_is_no_number(parse):
     parsed = parse("   1  -2\n    -2.5\n    +7.5\n", "a:i4,b:f8", widths=(4, 4), delimiter=None)
     assert parsed.rows.tolist() == [(1, -2.0)]
     assert [each.reason[:13] for each in parsed.bad] == ["an empty cell"] * 2
+
+
+@pytest.mark.parametrize(
+    "cell", ["1e 5", "1e 05", "1e- 5", "1 e5", "1e +5", "- 1", "1. 5", "1e5 5", "+-1", "1e+-5", "e5", "1e"]
+)
+def test_blanks_and_signs_within_a_number_make_it_none(parse, cell):
+    for dtype in ("a:f8", "a:f4"):
+        assert (
+            len(parse(f"{cell}\n", dtype).bad)
+            == len(parse_block_native(f"{cell}\n".encode(), Schema().with_dtype(dtype)).bad)
+            == 1
+        )
 
 
 @pytest.mark.parametrize("dtype", ["a:f8", "a:i4=0", "a:f8(percent)", "a:M8[s]", "a:U3", "a:?=0", "a:i4?"])
