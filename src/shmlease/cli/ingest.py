@@ -77,6 +77,9 @@ def _attributes(given: tuple[str, ...]) -> dict[str, str]:
 @click.option("--encoding", metavar="NAME", help="Encoding of the files, such as utf-8 or latin-1.")
 @click.option("--matrix", metavar="TYPE", help="Make one two-dimensional dataset of all columns, of this type: f4.")
 @click.option(
+    "--transpose", is_flag=True, default=None, help="With --matrix: columns of the table are rows of the dataset."
+)
+@click.option(
     "--attr", "attributes", multiple=True, metavar="KEY=VALUE", help="An attribute for every dataset; may be repeated."
 )
 @click.option(

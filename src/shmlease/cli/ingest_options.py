@@ -45,7 +45,7 @@ FORMATS = (
 READING = (
     *("delimiter", "widths", "skip_lines", "skip_to", "header", "skip_after_header", "units", "attribute_lines", "ends_at"),
     *("comments", "quote", "missing", "decimal", "thousands", "exact", "after_number", "extra", "short", "encoding"),
-    *("line_end", "width"),
+    *("line_end", "width", "transpose"),
 )
 # Options beside them that say what a table is, or how to say it.
 _OF_TABLES = ("output", "layout", "dtype", "columns", "inferred", "dry_run", "is_json", "quiet")

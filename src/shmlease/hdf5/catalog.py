@@ -14,6 +14,7 @@ from shmlease.hdf5.layout import Grid, describe_dtype, require_storable
 
 __all__ = ["Catalog"]
 
+_AXES = {True: "transposed", False: "rows first"}
 _COMING = {True: "encoded", False: "as rows"}
 
 
@@ -54,6 +55,7 @@ class Catalog:
         compression: str,
         chunk_bytes: int,
         labels: Mapping[str, Sequence[str]],
+        transposed: bool = False,
     ) -> DatasetState:
         """The dataset of that name, begun unless it is under way.
 
@@ -72,7 +74,7 @@ class Catalog:
             described = describe_dtype(dtype)
             texts = {field: tuple(each) for field, each in labels.items()}
             declared = write_ahead_log.Dataset(
-                name, described, trailing, grid.chunk_shape, compression, rows, encoded, texts
+                name, described, trailing, grid.chunk_shape, compression, rows, encoded, texts, transposed
             )
             self._log(declared)
             known = self.datasets[name] = DatasetState(declared)
@@ -82,6 +84,7 @@ class Catalog:
             ("row shape is", known.declared.trailing, trailing),
             ("number of rows is", known.declared.rows, rows),
             ("compression is", known.declared.compression, compression),
+            ("order of axes is", _AXES[known.declared.transposed], _AXES[transposed]),
             ("chunks come", _COMING[known.declared.encoded], _COMING[encoded]),
         ):
             if was != now:

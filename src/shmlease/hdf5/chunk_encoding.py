@@ -44,11 +44,18 @@ class Codec:
         Its `chunk_shape` is what a whole chunk holds.
     compression : str
         A name in `filters.COMPRESSIONS`.
+    transposed : bool
+        Rows lie along the last axis in the file; `grid` has them along the first.
     """
 
     dtype: np.dtype[Any]
     grid: Grid
     compression: str
+    transposed: bool = False
+
+    def in_file(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """A shape, or a place, of rows first, as the file has it."""
+        return shape[::-1] if self.transposed else shape
 
     @property
     def chunk_rows(self) -> int:
@@ -153,9 +160,10 @@ class ChunkEncoder:
             raise SinkError(f"a chunk of {filled} bytes was given; this dataset's chunks hold 1 to {bound}")
         if out.nbytes < bound:
             raise SinkError(f"the buffer for an encoded chunk has {out.nbytes} bytes; it needs {bound}")
-        payload, mask = self._filtered(parts)
+        laid_out = [self._transposed(parts)] if self.codec.transposed else parts
+        payload, mask = self._filtered(laid_out)
         if mask == self._method.skip_all or len(payload) >= bound:
-            payload, mask = _concatenated(parts, out[:bound]), self._method.skip_all
+            payload, mask = _concatenated(laid_out, out[:bound]), self._method.skip_all
         else:
             out[: len(payload)] = np.frombuffer(payload, np.uint8)
         stored = out[: len(payload)]
@@ -165,6 +173,14 @@ class ChunkEncoder:
         if piece.dtype != self.codec.dtype:
             raise SinkError(f"a piece of dtype {piece.dtype} was given for chunks of dtype {self.codec.dtype}")
         return plain_bytes(piece)
+
+    def _transposed(self, parts: list[Bytes]) -> Bytes:
+        """The whole chunk with rows along its last axis."""
+        codec = self.codec
+        rows = self._plain(parts).view(codec.dtype).reshape(codec.grid.chunk_shape)
+        turned = _scratch.take("transposed", codec.bound_bytes)
+        turned.view(codec.dtype).reshape(rows.shape[::-1])[...] = rows.T
+        return turned
 
     def _filtered(self, parts: list[Bytes]) -> tuple[bytes | Bytes, int]:
         if self._method.encoded_by == "copy":

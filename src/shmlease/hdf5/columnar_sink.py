@@ -72,10 +72,12 @@ class ColumnarSink:
         dtype: np.dtype[Any],
         trailing: Sequence[int] = (),
         labels: Mapping[str, Sequence[str]] | None = None,
+        *,
+        transposed: bool = False,
     ) -> AnyCodec:
         """Start the datasets of a table; returns what workers encode its chunks with."""
         if name not in self._columns:
-            return self._sink.declare(name, dtype, trailing, labels)
+            return self._sink.declare(name, dtype, trailing, labels, transposed=transposed)
         chunk_rows = max(1, self._chunk_bytes // dtype.itemsize)
         codecs: list[tuple[str, Codec]] = []
         for column, dataset in zip(self._columns[name], self._datasets(name), strict=True):

@@ -37,7 +37,12 @@ class DatasetState:
 
     def __init__(self, declared: write_ahead_log.Dataset) -> None:
         self.declared = declared
-        self.codec = Codec(parse_dtype(declared.dtype), Grid(declared.trailing, declared.chunk_shape), declared.compression)
+        self.codec = Codec(
+            parse_dtype(declared.dtype),
+            Grid(declared.trailing, declared.chunk_shape),
+            declared.compression,
+            declared.transposed,
+        )
         self.cursor = 0
         self.finished = False
         self.sources: list[Source] = []

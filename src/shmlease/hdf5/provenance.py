@@ -2,13 +2,14 @@
 
 Each dataset carries these; those of the file are `VERSION` and `DATASETS`.
 
-======================  ==============================================================================
-``shmlease_version``   the version of shmlease that wrote it
-``shmlease_rows``      number of rows (1 for a scalar)
-``shmlease_dtype``     dtype as in a .npy header
-``shmlease_checksum``  ``crc32:`` and the CRC-32 of the elements' bytes in C order, padding as zeros
-``shmlease_sources``   JSON list, one object for each row range, see `Source`
-======================  ==============================================================================
+=======================  ==============================================================================
+``shmlease_version``     the version of shmlease that wrote it
+``shmlease_rows``        number of rows (1 for a scalar)
+``shmlease_dtype``       dtype as in a .npy header
+``shmlease_checksum``    ``crc32:`` and the CRC-32 of the elements' bytes in C order, padding as zeros
+``shmlease_transposed``  1 where rows lie along the last axis; checksum and sources are of rows
+``shmlease_sources``     JSON list, one object for each row range, see `Source`
+=======================  ==============================================================================
 
 ``shmlease_datasets`` of the file is the JSON list of the datasets it must hold.
 """
@@ -31,6 +32,7 @@ __all__ = [
     "PREFIX",
     "ROWS",
     "SOURCES",
+    "TRANSPOSED",
     "VERSION",
     "Source",
     "checksum_of_file",
@@ -46,6 +48,7 @@ ROWS = PREFIX + "rows"
 DTYPE = PREFIX + "dtype"
 CHECKSUM = PREFIX + "checksum"
 SOURCES = PREFIX + "sources"
+TRANSPOSED = PREFIX + "transposed"
 DATASETS = PREFIX + "datasets"
 _READ_BYTES = 1 << 20
 

@@ -209,6 +209,7 @@ def _provenance(state: DatasetState) -> dict[str, Any]:
         provenance.ROWS: state.rows_stored if state.declared.rows is None else state.declared.rows,
         provenance.DTYPE: describe_dtype(state.codec.dtype),
         provenance.CHECKSUM: provenance.format_checksum(state.checksum.value),
+        **({provenance.TRANSPOSED: 1} if state.declared.transposed else {}),
         **({provenance.SOURCES: provenance.encode_sources(sources)} if sources else {}),
     }
 

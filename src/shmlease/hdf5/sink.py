@@ -301,6 +301,7 @@ class HDF5Sink:
         rows: int | None = None,
         chunk_rows: int | None = None,
         compression: str | None = None,
+        transposed: bool = False,
     ) -> Codec:
         """Start a dataset whose chunks come encoded; returns what workers encode them with.
 
@@ -321,6 +322,8 @@ class HDF5Sink:
             Rows of a chunk; by default as many as the `chunk_bytes` of the sink hold.
         compression : str, optional
             Instead of that of the sink.
+        transposed : bool
+            Store rows along the last axis. They are handed over, counted and checked as rows all the same.
         """
         dtype = np.dtype(dtype)
         chunk_bytes = None if chunk_rows is None else chunk_rows * max(dtype.itemsize * math.prod(trailing), 1)
@@ -335,6 +338,7 @@ class HDF5Sink:
             labels=labels,
             chunk_bytes=chunk_bytes,
             compression=compression,
+            transposed=transposed,
         ).codec
 
     def pending(self, name: str) -> list[Array]:
@@ -470,6 +474,7 @@ class HDF5Sink:
         labels: Mapping[str, Sequence[str]] | None = None,
         chunk_bytes: int | None = None,
         compression: str | None = None,
+        transposed: bool = False,
     ) -> DatasetState:
         self._session.require_open()
         return self._session.catalog.begin(
@@ -481,6 +486,7 @@ class HDF5Sink:
             compression=compression or self._compression,
             chunk_bytes=chunk_bytes or self._chunk_bytes,
             labels=labels or {},
+            transposed=transposed,
         )
 
     def _checkpoint_now_and_then(self) -> None:

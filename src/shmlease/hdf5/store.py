@@ -98,14 +98,14 @@ class Store:
     ) -> None:
         """Store one encoded chunk; with `present_at` it lies in the file already and is only made known to HDF5."""
         dataset = self._dataset(state)
-        origin = state.codec.grid.origin(index)
+        codec, origin = state.codec, state.codec.grid.origin(index)
         if state.declared.rows is None:
-            rows = origin[0] + max(1, chunk.data_bytes // state.codec.row_bytes)
+            rows = origin[0] + max(1, chunk.data_bytes // codec.row_bytes)
             if rows > self._extents.get(state.name, 0):
-                dataset.id.set_extent((rows, *state.declared.trailing))
+                dataset.id.set_extent(codec.in_file((rows, *state.declared.trailing)))
                 self._extents[state.name] = rows  # asking HDF5 for it takes 50 us
         self._file.await_payload(chunk.size_bytes, chunk.payload_crc32, present_at)
-        dataset.id.write_direct_chunk(origin, payload, chunk.filter_mask)
+        dataset.id.write_direct_chunk(codec.in_file(origin), payload, chunk.filter_mask)
         self.require_sound()
         offset = self._file.payload_offset()
         state.stored(index, chunk.pieces)
@@ -136,7 +136,7 @@ class Store:
         # was closed
         del self._datasets[state.name]
         dataset = self._datasets[state.name] = self._h5[state.name]
-        rows: np.ndarray[Any, Any] = dataset[start:stop]
+        rows: np.ndarray[Any, Any] = dataset[..., start:stop].T if state.codec.transposed else dataset[start:stop]
         self.require_sound()
         return rows
 
@@ -196,12 +196,12 @@ def _creation(state: DatasetState) -> dict[str, Any]:
     """Keywords for h5py's ``create_dataset``."""
     codec, rows, trailing = state.codec, state.declared.rows, state.declared.trailing
     if codec.row_bytes == 0:  # HDF5 has no chunks without elements
-        return {"dtype": codec.dtype, "shape": (state.cursor, *trailing)}
+        return {"dtype": codec.dtype, "shape": codec.in_file((state.cursor, *trailing))}
     return {
         "dtype": _with_labels(codec.dtype, state.declared.labels),
-        "shape": (0 if rows is None else rows, *trailing),
-        "maxshape": (rows, *trailing),
-        "chunks": codec.grid.chunk_shape,
+        "shape": codec.in_file((0 if rows is None else rows, *trailing)),
+        "maxshape": codec.in_file((rows, *trailing)),
+        "chunks": codec.in_file(codec.grid.chunk_shape),
         **COMPRESSIONS[codec.compression].filters(),
     }
 

@@ -170,6 +170,8 @@ def _check_dataset(name: str, dataset: h5py.Dataset) -> DatasetCheck:
     rows = dataset.shape[0] if dataset.shape else 1
     try:
         attributes = dict(dataset.attrs)
+        is_transposed = bool(attributes.get(provenance.TRANSPOSED))
+        rows = dataset.shape[-1] if is_transposed else rows
         if provenance.CHECKSUM not in attributes:
             return DatasetCheck(name, rows, None, recorded=False)
         sources = provenance.decode_sources(attributes.get(provenance.SOURCES, "[]"))
@@ -184,9 +186,10 @@ def _check_dataset(name: str, dataset: h5py.Dataset) -> DatasetCheck:
     if dataset.dtype != dtype:
         mismatches.append(Mismatch(name, f"dtype {dtype}", f"{dataset.dtype}"))
     checksum = Checksum()
-    row_bytes = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:], dtype=np.int64))
+    trailing = dataset.shape[:-1] if is_transposed else dataset.shape[1:]
+    row_bytes = dataset.dtype.itemsize * int(np.prod(trailing, dtype=np.int64))
     try:
-        for block in _blocks(dataset, row_bytes, sources):
+        for block in _blocks(dataset, rows, row_bytes, sources, is_transposed=is_transposed):
             data = plain_bytes(block)
             checksum.extend([(data.size, crc32(data))])
     except (OSError, ValueError, TypeError) as error:
@@ -200,17 +203,19 @@ def _check_dataset(name: str, dataset: h5py.Dataset) -> DatasetCheck:
     return DatasetCheck(name, rows, seen, recorded=True, sources=tuple(sources), mismatches=tuple(mismatches))
 
 
-def _blocks(dataset: h5py.Dataset, row_bytes: int, sources: Iterable[Source]) -> Iterator[np.ndarray[Any, Any]]:
-    """The dataset in order, in blocks that end where a source does."""
+def _blocks(
+    dataset: h5py.Dataset, rows: int, row_bytes: int, sources: Iterable[Source], *, is_transposed: bool
+) -> Iterator[np.ndarray[Any, Any]]:
+    """The rows of the dataset in order, in blocks that end where a source does."""
     if not dataset.shape:
         yield np.asarray(dataset[()], dtype=dataset.dtype)
-    elif row_bytes and dataset.shape[0]:
-        chunk_rows = dataset.chunks[0] if dataset.chunks else 1
+    elif row_bytes and rows:
+        chunk_rows = dataset.chunks[-1 if is_transposed else 0] if dataset.chunks else 1
         step = max(1, _READ_BYTES // row_bytes // chunk_rows) * chunk_rows
         ends = {row for source in sources for row in (source.start, source.stop)}
-        cuts = sorted({*range(0, dataset.shape[0], step), *(end for end in ends if 0 < end < dataset.shape[0])})
-        for start, stop in zip(cuts, [*cuts[1:], dataset.shape[0]], strict=True):
-            yield dataset[start:stop]
+        cuts = sorted({*range(0, rows, step), *(end for end in ends if 0 < end < rows)})
+        for start, stop in zip(cuts, [*cuts[1:], rows], strict=True):
+            yield dataset[..., start:stop].T if is_transposed else dataset[start:stop]
 
 
 def _check_ranges(name: str, sources: list[Source], checksum: Checksum, row_bytes: int) -> Iterator[Mismatch]:

@@ -50,7 +50,8 @@ class Start(_Record, frozen=True):
 class Dataset(_Record, frozen=True):
     """A dataset was begun. `rows` is None while it grows; `encoded` when its chunks come encoded.
 
-    `labels` has those of its fields that are enumerations, in the order of their numbers.
+    `labels` has those of its fields that are enumerations, in the order of their numbers. `transposed` says that the axes
+    lie the other way round in the file: rows along the last one.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Dataset(_Record, frozen=True):
     rows: int | None
     encoded: bool
     labels: dict[str, tuple[str, ...]] = {}
+    transposed: bool = False
 
 
 class SmallArray(_Record, frozen=True):

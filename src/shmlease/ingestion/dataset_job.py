@@ -254,7 +254,7 @@ def _declare(sink: AnySink, name: str, schema: Schema) -> AnyCodec:
     """Start a dataset for rows of this schema."""
     if schema.matrix:
         dtype = schema.fields[0].dtype
-        return sink.declare(name, dtype.base, dtype.shape)
+        return sink.declare(name, dtype.base, dtype.shape, transposed=schema.transpose)
     return sink.declare(name, schema.dtype, labels=schema.labels)
 
 

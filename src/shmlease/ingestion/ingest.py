@@ -161,7 +161,7 @@ def ingest(
             _require_columns(own, plan)
         else:
             text = {"layout": layout, "dtype": dtype, "columns": columns, "matrix": matrix, "fit_strings": fit_strings}
-            _require_none(**text, columnar=columnar or own, **reading)
+            _require_none(**text, columnar=columnar or bool(own), **reading)
             plan = plan_load(names, reader, into, compression, on_error)
         workers = workers or len(os.sched_getaffinity(0))
         with RunResources(workers, capacity, executor, registry, compressed=compression != "none") as resources:

@@ -51,6 +51,8 @@ class Schema:
         How many bytes each cell takes, in a table of fixed width; blanks around a value are not part of it.
     matrix : bool
         The fields, one subarray, are a plain two-dimensional dataset.
+    transpose : bool
+        In that dataset the lines of the table are columns, and its columns are rows.
     ends_at : str
         The table ends before the first line that begins with this, whatever follows.
     comments : tuple of str
@@ -92,6 +94,7 @@ class Schema:
     attribute_lines: bool = False
     widths: tuple[int, ...] = ()
     matrix: bool = False
+    transpose: bool = False
     ends_at: str = ""
     comments: tuple[str, ...] = ()
     quote: str = ""
@@ -120,6 +123,8 @@ class Schema:
             raise IngestError("units stand in a line after the header: give header and skip_after_header as well")
         if self.matrix and not (len(self.fields) == 1 and (self.fields[0].dtype.shape or self.fields[0].takes_all)):
             raise DTypeError("a matrix has one field that takes several columns, such as values:64f4")
+        if self.transpose and not self.matrix:
+            raise IngestError("only a matrix is transposed; give its type as well (--matrix f4, matrix=)")
         if self.decimal not in (".", ","):
             raise IngestError(f"decimal {self.decimal!r} is neither a point nor a comma")
         is_taken = self.thousands == self.decimal or (self.thousands == self.delimiter and not self.quote)

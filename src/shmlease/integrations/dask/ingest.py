@@ -61,7 +61,7 @@ def ingest(
         How many files to write; by default two for each thread of the workers, and at most one for each input.
     **options
         Of `shmlease.ingest`, for each shard: ``workers`` (1 by default, for a shard is a task, and has a thread) and
-        ``capacity`` are a shard's. Not ``columnar``.
+        ``capacity`` are a shard's. Not ``columnar``, not ``transpose``.
 
     Returns
     -------
@@ -74,8 +74,9 @@ def ingest(
         As `shmlease.ingest`; what was stored stays, for a run with `resume`.
     """
     began_s = time.monotonic()
-    if options.get("columnar"):
-        raise IngestError("a columnar file is made on one machine; leave out columnar, or the cluster")
+    for option in ("columnar", "transpose"):
+        if options.get(option):
+            raise IngestError(f"{option} is for files that are made on one machine; leave it out, or the cluster")
     names = [os.path.abspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
     out = os.path.abspath(out)
     folder = f"{out}.shards"
