@@ -1,4 +1,4 @@
-"""The one line that a project needs in its workflow, as the documentation has it, tried."""
+"""What a project needs in its workflow, as the documentation has it, tried: on each system, with and without a leak."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import re
 import subprocess
 import sys
 import tomllib
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import pytest
+import yaml
 from running import environment
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -25,14 +28,43 @@ def call(directory: Path, line: str, test: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_line_of_the_workflow_fails_on_a_leak_and_on_nothing_else(tmp_path: Path) -> None:
-    found = re.search(r"^ +- run: (shmlease run .*)$", (DOCS / "ci.md").read_text(), re.MULTILINE)
-    assert found is not None
-    clean = call(tmp_path, found[1], CLEAN)
+def block(language: str, beginning: str) -> str:
+    """The block of docs/ci.md that begins so."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", (DOCS / "ci.md").read_text(), re.MULTILINE | re.DOTALL)
+    (one,) = [text for text in found if text.lstrip().startswith(beginning)]
+    return str(one)
+
+
+def lines() -> dict[str, str]:
+    """The line that runs the tests, on each system; and the files that the rest of its configuration names."""
+    (github,) = yaml.safe_load(block("yaml", "- run:"))
+    gitlab = yaml.safe_load(block("yaml", "test:"))["test"]
+    (gitlab_line,) = gitlab["script"]
+    assert gitlab["artifacts"]["when"] == "always"
+    (jenkins,) = re.findall(r"^ +sh '(.*)'$", block("groovy", "pipeline"), re.MULTILINE)
+    return {"GitHub": github["run"], "GitLab": gitlab_line, "Jenkins": jenkins}
+
+
+def reports_kept() -> dict[str, list[str]]:
+    """The reports that each system is told to keep."""
+    artifacts = yaml.safe_load(block("yaml", "test:"))["test"]["artifacts"]
+    jenkins = re.findall(r"^ +(?:junit|archiveArtifacts) '(.*)'$", block("groovy", "pipeline"), re.MULTILINE)
+    return {"GitHub": [], "GitLab": [*artifacts["paths"], artifacts["reports"]["junit"]], "Jenkins": jenkins}
+
+
+@pytest.mark.parametrize("line", sorted(set(lines().values())))
+def test_line_of_each_system_fails_on_a_leak_and_on_nothing_else(line: str, tmp_path: Path) -> None:
+    clean = call(tmp_path, line, CLEAN)
     assert clean.returncode == 0, clean.stderr
-    leaking = call(tmp_path, found[1], LEAK)
+    leaking = call(tmp_path, line, LEAK)
     assert leaking.returncode == 23, leaking.stderr
     assert "at test_it.py:4 in test_it" in " ".join(leaking.stderr.split())
+    written = {path.name for path in tmp_path.glob("leaks.*")}
+    for system in (system for system, used in lines().items() if used == line):
+        assert written == set(reports_kept()[system]), system
+    if "leaks.xml" in written:
+        failed = ET.parse(tmp_path / "leaks.xml").findall(".//testcase[failure]")
+        assert ["test_it.py" in ET.tostring(case, "unicode") for case in failed] == [True]
 
 
 def test_line_of_the_pytest_settings_is_valid_and_known() -> None:

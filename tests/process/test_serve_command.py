@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -113,6 +114,29 @@ def test_metrics_of_a_served_registry_follow_what_is_done(served: subprocess.Pop
     assert int(meanwhile[f'shmlease_open_descriptors{{registry="{ID}"}}']) > 0
     both = command("status", "--json", "--prometheus")
     assert (both.returncode, "give one of them" in both.stderr) == (2, True)
+
+
+def test_script_of_a_slurm_job_gives_its_steps_a_registry_and_ends_it(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "recipes.md").read_text()
+    (script,) = re.findall(r"^```sh\n(#!/bin/bash\n#SBATCH.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "step.py").write_text(
+        "import shmlease\nregistry = shmlease.connect()\nprint(registry.id, registry.share([1, 2]).array.sum())\n"
+    )
+    for name, words in (("shmlease", f"{sys.executable} -m shmlease"), ("python", sys.executable), ("srun", "")):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        program.chmod(0o755)
+    finished = subprocess.run(
+        ["bash", "-c", script.replace("8GiB", "8MiB")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment(SLURM_JOB_ID=str(os.getpid()), PATH=f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"),
+        check=False,
+    )
+    assert finished.stdout == f"job{os.getpid()} 3\n", finished.stderr
+    assert not os.path.exists(f"/dev/shm/shmlease-job{os.getpid()}")
 
 
 def test_registry_that_is_not_there_is_not_there_whoever_else_is(served: subprocess.Popen[str]) -> None:

@@ -20,12 +20,35 @@ def python_blocks(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
+# Runs each script as the program itself, with a namespace of its own, one after another.
+EACH_ALONE = """
+import runpy, sys
+for script in sys.argv[1:]:
+    print(script, file=sys.stderr, flush=True)
+    runpy.run_path(script, run_name="__main__")
+"""
+
+
 def run(script: Path) -> None:
+    run_python(script.parent, str(script))
+
+
+def run_each_block(page: str, directory: Path) -> None:
+    """Run the blocks of `page`, each as if it were a file of its own; in one process, which is quicker."""
+    scripts = []
+    for number, block in enumerate(python_blocks(page)):
+        scripts.append(directory / f"block{number}.py")
+        scripts[-1].write_text(block)
+    assert scripts
+    run_python(directory, "-c", EACH_ALONE, *map(str, scripts))
+
+
+def run_python(directory: Path, *arguments: str) -> None:
     finished = subprocess.run(
-        [sys.executable, "-W", "error", script],
+        [sys.executable, "-W", "error", *arguments],
         capture_output=True,
         text=True,
-        cwd=script.parent,
+        cwd=directory,
         env=os.environ,
         check=False,
     )
@@ -39,22 +62,9 @@ def test_each_block_of_the_readme_runs_by_itself(number: int, tmp_path: Path) ->
     run(script)
 
 
-def test_the_tutorial_runs_from_top_to_bottom(tmp_path: Path) -> None:
-    script = tmp_path / "tutorial.py"
-    script.write_text("\n".join(python_blocks("docs/tutorial.md")))
-    run(script)
-
-
-def test_each_block_of_what_existing_code_changes_runs(tmp_path: Path) -> None:
-    script = tmp_path / "blocks.py"
-    script.write_text("\n".join(python_blocks("docs/from-what-you-have.md")))
-    run(script)
-
-
-def test_the_page_on_dask_runs(tmp_path: Path) -> None:
-    script = tmp_path / "page.py"
-    script.write_text("\n".join(python_blocks("docs/dask.md")))
-    run(script)
+@pytest.mark.parametrize("page", ["tutorial", "from-what-you-have", "dask"])
+def test_each_block_of_a_page_runs_without_the_blocks_before_it(page: str, tmp_path: Path) -> None:
+    run_each_block(f"docs/{page}.md", tmp_path)
 
 
 @pytest.mark.parametrize("number", range(len(python_blocks("docs/recipes.md"))))
