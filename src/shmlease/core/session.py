@@ -34,8 +34,8 @@ GRANTS: Final = (m.Granted, m.Attached)
 _OF_CLAIMS: Final = (m.Claim, m.Release)
 # Number of a claim whose notice is not written.
 _NOT_WRITTEN: Final = 2**62
-# More spares are asked for when one in this many is left, which lasts until the registry has answered.
-_LOW_SHARE: Final = 4
+# More spares are asked for when half are left: they last about as long as the registry takes to grant the other half.
+_LOW_SHARE: Final = 2
 
 Build = Callable[[int], m.Notice]
 
