@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +78,13 @@ class Finished:
     @property
     def summary(self) -> dict[str, Any]:
         return json.loads(self.stdout)
+
+
+def kill_each(pids: Iterable[int]) -> None:
+    """SIGKILL for processes that may just have ended by themselves."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def start(*arguments: object, **popen: Any) -> subprocess.Popen[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ingesting import COLUMNS, DTYPE, OPTIONS, SMALL, call, contents, family, finish, make_table, start
+from ingesting import COLUMNS, DTYPE, OPTIONS, SMALL, call, contents, family, finish, kill_each, make_table, start
 
 from rig.mount_namespace import mount_namespace
 from rig.until import until
@@ -199,8 +199,7 @@ def test_100_runs_killed_at_random_moments_and_resumed_make_the_same_file(tables
         begun(process, out, dice.randrange(1_500_000))
         kinds = dice.choice([("worker",), ("registry",), (), ("worker", "registry")])
         processes = family(process.pid)
-        for pid in (pid for kind in kinds for pid in processes[kind]):
-            os.kill(pid, signal.SIGKILL)
+        kill_each(pid for kind in kinds for pid in processes[kind])
         if len(kinds) != 1:
             process.kill()
         done = finish(process)

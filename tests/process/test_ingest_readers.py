@@ -6,7 +6,6 @@ import os
 import random
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from ingesting import SMALL, contents, family, finish, start
+from ingesting import SMALL, contents, family, finish, kill_each, start
 
 from rig.until import until
 from shmlease.cli.ingest import command as ingest_command
@@ -169,8 +168,7 @@ def killed_and_resumed(into: list[str], dice: random.Random, kills: int) -> None
             begun(process, data, reached)
             kinds = dice.choice([("worker",), ("registry",), ("coordinator",), ("worker", "coordinator")])
             processes = {**family(process.pid), "coordinator": [process.pid]}
-            for pid in (pid for kind in kinds for pid in processes[kind][:1]):
-                os.kill(pid, signal.SIGKILL)
+            kill_each(pid for kind in kinds for pid in processes[kind][:1])
             if "coordinator" in kinds:
                 break
         ended = finish(process)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from datetime import date
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -162,8 +163,8 @@ def value_of(cell: bytes, field: Field, schema: Schema) -> tuple[Any, bool]:
     is_missing = word in marks and not (kind in "iuf" and is_number(word))
     if kind in "iuf" and not is_missing:
         written = word_of_number(word, field, schema)
-        number = Fraction(written.strip()) if is_number(written) else None
-        is_missing = number is not None and number in {Fraction(mark) for mark in marks if is_number(mark)}
+        number = Decimal(written.strip()) if is_number(written) else None
+        is_missing = number is not None and number in {Decimal(mark) for mark in marks if is_number(mark)}
     if not is_missing:
         return read_cell(cell, field, schema), False
     if field.fill is not None:
@@ -355,7 +356,7 @@ def span(cell: bytes, field: Field, _schema: Schema) -> int:
 
 
 def counted(word: str, given: str, unit: str) -> int:
-    if not is_number(word):
+    if not is_number(word) or abs(Decimal(word).adjusted()) > 40:  # what is beyond any time need not be written out
         raise MalformedError
     return whole(Fraction(word), given, unit)
 

@@ -56,6 +56,7 @@ class Catalog:
         chunk_bytes: int,
         labels: Mapping[str, Sequence[str]],
         transposed: bool = False,
+        variable: Sequence[str] = (),
     ) -> DatasetState:
         """The dataset of that name, begun unless it is under way.
 
@@ -74,7 +75,7 @@ class Catalog:
             described = describe_dtype(dtype)
             texts = {field: tuple(each) for field, each in labels.items()}
             declared = write_ahead_log.Dataset(
-                name, described, trailing, grid.chunk_shape, compression, rows, encoded, texts, transposed
+                name, described, trailing, grid.chunk_shape, compression, rows, encoded, texts, transposed, tuple(variable)
             )
             self._log(declared)
             known = self.datasets[name] = DatasetState(declared)
@@ -85,6 +86,7 @@ class Catalog:
             ("number of rows is", known.declared.rows, rows),
             ("compression is", known.declared.compression, compression),
             ("order of axes is", _AXES[known.declared.transposed], _AXES[transposed]),
+            ("strings of variable length are", known.declared.variable, tuple(variable)),
             ("chunks come", _COMING[known.declared.encoded], _COMING[encoded]),
         ):
             if was != now:

@@ -74,10 +74,11 @@ class ColumnarSink:
         labels: Mapping[str, Sequence[str]] | None = None,
         *,
         transposed: bool = False,
+        variable: Sequence[str] = (),
     ) -> AnyCodec:
         """Start the datasets of a table; returns what workers encode its chunks with."""
         if name not in self._columns:
-            return self._sink.declare(name, dtype, trailing, labels, transposed=transposed)
+            return self._sink.declare(name, dtype, trailing, labels, transposed=transposed, variable=variable)
         chunk_rows = max(1, self._chunk_bytes // dtype.itemsize)
         codecs: list[tuple[str, Codec]] = []
         for column, dataset in zip(self._columns[name], self._datasets(name), strict=True):
@@ -89,6 +90,7 @@ class ColumnarSink:
                 {"": labels[column]} if labels and column in labels else None,
                 chunk_rows=chunk_rows,
                 compression=self._compressions.get(column),
+                variable=("",) if column in variable else (),
             )
             chunk_rows = codec.chunk_rows  # of the run that is resumed, which may have had another size
             codecs.append((column, codec))

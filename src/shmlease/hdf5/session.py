@@ -27,6 +27,7 @@ from shmlease.hdf5.layout import describe_dtype
 from shmlease.hdf5.recovery import Recovery, small_array_progress
 from shmlease.hdf5.staging import StagingDirectory, explained
 from shmlease.hdf5.store import Store
+from shmlease.hdf5.variable_strings import write_variable
 
 __all__ = ["Session"]
 
@@ -165,9 +166,24 @@ class Session:
         except OSError as error:
             self._file.fail(error)
             self._store.require_sound()
-        self._staging.publish()
+        self._publish()
         self._is_open = False
         self._release()
+
+    def _publish(self) -> None:
+        """Move the file to its place; with strings of variable length, after it was written again."""
+        if not any(state.declared.variable for state in self.datasets.values()):
+            self._staging.publish()
+            return
+        fd = self._staging.open_rewritten()
+        target = FileObject(fd)
+        try:
+            with explained("write strings of variable length", self.output):
+                write_variable(str(self._staging.data_path), target, self.datasets.values())
+                target.seal()
+            self._staging.publish(fd)
+        finally:
+            target.close()
 
     def abort(self, *, keep_partial: bool | None = None) -> None:
         """Give up: nothing is put under the output's name. The partial file stays when it is to be kept."""

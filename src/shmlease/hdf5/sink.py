@@ -302,6 +302,7 @@ class HDF5Sink:
         chunk_rows: int | None = None,
         compression: str | None = None,
         transposed: bool = False,
+        variable: Sequence[str] = (),
     ) -> Codec:
         """Start a dataset whose chunks come encoded; returns what workers encode them with.
 
@@ -324,6 +325,9 @@ class HDF5Sink:
             Instead of that of the sink.
         transposed : bool
             Store rows along the last axis. They are handed over, counted and checked as rows all the same.
+        variable : sequence of str
+            Fields of fixed strings, in UTF-8, that have variable length in the file: it is written a second time when it is
+            complete. An empty name is the dataset itself.
         """
         dtype = np.dtype(dtype)
         chunk_bytes = None if chunk_rows is None else chunk_rows * max(dtype.itemsize * math.prod(trailing), 1)
@@ -339,6 +343,7 @@ class HDF5Sink:
             chunk_bytes=chunk_bytes,
             compression=compression,
             transposed=transposed,
+            variable=variable,
         ).codec
 
     def pending(self, name: str) -> list[Array]:
@@ -475,6 +480,7 @@ class HDF5Sink:
         chunk_bytes: int | None = None,
         compression: str | None = None,
         transposed: bool = False,
+        variable: Sequence[str] = (),
     ) -> DatasetState:
         self._session.require_open()
         return self._session.catalog.begin(
@@ -487,6 +493,7 @@ class HDF5Sink:
             chunk_bytes=chunk_bytes or self._chunk_bytes,
             labels=labels or {},
             transposed=transposed,
+            variable=variable,
         )
 
     def _checkpoint_now_and_then(self) -> None:

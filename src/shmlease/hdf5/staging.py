@@ -1,8 +1,8 @@
 """The directory in which a file is made, beside where it will be: ``out.h5.partial/`` for ``out.h5``.
 
-It holds ``data``, the HDF5 file under way, and ``write_ahead_log``. A directory passes for no result; ``data`` moves to the
-output's name in one rename, complete and durable. The lock on the write-ahead log says that somebody is at work; the kernel
-drops it with its holder, and a forked child gives it up.
+It holds ``data``, the HDF5 file under way, ``write_ahead_log``, and ``rewritten``, if the finished data get another form. A
+directory passes for no result; the file moves to the output's name in one rename, complete and durable. The lock on the
+write-ahead log says that somebody is at work; the kernel drops it with its holder, and a forked child gives it up.
 """
 
 from __future__ import annotations
@@ -73,14 +73,19 @@ class StagingDirectory:
         with explained("write there", self.output):
             self.log_fd = self._lock()
             try:
-                self.data_fd = os.open(self._data, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+                self.data_fd = os.open(self.data_path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             except OSError:
                 os.close(self.log_fd)
                 raise
 
     @property
-    def _data(self) -> Path:
+    def data_path(self) -> Path:
+        """The HDF5 file under way."""
         return self.directory / "data"
+
+    @property
+    def _rewritten(self) -> Path:
+        return self.directory / "rewritten"
 
     @property
     def _log_path(self) -> Path:
@@ -133,17 +138,25 @@ class StagingDirectory:
         """
         output_path(self.output, overwrite=self._overwrite)
 
-    def publish(self) -> None:
-        """Give the data its name, durably, and take the directory away."""
+    def open_rewritten(self) -> int:
+        """A descriptor of an empty file for the data in another form; the caller owns it."""
+        with explained("write there", self.output):
+            return os.open(self._rewritten, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
+
+    def publish(self, rewritten_fd: int | None = None) -> None:
+        """Give the data its name, in its other form if there is one, durably, and take the directory away."""
         with explained("put the finished file there", self.output):
-            move_into_place(self.data_fd, str(self._data), str(self.output))
+            if rewritten_fd is None:
+                move_into_place(self.data_fd, str(self.data_path), str(self.output))
+            else:
+                move_into_place(rewritten_fd, str(self._rewritten), str(self.output))
             _sync_directory(self.output.parent)
             self.remove()
 
     def remove(self) -> None:
         """Take the directory away, with all that a sink puts there."""
         with explained("remove the partial file", self.output):
-            for path in (self._data, self._log_path):
+            for path in (self.data_path, self._rewritten, self._log_path):
                 path.unlink(missing_ok=True)
             try:
                 self.directory.rmdir()

@@ -23,6 +23,7 @@ from shmlease.hdf5.chunk_encoding import plain_bytes
 from shmlease.hdf5.filters import ROOM_BYTES
 from shmlease.hdf5.layout import parse_dtype
 from shmlease.hdf5.provenance import Source, format_checksum
+from shmlease.hdf5.variable_strings import fixed_strings, fixed_type
 
 if TYPE_CHECKING:
     import h5py
@@ -183,14 +184,14 @@ def _check_dataset(name: str, dataset: h5py.Dataset) -> DatasetCheck:
     mismatches = []
     if rows != expected_rows:
         mismatches.append(Mismatch(name, f"{expected_rows} rows", f"{rows}"))
-    if dataset.dtype != dtype:
+    if fixed_type(dataset.dtype, dtype) != dtype:
         mismatches.append(Mismatch(name, f"dtype {dtype}", f"{dataset.dtype}"))
     checksum = Checksum()
     trailing = dataset.shape[:-1] if is_transposed else dataset.shape[1:]
-    row_bytes = dataset.dtype.itemsize * int(np.prod(trailing, dtype=np.int64))
+    row_bytes = dtype.itemsize * int(np.prod(trailing, dtype=np.int64))
     try:
         for block in _blocks(dataset, rows, row_bytes, sources, is_transposed=is_transposed):
-            data = plain_bytes(block)
+            data = plain_bytes(fixed_strings(block, dtype))
             checksum.extend([(data.size, crc32(data))])
     except (OSError, ValueError, TypeError) as error:
         reached = checksum.size_bytes // row_bytes

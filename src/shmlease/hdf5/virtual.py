@@ -70,8 +70,10 @@ def parts_of(path: str) -> list[Part]:
 
 
 def _part(path: str, name: str, dataset: h5py.Dataset) -> Part:
-    if dataset.attrs.get(provenance.TRANSPOSED):
-        raise SinkError(f"{path}: {name!r} is transposed, and only rows are joined; make it without", path=path)
+    if dataset.attrs.get(provenance.TRANSPOSED) or dataset.dtype.hasobject:
+        raise SinkError(
+            f"{path}: {name!r} is transposed, or has strings of variable length: it cannot be joined", path=path
+        )
     sources = provenance.decode_sources(dataset.attrs.get(provenance.SOURCES, "[]"))
     dtype = str(dataset.attrs[provenance.DTYPE])
     return Part(path, name, dtype, dataset.shape[0], _row_bytes(dataset), tuple(sources))

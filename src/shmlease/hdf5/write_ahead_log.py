@@ -51,7 +51,8 @@ class Dataset(_Record, frozen=True):
     """A dataset was begun. `rows` is None while it grows; `encoded` when its chunks come encoded.
 
     `labels` has those of its fields that are enumerations, in the order of their numbers. `transposed` says that the axes
-    lie the other way round in the file: rows along the last one.
+    lie the other way round in the file: rows along the last one. `variable` names fields whose strings have variable length
+    in the finished file, see `variable_strings`; an empty name is the dataset itself.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Dataset(_Record, frozen=True):
     encoded: bool
     labels: dict[str, tuple[str, ...]] = {}
     transposed: bool = False
+    variable: tuple[str, ...] = ()
 
 
 class SmallArray(_Record, frozen=True):

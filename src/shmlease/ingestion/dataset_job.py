@@ -255,7 +255,7 @@ def _declare(sink: AnySink, name: str, schema: Schema) -> AnyCodec:
     if schema.matrix:
         dtype = schema.fields[0].dtype
         return sink.declare(name, dtype.base, dtype.shape, transposed=schema.transpose)
-    return sink.declare(name, schema.dtype, labels=schema.labels)
+    return sink.declare(name, schema.dtype, labels=schema.labels, variable=schema.variable)
 
 
 def _number_or_text(value: str) -> int | float | str:

@@ -121,8 +121,8 @@ class IngestPlan:
 
     def with_string_lengths(self, lengths: Mapping[str, int], *, all_strings: bool = True) -> IngestPlan:
         """The same plan with string fields just long enough, or those without a length; `lengths` in bytes, by field."""
-        if not all_strings:
-            lengths = {each.name: lengths[each.name] for each in self.schema.fields if each.needs_fitting}
+        unfitted = {each.name: lengths.get(each.name, 0) for each in self.schema.fields if each.needs_fitting}
+        lengths = {**lengths, **unfitted} if all_strings else unfitted
         fitted = tuple(replace(table, schema=fit_strings(table.schema, lengths)) for table in self.tables)
         return replace(self, tables=fitted)
 

@@ -21,6 +21,7 @@ _KINDS = "biufcSUmM"
 _FIELD = re.compile(r"\s*([^:=]+?)\s*:\s*([^=(]+?)\s*(?:\(\s*(.*?)\s*\)\s*(\??)\s*)?(?:=\s*(.*?)\s*)?")
 _BETWEEN_FIELDS = re.compile(r",(?![^(]*\))")
 _ENUM = "enum"
+_VARIABLE = "vlen"
 _MOST_LABELS, _MOST_LABELS_I1 = 1000, 128
 _EPOCH = "1970-01-01T00:00:00"
 MASK_SUFFIX = "_missing"
@@ -37,9 +38,9 @@ class Field:
     type : str
         A numpy type (``"i4"``, ``"f8"``, ``"S10"``); ``"S"`` without a length is to be fitted; ``"64u1"`` takes 64
         neighbouring columns into a subarray. ``"M8[ms]"`` and ``"m8[s]"`` are stored as int64, with unit and epoch in
-        attributes; ``"?"`` reads true and false, T and F, yes and no, 1 and 0. ``"enum"`` has its labels in `format`. With
-        a question mark behind it (``"i8?"``) a value may be missing: a field ``NAME_missing`` says where. ``"*f4"`` is a
-        subarray of all columns from `source` on.
+        attributes; ``"?"`` reads true and false, T and F, yes and no, 1 and 0. ``"enum"`` has its labels in `format`.
+        ``"vlen"`` is a string that has variable length in the file. With a question mark behind it (``"i8?"``) a value may
+        be missing: a field ``NAME_missing`` says where. ``"*f4"`` is a subarray of all columns from `source` on.
     source : int or str, optional
         The column: its index from 0, or its name in the header. By default, with a header, the column of the field's name;
         without one, the column at the field's own place.
@@ -87,6 +88,11 @@ class Field:
         return self.type.rstrip("?") == _ENUM
 
     @property
+    def is_variable(self) -> bool:
+        """Whether the strings have variable length in the file; ``vlen12`` has 12 bytes at most, as S12."""
+        return self.type.startswith(_VARIABLE)
+
+    @property
     def is_nullable(self) -> bool:
         """Whether another field says where values are missing."""
         return len(self.type) > 1 and self.type.endswith("?") and not self.type[:-1].isdigit()
@@ -111,6 +117,11 @@ class Field:
         """The numpy type that was asked for, a subarray included."""
         if self.is_enum:
             return np.dtype("i1" if len(self.labels) < _MOST_LABELS_I1 else "i2")
+        if self.is_variable:
+            length = self.type.removeprefix(_VARIABLE)
+            if length.strip("0123456789"):
+                raise DTypeError(f"field {self.name!r}: {self.type!r} is not vlen, or vlen and a length", field=self.name)
+            return _numpy_type(f"S{length}")
         try:
             dtype = _numpy_type((self.type[:-1] if self.is_nullable else self.type).removeprefix("*"))
         except (TypeError, ValueError, SyntaxError):

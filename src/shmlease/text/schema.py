@@ -149,6 +149,11 @@ class Schema:
                 f"encoding {self.encoding!r} cannot be read; convert the file, or use one of "
                 + ", ".join(sorted(_ASCII_COMPATIBLE))
             )
+        if self.variable and codecs.lookup(self.encoding).name not in ("utf-8", "ascii"):
+            raise IngestError(
+                f"strings of variable length are UTF-8, and the encoding is {self.encoding}; convert the file, or use S",
+                field=self.variable[0],
+            )
         try:
             re.compile(self.after_number)
         except re.error as error:
@@ -203,6 +208,11 @@ class Schema:
     def labels(self) -> dict[str, tuple[str, ...]]:
         """The labels of enumerations, by field."""
         return {each.name: each.labels for each in self.fields if each.is_enum}
+
+    @property
+    def variable(self) -> tuple[str, ...]:
+        """Fields whose strings have variable length in the file."""
+        return tuple(each.name for each in self.fields if each.is_variable)
 
     @property
     def needs_fitting(self) -> bool:

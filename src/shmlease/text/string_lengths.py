@@ -42,7 +42,7 @@ def fit_strings(schema: Schema, lengths: Mapping[str, int]) -> Schema:
         Bytes needed, by field: from `measure_strings`, or the largest over several files.
     """
     fields = tuple(
-        replace(each, type=f"{each.dtype.base.kind}{max(lengths[each.name], 1)}")
+        replace(each, type=f"{'vlen' if each.is_variable else each.dtype.base.kind}{max(lengths[each.name], 1)}")
         if each.dtype.base.kind in "SU" and each.name in lengths and each.width == 1
         else each
         for each in schema.fields

@@ -25,6 +25,7 @@ from shmlease.ingestion.dataset_names import dataset_names
 from shmlease.ingestion.file_progress import report_of
 from shmlease.ingestion.plan import check_output_path
 from shmlease.ingestion.report import DatasetReport, FileReport, IngestReport
+from shmlease.text.field import parse_dtype
 from shmlease.text.sources import PathLike
 
 __all__ = ["ingest", "ingest_on"]
@@ -74,6 +75,10 @@ def ingest(
         As `shmlease.ingest`; what was stored stays, for a run with `resume`.
     """
     began_s = time.monotonic()
+    if isinstance(options.get("dtype"), str) and any(each.is_variable for each in parse_dtype(options["dtype"])):
+        raise IngestError(
+            "strings of variable length are for files that are made on one machine; use S, or leave out the cluster"
+        )
     for option in ("columnar", "transpose"):
         if options.get(option):
             raise IngestError(f"{option} is for files that are made on one machine; leave it out, or the cluster")
