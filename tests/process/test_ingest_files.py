@@ -13,10 +13,10 @@ from multiprocessing import get_context
 import h5py
 import numpy as np
 import pytest
-from ingesting import COLUMNS, DTYPE, SMALL, expected, make_table, rows_of, text_of
+from ingesting import COLUMNS, DTYPE, SMALL, contents, expected, make_table, rows_of, text_of
 
 import shmlease
-from shmlease.errors import CapacityError
+from shmlease.errors import CapacityError, IngestError
 from shmlease.hdf5 import verify
 from shmlease.ingestion.ingest import ingest
 from shmlease.ingestion.summary import summary as as_text
@@ -65,6 +65,25 @@ def test_verify_tells_of_a_source_that_was_changed(tmp_path):
     table.write_bytes(content)
     (mismatch,) = verify(tmp_path / "out.h5", tmp_path).mismatches
     assert "calls.cov" in mismatch.subject
+
+
+def test_calling_thread_does_it_all_without_workers(tmp_path):
+    tables = [make_table(tmp_path / name, 30_000 + seed, seed) for seed, name in enumerate(("a.cov", "b.cov.gz"))]
+    reports = {workers: ingest(tables, tmp_path / f"{workers}.h5", workers=workers, **FIELDS) for workers in (0, 2)}
+    assert contents(tmp_path / "0.h5") == contents(tmp_path / "2.h5")
+    assert (reports[0].rows, reports[0].workers, reports[0].leaks) == (60_001, 1, ())
+    (tmp_path / "a.cov").write_text("nonsense\n")
+    with pytest.raises(IngestError, match=r"a\.cov"):
+        ingest(tables, tmp_path / "none.h5", workers=0, **FIELDS)
+
+
+def test_readers_are_called_one_after_the_other_without_workers(tmp_path):
+    for name in ("a.npy", "b.npy"):
+        np.save(tmp_path / name, np.arange(200_000))
+    paths = [tmp_path / "a.npy", tmp_path / "b.npy"]
+    for workers in (0, 2):
+        ingest(paths, tmp_path / f"{workers}.h5", reader=np.load, into="all", workers=workers)
+    assert contents(tmp_path / "0.h5") == contents(tmp_path / "2.h5")
 
 
 @pytest.mark.parametrize("pack", [bz2.compress, lzma.compress], ids=["bzip2", "xz"])

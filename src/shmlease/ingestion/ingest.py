@@ -94,7 +94,7 @@ def ingest(
     compression : str
         As of `HDF5Sink`. With `columnar`, columns may have their own: ``"gzip,name=zstd,id=none"``.
     workers : int, optional
-        Worker processes; by default as many as there are processors.
+        Worker processes; by default as many as there are processors. 0: the calling thread does the work itself.
     capacity : int or str, optional
         The most shared memory to use; by default 32 MiB for each worker and two more, at most half of what is free.
     on_error : {"fail", "skip", "quarantine"}
@@ -163,13 +163,14 @@ def ingest(
             text = {"layout": layout, "dtype": dtype, "columns": columns, "matrix": matrix, "fit_strings": fit_strings}
             _require_none(**text, columnar=columnar or bool(own), **reading)
             plan = plan_load(names, reader, into, compression, on_error)
-        workers = workers or len(os.sched_getaffinity(0))
+        if workers is None:
+            workers = len(os.sched_getaffinity(0))
         with RunResources(workers, capacity, executor, registry, compressed=compression != "none") as resources:
             watch = _Watch(plan, resources, began_s, progress)
             if isinstance(plan, IngestPlan) and (fit_strings or plan.schema.needs_fitting):
                 plan.require_files("the lengths of its strings are measured before; declare them, such as name:S16")
                 plan = plan.with_string_lengths(measure(plan.tables, resources.pool, watch), all_strings=fit_strings)
-            budget = budget_for(resources.capacity_bytes, workers, plan.schemas)
+            budget = budget_for(resources.capacity_bytes, resources.workers, plan.schemas)
             sink = HDF5Sink(out, compression=compression, encoders=1, overwrite=overwrite, resume=resume, keep_partial=True)
             stored = _store(plan, budget, sink, own, resources, watch, attributes)
     finally:

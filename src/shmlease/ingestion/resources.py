@@ -14,6 +14,7 @@ from shmlease.client.registry import Registry
 from shmlease.errors import LeaseWarning
 from shmlease.ingestion.budget import default_capacity
 from shmlease.ingestion.executor_pool import ExecutorWorkerPool
+from shmlease.ingestion.inline_pool import InlineWorkerPool
 from shmlease.ingestion.leak_check import RecordingHandle, holdings, leftovers
 from shmlease.ingestion.worker_pool import ProcessWorkerPool, WorkerPool
 from shmlease.system.directory import RegistryDirectory
@@ -31,6 +32,8 @@ class RunResources:
 
     Attributes
     ----------
+    workers : int
+        That work at once; this thread itself is one if no processes were asked for.
     capacity_bytes : int
         Of shared memory.
     registry : RegistryHandle
@@ -54,7 +57,8 @@ class RunResources:
         *,
         compressed: bool = True,
     ) -> None:
-        self.workers = workers
+        self._is_inline = workers == 0 and executor is None
+        self.workers = workers = max(workers, 1)
         self._warm_bytes = (_WARM_BYTES if compressed else _WARM_BYTES_UNCOMPRESSED) * (workers + 1)
         self._executor = executor
         self._given = registry
@@ -74,7 +78,8 @@ class RunResources:
         return self._executor is not None
 
     def __enter__(self) -> Self:
-        own = ProcessWorkerPool() if self._executor is None else None  # from here on it imports, beside what follows
+        has_processes = self._executor is None and not self._is_inline
+        own = ProcessWorkerPool() if has_processes else None  # from here on it imports, beside what follows
         try:
             if self._given is None:
                 warm_bytes = min(self._warm_bytes, self.capacity_bytes // 2)
@@ -94,6 +99,8 @@ class RunResources:
             raise
         if self._executor is not None:
             self.pool = ExecutorWorkerPool(self._executor, self.workers, self.registry.id)
+        elif own is None:
+            self.pool = InlineWorkerPool(self.registry)
         return self
 
     def __exit__(

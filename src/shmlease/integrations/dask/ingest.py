@@ -61,8 +61,8 @@ def ingest(
     shards : int, optional
         How many files to write; by default two for each thread of the workers, and at most one for each input.
     **options
-        Of `shmlease.ingest`, for each shard: ``workers`` (1 by default, for a shard is a task, and has a thread) and
-        ``capacity`` are a shard's. Not ``columnar``, not ``transpose``.
+        Of `shmlease.ingest`, for each shard: ``workers`` (0 by default, for a shard is a task, whose thread does the work)
+        and ``capacity`` are a shard's. Not ``columnar``, not ``transpose``.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def ingest(
         _remove(out, folder)
     check_output_path(out, names, overwrite=False)
     groups = _planned(folder, names, into, shards or _SHARDS_A_THREAD * sum(client.nthreads().values()), resume, options)
-    reports = _written(client, groups, folder, {"workers": 1, "into": into, **options})
+    reports = _written(client, groups, folder, {"workers": 0, "into": into, **options})
     written = [parts_of(_shard(folder, number)) for number in range(len(groups))]
     datasets = _joined(written, into)
     join(out, datasets)
