@@ -155,6 +155,8 @@ def test_registry_that_is_not_there_is_not_there_whoever_else_is(served: subproc
         ("--id", "", "'' cannot be the id of a registry"),
         ("--capacity", "99999PiB", "larger than any memory"),
         ("--capacity", "1KiB", "holds no segment"),
+        ("--capacity", "0%", "no part of /dev/shm"),
+        ("--capacity", "half%", "no part of /dev/shm"),
         ("--capacity", "90TiB", "is more than /dev/shm can hold"),
         ("--warm-idle", "soon", "is not a duration"),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import sys
 import warnings
 from types import TracebackType
@@ -24,7 +23,6 @@ from shmlease.system.identity import watch
 
 __all__ = ["Adoption"]
 
-_SHM: Final = "/dev/shm"
 _ENDS_WITHIN_S: Final = 5.0
 
 
@@ -41,7 +39,7 @@ class Adoption:
 
     def __enter__(self) -> Self:
         # what would fit without a registry is to fit with it: pages are reserved, so that a full /dev/shm is no bus error
-        self._registry = Registry(shutil.disk_usage(_SHM).total or None)
+        self._registry = Registry("100%")
         roots = {os.path.dirname(os.path.dirname(module.__file__ or "")) for module in (shmlease, np, msgspec)}
         where = os.pathsep.join([adoption.__name__, str(sys.implementation.cache_tag), *sorted(roots)])
         self.environment = {REGISTRY: self._registry.id, ENVIRONMENT: where}

@@ -17,7 +17,6 @@ from shmlease.client.starting import WARM_IDLE_S, RegistryStart, checked_id
 from shmlease.errors import RegistryUnavailableError, UnsupportedPlatformError
 from shmlease.exhaustion import explains_shortage, shortage_behind
 from shmlease.interrupts import is_from_handler
-from shmlease.system.directory import RegistryDirectory
 from shmlease.system.primitives import complete, start_new_thread
 from shmlease.system.registries import default_registry_id
 from shmlease.system.shm_shortage import explained
@@ -41,7 +40,8 @@ class Registry(RegistryHandle):
     Parameters
     ----------
     capacity : int or str, optional
-        Bytes (or words such as ``"2GiB"``) of all segments together; half of what /dev/shm has free if not given.
+        Bytes (or words such as ``"2GiB"``, or ``"50%"`` of /dev/shm) of all segments together; half of what /dev/shm has
+        free if not given.
     warm : int or str, optional
         Bytes of free segments that are kept for reuse at most; half of the capacity if not given, 0 to keep none.
     warm_idle : float or str
@@ -118,7 +118,8 @@ def connect(
         If there is none to join, start it: that of the id given, else the user's default one. It ends when this process
         and all others that have joined it since have ended.
     capacity : int or str, optional
-        Bytes (or words such as ``"2GiB"``) of all segments together, if it is started here; all of /dev/shm if not given.
+        Bytes (or words such as ``"2GiB"``, or ``"50%"`` of /dev/shm) of all segments together, if it is started here; all
+        of /dev/shm if not given.
 
     Raises
     ------
@@ -169,9 +170,7 @@ def _joined_or_started(registry: str | None, named: str | None, capacity: int | 
 
 def _start(id: str, capacity: int | str | None, *, is_last: bool) -> None:
     """Start the registry `id`; nothing if another process has just done so, unless it `is_last` tried."""
-    if capacity is None:
-        capacity = RegistryDirectory(id).total_bytes()
-    start = RegistryStart(capacity, None, WARM_IDLE_S, id)
+    start = RegistryStart("100%" if capacity is None else capacity, None, WARM_IDLE_S, id)
     try:
         complete(start.run)
     except RegistryUnavailableError as error:

@@ -165,11 +165,24 @@ def new_registry(
         A size or duration is not a valid one.
     """
     # half of what is free now: /dev/shm is others' as well, and a full one is a bus error to those who do not reserve
-    capacity_bytes = directory.free_bytes() // 2 if capacity is None else parse_bytes(capacity)
+    capacity_bytes = directory.free_bytes() // 2 if capacity is None else _in_bytes(capacity, directory)
     if capacity_bytes < PAGE_BYTES:
         raise ValueError(f"a capacity of {capacity_bytes} bytes holds no segment; give at least {PAGE_BYTES}")
     warm_bytes = int(capacity_bytes * WARM_SHARE) if warm is None else parse_bytes(warm)
     return NewRegistry(capacity_bytes, warm_bytes, parse_duration(warm_idle), owner)
+
+
+def _in_bytes(capacity: int | str, directory: RegistryDirectory) -> int:
+    """A capacity, which may be a part of /dev/shm, such as ``"50%"``."""
+    if not isinstance(capacity, str) or not capacity.endswith("%"):
+        return parse_bytes(capacity)
+    try:
+        part = float(capacity[:-1])
+    except ValueError:
+        part = -1.0
+    if not 0 < part <= 100:
+        raise ValueError(f"{capacity!r} is no part of /dev/shm; give between 0% and 100%, or a size such as 2GiB")
+    return int(directory.total_bytes() * part / 100)
 
 
 def _end_unused(directory: RegistryDirectory) -> None:

@@ -54,8 +54,8 @@ class NodeRegistry(WorkerPlugin):
     Parameters
     ----------
     capacity : int or str, optional
-        Bytes, or words such as ``"8GiB"``, of all segments on a node together. If not given, the configuration
-        ``shmlease.capacity``; else half of /dev/shm.
+        Bytes, or words such as ``"8GiB"`` or ``"25%"`` of /dev/shm, of all segments on a node together. If not given, the
+        configuration ``shmlease.capacity``; else half of /dev/shm.
     """
 
     name = "shmlease"
@@ -82,7 +82,7 @@ class LocalCluster(distributed.LocalCluster):
     Parameters
     ----------
     capacity : int or str, optional
-        Bytes, or words such as ``"8GiB"``, of all segments together; half of /dev/shm if not given.
+        Bytes, or words such as ``"8GiB"`` or ``"25%"``, of all segments together; half of /dev/shm if not given.
     args, kwargs
         As of `distributed.LocalCluster`.
 
@@ -93,7 +93,7 @@ class LocalCluster(distributed.LocalCluster):
     """
 
     def __init__(self, *args: Any, capacity: int | str | None = None, **kwargs: Any) -> None:
-        self.registry = Registry(node.default_capacity() if capacity is None else capacity)
+        self.registry = Registry(node.DEFAULT_CAPACITY if capacity is None else capacity)
         config = {**(kwargs.pop("config", None) or {}), "shmlease": {"registry": self.registry.id}}
         preload = [*_listed(kwargs.pop("preload", None)), "shmlease.dask"]
         try:

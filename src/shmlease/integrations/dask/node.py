@@ -22,12 +22,13 @@ from distributed import Client, Worker
 
 from shmlease import LeaseError, RegistryHandle, SegmentExistsError, SegmentNotFoundError, connect
 
-__all__ = ["HANDSHAKE", "Node", "Server", "default_capacity", "join", "leave", "node_on", "nodes"]
+__all__ = ["DEFAULT_CAPACITY", "HANDSHAKE", "Node", "Server", "join", "leave", "node_on", "nodes"]
 
 Server = Worker | Client
 
 # What a process says of itself when it connects to another: the name under which it is announced.
 HANDSHAKE: Final = "shmlease"
+DEFAULT_CAPACITY: Final = "50%"  # of /dev/shm: the other half is for whoever does not ask before he writes
 _REGISTRY_OF_TASKS: Final = "SHMLEASE_REGISTRY"  # what `shmlease.connect()` joins
 # Of peers that are elsewhere; every connection of a client that is not on this node has an address of its own.
 _MOST_REMEMBERED: Final = 10_000
@@ -136,7 +137,7 @@ async def join(server: Server, capacity: int | str | None = None) -> bool:
         return False
     id = await _registry_id(server)
     if capacity is None:
-        capacity = dask.config.get("shmlease.capacity", None) or default_capacity()
+        capacity = dask.config.get("shmlease.capacity", None) or DEFAULT_CAPACITY
     registry = await asyncio.to_thread(connect, id, start=True, capacity=capacity)
     node = await asyncio.to_thread(node_on, registry)
     node.begin(server)
@@ -169,12 +170,6 @@ def leave(server: Server) -> None:
             nodes.pop(id, None)
             if isinstance(server, Worker) and os.environ.get(_REGISTRY_OF_TASKS) == id:
                 del os.environ[_REGISTRY_OF_TASKS]
-
-
-def default_capacity() -> int:
-    """Half of /dev/shm: the other half is for whoever does not ask before he writes."""
-    status = os.statvfs("/dev/shm")
-    return status.f_blocks * status.f_frsize // 2
 
 
 def receiver_of(context: dict[str, Any] | None) -> tuple[Node, int] | None:
