@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +18,12 @@ from distributed.protocol.serialize import families
 import shmlease
 from rig.repeated import for_each
 from rig.until import until
-from shmlease.integrations.dask import serialization
+from shmlease.integrations.dask import serialization, shared_buffers
 from shmlease.integrations.dask.node import HANDSHAKE, Node, node_on, nodes
+from shmlease.integrations.dask.page_writes import PageWrites, whole_pages
 
 LONG = 100_000
+WATCHED = 1 << 18  # elements, of 8 bytes: large enough that writes to them are noticed
 
 
 @pytest.fixture
@@ -98,6 +103,65 @@ def test_array_that_was_written_to_since_it_was_sent_is_sent_as_it_is_now(node: 
     arrived[0] = 7
     assert deserialize(*send(sent, node))[-1] == 5
     assert deserialize(*send(arrived, node))[0] == 7
+
+
+def test_large_array_that_nobody_has_written_to_is_not_even_read_when_it_is_sent_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = np.ones(WATCHED)
+    with closing(PageWrites()) as writes:
+        if not writes.watch(*whole_pages(sent.ctypes.data, sent.nbytes)):
+            pytest.skip("this kernel does not say which pages were written to")
+    sent = np.ones(WATCHED)
+    arrived = deserialize(*send(sent, node))
+    compared: list[int] = []
+
+    def are_equal(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
+        compared.append(len(one))
+        return np.array_equal(one, other)
+
+    monkeypatch.setattr(shared_buffers, "_are_equal", are_equal)
+    for array in sent, arrived:
+        assert deserialize(*send(array, node)).sum() == WATCHED
+    assert sum(compared) < 4 * mmap.PAGESIZE, "only what lies in a page with something else"
+
+
+@for_each("where", [(0, "numpy"), (WATCHED // 2, "numpy"), (WATCHED // 2, "a system call"), (-1, "a system call")])
+def test_large_array_that_was_written_to_is_sent_as_it_is_now(node: Node, where: tuple[int, str], tmp_path: Path) -> None:
+    place, how = where
+    np.array([7.0]).tofile(tmp_path / "seven")
+    sent = np.zeros(WATCHED)
+    arrived = deserialize(*send(sent, node))
+    for array in sent, arrived:
+        deserialize(*send(array, node))
+        if how == "numpy":
+            array[place] = 7
+        else:
+            at = place % WATCHED
+            with open(tmp_path / "seven", "rb", buffering=0) as file:
+                file.readinto(array[at : at + 1].data)
+        assert deserialize(*send(array, node))[place] == 7
+        array[place] = 8
+        assert deserialize(*send(array, node))[place] == 8, "and again"
+
+
+def test_array_whose_part_was_sent_after_it_was_written_to_is_sent_as_it_is_now(node: Node) -> None:
+    sent = np.zeros(2 * WATCHED)
+    deserialize(*send(sent, node))
+    sent[-WATCHED // 2] = 5
+    assert deserialize(*send(sent[WATCHED:], node))[-WATCHED // 2] == 5
+    assert deserialize(*send(sent, node))[-WATCHED // 2] == 5
+
+
+def test_memory_that_other_processes_write_to_is_compared(node: Node) -> None:
+    shared = np.frombuffer(mmap.mmap(-1, 8 * WATCHED), "f8")
+    deserialize(*send(shared, node))
+    child = os.fork()
+    if child == 0:
+        shared[7] = 3
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert deserialize(*send(shared, node))[7] == 3
 
 
 def test_nothing_is_kept_for_arrays_that_have_died(node: Node, registry: shmlease.Registry) -> None:

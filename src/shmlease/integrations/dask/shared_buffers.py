@@ -1,19 +1,22 @@
 """Buffers of this process that are in shared memory already: what is sent twice is copied once.
 
-A buffer is known by where it lies and how long it is. Before its segment is sent again the two are compared: a task may
-have written to the array in between, also to one that came from there, which is copied on write. So a record that is out of
-date costs a copy, and never shows anybody a wrong value.
+A buffer is known by where it lies and how long it is. A task may have written to the array in between, also to one that
+came from a segment, which is copied on write. So a segment is sent again only if the kernel says that no page of the buffer
+was written to, or else if both are found equal. A record that is out of date costs a copy, and never shows anybody a wrong
+value.
 """
 
 from __future__ import annotations
 
 import ctypes
+import threading
 import weakref
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from shmlease import Address, CapacityError, Lease, RegistryHandle, SegmentNotFoundError, Ticket
+from shmlease.integrations.dask.page_writes import PageWrites, whole_pages
 
 __all__ = ["SharedBuffers"]
 
@@ -25,12 +28,15 @@ _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 # What is kept for buffers that may never be sent again, as a part of the capacity: there are some workers on a node.
 _KEPT_PART: Final = 8
 _MOST_RECORDS: Final = 10_000
+# What is watched by itself is a mapping of its own to the kernel, which has 65,530 for a process; less is compared at once.
+_LEAST_WATCHED_BYTES: Final = 1 << 20
 
 
 class _Record(NamedTuple):
     address: Address
     segment: Array | None  # holds it for whoever has copied the buffer; whoever has received it holds it anyway
     owner: weakref.ref[Any]
+    is_watched: bool = False  # writes to it are noticed
 
 
 class SharedBuffers:
@@ -39,6 +45,8 @@ class SharedBuffers:
     def __init__(self) -> None:
         self._records: dict[tuple[int, int], _Record] = {}  # changed in single steps: by threads, and as arrays die
         self._most_kept_bytes: dict[str, int] = {}
+        self._writes = PageWrites()
+        self._sending = threading.Lock()  # to watch a buffer anew is to forget what was written to it before
 
     def ticket(self, registry: RegistryHandle, buffer: memoryview, pid: int) -> Ticket:
         """A ticket for process `pid` on the content of `buffer`, contiguous bytes.
@@ -49,15 +57,20 @@ class SharedBuffers:
             There is no room, or no such process.
         """
         content = np.frombuffer(buffer, np.uint8)
-        key = _key(content)
+        with self._sending:
+            return self._ticket(registry, content, _key(content), pid)
+
+    def _ticket(self, registry: RegistryHandle, content: Array, key: tuple[int, int], pid: int) -> Ticket:
+        owner = _owner(content)
         lease = self._leased_again(registry, key, content)
         if lease is None:
+            is_watched = self._watch(key, owner)  # before it is copied: what is written meanwhile is noticed
             self._records.pop(key, None)
             lease = self._copied(registry, content)
         try:
             ticket = lease.ticket(to=pid)
-            if key not in self._records and isinstance(owner := _owner(content), np.ndarray):
-                self._record(ticket, lease.detach(), content, owner)
+            if key not in self._records and isinstance(owner, np.ndarray):
+                self._record(ticket, lease.detach(), content, owner, is_watched=is_watched)
                 self._drop_oldest(registry)
         finally:
             lease.release()
@@ -83,10 +96,30 @@ class SharedBuffers:
             lease = registry.attach(record.address)
         except SegmentNotFoundError:
             return None
-        if _are_equal(lease.array, content):
+        if self._is_unwritten(record, key, lease.array, content) or _are_equal(lease.array, content):
             return lease
         lease.release()
         return None
+
+    def _is_unwritten(self, record: _Record, key: tuple[int, int], segment: Array, content: Array) -> bool:
+        """Whether the kernel knows that `content` is what `segment` is; the parts of pages at its ends are compared."""
+        start, stop = whole_pages(*key)
+        if record.is_watched:
+            are_unwritten = self._writes.are_unwritten(start, stop)
+        else:
+            are_unwritten = record.segment is None and self._writes.are_of_file(start, stop)
+        ends = slice(start - key[0]), slice(stop - key[0], None)
+        return are_unwritten and all(_are_equal(segment[end], content[end]) for end in ends)
+
+    def _watch(self, key: tuple[int, int], owner: object) -> bool:
+        """Have writes to a buffer noticed from now on, if it is memory of numpy's own."""
+        address, nbytes = key
+        if nbytes < _LEAST_WATCHED_BYTES or not isinstance(owner, np.ndarray) or not owner.flags.owndata:
+            return False
+        for other, record in list(self._records.items()):  # what was written to parts of it is forgotten
+            if record.is_watched and other[0] < address + nbytes and address < sum(other):
+                self._records.pop(other, None)
+        return self._writes.watch(*whole_pages(address, nbytes))
 
     def _copied(self, registry: RegistryHandle, content: Array) -> Lease[Any]:
         try:
@@ -97,10 +130,14 @@ class SharedBuffers:
         self.clear()
         return registry.share(content, timeout=0)
 
-    def _record(self, ticket: Ticket, segment: Array | None, content: Array, owner: Any) -> None:
+    def _record(
+        self, ticket: Ticket, segment: Array | None, content: Array, owner: Any, *, is_watched: bool = False
+    ) -> None:
         key = _key(content)
         address = Address(ticket.registry, ticket.segment, ticket.generation)
-        self._records[key] = _Record(address, segment, weakref.ref(owner, lambda _: self._records.pop(key, None)))
+        self._records[key] = _Record(
+            address, segment, weakref.ref(owner, lambda _: self._records.pop(key, None)), is_watched
+        )
 
     def _drop_oldest(self, registry: RegistryHandle) -> None:
         """Keep no more than a part of the registry's capacity for buffers that may be sent again."""
