@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 from dataclasses import fields, replace
 
@@ -10,6 +11,7 @@ import pytest
 from shmlease.cli import ingest, ingest_options
 from shmlease.cli.ingest_output import inference_as_command
 from shmlease.cli.ingest_run import columns_of
+from shmlease.ingestion.ingest import ingest as ingest_function
 from shmlease.ingestion.plan import schema_of
 from shmlease.text.formats import FORMATS
 from shmlease.text.inference import infer
@@ -24,6 +26,18 @@ def test_every_option_of_a_schema_is_one_of_the_command() -> None:
     assert {*ingest_options.READING, "fields", "matrix"} == {each.name for each in fields(Schema)}
     options = {parameter.name for parameter in ingest.command.params}
     assert set(ingest_options.READING) < options
+
+
+# What the command has for what only a program can give, and the other way round.
+OF_PROGRAMS = {"registry", "executor", "progress", "reading"}
+OF_THE_COMMAND = {"quiet", "is_json", "dry_run", "inferred", "scheduler"}
+OTHER_NAMES = {"paths": "files", "out": "output"}
+
+
+def test_every_option_of_the_function_is_one_of_the_command_and_the_other_way_round() -> None:
+    function = {OTHER_NAMES.get(name, name) for name in inspect.signature(ingest_function).parameters} - OF_PROGRAMS
+    options = {parameter.name for parameter in ingest.command.params} - OF_THE_COMMAND - set(ingest_options.READING)
+    assert function == options
 
 
 TABLES = [

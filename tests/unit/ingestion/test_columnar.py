@@ -84,6 +84,17 @@ def test_files_without_rows_and_several_files_in_one_group(table: Path, tmp_path
         assert file["none/x"].shape == (0, 2)
 
 
+def test_malformed_lines_are_kept_beside_the_columns(table: Path, tmp_path: Path) -> None:
+    table.write_text(f"{LINES}too,few\n{LINES[:200].rpartition(chr(10))[0]}\n")
+    out = tmp_path / "out.h5"
+    report = ingest(table, out, columnar=True, on_error="quarantine", **OPTIONS)
+    assert report.rejected_count == 1
+    with h5py.File(out) as file:
+        assert file["ticks/pos"].shape == (report.rows,)
+        assert file["rejected/ticks/text"][...].tobytes() == b"too,few\n"
+    assert verify(out).is_good
+
+
 ROWS = np.zeros(1000, [("a", "i4"), ("b", "S5"), ("c", "f8", (2,))])
 ROWS["a"], ROWS["b"], ROWS["c"] = np.arange(1000), b"x", np.arange(2000).reshape(1000, 2)
 
