@@ -1,5 +1,5 @@
 """Reference pages generated from the code: docs/cli.md from the commands, docs/rules.md from the auditor's rules, and
-docs/states.md from the tables of states.
+docs/states.md, with its diagrams, from the tables of states.
 
 python -m shmlease.cli.reference docs
 """
@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import click
 
 from shmlease.auditor.judge.rules import RULES
 from shmlease.cli import cli
-from shmlease.core.transitions import LEASE_TRANSITIONS, SEGMENT_TRANSITIONS
+from shmlease.core.transitions import LEASE_TRANSITIONS, SEGMENT_TRANSITIONS, LeaseState, SegmentState
 from shmlease.output_file import write_output
+from shmlease.pages.diagrams import diagram_of
+from shmlease.pages.rendering import render_diagram
 
-__all__ = ["PAGES", "commands", "rules", "states"]
+__all__ = ["PAGES", "commands", "lease_diagram", "rules", "segment_diagram", "states"]
+
+_ENDED: Final = "ended"
 
 
 def commands() -> str:
@@ -63,13 +67,59 @@ def states() -> str:
         "table.\n",
     ]
     for title, table in (("A segment", SEGMENT_TRANSITIONS), ("A lease", LEASE_TRANSITIONS)):
-        lines += [f"## {title}\n", "| from | what happens | to |", "|---|---|---|"]
-        lines += [f"| {state} | {event} | {after or 'ended'} |" for (state, event), after in table.items()]
+        picture = title.lower().replace(" ", "-")
+        lines += [f"## {title}\n", f"![States of {title.lower()}](states/{picture}.svg)\n"]
+        lines += ["| from | what happens | to |", "|---|---|---|"]
+        lines += [f"| {state} | {event} | {after or _ENDED} |" for (state, event), after in table.items()]
         lines.append("")
     return "\n".join(lines)
 
 
-PAGES: Final[dict[str, Callable[[], str]]] = {"cli.md": commands, "rules.md": rules, "states.md": states}
+def segment_diagram() -> str:
+    """The states of a segment, as a picture."""
+    places = {
+        SegmentState.CREATING: (0.0, 0.0),
+        SegmentState.FILLING: (1.5, 0.0),
+        SegmentState.PUBLISHED: (3.0, 0.0),
+        SegmentState.RESERVED: (0.75, 1.2),
+        SegmentState.WARM: (2.25, 1.2),
+        SegmentState.RETIRING: (1.5, 2.4),
+        _ENDED: (0.0, 2.8),
+    }
+    # around the boxes of reserved and warm segments
+    bends = {(SegmentState.CREATING, SegmentState.RETIRING): -0.18, (SegmentState.PUBLISHED, SegmentState.RETIRING): 0.2}
+    return _diagram("States of a segment", SEGMENT_TRANSITIONS, places, bends)
+
+
+def lease_diagram() -> str:
+    """The states of a lease, as a picture."""
+    places = {
+        LeaseState.RESERVED: (0.0, 0.0),
+        LeaseState.HELD: (1.5, 0.0),
+        LeaseState.DETACHED: (3.0, 0.0),
+        LeaseState.LINGERING: (2.25, 1.2),
+        _ENDED: (1.5, 2.4),
+    }
+    return _diagram("States of a lease", LEASE_TRANSITIONS, places, {(LeaseState.DETACHED, _ENDED): 0.2})
+
+
+def _diagram(
+    title: str,
+    table: Mapping[tuple[str, str], str | None],
+    places: Mapping[str, tuple[float, float]],
+    bends: Mapping[tuple[str, str], float],
+) -> str:
+    transitions = [(str(state), str(event), str(after or _ENDED)) for (state, event), after in table.items()]
+    return render_diagram(diagram_of(title, transitions, places, bends)) + "\n"
+
+
+PAGES: Final[dict[str, Callable[[], str]]] = {
+    "cli.md": commands,
+    "rules.md": rules,
+    "states.md": states,
+    "states/a-segment.svg": segment_diagram,
+    "states/a-lease.svg": lease_diagram,
+}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():
