@@ -38,16 +38,16 @@ random-tables: $(VENV)/.installed  ## random small tables, read by the parsers a
 kill-sweep: $(VENV)/.installed  ## kills at every system call of clients, registries and successors; KILL_ARGS="--points 3000" for fewer
 	PYTHONPATH=tests $(BIN)/python -m kill_sweep $(KILL_ARGS)
 
-bench: $(VENV)/.installed  ## the benchmarks, beside their references
-	$(BIN)/python benchmarks/handover.py
-	$(BIN)/python benchmarks/objects.py
-	$(BIN)/python benchmarks/throughput.py
-	$(BIN)/python benchmarks/leases.py
+# in the order of the page
+MEASURED := handover objects throughput leases shared_memory existing_code ingest
+bench: $(VENV)/.installed  ## measure everything beside its references (half an hour, a quiet machine), and make docs/benchmarks.md of it
+	mkdir -p build/bench
+	set -e; for name in $(MEASURED); do $(BIN)/python benchmarks/$$name.py --json build/bench/$$name.json; done
+	$(BIN)/python benchmarks/report.py $(MEASURED:%=build/bench/%.json)
 	$(BIN)/python benchmarks/reclaim.py
 	$(BIN)/python benchmarks/audit.py speed
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/sink.py
-	$(BIN)/python benchmarks/ingest.py
 
 docs: $(VENV)/.installed  ## the site of documentation, into build/docs
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check -e ".[docs]"

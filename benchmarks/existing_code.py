@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import multiprocessing
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -29,6 +27,8 @@ import numpy as np
 
 import shmlease
 import shmlease.joblib
+from shmlease.verification.bench.report import print_or_store
+from shmlease.verification.bench.timing import Measurement, figure_of, machine
 
 WORKERS = 2
 CONTEXT = multiprocessing.get_context("fork")
@@ -104,16 +104,20 @@ def with_joblib(stack: contextlib.ExitStack, job: Callable[[Any], Any]) -> dict[
 
 
 JOBS = {"in and out": in_and_out, "one argument": one_argument, "small": small}
-STANDS_ON = {
-    "Executor": "ProcessPoolExecutor",
-    "Pool, carrying": "Pool",
-    "Executor.put": "loky",
-    "joblib, shmlease": "loky",
+# what each is beside, how many tasks it has, and what it is
+REFERENCES = {"in and out": "ProcessPoolExecutor", "one argument": "loky", "small": "ProcessPoolExecutor"}
+TASKS = {"in and out": 8, "one argument": 64, "small": 10_000}
+QUANTIFIES = {
+    "in and out": "Wall time of 8 tasks, each given an array of 16 MiB and returning another, on 2 workers that are there "
+    "before; in a pool of the standard library and of joblib, with and without the line that leases their arrays.",
+    "one argument": "Wall time of 64 tasks that use the same array of 128 MiB, on 2 workers that are there before.",
+    "small": "Wall time of 10,000 tasks, each given an array of 1 KiB and returning a number, on 2 workers that are there "
+    "before: such arrays travel in the message, with or without shmlease.",
 }
 
 
-def measured(job: str, rounds: int) -> dict[str, float]:
-    """Median seconds by method."""
+def measured(job: str, rounds: int) -> Measurement:
+    """Seconds of the job by every method, in turns."""
     with JOBS[job]() as runs:
         times: dict[str, list[float]] = {name: [] for name in runs}
         for round in range(rounds + 1):
@@ -122,26 +126,17 @@ def measured(job: str, rounds: int) -> dict[str, float]:
                 run()
                 if round:  # the first starts workers and fills pools
                     times[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
+    figures = [figure_of(name, TASKS[job], [[each] for each in seconds]) for name, seconds in times.items()]
+    return Measurement(f"existing code: {job}", QUANTIFIES[job], "s", "tasks", REFERENCES[job], figures, machine())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=JOBS, help="one job alone")
-    parser.add_argument("--json", default="", help="write the medians here")
+    parser.add_argument("--json", default="", help="write the measurements here, for benchmarks/report.py")
     options = parser.parse_args()
-    found = {}
-    for job in [options.only] if options.only else JOBS:
-        medians = found[job] = measured(job, options.rounds)
-        print(job)
-        for name, seconds in medians.items():
-            reference = STANDS_ON.get(name)
-            ratio = f"{seconds / medians[reference]:8.2f}x of {reference}" if reference in medians else ""
-            print(f"  {name:22}{seconds * 1e3:10.1f} ms{ratio}")
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(found, file, indent=1)
+    print_or_store([measured(job, options.rounds) for job in ([options.only] if options.only else JOBS)], options.json)
 
 
 if __name__ == "__main__":

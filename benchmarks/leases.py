@@ -3,10 +3,10 @@
 Quantified: (1) the median wall time of `lease` + `release` of one page, unnamed (granted ahead) and named (one round trip),
 while 10, 1,000 and 100,000 other leases are live, as a ratio to the time at 10; the live leases are held by other
 processes, since one process may map at most vm.max_map_count regions. A bare AF_UNIX ping-pong between two processes in the
-same run is the unit of the last column. (2) The wall time of a fresh 64 MiB segment, reserved and written once, in memory
+same run is the reference. (2) The wall time of a fresh 64 MiB segment, reserved and written once, in memory
 copies of 64 MiB, with huge pages (MADV_COLLAPSE) and without; and of a recycled one.
 
-    python benchmarks/leases.py [--most 100000] [--seconds 2]
+    python benchmarks/leases.py [--most 100000] [--seconds 2] [--json FILE]
 """
 
 from __future__ import annotations
@@ -15,18 +15,32 @@ import argparse
 import multiprocessing
 import os
 import socket
-import statistics
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from unittest import mock
 
+import msgspec
 import numpy as np
 
 import shmlease
-from shmlease.system import mapping
-from shmlease.units import format_duration
+from shmlease.system import page_reservation
+from shmlease.units import parse_bytes
+from shmlease.verification.bench.report import print_or_store
+from shmlease.verification.bench.timing import Figure, Measurement, figure_of, interleaved, machine
 
 PER_HOLDER = 25_000
+LIVE = (
+    "Wall time of lease() and release() of one page, unnamed (granted ahead) and named (one round trip), against the "
+    "number of leases that other processes hold meanwhile. A bare ping-pong of 4 bytes over an AF_UNIX SOCK_SEQPACKET "
+    "socket between two processes is what one round trip to any server costs."
+)
+FRESH = (
+    "Wall time of leasing a segment, writing all of it once, and releasing it: a fresh one in huge pages "
+    "(MADV_COLLAPSE) and in small ones, and one that is used again; beside one numpy copy of as much within one process."
+)
+COPY = "memory copy"
+PING_PONG = "AF_UNIX ping-pong"
 
 
 def hold(registry: str, count: int, pipe: Connection) -> None:
@@ -44,16 +58,7 @@ def echo(end: socket.socket) -> None:
         end.send(packet)
 
 
-def median_s(action: Callable[[], object], seconds: float) -> float:
-    samples = []
-    end = time.perf_counter() + seconds
-    while (begin := time.perf_counter()) < end:
-        action()
-        samples.append(time.perf_counter() - begin)
-    return statistics.median(samples)
-
-
-def ping_pong_s(seconds: float) -> float:
+def ping_pong(seconds: float) -> list[Figure]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     process = multiprocessing.get_context("fork").Process(target=echo, args=(theirs,))
     process.start()
@@ -63,18 +68,16 @@ def ping_pong_s(seconds: float) -> float:
         ours.send(b"ping")
         ours.recv(4096)
 
-    result = median_s(once, seconds)
+    figures = interleaved({PING_PONG: once}, 0, seconds)
     ours.close()
     process.kill()
     process.join()
-    return result
+    return figures
 
 
-def live_leases(most: int, seconds: float) -> None:
-    unit = ping_pong_s(seconds)
-    print(f"bare ping-pong {format_duration(unit)}")
-    print(f"{'live leases':>12} {'unnamed':>10} {'of 10':>7} {'named':>10} {'of 10':>7} {'unnamed in ping-pongs':>22}")
-    first: tuple[float, float] | None = None
+def live_leases(most: int, seconds: float) -> Measurement:
+    (unit,) = ping_pong(seconds)
+    figures: list[Figure] = []
     spawn = multiprocessing.get_context("spawn")
     for count in [n for n in (10, 1_000, 100_000) if n <= most]:
         with shmlease.Registry(capacity="2GiB") as registry:
@@ -86,47 +89,41 @@ def live_leases(most: int, seconds: float) -> None:
                 holders.append((process, ours))
             for _, pipe in holders:
                 pipe.recv()
-            unnamed = median_s(lambda: registry.lease(shape=1).release(), seconds)
-            named = median_s(lambda: registry.lease("one", shape=1).release(), seconds)
+            cycles: dict[str, Callable[[], object]] = {
+                "lease, unnamed": lambda registry=registry: registry.lease(shape=1).release(),
+                "lease, named": lambda registry=registry: registry.lease("one", shape=1).release(),
+            }
+            figures += interleaved(cycles, count, seconds)
             for process, pipe in holders:
                 pipe.send(None)
                 process.join()
-        first = first or (unnamed, named)
-        print(
-            f"{count:>12,} {format_duration(unnamed):>10} {unnamed / first[0]:>6.2f}x {format_duration(named):>10} "
-            f"{named / first[1]:>6.2f}x {unnamed / unit:>21.2f}x"
-        )
+        figures.append(msgspec.structs.replace(unit, at=float(count)))
+    return Measurement("live leases", LIVE, "s", "live leases", PING_PONG, figures, machine())
 
 
-def fresh_segments(rounds: int = 9) -> None:
-    size_bytes = 64 << 20
+def fresh_segments(size_bytes: int, rounds: int = 9) -> Measurement:
     source = np.random.default_rng(1).random(size_bytes // 8)
     target = np.empty_like(source)
-    np.copyto(target, source)
-    memcpy = statistics.median(timed(lambda: np.copyto(target, source)) for _ in range(rounds))
 
-    def fill(registry: shmlease.Registry) -> float:
-        begin = time.perf_counter()
-        lease = registry.lease(shape=source.shape)
-        np.copyto(lease.array, source)
-        elapsed = time.perf_counter() - begin
-        lease.release()
-        return elapsed
+    def fill(registry: shmlease.Registry) -> None:
+        with registry.lease(shape=source.shape) as lease:
+            np.copyto(lease.array, source)
 
-    results = {}
+    def figure(subject: str, action: Callable[[], object]) -> Figure:
+        action()
+        return figure_of(subject, size_bytes, [[timed(action)] for _ in range(rounds)])
+
+    figures = [figure(COPY, lambda: np.copyto(target, source))]
     for title, warm in (("fresh", 0), ("recycled", None)):
-        with shmlease.Registry(capacity="512MiB", warm=warm) as registry:
-            fill(registry)
-            results[title] = statistics.median(fill(registry) for _ in range(rounds))
-    collapse = mapping._MADV_COLLAPSE
-    mapping._MADV_COLLAPSE = -1  # a system that has no such advice: the fallback
-    with shmlease.Registry(capacity="512MiB", warm=0) as registry:
-        fill(registry)
-        results["fresh, small pages"] = statistics.median(fill(registry) for _ in range(rounds))
-    mapping._MADV_COLLAPSE = collapse
-    print(f"64 MiB, one memory copy {format_duration(memcpy)}; leased and written once, in memory copies:")
-    for title, seconds in results.items():
-        print(f"{title:>20} {seconds / memcpy:>6.2f}x")
+        with shmlease.Registry(capacity=8 * size_bytes, warm=warm) as registry:
+            figures.append(figure(title, lambda registry=registry: fill(registry)))
+    # a system that has no such advice: the fallback
+    with (
+        mock.patch.object(page_reservation, "_MADV_COLLAPSE", -1),
+        shmlease.Registry(capacity=8 * size_bytes, warm=0) as registry,
+    ):
+        figures.append(figure("fresh, small pages", lambda: fill(registry)))
+    return Measurement("fresh segments", FRESH, "s", "bytes", COPY, figures, machine())
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -139,9 +136,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int, default=100_000, help="live leases at most")
     parser.add_argument("--seconds", type=float, default=2.0, help="per figure")
+    parser.add_argument("--size", default="64MiB", help="of the fresh segment")
+    parser.add_argument("--json", default="", help="write the measurements here, for benchmarks/report.py")
     options = parser.parse_args()
-    fresh_segments()
-    live_leases(options.most, options.seconds)
+    measurements = [
+        live_leases(options.most, options.seconds),
+        fresh_segments(parse_bytes(options.size)),
+    ]
+    print_or_store(measurements, options.json)
 
 
 if __name__ == "__main__":

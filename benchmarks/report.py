@@ -1,10 +1,11 @@
-"""Turns measurements, as the other scripts store them with --json, into Markdown tables and SVG charts for the
-documentation.
+"""Turns measurements, as the other scripts store them with --json, into a page of the documentation: what each means for a
+user, a chart, a table, and the machine.
 
-    python benchmarks/report.py RESULT.json... --into docs/
+    python benchmarks/report.py RESULT.json... [--into docs]
 
-writes docs/benchmarks/<name>.svg, with both axes logarithmic and the memory copy dashed, and replaces what stands in
-docs/benchmarks.md below the line ``<!-- measured -->``.
+writes docs/benchmarks/<name>.svg and replaces what stands in docs/benchmarks.md below the line ``<!-- measured -->``, in
+the order of the files given. Charts of measurements that are not among them are removed. `make bench` measures all of it
+and calls this.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from shmlease.verification.bench.report import as_chart, as_markdown, file_name, has_chart
+from shmlease.verification.bench.report import as_chart, as_markdown, file_name
 from shmlease.verification.bench.timing import Measurement
 
 MARK = "<!-- measured -->"
@@ -32,7 +33,9 @@ def main() -> None:
     ]
     charts = options.into / "benchmarks"
     charts.mkdir(exist_ok=True)
-    for measurement in filter(has_chart, measurements):
+    for old in charts.glob("*.svg"):
+        old.unlink()
+    for measurement in measurements:
         (charts / f"{file_name(measurement)}.svg").write_text(as_chart(measurement) + "\n")
     page = options.into / "benchmarks.md"
     kept = page.read_text().partition(MARK)[0]

@@ -5,14 +5,13 @@ other attaches by name, sums every element once, and closes; the first closes an
 between them are there before. Rounds of both classes alternate; the figure is the median, and its ratio to that of the
 standard library in the same run.
 
-    python benchmarks/shared_memory.py [--rounds N]
+    python benchmarks/shared_memory.py [--sizes 4KiB,1MiB,64MiB] [--rounds N] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-import statistics
 import time
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory as Standard
@@ -22,8 +21,15 @@ import numpy as np
 
 import shmlease
 from shmlease.shared_memory import SharedMemory
+from shmlease.units import parse_bytes
+from shmlease.verification.bench.report import print_or_store
+from shmlease.verification.bench.timing import Figure, Measurement, figure_of, machine
 
-SIZES = {"4 KiB": 4 << 10, "1 MiB": 1 << 20, "64 MiB": 64 << 20}
+QUANTIFIES = (
+    "Wall time of one use by two processes that are there before, against the size of the segment: one creates it and "
+    "fills it from an array of its own; the other attaches by name, sums every element once, and closes; the first closes "
+    "and unlinks. `shmlease.shared_memory.SharedMemory` beside `multiprocessing.shared_memory.SharedMemory`."
+)
 CLASSES: dict[str, type[Any]] = {"shmlease": SharedMemory, "standard": Standard}
 
 
@@ -56,26 +62,29 @@ def use(kind: str, values: np.ndarray[Any, Any], pipe: Connection) -> float:
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="4KiB,64KiB,1MiB,16MiB,64MiB")
     parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--json", default="", help="write the measurement here, for benchmarks/report.py")
+    options = parser.parse_args()
+    figures: list[Figure] = []
     with shmlease.Registry(capacity="256MiB"):
         ours, theirs = multiprocessing.Pipe()
         reader = multiprocessing.Process(target=read, args=(theirs,), daemon=True)
         Standard(create=True, size=1).unlink()  # the resource tracker, which both processes then share
         reader.start()
-        for size, nbytes in SIZES.items():
+        for nbytes in map(parse_bytes, options.sizes.split(",")):
             values = np.ones(nbytes // 8, "u8")
             times: dict[str, list[float]] = {kind: [] for kind in CLASSES}
             for kind in CLASSES:
                 use(kind, values, ours)
-            for _ in range(rounds if nbytes > 1 << 20 else rounds * 10):
+            for _ in range(options.rounds if nbytes > 1 << 20 else options.rounds * 10):
                 for kind, taken in times.items():
                     taken.append(use(kind, values, ours))
-            medians = {kind: statistics.median(taken) for kind, taken in times.items()}
-            ours_us, standard_us = medians["shmlease"] * 1e6, medians["standard"] * 1e6
-            print(f"{size:>7}: shmlease {ours_us:,.0f} us, standard {standard_us:,.0f} us: {ours_us / standard_us:.2f}x")
+            figures += [figure_of(kind, nbytes, np.array_split(taken, min(5, len(taken)))) for kind, taken in times.items()]
         ours.send(None)
         reader.join()
+    measurement = Measurement("SharedMemory classes", QUANTIFIES, "s", "bytes", "standard", figures, machine())
+    print_or_store([measurement], options.json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Line charts: where everything lies, computed here; drawn by a template, in a page or as an SVG file of its own.
+"""Line charts and bars: where everything lies, computed here; drawn by a template, in a page or as an SVG file of its own.
 
 Positions are percentages of the plot, so that a browser can stretch it to any width without stretching the text.
 """
@@ -12,7 +12,7 @@ from typing import Final
 
 from shmlease.pages.scales import round_decimal
 
-__all__ = ["Axis", "Chart", "Line", "Series", "Tick", "chart_of"]
+__all__ = ["Axis", "Bar", "Bars", "Chart", "Line", "Series", "Tick", "bars_of", "chart_of"]
 
 _TICKS: Final = 5
 # A line of few points shows them.
@@ -114,6 +114,45 @@ def chart_of(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Chart:
         lines.append(Line(one.name, colour, () if one.is_dots else placed, placed if has_dots else (), one.is_reference))
     y_ticks = tuple(Tick(round(100 - tick.at, 2), tick.text) for tick in up.ticks())
     return Chart(title, x.label, y.label, tuple(across.ticks()), y_ticks, tuple(lines))
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar, its length in percent of the longest, and the text behind it."""
+
+    name: str
+    percent: float
+    text: str
+    colour: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """What a template needs to draw bars, one below the other."""
+
+    title: str
+    label: str
+    bars: tuple[Bar, ...]
+
+    @property
+    def left_px(self) -> int:
+        """The room for the names."""
+        return 14 + _width_px(bar.name for bar in self.bars)
+
+    @property
+    def right_px(self) -> int:
+        """The room for the text behind the longest bar."""
+        return 14 + _width_px(bar.text for bar in self.bars)
+
+
+def bars_of(title: str, label: str, rows: Sequence[tuple[str, float, str]]) -> Bars:
+    """Bars from 0 on for `rows`: a name, a value, and the value as text."""
+    most = max((value for _, value, _ in rows), default=0) or 1
+    bars = [
+        Bar(name, round(100 * value / most, 2), text, _COLOURS[number % len(_COLOURS)])
+        for number, (name, value, text) in enumerate(rows)
+    ]
+    return Bars(title, label, tuple(bars))
 
 
 class _Scale:

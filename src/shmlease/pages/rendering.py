@@ -17,11 +17,11 @@ from typing import Any, Final
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-from shmlease.pages.charts import Chart
+from shmlease.pages.charts import Bars, Chart
 from shmlease.pages.diagrams import Diagram
 from shmlease.units import format_bytes, format_count, format_duration
 
-__all__ = ["Headline", "render_chart", "render_diagram", "render_page"]
+__all__ = ["Headline", "render_bars", "render_chart", "render_diagram", "render_page"]
 
 _COMMON: Final = "shmlease.pages"
 
@@ -80,6 +80,12 @@ def render_page(
 def render_chart(chart: Chart) -> str:
     """`chart` as an SVG file."""
     svg: str = _environment(_COMMON).get_template("chart.svg").render(chart=chart)
+    return svg.strip()
+
+
+def render_bars(bars: Bars) -> str:
+    """`bars` as an SVG file."""
+    svg: str = _environment(_COMMON).get_template("bars.svg").render(bars=bars)
     return svg.strip()
 
 

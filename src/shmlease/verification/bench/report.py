@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from shmlease.output_file import write_output
-from shmlease.pages.charts import Axis, Series, chart_of
-from shmlease.pages.rendering import render_chart
+from shmlease.pages.charts import Axis, Series, bars_of, chart_of
+from shmlease.pages.rendering import render_bars, render_chart
 from shmlease.units import format_bytes, format_duration
 from shmlease.verification.bench.handover import MEMCPY
+from shmlease.verification.bench.meaning import meaning_of
 from shmlease.verification.bench.timing import Figure, Measurement
 
-__all__ = ["as_chart", "as_markdown", "as_table", "as_text", "file_name", "has_chart", "print_or_store"]
+__all__ = ["as_chart", "as_markdown", "as_table", "as_text", "file_name", "print_or_store"]
 
 # Rounds that differ by more than this say that the machine has other things to do.
 _MOST_NOISE: Final = 1.5
 _COLUMNS: Final = 100
+# what the axis of figures shows; its ticks have the unit
+_AXES: Final = {"s": "wall time, median", "bytes": "memory", "1/s": "per second, all processes together, median"}
 
 
 def as_text(measurement: Measurement) -> str:
@@ -53,14 +56,17 @@ def as_table(measurement: Measurement) -> list[list[str]]:
 
 
 def as_markdown(measurement: Measurement) -> str:
-    """A section: what is quantified, the table, the machine."""
+    """A section: what it means for a user, what is quantified, chart, table, and machine."""
     head, *rows = as_table(measurement)
+    meaning = meaning_of(measurement)
     lines = [
         f"## {measurement.name[0].upper()}{measurement.name[1:]}",
         "",
+        *([f"**{meaning}**", ""] if meaning else []),
         measurement.quantifies,
         "",
-        *([f"![{measurement.name}](benchmarks/{file_name(measurement)}.svg)", ""] if has_chart(measurement) else []),
+        f"![{measurement.name}](benchmarks/{file_name(measurement)}.svg)",
+        "",
         _line(head),
         "|---" + "|---:" * (len(head) - 1) + "|",
         *map(_line, rows),
@@ -74,7 +80,12 @@ def as_markdown(measurement: Measurement) -> str:
 
 
 def as_chart(measurement: Measurement) -> str:
-    """An SVG; both axes are logarithmic."""
+    """An SVG: lines with logarithmic axes, or bars where there is one point only."""
+    label = f"{_AXES.get(measurement.unit, measurement.unit)}; {_shortly(measurement.machine)}"
+    if len(measurement.points()) == 1:
+        (at,) = measurement.points()
+        rows = [(figure.subject, figure.p50, _cell(measurement, figure, at)) for figure in measurement.figures]
+        return render_bars(bars_of(f"{measurement.name}, {_point(measurement, at)}", label, rows))
     series = [
         Series(
             subject,
@@ -85,14 +96,10 @@ def as_chart(measurement: Measurement) -> str:
     ]
     along = format_bytes if measurement.along == "bytes" else "{:,}".format
     base = 16.0 if measurement.along == "bytes" else 10.0  # 256 B, 4 KiB, 64 KiB, 1 MiB
-    x = Axis(measurement.along, lambda at: along(round(at)), log_base=base)
-    y = Axis(format=lambda value: _value(measurement, value), log_base=10)
+    x_label = "size" if measurement.along == "bytes" else measurement.along
+    x = Axis(x_label, lambda at: along(round(at)), log_base=base)
+    y = Axis(label, lambda value: _value(measurement, value), log_base=10)
     return render_chart(chart_of(measurement.name, x, y, series))
-
-
-def has_chart(measurement: Measurement) -> bool:
-    """Whether there is a line to be drawn."""
-    return len(measurement.points()) > 1
 
 
 def file_name(measurement: Measurement) -> str:
@@ -120,6 +127,12 @@ def _value(measurement: Measurement, value: float) -> str:
 
 def _point(measurement: Measurement, at: float) -> str:
     return format_bytes(round(at)) if measurement.along == "bytes" else f"{at:,.0f} {measurement.along}"
+
+
+def _shortly(machine: Mapping[str, str]) -> str:
+    """The machine and its load, in the width of a chart."""
+    names = [name for name in ("processors", "memory", "python", "load") if name in machine]
+    return ", ".join(f"{name} {machine[name]}" for name in names)
 
 
 def _line(cells: list[str]) -> str:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -49,6 +54,38 @@ def test_a_chart_has_every_subject() -> None:
     assert ">shmlease</text>" in svg
     assert ">stdlib</text>" in svg
     assert svg.count("<polyline") == 2
+
+
+def test_a_chart_names_its_axes_the_machine_and_its_load() -> None:
+    svg = as_chart(msgspec.structs.replace(MEASURED, machine={"processors": "2", "load": "0.5"}))
+    assert ">wall time, median; processors 2, load 0.5</text>" in svg
+    assert ">size</text>" in svg
+
+
+def test_one_point_is_drawn_as_bars_with_their_figures() -> None:
+    svg = as_chart(msgspec.structs.replace(MEASURED, figures=MEASURED.figures[:2]))
+    assert ">hand-over, 4 KiB</text>" in svg
+    assert ">100 us (0.50x)</text>" in svg
+    lengths = [float(width) for width in re.findall(r'<rect x="\d+" y="\d+" width="([\d.]+)"', svg)]
+    assert lengths[0] == pytest.approx(lengths[1] / 2, abs=0.2)
+
+
+def test_the_page_is_made_of_stored_measurements_and_its_beginning_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks.md").write_text("# Benchmarks\n\nKept.\n\n<!-- measured -->\n\nOld.\n")
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "gone.svg").touch()
+    bars = msgspec.structs.replace(MEASURED, name="other", figures=MEASURED.figures[:2])
+    for number, one in enumerate((MEASURED, bars)):
+        (tmp_path / f"{number}.json").write_bytes(msgspec.json.encode([one]))
+    script = Path(__file__).resolve().parents[4] / "benchmarks" / "report.py"
+    command = [sys.executable, str(script), "1.json", "0.json", "--into", "."]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert page.startswith("# Benchmarks\n\nKept.\n\n<!-- measured -->\n")
+    assert "Old." not in page
+    assert page.index("## Other") < page.index("## Hand-over")
+    linked = re.findall(r"!\[[^]]*\]\(benchmarks/(.*?)\)", page)
+    assert sorted(linked) == sorted(path.name for path in (tmp_path / "benchmarks").iterdir())
 
 
 def test_a_measurement_survives_being_stored() -> None:
