@@ -1,7 +1,7 @@
 """Lease tables as metrics: what `status --prometheus` writes, for the textfile collector of a node exporter.
 
-Everything is read from the ledger; the registry is not asked. What only its process knows, the requests that wait, is not
-there.
+Everything is read from the ledger; the registry is not asked. What only its process knows, how many requests wait just now,
+is not there; how many had to is.
 
 Source: "Exposition formats", text-based format, version 0.0.4, in the documentation of Prometheus.
 """
@@ -31,6 +31,8 @@ _METRICS: Final = {
     "segments_created_total": ("counter", "Segment files made so far."),
     "leases": ("gauge", "Leases by mode and state."),
     "tickets": ("gauge", "Tickets not yet redeemed."),
+    "waits_total": ("counter", "Requests that had to wait until others gave up room, so far."),
+    "reclaims_total": ("counter", "Leases that ended because their holder had died, so far."),
     "clients": ("gauge", "Clients by state; those that have ended are not counted."),
     "clients_total": ("counter", "Clients that have joined so far."),
     "events_total": ("counter", "Entries of the event log so far, of any kind."),
@@ -69,6 +71,8 @@ def _figures(look: Look, snapshot: Snapshot) -> Iterator[tuple[str, dict[str, st
         for lease_state in LeaseState:
             yield "leases", {"mode": mode, "state": lease_state}, leases[mode, lease_state]
     yield "tickets", {}, sum(not ticket.keeps for ticket in snapshot.tickets.values())
+    yield "waits_total", {}, snapshot.marks.get(Mark.WAIT, 0)
+    yield "reclaims_total", {}, snapshot.marks.get(Mark.RECLAIM, 0)
     clients = Counter(client.state for client in snapshot.clients.values())
     for present in (ClientState.CONNECTED, ClientState.DETACHED):
         yield "clients", {"state": present}, clients[present]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shmlease.core.leases import Leases
-from shmlease.core.model import ClientRow, EventKind
+from shmlease.core.model import ClientRow, EventKind, Mark
 from shmlease.core.outbox import Outbox
 from shmlease.core.rows import Rows
 
@@ -15,5 +15,6 @@ def end_leases_of(client: ClientRow, rows: Rows, outbox: Outbox, leases: Leases,
     for lease_id in sorted(rows.leases_of[client.id]):
         lease = rows.leases[lease_id]
         outbox.counters["reclaimed"] += 1
+        rows.next_number(Mark.RECLAIM)
         rows.record(now_ns, EventKind.HOLDER_DIED, lease.segment, lease.id, client.id, client.identity.command)
         leases.end(lease, now_ns, tainted=True)

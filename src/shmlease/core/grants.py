@@ -14,7 +14,7 @@ from shmlease.core import answers
 from shmlease.core import messages as m
 from shmlease.core.abandonments import Abandonments
 from shmlease.core.leases import Leases
-from shmlease.core.model import LeaseMode, SegmentRow, SegmentState
+from shmlease.core.model import LeaseMode, Mark, SegmentRow, SegmentState
 from shmlease.core.outbox import Outbox
 from shmlease.core.pool import Pool
 from shmlease.core.preconditions import held_by, require_free_name, require_own_id
@@ -86,6 +86,8 @@ class Grants:
         self._queue.append(waiter)
         self._outbox.note_peak("waiting", len(self._queue))
         self.serve(now_ns)
+        if self._queue.is_last(waiter) and not self._room_is_coming(waiter):
+            rows.next_number(Mark.WAIT)
         if self._queue:  # its end perhaps
             self._timers.at(waiter.deadline_ns, "lease")
 

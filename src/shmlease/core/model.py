@@ -147,6 +147,8 @@ class Mark(enum.IntEnum):
     SEGMENT = 0
     CLIENT = 1
     SPARE = 2
+    WAIT = 3  # a request that had to wait until others gave up room
+    RECLAIM = 4  # a lease, or a redeemed ticket, that ended because its holder was dead
 
 
 class MarkRow(msgspec.Struct, frozen=True, array_like=True, tag="M", gc=False):

@@ -43,6 +43,10 @@ class LeaseQueue:
         """The one whose turn it is."""
         return self._waiters[0]
 
+    def is_last(self, waiter: Waiter[Lease]) -> bool:
+        """Whether `waiter` stands at the end."""
+        return bool(self._waiters) and self._waiters[-1] is waiter
+
     def append(self, waiter: Waiter[Lease]) -> None:
         """Join at the end."""
         self._waiters.append(waiter)

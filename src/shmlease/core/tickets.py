@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from shmlease.core import messages as m
 from shmlease.core.effects import DropToken, UnwatchReceiver, VoidToken, WatchReceiver
 from shmlease.core.leases import Leases
-from shmlease.core.model import ClientState, EventKind, SegmentState, TicketRow, client_of
+from shmlease.core.model import ClientState, EventKind, Mark, SegmentState, TicketRow, client_of
 from shmlease.core.names import Names
 from shmlease.core.outbox import Outbox
 from shmlease.core.preconditions import held_by, mode_of, require_new_id
@@ -100,6 +100,7 @@ class Tickets:
         self._outbox.add(DropToken(ticket_id, client))
         self._remember(ticket_id, "was redeemed by a process that has ended since")
         self._outbox.counters["reclaimed"] += 1
+        self._rows.next_number(Mark.RECLAIM)
         made = f"with a ticket made at {ticket.site}"
         self._rows.record(now_ns, EventKind.HOLDER_DIED, ticket.segment, 0, client, made)
         self._leases.taint(ticket.segment)  # it may have mapped the segment

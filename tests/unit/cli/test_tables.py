@@ -187,6 +187,10 @@ def test_metrics_are_the_figures_of_the_table() -> None:
     assert found["clients", ',state="connected"'] == 1
     assert found["events_total", ""] == 1030
     assert found["recent_events", ',kind="holder died"'] == 1
+    assert (found["waits_total", ""], found["reclaims_total", ""]) == (0, 0)
+    table.marks.update({Mark.WAIT: 7, Mark.RECLAIM: 3})
+    found = samples(as_prometheus([seen(table)]))
+    assert (found["waits_total", ""], found["reclaims_total", ""]) == (7, 3)
 
 
 def test_metrics_of_several_registries_stand_together() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from rig.shell import Shell, identity
 from shmlease.core import messages as m
-from shmlease.core.model import ClientState, EventKind, LeaseState, SegmentState
+from shmlease.core.model import ClientState, EventKind, LeaseState, Mark, SegmentState
 from shmlease.core.os_names import os_names_of
 from shmlease.core.refusals import Refusal
 
@@ -24,6 +24,7 @@ def test_lease_of_a_dead_holder_ends_and_its_segment_is_unlinked() -> None:
     assert not shell.files
     assert lease.lease not in shell.table.rows.leases
     assert events(shell, EventKind.HOLDER_DIED) == [(lease.segment, lease.lease, holder)]
+    assert shell.snapshot().marks[Mark.RECLAIM] == 1
     assert holder in shell.dropped
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from rig.shell import PAGE, Shell
 from shmlease.core import messages as m
-from shmlease.core.model import LeaseMode, LeaseState, SegmentState
+from shmlease.core.model import LeaseMode, LeaseState, Mark, SegmentState
 
 
 def test_lease_gets_a_fresh_segment_of_whole_pages() -> None:
@@ -125,6 +125,22 @@ def test_request_is_refused_when_it_has_waited_its_timeout_and_not_before() -> N
     refused = shell.answer(client, seq)
     assert refused.code is m.RefusalCode.CAPACITY
     assert refused.fields["waited_ns"] == 2_000_000_000
+
+
+def test_those_who_had_to_wait_are_counted_also_by_a_successor() -> None:
+    shell = Shell(capacity_pages=10, warm_pages=10)
+    client = shell.hello()
+    everything = shell.lease(client, 10, name="all")
+    shell.release(client, everything.lease)
+    assert isinstance(shell.lease(client, 5, name="half"), m.Granted), "in place of a warm segment: nobody was waited for"
+    assert Mark.WAIT not in shell.snapshot().marks
+    shell.lease(client, 8, name="refused at once")
+    assert Mark.WAIT not in shell.snapshot().marks
+    for name in ("first", "second"):
+        assert shell.lease(client, 8, name=name, timeout_s=60) is None
+    assert shell.snapshot().marks[Mark.WAIT] == 2
+    shell.take_over()
+    assert shell.snapshot().marks[Mark.WAIT] == 2
 
 
 def test_those_who_wait_are_served_in_order_of_arrival() -> None:
