@@ -12,6 +12,7 @@ import pytest
 import shmlease
 from shmlease.auditor.judge.findings import Finding, Report
 from shmlease.auditor.report.formats import render
+from shmlease.hdf5.verification import Mismatch
 from shmlease.ingestion.report import DatasetReport, FileReport, IngestReport, Rejected
 from shmlease.notebook import html_table
 from shmlease.testing import memory_registry
@@ -124,3 +125,17 @@ def test_name_that_is_not_waited_for_is_told_without_a_time() -> None:
     with memory_registry("4MiB") as registry, pytest.raises(shmlease.SegmentNotFoundError) as refused:
         registry.attach("calls", timeout=0)
     assert str(refused.value).startswith("segment 'calls' is not published: no segment has that name")
+
+
+def test_verification_prints_what_the_command_prints(tmp_path: Path) -> None:
+    path = tmp_path / "calls.h5"
+    with shmlease.HDF5Sink(path) as sink:
+        sink.append("liver", np.arange(3))
+    good = shmlease.verify(path)
+    assert str(good).splitlines()[-1] == f"{path}: good"
+    assert str(good).startswith("liver  3 rows  crc32:")
+    assert repr(good) == f"<VerifyReport {path}: good, 1 dataset>"
+    assert cells(good)[:2] == [f"{path}: good", "liver"]
+    bad = dataclasses.replace(good, mismatches=(Mismatch("liver", "4 rows", "3 rows"),))
+    assert str(bad).splitlines()[-2:] == ["mismatch: liver: expected 4 rows, seen 3 rows", f"{path}: 1 mismatch"]
+    assert repr(bad) == f"<VerifyReport {path}: 1 mismatch, 1 dataset>"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import click
@@ -87,8 +87,11 @@ def segment_diagram() -> str:
         _ENDED: (0.0, 2.8),
     }
     # around the boxes of reserved and warm segments
-    bends = {(SegmentState.CREATING, SegmentState.RETIRING): -0.18, (SegmentState.PUBLISHED, SegmentState.RETIRING): 0.2}
-    return _diagram("States of a segment", SEGMENT_TRANSITIONS, places, bends)
+    bends: dict[tuple[str, str], float] = {
+        (SegmentState.CREATING, SegmentState.RETIRING): -0.18,
+        (SegmentState.PUBLISHED, SegmentState.RETIRING): 0.2,
+    }
+    return _diagram("States of a segment", SEGMENT_TRANSITIONS.items(), places, bends)
 
 
 def lease_diagram() -> str:
@@ -100,16 +103,16 @@ def lease_diagram() -> str:
         LeaseState.LINGERING: (2.25, 1.2),
         _ENDED: (1.5, 2.4),
     }
-    return _diagram("States of a lease", LEASE_TRANSITIONS, places, {(LeaseState.DETACHED, _ENDED): 0.2})
+    return _diagram("States of a lease", LEASE_TRANSITIONS.items(), places, {(LeaseState.DETACHED, _ENDED): 0.2})
 
 
 def _diagram(
     title: str,
-    table: Mapping[tuple[str, str], str | None],
+    table: Iterable[tuple[tuple[str, str], str | None]],
     places: Mapping[str, tuple[float, float]],
     bends: Mapping[tuple[str, str], float],
 ) -> str:
-    transitions = [(str(state), str(event), str(after or _ENDED)) for (state, event), after in table.items()]
+    transitions = [(str(state), str(event), str(after or _ENDED)) for (state, event), after in table]
     return render_diagram(diagram_of(title, transitions, places, bends)) + "\n"
 
 

@@ -8,7 +8,6 @@ import click
 import msgspec
 
 from shmlease.hdf5.verification import VerifyReport, verify
-from shmlease.units import format_count
 
 __all__ = ["command"]
 
@@ -23,24 +22,9 @@ def command(path: str, sources: str | None, as_json: bool) -> None:
     Exit codes: 0 everything is as recorded; 1 something is not; 2 the file cannot be read, or carries no record.
     """
     report = verify(path, sources)
-    click.echo(_as_json(report) if as_json else _as_text(report))
+    click.echo(_as_json(report) if as_json else str(report))
     sys.exit(0 if report.is_good else 1)
 
 
 def _as_json(report: VerifyReport) -> str:
     return msgspec.json.encode({"good": report.is_good, **msgspec.to_builtins(report)}).decode()
-
-
-def _as_text(report: VerifyReport) -> str:
-    lines = []
-    for check in report.datasets:
-        verdict = "differs" if check.mismatches else "good" if check.recorded else "no record"
-        origin = f"  {format_count(len(check.sources), 'source')}" if check.sources else ""
-        lines.append(f"{check.name}  {format_count(check.rows, 'row')}  {check.checksum or '-'}  {verdict}{origin}")
-    lines += [f"mismatch: {mismatch}" for mismatch in report.mismatches]
-    if report.sources_checked:
-        lines.append(f"{format_count(report.sources_checked, 'source file')} compared")
-    lines.append(
-        f"{report.path}: {'good' if report.is_good else format_count(len(report.mismatches), 'mismatch', 'mismatches')}"
-    )
-    return "\n".join(lines)

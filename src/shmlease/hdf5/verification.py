@@ -24,6 +24,8 @@ from shmlease.hdf5.filters import ROOM_BYTES
 from shmlease.hdf5.layout import parse_dtype
 from shmlease.hdf5.provenance import Source, format_checksum
 from shmlease.hdf5.variable_strings import fixed_strings, fixed_type
+from shmlease.notebook import html_table
+from shmlease.units import format_count
 
 if TYPE_CHECKING:
     import h5py
@@ -71,6 +73,11 @@ class DatasetCheck:
     sources: tuple[Source, ...] = ()
     mismatches: tuple[Mismatch, ...] = ()
 
+    def __str__(self) -> str:
+        verdict = "differs" if self.mismatches else "good" if self.recorded else "no record"
+        origin = f"  {format_count(len(self.sources), 'source')}" if self.sources else ""
+        return f"{format_count(self.rows, 'row')}  {self.checksum or '-'}  {verdict}{origin}"
+
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
@@ -95,6 +102,25 @@ class VerifyReport:
     def is_good(self) -> bool:
         """Whether everything is as recorded."""
         return not self.mismatches
+
+    @property
+    def verdict(self) -> str:
+        """In a word, or the number of mismatches."""
+        return "good" if self.is_good else format_count(len(self.mismatches), "mismatch", "mismatches")
+
+    def __str__(self) -> str:
+        lines = [f"{check.name}  {check}" for check in self.datasets]
+        lines += [f"mismatch: {mismatch}" for mismatch in self.mismatches]
+        if self.sources_checked:
+            lines.append(f"{format_count(self.sources_checked, 'source file')} compared")
+        return "\n".join([*lines, f"{self.path}: {self.verdict}"])
+
+    def __repr__(self) -> str:
+        return f"<VerifyReport {self.path}: {self.verdict}, {format_count(len(self.datasets), 'dataset')}>"
+
+    def _repr_html_(self) -> str:
+        found = [("mismatch", str(mismatch)) for mismatch in self.mismatches]
+        return html_table(f"{self.path}: {self.verdict}", [*((check.name, str(check)) for check in self.datasets), *found])
 
 
 @explains_shortage("{path} cannot be verified")
