@@ -23,7 +23,7 @@ LINES = "".join(
     f"chr{number % 9},{number},{'BS'[number % 2]},{'NA' if number % 3 else number},2020-01-0{number % 9 + 1},{number}.5,2\n"
     for number in range(5_000)
 ).replace("chr", "c")
-OPTIONS: dict[str, Any] = {"dtype": DTYPE, "delimiter": ",", "missing": ("NA",), "workers": 1, "capacity": "8MiB"}
+OPTIONS: dict[str, Any] = {"dtype": DTYPE, "delimiter": ",", "missing": ("NA",), "workers": 0, "capacity": "8MiB"}
 
 
 @pytest.fixture

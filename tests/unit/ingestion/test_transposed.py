@@ -13,7 +13,7 @@ from shmlease.errors import IngestError
 from shmlease.hdf5 import ChunkEncoder, HDF5Sink, verify
 from shmlease.ingestion.ingest import ingest
 
-OPTIONS: dict[str, Any] = {"matrix": "f4", "columns": [1], "header": True, "workers": 1, "capacity": "8MiB"}
+OPTIONS: dict[str, Any] = {"matrix": "f4", "columns": [1], "header": True, "workers": 0, "capacity": "8MiB"}
 
 
 @pytest.mark.parametrize("compression", ["gzip", "none", "lzf"])
