@@ -204,7 +204,7 @@ def word_of_number(word: str, field: Field, schema: Schema) -> str:
             raise MalformedError
         word = word.rstrip(" \r\n").removesuffix("%").rstrip(" ")
     if schema.thousands:
-        groups = re.match(rf" *[+-]?\d{{1,3}}(?:{re.escape(schema.thousands)}\d{{3}})+", word, re.ASCII)
+        groups = re.match(rf"[ \r\n]*[+-]?\d{{1,3}}(?:{re.escape(schema.thousands)}\d{{3}})+", word, re.ASCII)
         if groups and word[groups.end() :][:1] not in (schema.thousands, *"0123456789"):
             word = groups[0].replace(schema.thousands, "") + word[groups.end() :]
     if schema.decimal != ".":
