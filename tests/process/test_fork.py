@@ -22,6 +22,7 @@ import shmlease
 from rig.actor import Actor
 from rig.site import Site
 from rig.until import until
+from shmlease.integrations import calls, own_registry
 
 StartActor = Callable[..., Actor]
 
@@ -230,6 +231,45 @@ def test_fork_while_another_thread_is_in_a_call_does_not_hang_the_child(registry
         busy.set()
         churning.join()
         waiting.join()
+
+
+@pytest.mark.parametrize(
+    "lock_of",
+    [
+        lambda pool: pool._calls.registry._link._reception._receiving,
+        lambda _: calls._lock,
+        lambda _: own_registry._own._lock,
+    ],
+    ids=["receiving", "the calls of an executor", "a registry of its own"],
+)
+def test_child_uses_everything_though_another_thread_of_its_parent_had_a_lock(
+    registry: shmlease.Registry, lock_of: Callable[[shmlease.Executor], Any]
+) -> None:
+    has_it, is_forked = threading.Event(), threading.Event()
+
+    def hold_it(lock: Any) -> None:
+        with lock:
+            has_it.set()
+            is_forked.wait()
+
+    with shmlease.Executor(1, registry=registry) as pool, pool.put(np.arange(10)) as handle:
+        holder = threading.Thread(target=hold_it, args=(lock_of(pool),))
+        holder.start()
+        has_it.wait()
+
+        def use() -> int:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(20)  # one that hangs sends no answer
+            handle.release()
+            with shmlease.carrying() as found, found.share(np.arange(10)) as lease:
+                return int(lease.array[7])
+
+        try:
+            assert in_child(use) == 7
+        finally:
+            is_forked.set()
+            holder.join()
+        assert pool.submit(len, handle).result() == 10, "the parent's handle is the parent's"
 
 
 def test_registry_left_by_a_forked_child_is_still_its_parents(registry: shmlease.Registry) -> None:

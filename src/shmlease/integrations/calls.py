@@ -33,6 +33,10 @@ _Parts = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 # How long a result waits for room. Longer than most consumers take for one result; short enough to be lost once by a
 # program that looks at its first result when the last has come.
 _PATIENCE_S: Final = 1.0
+# Over `_room_bytes`, `_waiting`, and the leases of calls that end, of all pools of this process. A forked child may leave
+# the block of a handle though another thread of its parent had the lock.
+_lock: Final = threading.Lock()
+os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 # --- the parent's side -------------------------------------------------------------------------------------------------
@@ -66,7 +70,6 @@ class Calls:
         self.pool = tuple(_Pool(registry.id, min_nbytes, os.getpid(), pickler))  # pickled with every call
         self._pickler = pickler
         self._room_bytes = registry.statistics().capacity_bytes // 2
-        self._lock = threading.Lock()  # over `_room_bytes`, `_waiting`, and the leases of calls that end
         self._pending: set[Call] = set()
         self._waiting: list[tuple[set[Call], Callable[[], object]]] = []
 
@@ -109,32 +112,32 @@ class Calls:
 
     def when_done(self, act: Callable[[], object]) -> None:
         """Call `act` when all calls that are not done now are done."""
-        with self._lock:
+        with _lock:
             self._waiting.append((self._pending.copy(), act))
         self._act_if_due()
 
     def _act_if_due(self) -> None:
-        with self._lock:
+        with _lock:
             due = [act for calls, act in self._waiting if not calls & self._pending]
             self._waiting = [(calls, act) for calls, act in self._waiting if calls & self._pending]
         for act in due:
             act()
 
     def _release(self, call: Call) -> None:
-        with self._lock:
+        with _lock:
             lease, call.lease = call.lease, None
         if lease is not None:
             self._give_room(lease.nbytes)
             lease.release()
 
     def _take_room(self, nbytes: int) -> bool:
-        with self._lock:
+        with _lock:
             is_room = nbytes <= self._room_bytes
             self._room_bytes -= nbytes if is_room else 0
             return is_room
 
     def _give_room(self, nbytes: int) -> None:
-        with self._lock:
+        with _lock:
             self._room_bytes += nbytes
 
 

@@ -114,6 +114,7 @@ class Node:
 
 nodes: Final[dict[str, Node]] = {}
 _joining: Final = threading.Lock()
+os.register_at_fork(after_in_child=_joining._at_fork_reinit)  # type: ignore[attr-defined] # its holder may be no more
 
 
 def node_on(registry: RegistryHandle) -> Node:
