@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ class Catalog:
 
     def __init__(self, datasets: dict[str, DatasetState], log: Callable[[write_ahead_log.Record], None]) -> None:
         self.datasets = datasets
+        self._groups: set[str] = set()  # that hold the first so many of them
+        self._seen = 0
         self._log = log
 
     def existing(self, name: str) -> DatasetState:
@@ -111,6 +114,22 @@ class Catalog:
             )
         if name in self.datasets:
             raise SinkError(f"dataset {name!r} exists; choose another name", dataset=name)
-        for other in self.datasets:
-            if other.startswith(f"{name}/") or name.startswith(f"{other}/"):
-                raise SinkError(f"dataset {name!r}: {other!r} exists, and a dataset cannot hold another", dataset=name)
+        inside = next((group for group in _groups_of(name) if group in self.datasets), None)
+        if inside is None and name in self._known_groups():
+            inside = next(other for other in self.datasets if other.startswith(f"{name}/"))
+        if inside is not None:
+            raise SinkError(f"dataset {name!r}: {inside!r} exists, and a dataset cannot hold another", dataset=name)
+
+    def _known_groups(self) -> set[str]:
+        """All groups that hold a dataset. Others put datasets in as well, and none is ever taken out."""
+        if self._seen < len(self.datasets):
+            for name in itertools.islice(self.datasets, self._seen, None):
+                self._groups.update(_groups_of(name))
+            self._seen = len(self.datasets)
+        return self._groups
+
+
+def _groups_of(name: str) -> Iterator[str]:
+    """The groups on the way to a dataset."""
+    parts = name.split("/")
+    return ("/".join(parts[:depth]) for depth in range(1, len(parts)))

@@ -73,13 +73,16 @@ class ColumnarSink:
         trailing: Sequence[int] = (),
         labels: Mapping[str, Sequence[str]] | None = None,
         *,
+        chunk_rows: int | None = None,
         transposed: bool = False,
         variable: Sequence[str] = (),
     ) -> AnyCodec:
         """Start the datasets of a table; returns what workers encode its chunks with."""
         if name not in self._columns:
-            return self._sink.declare(name, dtype, trailing, labels, transposed=transposed, variable=variable)
-        chunk_rows = max(1, self._chunk_bytes // dtype.itemsize)
+            return self._sink.declare(
+                name, dtype, trailing, labels, chunk_rows=chunk_rows, transposed=transposed, variable=variable
+            )
+        chunk_rows = chunk_rows or max(1, self._chunk_bytes // dtype.itemsize)
         codecs: list[tuple[str, Codec]] = []
         for column, dataset in zip(self._columns[name], self._datasets(name), strict=True):
             field = dtype[column]

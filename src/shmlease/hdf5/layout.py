@@ -77,6 +77,7 @@ def describe_dtype(dtype: np.dtype[Any]) -> str:
     return repr(npy.dtype_to_descr(dtype))
 
 
+@lru_cache(maxsize=256)
 def parse_dtype(text: str) -> np.dtype[Any]:
     """The dtype that `describe_dtype` described."""
     return npy.descr_to_dtype(ast.literal_eval(text))

@@ -7,7 +7,7 @@ and only its own structures are written anew. A chunk that would come to lie els
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from shmlease.exhaustion import require_allocatable
 from shmlease.hdf5 import write_ahead_log
 from shmlease.hdf5.checksum import crc32
 from shmlease.hdf5.chunk_encoding import EncodedChunk
+from shmlease.hdf5.creation import DatasetMaker, set_attribute
 from shmlease.hdf5.dataset import DatasetState
 from shmlease.hdf5.file_object import FileObject
-from shmlease.hdf5.filters import COMPRESSIONS, LIBVER, ROOM_BYTES
+from shmlease.hdf5.filters import LIBVER, ROOM_BYTES
 from shmlease.hdf5.layout import parse_dtype
 from shmlease.hdf5.recovery import Recovery
 
@@ -45,6 +46,7 @@ class Store:
         self._extents: dict[str, int] = {}
         # a raw data cache of 0 bytes: chunks go past it, and reading back must not see an older one
         self._h5 = h5py.File(file, "w", libver=LIBVER, rdcc_nbytes=0)
+        self._maker = DatasetMaker(self._h5)
 
     def replay(self, recovery: Recovery) -> None:
         """Repeat what the log records, up to the first record that does not match the file.
@@ -147,7 +149,7 @@ class Store:
         for name, values in attributes.items():
             target = self._h5 if name is None else self._datasets[name]
             for key, value in values.items():
-                target.attrs[key] = value
+                set_attribute(target, key, value)
         self.close()
         self.require_sound()
 
@@ -187,36 +189,6 @@ class Store:
     def _dataset(self, state: DatasetState) -> Any:
         dataset = self._datasets.get(state.name)
         if dataset is None:
-            dataset = self._datasets[state.name] = self._h5.create_dataset(state.name, **_creation(state))
+            dataset = self._datasets[state.name] = self._maker.make(state)
             self.require_sound()
         return dataset
-
-
-def _creation(state: DatasetState) -> dict[str, Any]:
-    """Keywords for h5py's ``create_dataset``."""
-    codec, rows, trailing = state.codec, state.declared.rows, state.declared.trailing
-    if codec.row_bytes == 0:  # HDF5 has no chunks without elements
-        return {"dtype": codec.dtype, "shape": codec.in_file((state.cursor, *trailing))}
-    return {
-        "dtype": _with_labels(codec.dtype, state.declared.labels),
-        "shape": codec.in_file((0 if rows is None else rows, *trailing)),
-        "maxshape": codec.in_file((rows, *trailing)),
-        "chunks": codec.in_file(codec.grid.chunk_shape),
-        **COMPRESSIONS[codec.compression].filters(),
-    }
-
-
-def _with_labels(dtype: np.dtype[Any], labels: Mapping[str, Sequence[str]]) -> np.dtype[Any]:
-    """The type, or those of its fields that have labels, as enumerations."""
-    if not labels:
-        return dtype
-    import h5py  # noqa: PLC0415 - importing shmlease must not import h5py
-
-    if dtype.names is None:
-        plain: np.dtype[Any] = h5py.enum_dtype({label: number for number, label in enumerate(labels[""])}, basetype=dtype)
-        return plain
-    enums = {
-        name: h5py.enum_dtype({label: number for number, label in enumerate(labels[name])}, basetype=dtype[name])
-        for name in labels
-    }
-    return np.dtype([(name, enums.get(name, dtype[name])) for name in dtype.names or ()])

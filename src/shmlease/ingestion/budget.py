@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from shmlease.errors import CapacityError
 from shmlease.ingestion.tasks import TASKS_A_WORKER
@@ -11,9 +12,9 @@ from shmlease.text.blocks import BLOCK_BYTES
 from shmlease.text.schema import Schema
 from shmlease.units import format_bytes, format_count
 
-__all__ = ["Budget", "budget_for", "default_capacity"]
+__all__ = ["CHUNK_BYTES", "Budget", "budget_for", "default_capacity", "most_rows"]
 
-_CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20
 # Four chunks a task make the cost of handing a task over (some 0.3 ms) small beside encoding them (3 ms).
 _CHUNKS_A_TASK = 4
 # Smaller ones cost more to hand over than to parse; only rows far wider than their text, in little memory, need them.
@@ -46,7 +47,7 @@ class Budget:
 
     def lease_rows(self, schema: Schema) -> int:
         """Rows that one lease holds at most."""
-        return max(self.block_bytes // _shortest_line(schema), 1)
+        return most_rows(schema, self.block_bytes)
 
 
 def default_capacity(workers: int, free_bytes: int) -> int:
@@ -65,12 +66,12 @@ def budget_for(capacity_bytes: int, workers: int, schemas: Iterable[Schema]) -> 
     tasks = workers * TASKS_A_WORKER
     # rows take this many bytes for each byte of text at most, and the text itself is held where it was decompressed here
     growth = 1 + max((schema.dtype.itemsize / _shortest_line(schema) for schema in schemas), default=1.0)
-    chunks = max(min(_CHUNKS_A_TASK, capacity_bytes // 4 // (workers * _CHUNK_BYTES)), 1)
-    encode_bytes = chunks * _CHUNK_BYTES
+    chunks = max(min(_CHUNKS_A_TASK, capacity_bytes // 4 // (workers * CHUNK_BYTES)), 1)
+    encode_bytes = chunks * CHUNK_BYTES
     limit_bytes = capacity_bytes - workers * encode_bytes
     block_bytes = min(BLOCK_BYTES, int(limit_bytes / (growth * tasks))) // 4096 * 4096
     if block_bytes < _SMALLEST_BLOCK_BYTES:
-        needed = int(growth * tasks * _SMALLEST_BLOCK_BYTES) + workers * _CHUNK_BYTES
+        needed = int(growth * tasks * _SMALLEST_BLOCK_BYTES) + workers * CHUNK_BYTES
         raise CapacityError(
             f"a capacity of {format_bytes(capacity_bytes)} is too small for {format_count(workers, 'worker')} "
             f"and these rows; give at least {format_bytes(needed + (1 << 20))}, or use fewer workers",
@@ -80,6 +81,12 @@ def budget_for(capacity_bytes: int, workers: int, schemas: Iterable[Schema]) -> 
     return Budget(block_bytes, int(block_bytes * growth), chunks, encode_bytes, limit_bytes)
 
 
+def most_rows(schema: Schema, text_bytes: int) -> int:
+    """Rows that so much text makes at most; no less than 1."""
+    return max(text_bytes // _shortest_line(schema), 1)
+
+
+@lru_cache(maxsize=64)
 def _shortest_line(schema: Schema) -> int:
     """The fewest bytes that a line can have which makes a row."""
     if schema.short == "missing":

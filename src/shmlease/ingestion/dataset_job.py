@@ -18,6 +18,7 @@ from shmlease.hdf5.chunking import ChunkPlan, PlannedChunk
 from shmlease.hdf5.columnar_sink import AnySink
 from shmlease.hdf5.columns import AnyCodec
 from shmlease.ingestion.bad_rows import BadRows
+from shmlease.ingestion.budget import CHUNK_BYTES, most_rows
 from shmlease.ingestion.file_progress import FileProgress
 from shmlease.ingestion.piece_source import PieceSource
 from shmlease.ingestion.readers import HeldText, Input, StreamReader
@@ -28,6 +29,8 @@ from shmlease.text.blocks import Piece
 from shmlease.text.schema import Schema
 
 __all__ = ["DatasetJob"]
+
+_SMALL_CHUNK_BYTES = 16 << 10  # no less, for those who append later
 
 
 class DatasetJob:
@@ -60,7 +63,7 @@ class DatasetJob:
     ) -> None:
         self.name = name
         table = inputs[0].context.table
-        codec = _declare(sink, name, table.schema)
+        codec = _declare(sink, name, table.schema, _small_chunk_rows(inputs))
         found = {key: _number_or_text(value) for key, value in table.attributes}
         sink.attributes(name).update(table.schema.attributes | found | dict(attributes or {}))
         inputs = [replace(each, context=replace(each.context, codec=codec)) for each in inputs]
@@ -250,12 +253,28 @@ class DatasetJob:
             self._release(held)
 
 
-def _declare(sink: AnySink, name: str, schema: Schema) -> AnyCodec:
+def _declare(sink: AnySink, name: str, schema: Schema, chunk_rows: int | None) -> AnyCodec:
     """Start a dataset for rows of this schema."""
     if schema.matrix:
         dtype = schema.fields[0].dtype
-        return sink.declare(name, dtype.base, dtype.shape, transposed=schema.transpose)
-    return sink.declare(name, schema.dtype, labels=schema.labels, variable=schema.variable)
+        return sink.declare(name, dtype.base, dtype.shape, chunk_rows=chunk_rows, transposed=schema.transpose)
+    return sink.declare(name, schema.dtype, labels=schema.labels, chunk_rows=chunk_rows, variable=schema.variable)
+
+
+def _small_chunk_rows(inputs: Sequence[Input]) -> int | None:
+    """Rows of a chunk for files that do not fill one of the usual size; None for others.
+
+    The rest of a chunk is zeros, which take time to encode and a thousandth of their size in the file.
+    """
+    tables = [each.context.table for each in inputs]
+    if any(table.compression != "plain" for table in tables):
+        return None
+    row_bytes = tables[0].schema.dtype.itemsize
+    rows = sum(most_rows(table.schema, table.size_bytes) for table in tables)
+    if rows * row_bytes >= CHUNK_BYTES // 2:
+        return None
+    # of few sizes, so that many files have datasets of one kind, which are made faster
+    return 1 << max(rows, _SMALL_CHUNK_BYTES // row_bytes, 1).bit_length()
 
 
 def _number_or_text(value: str) -> int | float | str:

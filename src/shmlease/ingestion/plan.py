@@ -193,8 +193,11 @@ def plan_ingest(
             raise IngestError(f"{name}: named twice" + (f", also as {seen[real]}" if seen[real] != name else ""), path=name)
         seen[real] = name
     tables, states = [], []
+    schemas: dict[Schema, Schema] = {}
     for name in names:
-        tables.append(open_table(name, schema))
+        table = open_table(name, schema)
+        # files of one kind share one schema, which then crosses to a worker once
+        tables.append(replace(table, schema=schemas.setdefault(table.schema, table.schema)))
         states.append(state_of(name))
     if into:
         require_utf8_name(into)

@@ -1,4 +1,5 @@
-"""Pickles over a socket between a coordinator and its own workers; contexts cross once, later only their numbers.
+"""Pickles over a socket between a coordinator and its own workers; contexts and schemas cross once, later only
+their numbers.
 
 Both ends are of one run and one user, made from a socket pair that nobody else can reach: unpickling is safe here.
 """
@@ -11,47 +12,53 @@ import pickle
 import socket
 import struct
 from dataclasses import fields
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from shmlease.ingestion.tasks import Context
+from shmlease.text.schema import Schema
 
 __all__ = ["WorkerChannel"]
 
 _LENGTH: Final = struct.Struct("<Q")
 _RECEIVE_BYTES: Final = 1 << 18
-# Contexts that both ends remember, the oldest forgotten first: a run over many small files needs each only for a moment.
+# Contexts and schemas that both ends remember, the oldest forgotten first: of a run over many small files each context is
+# needed only for a moment, and all have one schema.
 _REMEMBERED: Final = 64
-_CONTENT: Final = [each.name for each in fields(Context) if each.name != "id"]
+_KINDS: Final[dict[type, list[str]]] = {kind: [each.name for each in fields(kind)] for kind in (Context, Schema)}
+_Known: TypeAlias = dict[type, dict[int, Any]]  # values of each kind, by number
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, known: dict[int, Context]) -> None:
+    def __init__(self, file: io.BytesIO, known: _Known) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
         self._known = known
 
     def persistent_id(self, value: Any) -> Any:
-        if type(value) is not Context:
+        kind = type(value)
+        if kind not in _KINDS:
             return None
-        if value.id in self._known:
-            return value.id, None
-        _remember(self._known, value)
-        return value.id, tuple(getattr(value, name) for name in _CONTENT)
+        number = value.id if kind is Context else id(value)  # of no other value while this one is remembered
+        if number in self._known[kind]:
+            return kind.__name__, number, None
+        _remember(self._known[kind], number, value)
+        return kind.__name__, number, tuple(getattr(value, name) for name in _KINDS[kind])
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, known: dict[int, Context]) -> None:
+    def __init__(self, file: io.BytesIO, known: _Known) -> None:
         super().__init__(file)
         self._known = known
 
-    def persistent_load(self, identifier: Any) -> Context:
-        number, content = identifier
+    def persistent_load(self, identifier: Any) -> Any:
+        name, number, content = identifier
+        kind = next(each for each in _KINDS if each.__name__ == name)
         if content is not None:
-            _remember(self._known, Context(number, *content))
-        return self._known[number]
+            _remember(self._known[kind], number, kind(**dict(zip(_KINDS[kind], content, strict=True))))
+        return self._known[kind][number]
 
 
-def _remember(known: dict[int, Context], context: Context) -> None:
-    known[context.id] = context
+def _remember(known: dict[int, Any], number: int, value: Any) -> None:
+    known[number] = value
     if len(known) > _REMEMBERED:
         del known[next(iter(known))]
 
@@ -61,8 +68,8 @@ class WorkerChannel:
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
-        self._sent: dict[int, Context] = {}
-        self._received: dict[int, Context] = {}
+        self._sent: _Known = {kind: {} for kind in _KINDS}
+        self._received: _Known = {kind: {} for kind in _KINDS}
         self._in = bytearray()
         self._out = bytearray()
 

@@ -115,26 +115,7 @@ class Field:
     @property
     def declared(self) -> np.dtype[Any]:
         """The numpy type that was asked for, a subarray included."""
-        if self.is_enum:
-            return np.dtype("i1" if len(self.labels) < _MOST_LABELS_I1 else "i2")
-        if self.is_variable:
-            length = self.type.removeprefix(_VARIABLE)
-            if length.strip("0123456789"):
-                raise DTypeError(f"field {self.name!r}: {self.type!r} is not vlen, or vlen and a length", field=self.name)
-            return _numpy_type(f"S{length}")
-        try:
-            dtype = _numpy_type((self.type[:-1] if self.is_nullable else self.type).removeprefix("*"))
-        except (TypeError, ValueError, SyntaxError):
-            raise DTypeError(
-                f"field {self.name!r}: {self.type!r} is not a numpy type; write one such as i4, f8, S10", field=self.name
-            ) from None
-        if dtype.base.kind not in _KINDS or dtype.ndim > 1:
-            raise DTypeError(
-                f"field {self.name!r}: text cannot be read into {self.type!r}; use integers, floats, strings (S10), "
-                "dates (M8[D]), or one repeat count (64u1)",
-                field=self.name,
-            )
-        return dtype
+        return _declared(self)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -182,6 +163,31 @@ class Field:
     def __str__(self) -> str:
         kind = self.type if not self.format else f"{self.type.rstrip('?')}({self.format}){'?' * self.is_nullable}"
         return f"{self.name}:{kind}" + ("" if self.fill is None else f"={self.fill}")
+
+
+@lru_cache(maxsize=1024)
+def _declared(field: Field) -> np.dtype[Any]:
+    """As `Field.declared`, which is asked for many times."""
+    if field.is_enum:
+        return np.dtype("i1" if len(field.labels) < _MOST_LABELS_I1 else "i2")
+    if field.is_variable:
+        length = field.type.removeprefix(_VARIABLE)
+        if length.strip("0123456789"):
+            raise DTypeError(f"field {field.name!r}: {field.type!r} is not vlen, or vlen and a length", field=field.name)
+        return _numpy_type(f"S{length}")
+    try:
+        dtype = _numpy_type((field.type[:-1] if field.is_nullable else field.type).removeprefix("*"))
+    except (TypeError, ValueError, SyntaxError):
+        raise DTypeError(
+            f"field {field.name!r}: {field.type!r} is not a numpy type; write one such as i4, f8, S10", field=field.name
+        ) from None
+    if dtype.base.kind not in _KINDS or dtype.ndim > 1:
+        raise DTypeError(
+            f"field {field.name!r}: text cannot be read into {field.type!r}; use integers, floats, strings (S10), "
+            "dates (M8[D]), or one repeat count (64u1)",
+            field=field.name,
+        )
+    return dtype
 
 
 @lru_cache(maxsize=256)

@@ -368,10 +368,12 @@ def test_a_name_that_is_no_path_is_refused(name: str, out: Path) -> None:
 
 def test_a_dataset_cannot_hold_another(out: Path) -> None:
     with HDF5Sink(out) as sink:
-        sink.append("a/b", np.arange(3))
-        for name in ("a", "a/b/c"):
-            with pytest.raises(SinkError, match="cannot hold another"):
-                sink.append(name, np.arange(3))
+        for there, refused in (("a/b", ("a", "a/b/c")), ("c/d/e", ("c", "c/d", "c/d/e/f", "a")), ("cd", ("cd/e",))):
+            sink.append(there, np.arange(3))
+            for name in refused:
+                with pytest.raises(SinkError, match=f"{name!r}: .* cannot hold another"):
+                    sink.append(name, np.arange(3))
+        sink.append("c/d/other", np.arange(3))
 
 
 def test_nothing_is_there_before_the_end_and_only_the_file_after_it(out: Path) -> None:

@@ -148,3 +148,22 @@ def test_the_summary_names_what_was_odd() -> None:
     assert "40 rows were there" in words
     assert re.search(r"nothing is left in shared memory$", words)
     assert "nothing is left" not in as_text(made(leaks=("a lease",)))
+
+
+def test_a_small_file_has_small_chunks_and_many_of_one_kind_are_as_one(tmp_path: Path) -> None:
+    paths = []
+    for number in range(5):
+        paths.append(tmp_path / f"t{number}.tsv")
+        paths[-1].write_text("".join(f"{number}\t{row}\n" for row in range(100 + number)))
+    large = tmp_path / "large.tsv"
+    large.write_text("".join(f"9\t{row}\n" for row in range(100_000)))
+    ingest([*paths, large], tmp_path / "out.h5", dtype="a:i4,b:i4", workers=1)
+    ingest(paths, tmp_path / "joined.h5", dtype="a:i4,b:i4", into="all", workers=1)
+    with h5py.File(tmp_path / "out.h5") as file, h5py.File(tmp_path / "joined.h5") as joined:
+        for number in range(5):
+            dataset = file[f"t{number}"]
+            assert dataset.chunks[0] * dataset.dtype.itemsize < 64 << 10
+            assert dataset["b"].tolist() == list(range(100 + number))
+        assert file["large"].chunks[0] * 8 == 1 << 20
+        assert len(joined["all"]) == sum(range(100, 105))
+    assert (tmp_path / "out.h5").stat().st_size < 500_000

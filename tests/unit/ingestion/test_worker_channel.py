@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -64,6 +65,21 @@ def test_a_context_crosses_once_and_is_the_same_afterwards(ends: tuple[WorkerCha
     assert sizes[1] < sizes[0] / 2
     assert (first.context, third.piece.offset) == (context(7), 20)
     assert first.context is second.context is third.context
+
+
+def test_contexts_of_many_files_share_one_schema_that_crosses_once(ends: tuple[WorkerChannel, WorkerChannel]) -> None:
+    here, there = ends
+    schema = context(0).table.schema
+    contexts = [replace(context(each), table=replace(context(each).table, schema=schema)) for each in range(3)]
+    sizes = []
+    for each in contexts:
+        here.put(replace(parse(each.id), context=each))
+        sizes.append(len(here._out))
+        here.flush()
+    received = [there.receive().context for _ in contexts]
+    assert received == contexts
+    assert sizes[1] < sizes[0]
+    assert received[0].table.schema is received[1].table.schema is received[2].table.schema
 
 
 def test_both_ends_forget_the_same_contexts(
