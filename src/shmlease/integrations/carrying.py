@@ -20,7 +20,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final
 
 from shmlease import LeaseError, RegistryHandle, Ticket, connect
-from shmlease.integrations.messages import MIN_NBYTES, UNTIL_REDEEMED_S, is_plain, is_small, packed, put, received
+from shmlease.integrations.messages import MIN_NBYTES, UNTIL_REDEEMED_S, is_small, packed, put, received
 from shmlease.integrations.own_registry import RegistryUse
 from shmlease.units import parse_bytes
 
@@ -66,8 +66,6 @@ class _Carrier:
 
     def dumps(self, value: object) -> memoryview | None:
         """The bytes of a message; None where it is to be sent as it is."""
-        if is_plain(value, self._min_nbytes):
-            return None
         message = packed(value, self._min_nbytes)
         if is_small(message, self._min_nbytes):
             return memoryview(message.stream)
