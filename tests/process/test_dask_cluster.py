@@ -17,7 +17,7 @@ import dask
 import distributed
 import numpy as np
 import pytest
-from dask_nodes import Node, started_node
+from dask_nodes import Node, started_node, total, total_of_copy, total_of_lease
 from distributed import Client, wait
 from ingesting import COLUMNS, DTYPE, contents, expected, make_table, rows_of
 from ingesting import OPTIONS as WORDS
@@ -60,26 +60,6 @@ def elsewhere(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def counters(cluster: shmlease.dask.LocalCluster) -> Counter[str]:
     return Counter(cluster.registry.statistics().counters)
-
-
-def total(array: np.ndarray[Any, Any]) -> float:
-    return float(array.sum())
-
-
-def total_of_lease(array: np.ndarray[Any, Any]) -> float:
-    """The total of what lies in leased memory."""
-    root: Any = array
-    while isinstance(root, np.ndarray | memoryview):
-        root = root.base if isinstance(root, np.ndarray) else root.obj
-    assert type(root).__module__.startswith("shmlease."), f"it lies in memory of {type(root)}"
-    return total(array)
-
-
-def total_of_copy(array: np.ndarray[Any, Any]) -> float:
-    """The total of what does not."""
-    with pytest.raises(AssertionError, match="it lies in memory of"):
-        total_of_lease(array)
-    return total(array)
 
 
 def total_of_two(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
