@@ -25,6 +25,8 @@ exec "$@"
 """
 
 
+@pytest.mark.stress
+@pytest.mark.timeout(400)
 def test_nodes_with_networks_of_their_own_share_arrays_within_and_files_between(tmp_path: Path) -> None:
     if shutil.which("ip") is None:
         pytest.skip("NOT TESTED: two networks: ip (iproute2) is not installed")
