@@ -193,11 +193,8 @@ def plan_ingest(
             raise IngestError(f"{name}: named twice" + (f", also as {seen[real]}" if seen[real] != name else ""), path=name)
         seen[real] = name
     tables, states = [], []
-    schemas: dict[Schema, Schema] = {}
     for name in names:
-        table = open_table(name, schema)
-        # files of one kind share one schema, which then crosses to a worker once
-        tables.append(replace(table, schema=schemas.setdefault(table.schema, table.schema)))
+        tables.append(open_table(name, schema))
         states.append(state_of(name))
     if into:
         require_utf8_name(into)
@@ -285,7 +282,8 @@ def schema_of(
     unknown = set(options) - {each.name for each in fields(Schema)} | {"fields"} & set(options)
     if unknown:
         raise TypeError(f"ingest() got an unexpected keyword argument {min(unknown)!r}")
-    schema = replace(schema, **options)
+    hashable: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    schema = replace(schema, **hashable)
     if dtype is not None:
         return schema.with_dtype(dtype, columns)
     if columns is not None:

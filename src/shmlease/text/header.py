@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 from shmlease.errors import IngestError
 from shmlease.text.first_lines import FirstLines, FirstRow
@@ -63,9 +65,9 @@ def open_table(path: PathLike, schema: Schema) -> Table:
     compression = compression_of(name)
     size_bytes = state_of(name).size_bytes
     with open_source(name) as stream:
-        schema = schema if stream.encoding is None else replace(schema, encoding=stream.encoding)
+        schema = schema if stream.encoding is None else _changed(schema, encoding=stream.encoding)
         lines = FirstLines(name, stream, schema)
-        schema = replace(schema, line_end=lines.line_end)
+        schema = _changed(schema, line_end=lines.line_end)
         if lines.are_blank(comments=not (schema.skip_lines or schema.skip_to)):
             return Table(name, _without_columns(schema), compression, (), lines.offset, 1, size_bytes)
         for _ in range(schema.skip_lines):
@@ -74,7 +76,7 @@ def open_table(path: PathLike, schema: Schema) -> Table:
             lines.skip_until(schema.skip_to)
         attributes = lines.take_attributes() if schema.attribute_lines else ()
         marks = tuple(value for key, value in attributes if key.lower() == _NODATA)
-        schema = replace(schema, missing=(*schema.missing, *(each for each in marks if each not in schema.missing)))
+        schema = _changed(schema, missing=(*schema.missing, *(each for each in marks if each not in schema.missing)))
         names: tuple[str, ...] = ()
         units: list[str] = []
         if schema.header:
@@ -100,8 +102,12 @@ def _without_columns(schema: Schema) -> Schema:
 
 
 def _fit(name: str, schema: Schema, names: tuple[str, ...], first_row: FirstRow | None, line: int) -> Schema:
-    fields = tuple(replace(each, source=_column(name, each, names)) for each in schema.fields)
-    fitted = replace(schema, fields=fields)
+    columns = [_column(name, each, names) for each in schema.fields]
+    fields = tuple(
+        each if each.source == column else replace(each, source=column)
+        for each, column in zip(schema.fields, columns, strict=True)
+    )
+    fitted = _changed(schema, fields=fields)
     cells = None if first_row is None else first_row.cells
     if cells is not None and first_row is not None and first_row.lines > 1:
         is_wrong = cells != len(names) if names else cells < fitted.row_width
@@ -136,7 +142,13 @@ def _fit(name: str, schema: Schema, names: tuple[str, ...], first_row: FirstRow 
             path=name,
             line=line,
         )
-    return replace(fitted, width=width)
+    return _changed(fitted, width=width)
+
+
+@lru_cache(maxsize=64)
+def _changed(schema: Schema, **changes: Any) -> Schema:
+    """The same schema for many files of one kind: to make one takes longer than to read the beginning of a file."""
+    return replace(schema, **changes)
 
 
 def _taking(field: Field, count: int) -> Field:

@@ -167,3 +167,11 @@ def test_a_small_file_has_small_chunks_and_many_of_one_kind_are_as_one(tmp_path:
         assert file["large"].chunks[0] * 8 == 1 << 20
         assert len(joined["all"]) == sum(range(100, 105))
     assert (tmp_path / "out.h5").stat().st_size < 500_000
+
+
+def test_marks_and_comments_may_be_given_as_lists(tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_text("# from a logger\n1\t2.5\n2\tNA\n")
+    ingest(path, tmp_path / "out.h5", dtype="a:i4,b:f4", missing=["NA"], comments=["#"], workers=1)
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert [str(value) for value in file["t"]["b"]] == ["2.5", "nan"]

@@ -109,3 +109,15 @@ def test_a_file_without_rows_is_a_table_of_no_rows_whatever_is_expected_before_t
         content = b""  # a header only where one is expected; lines to skip are no comments
     found = read(write(pack(content)), Schema(comments=("#",), **options).with_dtype(DTYPE))
     assert (len(found.rows), found.bad, found.rows.dtype.names) == (0, [], ("name", "n"))
+
+
+def test_files_of_one_kind_share_one_schema_and_others_have_their_own(tmp_path):
+    texts = {"a": "x\ty\n1\t2\n", "b": "x\ty\n3\t4\n", "swapped": "y\tx\n1\t2\n", "wider": "x\ty\tz\n1\t2\t3\n"}
+    schema = Schema(header=True).with_dtype("x:i4,y:i4")
+    found = {}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        found[name] = open_table(tmp_path / name, schema).schema
+    assert found["a"] is found["b"]
+    assert [[each.source for each in found[name].fields] for name in ("a", "swapped", "wider")] == [[0, 1], [1, 0], [0, 1]]
+    assert (found["a"].width, found["wider"].width) == (2, 3)
