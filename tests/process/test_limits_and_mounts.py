@@ -214,7 +214,7 @@ CALLS = {
     "HDF5Sink": "shmlease.HDF5Sink('new.h5')",
     "append": "sink.append('a', array)",
     "write": "sink.write('a', array)",
-    "declare": "sink.declare('a', array.dtype)",
+    "declare": "[sink.declare(f'a{number}', array.dtype) for number in range(5_000)]",  # one may still find room
     "close": "sink.close()",
     "verify": "shmlease.verify('good.h5')",
     "infer": "infer('one.cov')",
