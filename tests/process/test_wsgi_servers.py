@@ -202,6 +202,8 @@ def uwsgi() -> list[str]:
 def test_uwsgi(serve: Serve, lazy: bool, threads: int) -> None:
     server = serve([*uwsgi(), *(["--lazy-apps"] if lazy else []), *(["--threads", str(threads)] if threads > 1 else [])])
     use(server, 2 if lazy else 1)
+    # uWSGI loses a signal to a worker that is still starting, and then waits a minute for it
+    until(lambda: len({answer[0] for answer in server.get_many(8)}) == 2, what="an answer of each worker")
     server.end()
 
 
