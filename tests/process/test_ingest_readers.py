@@ -225,12 +225,30 @@ def test_a_reader_of_a_script_is_found_and_an_option_for_text_is_refused(folder:
     [
         (("--reader", "slow"), "is not MODULE:FUNCTION"),
         (("--reader", "slow:none"), "has no attribute 'none'"),
-        (("--reader", "nowhere:f"), "No module named 'nowhere'"),
+        (("--reader", "../slow.py:parts"), "is not MODULE:FUNCTION"),
+        (("--reader", "nowhere:f"), "No module named 'nowhere'; modules are looked for in the working directory"),
+        (("--reader", "broken:f"), "broken:f: ZeroDivisionError: division by zero"),
         (("--reader", "slow:parts", "--dtype", "a:i4"), "--dtype says how text is read"),
         (("--reader", "slow:parts", "--infer"), "--infer says how text is read"),
     ],
 )
 def test_a_reader_that_is_none_is_a_usage_error(options: tuple[str, ...], message: str, folder: Path) -> None:
+    Path("broken.py").write_text("1 / 0\n")
     done = CliRunner().invoke(ingest_command, ["0.seed", "-o", "out.h5", *options])
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+def test_a_file_that_is_not_there_is_said_before_any_is_read_and_no_other_run_is_offered_for_resuming(folder: Path) -> None:
+    def refused(*words: str) -> str:
+        command = [sys.executable, "-m", "shmlease", "ingest", "-o", "out.h5", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        return done.stderr
+
+    told = refused("0.seed", "nowhere.seed", "--reader", "slow:parts")
+    assert told == "shmlease: nowhere.seed: cannot be read: No such file or directory\n"
+    Path("out.h5.partial").mkdir()
+    Path("out.h5.partial/data").write_bytes(b"of an earlier run")
+    told = refused("nowhere.txt", "--layout", "bedgraph")
+    assert told == "shmlease: nowhere.txt: cannot be read: No such file or directory\n"

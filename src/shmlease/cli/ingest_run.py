@@ -9,7 +9,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -73,6 +73,7 @@ def run(
         given += ["--infer"] * inferred + ["--dry-run"] * dry_run
         if given:
             raise click.UsageError(f"{given[0]} says how text is read; a reader of your own reads its files itself.")
+        require_present(file for file in files if "://" not in file)  # a reader may open what is no file
     schema: str | Schema | None = layout
     chosen = columns_of(columns)
     if inferred:
@@ -133,16 +134,24 @@ def _on_cluster(scheduler: str) -> Callable[..., Any]:
 def _function(text: str) -> Callable[..., Any]:
     """The function of that name in that module; modules of the working directory are found as well."""
     module, _, path = text.partition(":")
-    if not module or not path:
-        raise click.BadParameter(f"{text!r} is not MODULE:FUNCTION, such as package.module:load", param_hint="--reader")
+    if not path or not all(part.isidentifier() for part in module.split(".")):
+        raise click.BadParameter(
+            f"{text!r} is not MODULE:FUNCTION, such as package.module:load; the module is named as `import` names it",
+            param_hint="--reader",
+        )
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         function: Any = importlib.import_module(module)
         for name in path.split("."):
             function = getattr(function, name)
-    except (ImportError, AttributeError) as error:
+    except ModuleNotFoundError as error:
+        where = "; modules are looked for in the working directory and in PYTHONPATH"
+        raise click.BadParameter(f"{text}: {error}{where}", param_hint="--reader") from error
+    except AttributeError as error:
         raise click.BadParameter(f"{text}: {error}", param_hint="--reader") from error
+    except Exception as error:  # whatever the module does when it is imported
+        raise click.BadParameter(f"{text}: {type(error).__name__}: {error}", param_hint="--reader") from error
     if not callable(function):
         raise click.BadParameter(f"{text} is no function", param_hint="--reader")
     return function  # type: ignore[no-any-return]
@@ -180,24 +189,38 @@ def _infer(
 
 
 def _checked(output: str, run: Callable[[], Any]) -> Any:
-    """The result of `run`; failures in one line, which says so when something is left to be resumed."""
+    """The result of `run`; failures in one line, which says so when this run leaves something to be resumed."""
+    before = _kept(output)
     try:
         return run()
     except KeyboardInterrupt:
-        click.echo(f"shmlease: interrupted{_to_resume(output)}", err=True)
+        click.echo(f"shmlease: interrupted{_to_resume(_kept(output).keys())}", err=True)
         sys.exit(_INTERRUPTED)
     except LeaseError as error:
-        click.echo(f"shmlease: {error}{_to_resume(output)}", err=True)
+        message = str(error)
     except OSError as error:
-        click.echo(f"shmlease: {explained(error)}{_to_resume(output)}", err=True)
+        message = explained(error)
     except (MemoryError, ValueError) as error:
-        click.echo(f"shmlease: {str(error) or 'memory has run out'}{_to_resume(output)}", err=True)
+        message = str(error) or "memory has run out"
+    # what an earlier run has left may be of other files: this one may have been refused for that
+    stored = [path for path, state in _kept(output).items() if state != before.get(path)]
+    click.echo(f"shmlease: {message}{_to_resume(stored)}", err=True)
     sys.exit(2)
 
 
-def _to_resume(output: str) -> str:
-    kept = [f"{os.path.realpath(output)}.{ending}" for ending in ("partial", "shards")]
-    return "".join(f" (what was stored is in {each}, --resume goes on with it)" for each in kept if os.path.isdir(each))
+def _kept(output: str) -> dict[str, list[tuple[str, int, int]]]:
+    """The directories of a run to `output` that is not complete, and the state of the files in each."""
+    paths = [f"{os.path.realpath(output)}.{ending}" for ending in ("partial", "shards")]
+    return {path: sorted(map(_state, os.scandir(path))) for path in paths if os.path.isdir(path)}
+
+
+def _state(entry: os.DirEntry[str]) -> tuple[str, int, int]:
+    status = entry.stat(follow_symlinks=False)
+    return entry.name, status.st_size, status.st_mtime_ns
+
+
+def _to_resume(kept: Iterable[str]) -> str:
+    return "".join(f" (what was stored is in {each}, --resume goes on with it)" for each in kept)
 
 
 @contextlib.contextmanager

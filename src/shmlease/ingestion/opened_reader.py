@@ -241,6 +241,10 @@ def _named(given: Any) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
         yield "", given, {}
     else:
         for each in given:
+            if isinstance(given, list | tuple) and not isinstance(each, Mapping | tuple) and not hasattr(each, "shape"):
+                raise TypeError(
+                    f"the reader gave a {type(given).__name__} of {type(each).__name__}; give arrays with their names"
+                )
             if each is not None or not isinstance(given, Iterator):
                 yield from _named(each)
 

@@ -275,8 +275,8 @@ def schema_of(
         layout, columns = replace(given, fields=(field,), matrix=True), None
     if layout is None and dtype is None:
         raise IngestError(
-            "how are the files to be read? name their layout (--layout, layout=), give their fields (--dtype, dtype=), or "
-            "let `shmlease ingest --infer FILE` find out"
+            "how are the files to be read? name their layout (--layout, layout=), give their fields (--dtype, dtype=), "
+            "let `shmlease ingest --infer FILE` find out, or name a function that reads them (--reader, reader=)"
         )
     schema = layout if isinstance(layout, Schema) else Schema() if layout is None else format_named(layout)
     unknown = set(options) - {each.name for each in fields(Schema)} | {"fields"} & set(options)

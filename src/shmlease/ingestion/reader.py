@@ -17,12 +17,13 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import spawn
-from typing import Any
+from typing import Any, Final
 
 from shmlease.errors import IngestError
 
 __all__ = ["Failure", "Reader", "failure_of", "pack_reader", "unpack_reader"]
 
+_PACKAGE: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _MAIN_KEYS = ("init_main_from_name", "init_main_from_path")
 
 
@@ -128,7 +129,7 @@ def _takes_out(function: Callable[..., Any]) -> bool:
 def failure_of(error: BaseException) -> Failure:
     """What is to be said of an error that the user's code raised."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [each for each in frames if os.sep + os.path.join("shmlease", "ingestion") + os.sep not in each.filename]
+    own = [each for each in frames if not each.filename.startswith(_PACKAGE)]
     where = f" ({os.path.basename(own[0].filename)}:{own[0].lineno})" if own else ""
     text = " ".join(str(error).split())
     return Failure(f"{type(error).__name__}{': ' * bool(text)}{text}{where}", "".join(traceback.format_exception(error)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,10 @@ def unnamed(path: str):
     return [(3, np.arange(3))]
 
 
+def numbers(path: str):
+    return [1, 2, 3]
+
+
 def unlike(path: str):
     yield "x", np.arange(3)
     yield "x", np.arange(3.0)
@@ -251,6 +256,7 @@ def unlike(path: str):
         (masked, "is masked"),
         (nothing, "returned None"),
         (unnamed, "give arrays with their names"),
+        (numbers, "the reader gave a list of int; give arrays with their names"),
         (unlike, "had rows of int64"),
     ],
 )
@@ -258,6 +264,7 @@ def test_what_is_no_array_that_can_be_stored_is_a_failure_of_its_path(reader, re
     with pytest.raises(IngestError, match=reason) as caught:
         run(paths[:1], tmp_path / "out.h5", pool(1), registry, reader=reader)
     assert str(caught.value).startswith(f"{paths[0]}: reader ")
+    assert re.findall(r"\((\w+\.py):", str(caught.value)) in ([], ["test_load_job.py"])
     assert registry.statistics().leases.get("write", 0) == registry.statistics().leases.get("read", 0) == 0
 
 

@@ -42,7 +42,7 @@ _TABLE = (
         "orphan",
         "A named segment that no process anywhere has open or mapped.",
         _E,
-        "call `unlink()` where it was created, in a `finally` or a `with`; `shmlease reap` removes it now",
+        "call `unlink()` in a `finally` when its last user is done; `shmlease reap` removes it now",
     ),
     Rule(
         "LH002",

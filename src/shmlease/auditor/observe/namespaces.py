@@ -30,10 +30,10 @@ def own_roots(proc: str = "/proc", paths: Iterable[str] | None = None) -> tuple[
         A path given is not there.
     """
     mounts = _mounts(f"{proc}/self/mountinfo")
+    covered = [mount for mount in mounts if mount.point == SHM][:-1]
     gaps = [
-        Gap(f"the {mount.filesystem} that another mount covers at {mount.point}", "no path leads to it", blinding=False)
-        for position, mount in enumerate(mounts)
-        if mount.point == SHM and any(later.point == SHM for later in mounts[position + 1 :])
+        Gap(f"the {filesystem} that another mount covers at {SHM}", "no path leads to it", blinding=False)
+        for filesystem in dict.fromkeys(mount.filesystem for mount in covered)
     ]
     chosen = list(paths) if paths is not None else [SHM, *(m.point for m in mounts if m.filesystem == _HUGE)]
     roots: dict[str | int, Root] = {}
