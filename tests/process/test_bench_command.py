@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import msgspec
+import pytest
 
+from shmlease.verification.bench import handover
 from shmlease.verification.bench.timing import Measurement
 
 
@@ -41,3 +43,10 @@ def test_figures_that_take_no_time_are_refused() -> None:
     finished = bench("roundtrip", "--seconds", "0")
     assert finished.returncode == 2
     assert "--seconds 0: a figure takes some time" in finished.stderr
+
+
+def test_peer_that_fails_in_the_other_process_ends_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides waited for one another."""
+    monkeypatch.setitem(handover.PEERS, "known here only", handover.PEERS["stdlib SharedMemory"])
+    with pytest.raises(EOFError):
+        handover.measure_handover([4096], 0.1, ["known here only"])

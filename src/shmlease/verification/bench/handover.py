@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import secrets
 from collections.abc import Callable, Sequence
@@ -71,8 +72,11 @@ def _at(nbytes: int, seconds: float, subjects: list[str]) -> list[Figure]:
     with shmlease.Registry(capacity=max(8 * nbytes, _ROOM_BYTES)) as registry:
         consumer = spawn.Process(target=_consume, args=(theirs, registry.id, array.nbytes, tag))
         consumer.start()
-        peers: dict[str, Peer] = {subject: PEERS[subject][0](registry.id, array.nbytes, tag) for subject in subjects}
+        theirs.close()  # a consumer that fails is noticed
+        peers: dict[str, Peer] = {}
         try:
+            for subject in subjects:
+                peers[subject] = PEERS[subject][0](registry.id, array.nbytes, tag)
             for subject in subjects:
                 ours.send((subject, None))
                 ours.recv()
@@ -82,7 +86,8 @@ def _at(nbytes: int, seconds: float, subjects: list[str]) -> list[Figure]:
             cycles[MEMCPY] = lambda: np.copyto(target, array)
             return interleaved(cycles, float(nbytes), seconds)
         finally:
-            ours.send(None)
+            with contextlib.suppress(BrokenPipeError):
+                ours.send(None)
             consumer.join()
             for peer in peers.values():
                 peer.close()

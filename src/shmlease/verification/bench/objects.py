@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import multiprocessing
@@ -91,10 +92,12 @@ def measure_objects(sizes_bytes: Sequence[int], seconds: float) -> Measurement:
         with shmlease.Registry(capacity=8 * nbytes + (64 << 20)) as registry:
             consumer = spawn.Process(target=_consume, args=(theirs, registry.id, subjects))
             consumer.start()
+            theirs.close()  # a consumer that fails is noticed
             try:
                 figures += interleaved(_cycles(subjects, value, ours, registry), float(nbytes), seconds)
             finally:
-                ours.send(None)
+                with contextlib.suppress(BrokenPipeError):
+                    ours.send(None)
                 consumer.join()
     return Measurement("objects", _QUANTIFIES, "s", "bytes", PICKLE, figures, machine())
 
