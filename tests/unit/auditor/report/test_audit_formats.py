@@ -88,7 +88,7 @@ def test_text_says_what_who_where_why_and_how_to_fix_it() -> None:
     assert "created  by pid 7 (python job.py) at app/job.py:12 in main in test test_x\n" in text
     assert "seen     the kernel granted a write lease  [fcntl F_SETLEASE]\n" in text
     assert "from     app/job.py:30\n" in text
-    assert "fix      call `unlink()` where it was created" in text
+    assert "fix      call `unlink()` in a `finally`" in text
     assert text.index("fix  ") < text.index("seen  "), "what is missing comes before how it was seen"
     assert "LH003 unlinked-but-held  warning, proved  x is held\n" in text
 
