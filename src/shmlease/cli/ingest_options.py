@@ -70,8 +70,11 @@ def words_beside(context: click.Context) -> list[str]:
         if not is_given or name in (*READING, *_OF_TABLES) or not isinstance(parameter, click.Option):
             continue
         value, option = context.params[name], parameter.opts[-1]
-        words += [option] if parameter.is_flag else [option, str(value)] if not parameter.multiple else []
-        words += [word for each in (value if parameter.multiple else ()) for word in (option, str(each))]
+        if parameter.is_flag:
+            words.append(option)
+            continue
+        for each in value if parameter.multiple else (value,):
+            words += option, str(each)
     return words
 
 

@@ -210,8 +210,11 @@ def _checked(output: str, run: Callable[[], Any]) -> Any:
 
 def _kept(output: str) -> dict[str, list[tuple[str, int, int]]]:
     """The directories of a run to `output` that is not complete, and the state of the files in each."""
-    paths = [f"{os.path.realpath(output)}.{ending}" for ending in ("partial", "shards")]
-    return {path: sorted(map(_state, os.scandir(path))) for path in paths if os.path.isdir(path)}
+    kept = {}
+    for path in (f"{os.path.realpath(output)}.{ending}" for ending in ("partial", "shards")):
+        with contextlib.suppress(OSError):  # there is none, it is somebody else's, or it is being removed
+            kept[path] = sorted(map(_state, os.scandir(path)))
+    return kept
 
 
 def _state(entry: os.DirEntry[str]) -> tuple[str, int, int]:
