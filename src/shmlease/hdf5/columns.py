@@ -1,7 +1,7 @@
 """Chunks of a table whose columns are datasets: a chunk of each column, of the same rows, one behind the other.
 
-So whoever plans, encodes and hands over chunks of rows does the same for columns. What is encoded here is stored by
-`shmlease.hdf5.columnar_sink`.
+Code that plans, encodes and hands over chunks of rows therefore works for columns as well. What is encoded here is stored
+by `shmlease.hdf5.columnar_sink`.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ Server = Worker | Client
 
 # What a process says of itself when it connects to another: the name under which it is announced.
 HANDSHAKE: Final = "shmlease"
-DEFAULT_CAPACITY: Final = "50%"  # of /dev/shm: the other half is for whoever does not ask before he writes
+DEFAULT_CAPACITY: Final = "50%"  # of /dev/shm: the other half is left to programs that reserve nothing
 _REGISTRY_OF_TASKS: Final = "SHMLEASE_REGISTRY"  # what `shmlease.connect()` joins
 # Of peers that are elsewhere; every connection of a client that is not on this node has an address of its own.
 _MOST_REMEMBERED: Final = 10_000

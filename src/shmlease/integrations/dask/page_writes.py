@@ -24,7 +24,7 @@ __all__ = ["PageWrites", "whole_pages"]
 
 # <linux/userfaultfd.h>, <linux/fs.h>
 _USERFAULTFD: Final = {"x86_64": 323, "aarch64": 282}.get(platform.machine())
-_USER_MODE_ONLY: Final = 1  # allowed to whoever; writes by system calls are resolved in the kernel all the same
+_USER_MODE_ONLY: Final = 1  # needs no privilege; writes by system calls are resolved in the kernel all the same
 _UFFDIO_API, _UFFDIO_REGISTER, _UFFDIO_WRITEPROTECT = 0xC018AA3F, 0xC020AA00, 0xC018AA06
 _UFFD_API, _WP_UNPOPULATED, _WP_ASYNC, _MODE_WP, _WP = 0xAA, 1 << 13, 1 << 15, 1 << 1, 1 << 0
 _PAGEMAP_SCAN: Final = 0xC0606610
