@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -107,3 +108,13 @@ def test_code_in_the_current_directory_is_not_run_by(command: list[str], way: st
     done = run_here([*words, *command], tmp_path, timeout=280)
     assert not witness.exists(), witness.read_text()
     assert done.returncode == 0, done.stderr
+
+
+def test_a_registry_whose_starter_was_killed_ends_though_nobody_reads_why() -> None:
+    """`process.main` reports to its standard output; a pipe that nobody reads is no traceback."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    code = "from shmlease.registry.process import main; main('no settings')"
+    done = subprocess.run([sys.executable, "-c", code], stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -62,8 +62,9 @@ class NoticeReader:
     def read_due(self, now_ns: int) -> None:
         """Read the logs whose time has come."""
         for client in [client for client, look_ns in self._look_again_ns.items() if look_ns <= now_ns]:
-            del self._look_again_ns[client]
-            self.read(client)
+            # what one has written may have ended another of them, and so it was forgotten
+            if self._look_again_ns.pop(client, None) is not None:
+                self.read(client)
 
     def read_all(self) -> None:
         """Read the logs of all who may have written without a `Ring`."""
@@ -77,9 +78,10 @@ class NoticeReader:
             before = sum(len(self._unapplied[other]) for other in waiting)
             for other in waiting:
                 self._go_on_with(other)
-            if sum(map(len, self._unapplied.values())) >= before:
+            stuck = next((other for other in waiting if self._unapplied.get(other)), None)
+            if stuck is not None and sum(map(len, self._unapplied.values())) >= before:
                 # a cycle of tickets that wait for each other cannot come about in good faith
-                self._apply(waiting[0], self._unapplied[waiting[0]].popleft())
+                self._apply(stuck, self._unapplied[stuck].popleft())
 
     def forget(self, client: int) -> None:
         """`client` has ended: what it wrote and was not applied is nobody's."""

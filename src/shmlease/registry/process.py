@@ -109,8 +109,7 @@ def serve(
         raise RegistryUnavailableError(
             f"{store.path} was removed under registry {settings.id}, which has ended: its segments are gone but for what "
             "is mapped already. Find out who removes it (a cleaner of /dev/shm, or systemd-logind with RemoveIPC=yes when "
-            "the "
-            "user has logged out), and start it again"
+            "the user has logged out), and start it again"
         )
 
 
@@ -312,5 +311,6 @@ def main(settings: str) -> None:
     except Exception as error:
         if report_fd >= 0:
             why = explained(error, "it") if type(error) is OSError else str(error)
-            os.write(report_fd, f"{type(error).__name__}: {why}".encode())
+            with contextlib.suppress(BrokenPipeError):  # who has started it was killed, and nobody reads why it ends
+                os.write(report_fd, f"{type(error).__name__}: {why}".encode())
         sys.exit(1)

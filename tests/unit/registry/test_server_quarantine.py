@@ -177,3 +177,19 @@ def test_request_granted_before_it_is_refused_holds_nothing(stage: Stage, monkey
     assert refused.code is m.RefusalCode.FAULT
     assert stage.rows.leases == {}
     assert stage.rows.segments == {}
+
+
+def test_who_is_ended_while_the_logs_of_others_are_read_is_not_read(stage: Stage) -> None:
+    """Where each unit is carried out before the next begins, one who has died is forgotten in the middle of that."""
+    writer, dead = stage.hello(1000), stage.hello(2000)
+    held = stage.lease(writer, "a").lease
+    for client in (writer, dead):
+        stage.receive(client, encode([m.Ring(9000)]))
+    stage.write(writer, m.Release, held)
+    stage.work.is_full = True
+    stage.server.died(dead)  # in the same turn of the loop
+    stage.clock.wait_s(m.LOOK_AGAIN_NS / 1e9)
+    stage.server.tick()
+    stage.server.settle()
+    assert not stage.rows.leases
+    assert stage.server._notices.next_deadline_ns() is None
