@@ -5,6 +5,7 @@ Each test below the first is a kind of failure of `multiprocessing.shared_memory
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -27,6 +28,7 @@ from rig.actor import Actor
 from rig.mount_namespace import mount_namespace
 from rig.site import Site
 from rig.until import until
+from shmlease.core.pool import RECYCLED_BYTES
 from shmlease.shared_memory import ShareableList, SharedMemory, SharedMemoryManager
 from shmlease.system.registries import default_registry_id
 
@@ -174,9 +176,13 @@ def test_pickled_segment_keeps_whether_it_is_tracked(registry: shmlease.Registry
         shm.unlink()
 
 
-def test_stale_handle_unlinks_no_segment_that_has_got_its_name_since(memory: SharedMemory) -> None:
-    memory.unlink()
-    successor = SharedMemory(memory.name, create=True, size=5)
+@pytest.mark.parametrize("size", [5, RECYCLED_BYTES])
+def test_stale_handle_unlinks_no_segment_that_has_got_its_name_since(registry: shmlease.Registry, size: int) -> None:
+    del registry
+    memory = SharedMemory("name", create=True, size=size)
+    memory.close()
+    SharedMemory("name").unlink()
+    successor = SharedMemory(memory.name, create=True, size=size)
     with pytest.raises(FileNotFoundError):
         memory.unlink()
     assert is_named(successor.name)
@@ -219,6 +225,28 @@ left = SharedMemory(create=True, size=9); view = left.buf
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     until(lambda: not site.files())
+
+
+def test_large_segment_is_made_of_one_that_nobody_has_open_any_more_and_is_zeroed(registry: shmlease.Registry) -> None:
+    for number in range(3):
+        shm = SharedMemory(create=True, size=RECYCLED_BYTES)
+        assert not np.frombuffer(shm.buf, "u1").any()
+        np.frombuffer(shm.buf, "u1")[:] = 7
+        shm.close()
+        shm.unlink()
+        assert registry.statistics().counters.get("recycled", 0) == number
+
+
+def test_large_segment_that_another_program_maps_stays_as_it_is(registry: shmlease.Registry) -> None:
+    shm = SharedMemory(create=True, size=RECYCLED_BYTES)
+    shm.buf[:] = b"x" * RECYCLED_BYTES
+    with open(f"/dev/shm/{shm.name}", "r+b") as file:
+        others = mmap.mmap(file.fileno(), 0)
+    shm.close()
+    shm.unlink()
+    SharedMemory(create=True, size=RECYCLED_BYTES).unlink()
+    assert others[:] == b"x" * RECYCLED_BYTES
+    assert registry.statistics().counters.get("recycled", 0) == 0
 
 
 # --- sizes, names, errors --------------------------------------------------------------------------------------------

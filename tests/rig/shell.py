@@ -53,6 +53,7 @@ class Shell:
         self.claimed: set[int] = set()  # spares whose client holds the lock
         self.punched: set[int] = set()
         self.retired: list[int] = []
+        self.opened_by_others: set[int] = set()  # segments that the kernel says somebody has open
         self.created: list[int] = []
         self.dropped: list[int] = []
         self.watched: dict[int, Identity] = {}  # ticket -> the process that it is for
@@ -138,9 +139,9 @@ class Shell:
         self.say(client, m.Revoked, ticket)
         return True
 
-    def release(self, client: int, lease: int) -> int:
-        """`client` releases."""
-        return self.say(client, m.Release, lease)
+    def release(self, client: int, lease: int, *, reserved: bool = False) -> int:
+        """`client` releases a lease on a segment whose pages it has `reserved`."""
+        return self.say(client, m.Release, lease, reserved)
 
     def spares(self, client: int) -> list[m.Spare]:
         """What was granted ahead to `client` and is still there."""
@@ -242,6 +243,10 @@ class Shell:
                 self.watched[ticket] = receiver
             case e.UnwatchReceiver(ticket):
                 self.watched.pop(ticket, None)
+            case e.RetireSegment(number, alias, _, into) if into and number not in self.opened_by_others:
+                self.files[into] = self.files.pop(number)
+                self.unlink(number, alias)
+                table.segment_retired(number, "", now, into)
             case e.RetireSegment(number, alias, punch):
                 self.files.pop(number, None)
                 self.unlink(number, alias)

@@ -65,12 +65,15 @@ class LinkAlias(msgspec.Struct, frozen=True):
 class RetireSegment(msgspec.Struct, frozen=True):
     """Unlink a segment's file and alias; `punch` frees its pages though caches still map it.
 
-    Answered by `Table.segment_retired`.
+    Where `recycled_as` is not 0, and the kernel says that nobody has the file open, it becomes the file of the segment of
+    that number instead, `size_bytes` large. Answered by `Table.segment_retired`.
     """
 
     segment: int
     alias: str
     punch: bool
+    recycled_as: int = 0
+    size_bytes: int = 0
 
 
 class DropToken(msgspec.Struct, frozen=True):

@@ -96,7 +96,7 @@ class Leases:
             self._rows.put(replace(segment, tainted=True))
 
     def expose(self, number: int) -> None:
-        """Something that the table does not know may map the segment: it is never recycled, its pages are never freed."""
+        """Something that the table does not know may map the segment: it is not kept warm, its pages are never freed."""
         segment = self._rows.segments[number]
         if not segment.exposed:
             self._rows.put(replace(segment, exposed=True))

@@ -193,7 +193,9 @@ class SegmentRow(msgspec.Struct, frozen=True, array_like=True, tag="S", gc=False
     readers_deadline_ns: int = 0
     reserved: bool = False  # every page has memory: its first writer has seen to that, and said so
     tainted: bool = False  # a use of it ended otherwise than in order: never recycled
-    exposed: bool = False  # something that the table does not know may map it: never recycled, and its pages never freed
+    # something that the table does not know may map it: its pages are never freed, and never used again unless the kernel
+    # says that nothing does
+    exposed: bool = False
     alias: str = ""  # the OS name it was given in /dev/shm itself, if any
     mutable: bool = False  # it stays writable: publishing does not seal it
 

@@ -6,8 +6,8 @@ Rules:
   the registry's shell found out (a holder died, a file was made, time passed); each returns nothing and adds to `effects`,
   which the shell carries out and answers.
 * A command is checked whole before anything changes: a refused one leaves the table as it was.
-* A segment ends when it has no lease, no ticket and no reader expected. It then goes warm, or, if it is tainted (something
-  the table does not know may still map it), is unlinked and never used again.
+* A segment ends when it has no lease, no ticket and no reader expected. It then goes warm, or, if something the table does
+  not know may still map it, is unlinked.
 * Notices are applied once, by their sequence number. Requests may arrive twice as well: each names the lease that it is
   for, and what was granted before is granted again.
 * Requests that must wait do so in order of arrival; one that needs much is not overtaken by ones that need little.
@@ -279,9 +279,9 @@ class Table:
         self._tickets.receiver_ended(ticket, now_ns)
         self._finish(now_ns)
 
-    def segment_retired(self, number: int, failure: str, now_ns: int) -> None:
-        """The file of a segment is gone, or could not be unlinked and is tried again."""
-        self._pool.retired(number, failure, now_ns)
+    def segment_retired(self, number: int, failure: str, now_ns: int, recycled_as: int = 0) -> None:
+        """The file of a segment is gone, or that of segment `recycled_as`, or could not be unlinked and is tried again."""
+        self._pool.retired(number, failure, now_ns, recycled_as)
         self._finish(now_ns)
 
     def segment_missing(self, number: int, now_ns: int) -> None:

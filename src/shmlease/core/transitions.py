@@ -39,6 +39,7 @@ class SegmentEvent(enum.StrEnum):
     CLAIMED = "claimed"
     PUBLISHED = "published"
     POOLED = "last use ended, clean"
+    RECYCLED = "made of the file of one that had a name in /dev/shm"
     REUSED = "reused"
     RETIRED = "last use ended, or trimmed"
     FAILED = "its file could not be made"
@@ -49,6 +50,7 @@ class SegmentEvent(enum.StrEnum):
 SEGMENT_TRANSITIONS: Final[dict[tuple[SegmentState, SegmentEvent], SegmentState | None]] = {
     (SegmentState.CREATING, SegmentEvent.CREATED): SegmentState.FILLING,
     (SegmentState.CREATING, SegmentEvent.SET_ASIDE): SegmentState.RESERVED,
+    (SegmentState.CREATING, SegmentEvent.RECYCLED): SegmentState.WARM,
     (SegmentState.CREATING, SegmentEvent.RETIRED): SegmentState.RETIRING,
     (SegmentState.CREATING, SegmentEvent.FAILED): None,
     (SegmentState.RESERVED, SegmentEvent.CLAIMED): SegmentState.FILLING,

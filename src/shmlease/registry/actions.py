@@ -77,14 +77,16 @@ class Actions:
         self._note_room()
 
     def retire(self, effect: RetireSegment) -> None:
-        """Unlink a segment."""
-        failure = ""
-        try:
-            self._store.retire_segment(effect.segment, effect.alias, punch=effect.punch)
-        except OSError as error:
-            failure = str(error)
+        """Unlink a segment, or make another of it."""
         self._unreserved.discard(effect.segment)
-        self._table.segment_retired(effect.segment, failure, self._clock.now_ns())
+        failure, into = "", effect.recycled_as
+        if not into or not self._store.recycle_segment(effect.segment, effect.alias, effect.size_bytes, into):
+            into = 0
+            try:
+                self._store.retire_segment(effect.segment, effect.alias, punch=effect.punch)
+            except OSError as error:
+                failure = str(error)
+        self._table.segment_retired(effect.segment, failure, self._clock.now_ns(), into)
 
     def _create(self, effect: CreateSegment) -> None:
         store, table, now_ns = self._store, self._table, self._clock.now_ns()

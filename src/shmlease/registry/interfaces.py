@@ -67,6 +67,10 @@ class Store(Protocol):
         """Remove a segment and its alias, if it has one; `punch` frees its pages though somebody still maps it."""
         ...
 
+    def recycle_segment(self, number: int, alias: str, size_bytes: int, into: int) -> bool:
+        """Make a segment, without its alias, segment `into`; False, with nothing made, if anybody may have it open."""
+        ...
+
     def link_alias(self, number: int, alias: str) -> None:
         """Give a segment a second name, in /dev/shm itself."""
         ...

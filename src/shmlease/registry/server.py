@@ -14,6 +14,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from msgspec.structs import replace
+
 from shmlease.core import messages as m
 from shmlease.core.effects import BEFORE_COMMIT, DropClient, Effect, RetireSegment, Send, Stop
 from shmlease.core.model import Change, ClientState, EventKind, Identity
@@ -281,7 +283,7 @@ class Server:
             # no room even for this: let what was to be unlinked go first, and write the table anew
             for effect in [effect for effect in after_commit if isinstance(effect, RetireSegment)]:
                 after_commit.remove(effect)
-                self._actions.retire(effect)
+                self._actions.retire(replace(effect, recycled_as=0))
             self._log.compact(self.table.rows.all_rows())
             self._log.commit(changes)
         self._on_commit(changes)

@@ -28,6 +28,7 @@ import fcntl
 import functools
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterator
 from typing import Final
@@ -37,6 +38,7 @@ from shmlease.core.snapshot import Snapshot
 from shmlease.errors import PermissionDeniedError
 from shmlease.interrupts import is_from_handler
 from shmlease.system import registry_lock, syscalls
+from shmlease.system.file_lease import is_open_nowhere_else
 from shmlease.system.ledger import FOREIGN_LEDGER_LIMIT_BYTES, LEDGER_LIMIT_BYTES, read_ledger
 from shmlease.system.notice_log import NOTICE_LOG_BYTES
 from shmlease.system.owned_descriptor import OwnedDescriptor
@@ -284,6 +286,38 @@ class RegistryDirectory:
             unlink(f"s{number}", directory)
         finally:
             syscalls.close(directory)
+
+    def recycle_segment(self, number: int, alias: str, size_bytes: int, into: int) -> bool:
+        """Make segment `number`, whose alias goes, segment `into`; False, with nothing made, if anybody may have it open.
+
+        What others may have done to the file while they had it open is looked at: it has one name, the mode and the size
+        that it should have, and all its pages.
+        """
+        try:
+            if alias:
+                self.unlink_alias(number, alias)
+            fd = self.open_segment(number, writable=True)
+        except OSError as error:
+            if is_from_handler(error):
+                raise
+            return False
+        try:
+            if not is_open_nowhere_else(fd):
+                return False
+            syscalls.ftruncate(fd, size_bytes)
+            status = syscalls.fstat(fd)
+            is_as_made = (status.st_nlink, stat.S_IMODE(status.st_mode)) == (1, FILE_MODE)
+            if not is_as_made or status.st_blocks * 512 < size_bytes:
+                return False
+            with self.entered() as directory:
+                syscalls.rename(f"s{number}", f"s{into}", src_dir_fd=directory, dst_dir_fd=directory)
+        except OSError as error:
+            if is_from_handler(error):
+                raise
+            return False
+        finally:
+            syscalls.close(fd)
+        return True
 
     def _punch(self, name: str, directory: int) -> None:
         try:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from rig.repeated import for_each
 from rig.shell import PAGE, S, Shell, identity
 from shmlease.core import messages as m
 from shmlease.core.model import EventKind, Identity, SegmentState
+from shmlease.core.pool import RECYCLED_BYTES
+from shmlease.core.sizes import file_size
 
 ONE, OTHER = identity(77), identity(78)
 
 
 def linked(shell: Shell, client: int, *keepers: Identity | None, name: str = "a", nbytes: int = 100) -> m.Granted:
     """A published, mutable segment with its name in /dev/shm, kept by `keepers`."""
-    lease = shell.ask(client, m.Lease, shell.new_id(client), name, PAGE, nbytes, b"", "", 0, 0, True)
+    lease = shell.ask(client, m.Lease, shell.new_id(client), name, file_size(nbytes), nbytes, b"", "", 0, 0, True)
     shell.publish(client, lease.lease)
     assert link(shell, client, lease.lease, *keepers) is None
     return lease
@@ -74,6 +77,38 @@ def test_withdrawn_name_needs_no_keeper_any_more() -> None:
     assert isinstance(shell.ask(client, m.Withdraw, "a", shell.now), m.Done)
     assert (shell.aliases, shell.watched, shell.table.rows.tickets) == ({}, {}, {})
     assert shell.retired == [lease.segment]
+
+
+def test_file_of_a_large_segment_that_nobody_has_open_becomes_another_segments() -> None:
+    shell = Shell(capacity_pages=1000, warm_pages=500)
+    client = shell.hello()
+    lease = linked(shell, client, ONE, nbytes=RECYCLED_BYTES)
+    shell.release(client, lease.lease, reserved=True)
+    unlink(shell, client, lease)
+    (segment,) = shell.table.rows.segments.values()
+    assert (segment.state, segment.exposed, segment.alias) == (SegmentState.WARM, False, "")
+    assert segment.number != lease.segment, "what was known of the first one leads nowhere"
+    assert (shell.retired, set(shell.files), shell.aliases) == ([], {segment.number}, {})
+    again = shell.lease(client, RECYCLED_BYTES // PAGE)
+    assert (again.segment, again.fresh) == (segment.number, False)
+
+
+@for_each("otherwise", ["open", "small", "its holder died", "closing"])
+def test_file_of_a_segment_that_had_a_name_is_unlinked(otherwise: str) -> None:
+    shell = Shell(capacity_pages=1000, warm_pages=500)
+    client, other = shell.hello(), shell.hello()
+    lease = linked(shell, client, ONE, nbytes=100 if otherwise == "small" else RECYCLED_BYTES)
+    if otherwise == "open":
+        shell.opened_by_others.add(lease.segment)
+    if otherwise == "its holder died":
+        shell.attach(other, "a")
+        shell.die(other)
+    shell.release(client, lease.lease, reserved=True)
+    if otherwise == "closing":
+        shell.ask(other, m.Close)
+    else:
+        unlink(shell, client, lease)
+    assert (shell.retired, shell.punched, shell.files) == ([lease.segment], set(), {})
 
 
 def test_name_that_a_client_unlinks_itself_is_free_without_an_answer() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import glob
+import io
+import mmap
 import os
 import re
 import resource
@@ -189,6 +192,54 @@ def test_punched_segment_reads_as_zeros_and_keeps_its_size() -> None:
             assert os.fstat(file.fileno()).st_blocks == 0
             assert os.pread(file.fileno(), 10, 0) == bytes(10)
     finally:
+        directory.remove()
+
+
+def mapped(path: str) -> object:
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+
+
+def punched(path: str) -> None:
+    with open(path, "r+b") as file:
+        syscalls.fallocate(file.fileno(), 3, 0, PAGE)
+
+
+# What others can do to a file that they find in /dev/shm.
+DONE_BY_OTHERS: dict[str, Callable[[str], object]] = {
+    "nothing": lambda path: None,
+    "truncated within its last page": lambda path: os.truncate(path, 2 * PAGE - 1),
+    "open": open,
+    "mapped": mapped,
+    "named": lambda path: os.link(path, f"{path}-too"),
+    "without a page": punched,
+    "truncated": lambda path: os.truncate(path, PAGE),
+    "of another mode": lambda path: os.chmod(path, 0o644),
+    "unlinked": os.unlink,
+}
+
+
+@pytest.mark.parametrize("done", DONE_BY_OTHERS)
+def test_file_is_recycled_if_it_is_as_it_was_made_and_nobody_has_it_open(done: str) -> None:
+    directory, kept = RegistryDirectory(f"r{os.getpid()}"), None
+    directory.create()
+    try:
+        directory.create_segment(1, 2 * PAGE)
+        with open(directory.segment_path(1), "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, 2 * PAGE)
+        directory.link_alias(1, f"name-{os.getpid()}")
+        kept = DONE_BY_OTHERS[done](f"{directory.root}/name-{os.getpid()}")
+        is_recycled = directory.recycle_segment(1, f"name-{os.getpid()}", 2 * PAGE, 2)
+        assert is_recycled == (done in ("nothing", "truncated within its last page", "unlinked"))
+        assert not os.path.exists(f"{directory.root}/name-{os.getpid()}")
+        assert os.path.exists(directory.segment_path(2)) == is_recycled != os.path.exists(directory.segment_path(1))
+        if is_recycled:
+            assert os.stat(directory.segment_path(2)).st_size == 2 * PAGE
+    finally:
+        if isinstance(kept, io.IOBase | mmap.mmap):
+            kept.close()
+        for name in glob.glob(f"{directory.root}/name-{os.getpid()}*"):
+            os.unlink(name)
         directory.remove()
 
 

@@ -1,17 +1,4 @@
-"""The lease probe: asks the kernel whether anyone at all has a file open or mapped.
-
-A write lease (F_SETLEASE) on a read-only descriptor is granted only while nobody else has the file open: no process in
-any namespace, no descriptor in flight in a message. The file's owner needs no privilege. It says whether, not who.
-
-What it does not cover:
-
-- a descriptor opened with O_PATH does not count as open (and cannot map the file either);
-- on a memfd it is granted although the file is open, so it is asked only about files with a name;
-- a kernel with fs.leases-enable = 0, and filesystems without leases, answer EINVAL: unknown, never free.
-
-While a lease is held, an opener waits, and the kernel notifies the holder by a signal. The default signal, SIGIO, kills a
-process that does not expect it; SIGURG is ignored by default and tolerated by programs that handle it.
-"""
+"""The lease probe: asks the kernel whether anyone at all has a file open or mapped; see `shmlease.system.file_lease`."""
 
 from __future__ import annotations
 
@@ -19,7 +6,6 @@ import errno
 import fcntl
 import itertools
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -27,13 +13,13 @@ from typing import Final
 
 from shmlease.auditor.judge.evidence import File, Key, Probe
 from shmlease.errors import PermissionDeniedError
+from shmlease.system.file_lease import give_back_lease, take_lease
 from shmlease.system.safe_open import directory_of, open_regular, reason_of
 
 __all__ = ["FileLease", "holding_lease", "probe", "probe_file", "probe_files"]
 
 # A probe takes some 10 us; on a busy machine it may lose the processor meanwhile, for some tens of milliseconds.
 _PAUSES_S: Final = (0.0005, 0.002, 0.008, 0.032)
-_F_SETSIG: Final = 10  # linux/fcntl.h; the fcntl module does not name it
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
 
 
@@ -136,8 +122,7 @@ def _acquire(path: str, key: Key, directory: int | None) -> tuple[Probe, str, in
         if (found.st_dev, found.st_ino) != key:
             verdict = Probe.GONE
         else:
-            fcntl.fcntl(descriptor, _F_SETSIG, signal.SIGURG)
-            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            take_lease(descriptor)
             verdict = Probe.FREE
             return verdict, reason, descriptor
     except OSError as error:
@@ -153,7 +138,6 @@ def _acquire(path: str, key: Key, directory: int | None) -> tuple[Probe, str, in
 
 def _give_back(descriptor: int) -> None:
     try:
-        # closing alone would not do if another thread forked meanwhile: the child has the descriptor too
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        give_back_lease(descriptor)
     finally:
         os.close(descriptor)
