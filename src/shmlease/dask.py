@@ -12,7 +12,7 @@ except ModuleNotFoundError as error:
         f"shmlease.dask needs {error.name}: pip install 'shmlease[dask]'", name=error.name, path=error.path
     ) from error
 
-from shmlease.hdf5.virtual import consolidate
+from shmlease.hdf5.consolidation import consolidate
 from shmlease.integrations.dask.cluster import LocalCluster, NodeRegistry, dask_setup, dask_teardown, join
 from shmlease.integrations.dask.ingest import ingest
 

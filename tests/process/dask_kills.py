@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -128,8 +128,10 @@ class _Cluster:
         process.start()
         return process
 
-    def kill(self, target: str, chosen: random.Random, id: str) -> None:
-        """End one, without a word; a worker is replaced."""
+    def kill(self, target: str, chosen: random.Random, id: str) -> bool:
+        """End one, without a word; a worker is replaced. False where it is a registry that was killed before, and that
+        nobody has called since: its successor is started by the first who does.
+        """
         if target == "scheduler":
             self.scheduler.kill()
         elif target == "worker":
@@ -140,7 +142,11 @@ class _Cluster:
         else:
             row = RegistryDirectory(id).read_ledger().registry
             assert row is not None
-            os.kill(row.identity.pid, signal.SIGKILL)
+            try:
+                os.kill(row.identity.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                return False
+        return True
 
     def end(self) -> None:
         """Wait until all have ended: what has lost its scheduler does so by itself."""
@@ -175,9 +181,9 @@ def _drive(report: Connection, most: int, seed: int, folder: str, tables: list[P
                 while outcome.kills.total() < most and not outcome.kills["scheduler"] and not outcome.faults:
                     target = chosen.choices(list(TARGETS), list(TARGETS.values()))[0]
                     task = _ingest if chosen.random() < 0.3 else _add
-                    with _killed_meanwhile(cluster, target, chosen, id):
+                    with _killed_meanwhile(cluster, target, chosen, id) as killed:
                         outcome.results[task(client, own, tables, outcome, target)] += 1
-                    outcome.kills[target] += 1
+                    outcome.kills[target] += killed.result()
         except CLEAR_ERRORS as error:
             if not outcome.kills["scheduler"]:
                 outcome.faults.append(f"{type(error).__name__}: {error}")
@@ -189,17 +195,15 @@ def _drive(report: Connection, most: int, seed: int, folder: str, tables: list[P
 
 
 @contextlib.contextmanager
-def _killed_meanwhile(cluster: _Cluster, target: str, chosen: random.Random, id: str) -> Iterator[None]:
+def _killed_meanwhile(cluster: _Cluster, target: str, chosen: random.Random, id: str) -> Iterator[Future[bool]]:
     after_s = chosen.random() ** 2
     with ThreadPoolExecutor(1) as pool:
 
-        def kill() -> None:
+        def kill() -> bool:
             time.sleep(after_s)
-            cluster.kill(target, chosen, id)
+            return cluster.kill(target, chosen, id)
 
-        killed = pool.submit(kill)
-        yield
-        killed.result()  # that nobody was killed is a fault
+        yield pool.submit(kill)
 
 
 def _add(client: Client, own: str, tables: list[Path], outcome: Outcome, target: str) -> str:

@@ -208,6 +208,36 @@ def test_files_that_the_workers_have_read_are_one_file(client: Client, tmp_path:
     assert contents(tmp_path / "one.h5") == contents(tmp_path / "plain.h5")
 
 
+def test_one_large_file_is_read_by_all_workers(client: Client, tmp_path: Path) -> None:
+    table = make_table(tmp_path / "calls.cov", 12_000)
+    lines = table.read_text().splitlines(keepends=True)
+    lines[2_000] = lines[11_000] = "chr1\tnonsense\n"
+    table.write_text("".join(lines))
+    options: dict[str, Any] = {**OPTIONS, "on_error": "quarantine", "fit_strings": True, "workers": 0}
+    report = shmlease.dask.ingest(client, table, tmp_path / "out.h5", shards=5, **options)
+    assert len(os.listdir(tmp_path / "out.h5.shards")) == 1 + 5 + 1, "the plan, the shards, malformed lines"
+    assert [each.line for each in report.rejected] == [2_001, 11_001]
+    assert shmlease.verify(tmp_path / "out.h5", sources=tmp_path).is_good
+    plain = shmlease.ingest(table, tmp_path / "plain.h5", **options)
+    assert report.files == plain.files
+    shmlease.dask.consolidate(tmp_path / "out.h5", tmp_path / "one.h5")
+    assert contents(tmp_path / "one.h5") == contents(tmp_path / "plain.h5")
+
+
+def test_range_that_was_not_written_is_written_when_the_run_is_resumed(client: Client, tmp_path: Path) -> None:
+    table, out, folder = make_table(tmp_path / "calls.cov", 9_000), tmp_path / "out.h5", tmp_path / "out.h5.shards"
+    (folder / "00003.h5").mkdir(parents=True)  # nobody can write it
+    with pytest.raises(shmlease.IngestError, match=r"00003\.h5: was written by a worker and is not seen here"):
+        shmlease.dask.ingest(client, table, out, resume=True, shards=5, **OPTIONS)
+    (folder / "00003.h5").rmdir()
+    written = {path: path.stat().st_mtime_ns for path in folder.glob("*.h5")}
+    assert len(written) == 4
+    assert shmlease.dask.ingest(client, table, out, resume=True, shards=5, **OPTIONS).rows == 9_000
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    np.testing.assert_array_equal(rows_of(out, "calls"), expected(table))
+    assert shmlease.verify(out, sources=tmp_path).is_good
+
+
 def test_command_line_lets_a_cluster_do_it(client: Client, tmp_path: Path) -> None:
     for folder, rows in (("a", 30), ("b", 40)):
         (tmp_path / folder).mkdir()
@@ -244,7 +274,7 @@ def test_run_that_failed_is_resumed_from_the_shards_that_it_has_written(client: 
 
 
 def test_shard_of_a_worker_that_is_killed_is_written_by_another(client: Client, tmp_path: Path) -> None:
-    tables = [make_table(tmp_path / f"{number}.cov", 30_000, number) for number in range(4)]
+    tables = [make_table(tmp_path / f"{number}.cov", rows, number) for number, rows in enumerate((100_000, 20_000))]
     out = tmp_path / "out.h5"
     with started_node(client, tmp_path, "e1"), ThreadPoolExecutor(1) as pool:
         pid = client.submit(os.getpid, workers="e1", pure=False).result()
@@ -254,4 +284,5 @@ def test_shard_of_a_worker_that_is_killed_is_written_by_another(client: Client, 
         assert run.result(60).rows == 120_000
     for table in tables:
         np.testing.assert_array_equal(rows_of(out, table.stem), expected(table))
+    assert shmlease.verify(out, sources=tmp_path).is_good
     assert sorted(os.listdir(f"{out}.shards")) == [*(f"{number:05}.h5" for number in range(4)), "plan.json"]

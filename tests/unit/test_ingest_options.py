@@ -29,7 +29,7 @@ def test_every_option_of_a_schema_is_one_of_the_command() -> None:
 
 
 # What the command has for what only a program can give, and the other way round.
-OF_PROGRAMS = {"registry", "executor", "progress", "reading"}
+OF_PROGRAMS = {"registry", "executor", "progress", "reading", "ranges"}
 OF_THE_COMMAND = {"quiet", "is_json", "dry_run", "inferred", "scheduler"}
 OTHER_NAMES = {"paths": "files", "out": "output"}
 

@@ -40,6 +40,7 @@ __all__ = [
     "digest_file",
     "encode_sources",
     "format_checksum",
+    "parse_checksum",
 ]
 
 PREFIX = "shmlease_"
@@ -93,11 +94,12 @@ def digest_file(path: str | os.PathLike[str], algorithm: str = "sha256") -> tupl
         return file.tell(), f"sha256:{digest}"
 
 
-def checksum_of_file(path: str | os.PathLike[str], stop: int | None = None) -> int:
-    """CRC-32 of the first `stop` bytes of a file, by default of all."""
-    value, left = 0, os.stat(path).st_size if stop is None else stop
+def checksum_of_file(path: str | os.PathLike[str], stop: int | None = None, *, start: int = 0) -> int:
+    """CRC-32 of the bytes of a file from `start` to before `stop`, by default of all."""
+    value, left = 0, (os.stat(path).st_size if stop is None else stop) - start
     with open(path, "rb", buffering=0) as file:
-        while left and (data := file.read(min(left, _READ_BYTES))):
+        file.seek(start)
+        while left > 0 and (data := file.read(min(left, _READ_BYTES))):
             value = crc32(data, value)
             left -= len(data)
     return value
@@ -106,6 +108,11 @@ def checksum_of_file(path: str | os.PathLike[str], stop: int | None = None) -> i
 def format_checksum(value: int) -> str:
     """A CRC-32 as it stands in an attribute."""
     return f"crc32:{value:08x}"
+
+
+def parse_checksum(text: str) -> int:
+    """The CRC-32 that stands in an attribute."""
+    return int(text.removeprefix("crc32:"), base=16)
 
 
 def encode_sources(sources: list[Source]) -> str:

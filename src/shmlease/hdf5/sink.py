@@ -137,7 +137,15 @@ class HDF5Sink:
         return self._session.completed
 
     @explains_shortage("{self.path} cannot be written")
-    def append(self, name: str, rows: HoldsArray | Array, *, labels: Mapping[str, Sequence[str]] | None = None) -> None:
+    def append(
+        self,
+        name: str,
+        rows: HoldsArray | Array,
+        *,
+        labels: Mapping[str, Sequence[str]] | None = None,
+        transposed: bool = False,
+        variable: Sequence[str] = (),
+    ) -> None:
         """Append rows to a dataset, which the first call creates.
 
         The rows may be changed or released as soon as this returns.
@@ -148,7 +156,7 @@ class HDF5Sink:
             Path of the dataset in the file; groups on the way are made.
         rows : array or lease
             At least one axis, the first counting rows.
-        labels : mapping of str to sequence of str, optional
+        labels, transposed, variable : optional
             As of `declare`.
 
         Raises
@@ -161,7 +169,7 @@ class HDF5Sink:
         array = _array(name, rows)
         if array.ndim == 0:
             raise SinkError(f"dataset {name!r}: a scalar has no rows to append; give an array of one axis or more")
-        state = self._begin(name, array.dtype, array.shape[1:], labels=labels)
+        state = self._begin(name, array.dtype, array.shape[1:], labels=labels, transposed=transposed, variable=variable)
         state.require_growing()
         self._rows.append(state, array)
         self._appended_bytes += array.nbytes

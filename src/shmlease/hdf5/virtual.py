@@ -1,4 +1,4 @@
-"""One file for the datasets of many: an HDF5 virtual dataset over files that sinks have written, and the way back.
+"""One file for the datasets of many: an HDF5 virtual dataset over files that sinks have written.
 
 A virtual dataset has no rows of its own: it says which rows lie in which file. It carries the record of the whole, so
 that `verify` checks it as any other. HDF5 reads rows of a file that is missing as zeros without a word; `verify` names it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,21 +17,17 @@ import msgspec
 import shmlease
 from shmlease.errors import SinkError
 from shmlease.hdf5 import provenance
-from shmlease.hdf5.checksum import combine, crc32
-from shmlease.hdf5.chunk_encoding import plain_bytes
+from shmlease.hdf5.checksum import combine
+from shmlease.hdf5.file_parts import joined_parts
 from shmlease.hdf5.layout import parse_dtype
-from shmlease.hdf5.provenance import Source, format_checksum
-from shmlease.hdf5.sink import HDF5Sink
+from shmlease.hdf5.provenance import Source, format_checksum, parse_checksum
 from shmlease.hdf5.staging import output_path
-from shmlease.hdf5.verification import missing_parts
 from shmlease.output_file import move_into_place
 
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["Part", "consolidate", "join", "parts_of"]
-
-_READ_BYTES = 8 << 20  # at a time
+__all__ = ["Part", "join", "listed_datasets", "opened", "part_in", "parts_of", "row_bytes", "rows_of"]
 
 
 class Part(NamedTuple):
@@ -46,7 +42,7 @@ class Part(NamedTuple):
         As recorded.
     rows, row_bytes : int
     sources : tuple of Source
-        Where its rows came from.
+        Where its rows came from; of parts of a file, each by itself.
     """
 
     path: str
@@ -65,27 +61,29 @@ def parts_of(path: str) -> list[Part]:
     SinkError
         It is not there, or no sink has written it.
     """
-    with _opened(path) as file:
-        return [_part(path, name, file[name]) for name in _listed(path, file)]
+    with opened(path) as file:
+        return [part_in(path, name, file[name]) for name in listed_datasets(path, file)]
 
 
-def _part(path: str, name: str, dataset: h5py.Dataset) -> Part:
-    if dataset.attrs.get(provenance.TRANSPOSED) or dataset.dtype.hasobject:
-        raise SinkError(
-            f"{path}: {name!r} is transposed, or has strings of variable length: it cannot be joined", path=path
-        )
+def part_in(path: str, name: str, dataset: h5py.Dataset) -> Part:
+    """One dataset of an open file."""
     sources = provenance.decode_sources(dataset.attrs.get(provenance.SOURCES, "[]"))
     dtype = str(dataset.attrs[provenance.DTYPE])
-    return Part(path, name, dtype, dataset.shape[0], _row_bytes(dataset), tuple(sources))
+    return Part(path, name, dtype, rows_of(dataset), row_bytes(dataset), tuple(sources))
 
 
-def join(out: str, datasets: Mapping[str, Sequence[Part]], *, overwrite: bool = False) -> None:
+def join(out: str, datasets: Mapping[str, Sequence[Part]], *, overwrite: bool = False) -> dict[str, list[Source]]:
     """Make the file `out`, whose datasets are those parts end to end; the files they are in must stay where they are.
+
+    Returns
+    -------
+    dict of str to list of Source
+        Where the rows of each dataset came from. Parts of one file have become one source.
 
     Raises
     ------
     SinkError
-        The parts of a dataset differ in dtype or row shape; or there is a file already.
+        The parts of a dataset differ in dtype or row shape; a part of a file is missing; or there is a file already.
     """
     import h5py  # noqa: PLC0415 - importing shmlease must not import h5py
 
@@ -93,8 +91,7 @@ def join(out: str, datasets: Mapping[str, Sequence[Part]], *, overwrite: bool = 
     beside = f"{place}.joined-{os.getpid()}"
     try:
         with h5py.File(beside, "w", libver="latest") as file:
-            for name, parts in datasets.items():
-                _join_dataset(file, name, parts, os.path.dirname(place))
+            sources = {name: _join_dataset(file, name, parts, os.path.dirname(place)) for name, parts in datasets.items()}
             file.attrs[provenance.VERSION] = shmlease.__version__
             file.attrs[provenance.DATASETS] = msgspec.json.encode(sorted(datasets)).decode()
         with open(beside, "rb") as made:
@@ -104,36 +101,39 @@ def join(out: str, datasets: Mapping[str, Sequence[Part]], *, overwrite: bool = 
         if os.path.exists(beside):
             os.unlink(beside)
         raise
+    return sources
 
 
-def _join_dataset(file: h5py.File, name: str, parts: Sequence[Part], directory: str) -> None:
+def _join_dataset(file: h5py.File, name: str, parts: Sequence[Part], directory: str) -> list[Source]:
     import h5py  # noqa: PLC0415 - see above
 
     checksum, row = 0, 0
     sources: list[Source] = []
-    shapes: list[tuple[tuple[int, ...], Any, dict[str, Any]]] = []
+    seen: list[tuple[tuple[int, ...], Any, dict[str, Any]]] = []
     for part in parts:
-        with _opened(part.path) as opened:
-            dataset = opened[part.dataset]
-            shapes.append((dataset.shape, dataset.dtype, dict(dataset.attrs)))
-    (shape, dtype, first), rows = shapes[0], sum(shape[0] for shape, *_ in shapes)
-    layout = h5py.VirtualLayout((rows, *shape[1:]), dtype)
-    for part, (part_shape, part_dtype, attributes) in zip(parts, shapes, strict=True):
-        if part_shape[1:] != shape[1:] or part_dtype != dtype:
+        with opened(part.path) as shard:
+            dataset = shard[part.dataset]
+            seen.append((dataset.shape, dataset.dtype, dict(dataset.attrs)))
+    shape, dtype, first = seen[0]
+    is_transposed, rows = bool(first.get(provenance.TRANSPOSED)), sum(part.rows for part in parts)
+    trailing = _trailing(shape, is_transposed)
+    layout = h5py.VirtualLayout((*trailing, rows) if is_transposed else (rows, *trailing), dtype)
+    for part, (part_shape, part_dtype, attributes) in zip(parts, seen, strict=True):
+        if _trailing(part_shape, is_transposed) != trailing or (part_dtype, part.dtype) != (dtype, parts[0].dtype):
             raise SinkError(
-                f"dataset {name!r} is {dtype} {shape[1:]} in {parts[0].path} and {part_dtype} {part_shape[1:]} in "
+                f"dataset {name!r} is {parts[0].dtype} {shape} in {parts[0].path} and {part.dtype} {part_shape} in "
                 f"{part.path}; give types with lengths, such as name:S16",
                 dataset=name,
             )
-        stop = row + part_shape[0]
-        if part_shape[0]:
+        stop = row + part.rows
+        if part.rows:
             relative = os.path.relpath(os.path.realpath(part.path), directory)
-            layout[row:stop] = h5py.VirtualSource(relative, part.dataset, part_shape)
-        crc = int(str(attributes[provenance.CHECKSUM]).removeprefix("crc32:"), base=16)
-        nbytes = part_shape[0] * dtype.itemsize * math.prod(shape[1:])
-        checksum = combine(checksum, crc, nbytes)
+            place = (..., slice(row, stop)) if is_transposed else slice(row, stop)
+            layout[place] = h5py.VirtualSource(relative, part.dataset, part_shape)
+        checksum = combine(checksum, parse_checksum(attributes[provenance.CHECKSUM]), part.rows * part.row_bytes)
         sources += [replace(source, start=source.start + row, stop=source.stop + row) for source in part.sources]
         row = stop
+    sources = joined_parts(sources, parts[0].row_bytes)
     joined = file.create_virtual_dataset(name, layout)
     joined.attrs.update({key: value for key, value in first.items() if not key.startswith(provenance.PREFIX)})
     joined.attrs[provenance.VERSION] = shmlease.__version__
@@ -141,75 +141,23 @@ def _join_dataset(file: h5py.File, name: str, parts: Sequence[Part], directory: 
     joined.attrs[provenance.DTYPE] = first[provenance.DTYPE]
     joined.attrs[provenance.CHECKSUM] = format_checksum(checksum)
     joined.attrs[provenance.SOURCES] = provenance.encode_sources(sources)
+    if is_transposed:
+        joined.attrs[provenance.TRANSPOSED] = 1
+    return sources
 
 
-def consolidate(
-    path: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    compression: str = "gzip",
-    overwrite: bool = False,
-) -> None:
-    """Make one plain file of a file that `ingest` over a cluster made, with the same datasets, attributes and records.
+def _trailing(shape: tuple[int, ...], is_transposed: bool) -> tuple[int, ...]:
+    return shape[:-1] if is_transposed else shape[1:]
 
-    Parameters
-    ----------
-    path : path
-        The file over shards.
-    out : path
-        The file to make.
-    compression, overwrite
-        As of `HDF5Sink`.
+
+def opened(path: str) -> h5py.File:
+    """The file, to be read.
 
     Raises
     ------
     SinkError
-        Rows are not what the record of their dataset says: a shard is missing, or was changed. Nothing is put at `out`.
+        It cannot be.
     """
-    path = os.fspath(path)
-    with _opened(path) as file, HDF5Sink(out, compression=compression, overwrite=overwrite) as sink:
-        for name in _listed(path, file):
-            dataset = file[name]
-            _require_parts(path, dataset)
-            checksum = 0
-            for block in _blocks(dataset):
-                checksum = crc32(plain_bytes(block), checksum)
-                sink.append(name, block, labels=_labels(dataset.dtype))
-            recorded = str(dataset.attrs[provenance.CHECKSUM])
-            if format_checksum(checksum) != recorded:
-                raise SinkError(
-                    f"{path}: rows of {name!r} have {format_checksum(checksum)}, and {recorded} is recorded; "
-                    "shmlease verify says which",
-                    dataset=name,
-                )
-            for each in _part(path, name, dataset).sources:
-                sink.source(
-                    name,
-                    path=each.path,
-                    rows=(each.start, each.stop),
-                    size_bytes=each.size_bytes,
-                    digest=each.digest,
-                    **each.details,
-                )
-            attributes = {key: value for key, value in dataset.attrs.items() if not key.startswith(provenance.PREFIX)}
-            sink.attributes(name).update(attributes)
-
-
-def _require_parts(path: str, dataset: h5py.Dataset) -> None:
-    missing = missing_parts(path, dataset)
-    if missing:
-        raise SinkError(f"{path}: {missing[0]}, where rows of {dataset.name!r} are, is not there", path=path)
-
-
-def _blocks(dataset: h5py.Dataset) -> Iterator[Any]:
-    step = max(1, _READ_BYTES // max(1, _row_bytes(dataset)))
-    dtype = parse_dtype(dataset.attrs[provenance.DTYPE])  # h5py's own carries what it read as metadata, of no use here
-    for start in range(0, max(dataset.shape[0], 1), step):
-        block = dataset[start : start + step]
-        yield block.view(dtype) if block.dtype == dtype else block
-
-
-def _opened(path: str) -> h5py.File:
     import h5py  # noqa: PLC0415 - see above
 
     try:
@@ -218,20 +166,27 @@ def _opened(path: str) -> h5py.File:
         raise SinkError(f"{path}: cannot be read as HDF5: {str(error).splitlines()[0]}", path=path) from error
 
 
-def _listed(path: str, file: h5py.File) -> list[str]:
+def listed_datasets(path: str, file: h5py.File) -> list[str]:
+    """The datasets that a sink has put into a file.
+
+    Raises
+    ------
+    SinkError
+        No sink has written it.
+    """
     try:
         return msgspec.json.decode(file.attrs[provenance.DATASETS], type=list[str])
     except (KeyError, TypeError, msgspec.DecodeError):
         raise SinkError(f"{path}: has no record of shmlease's", path=path) from None
 
 
-def _labels(dtype: Any) -> dict[str, list[str]]:
-    """The labels of the fields that are enumerations, or of the type itself."""
-    import h5py  # noqa: PLC0415 - see above
+def row_bytes(dataset: h5py.Dataset) -> int:
+    """Of a row, with strings as they are recorded."""
+    recorded = parse_dtype(dataset.attrs[provenance.DTYPE])
+    is_transposed = bool(dataset.attrs.get(provenance.TRANSPOSED))
+    return int(recorded.itemsize * math.prod(_trailing(dataset.shape, is_transposed)))
 
-    values = {name: h5py.check_enum_dtype(dtype[name] if name else dtype) for name in dtype.names or ("",)}
-    return {name: sorted(numbers, key=numbers.__getitem__) for name, numbers in values.items() if numbers}
 
-
-def _row_bytes(dataset: h5py.Dataset) -> int:
-    return int(dataset.dtype.itemsize * math.prod(dataset.shape[1:]))
+def rows_of(dataset: h5py.Dataset) -> int:
+    """How many there are, along whichever axis."""
+    return int(dataset.shape[-1 if dataset.attrs.get(provenance.TRANSPOSED) else 0])

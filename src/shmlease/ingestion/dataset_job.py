@@ -270,7 +270,7 @@ def _small_chunk_rows(inputs: Sequence[Input]) -> int | None:
     if any(table.compression != "plain" for table in tables):
         return None
     row_bytes = tables[0].schema.dtype.itemsize
-    rows = sum(most_rows(table.schema, table.size_bytes) for table in tables)
+    rows = sum(most_rows(table.schema, table.extent[1] - table.extent[0]) for table in tables)
     if rows * row_bytes >= CHUNK_BYTES // 2:
         return None
     # of few sizes, so that many files have datasets of one kind, which are made faster

@@ -15,11 +15,13 @@ import msgspec
 from shmlease.errors import IngestError
 from shmlease.hdf5.checksum import combine
 from shmlease.hdf5.columnar_sink import AnySink
+from shmlease.hdf5.file_parts import FilePart, part_of
 from shmlease.hdf5.provenance import Source, checksum_of_file, format_checksum
 from shmlease.ingestion.bad_rows import BadRows
 from shmlease.ingestion.readers import Input, checksum_of_source
 from shmlease.ingestion.report import FileReport
 from shmlease.ingestion.tasks import ParsedPiece
+from shmlease.text.blocks import count_lines
 from shmlease.text.pipes import pipe_of
 from shmlease.text.sources import is_read_once
 
@@ -85,7 +87,7 @@ class FileProgress:
         place = source.index - self._inputs[0].index
         self._close_files(before=place, rows=rows)
         counts = self.counts
-        lines_before = source.context.table.data_line - 1 + counts.lines
+        lines_before = _lines_before(source, parsed) + counts.lines
         self._bad_rows.take(self._dataset, place, source.path, [each.below(lines_before) for each in parsed.bad])
         counts.lines += parsed.lines
         counts.crc32 = combine(counts.crc32, parsed.crc32, parsed.text_bytes)
@@ -121,21 +123,16 @@ class FileProgress:
             counts, source = self.counts, self._inputs[self.counts.file]
             source.require_unchanged()
             start_row = counts.start_row
-            size_bytes = pipe_of(source.path).size_bytes if is_read_once(source.path) else source.state.size_bytes
+            size_bytes = pipe_of(source.path).size_bytes if is_read_once(source.path) else _size_bytes(source)
             if (source.path, start_row, rows) not in self._known_sources:
-                crc32 = self._crc32(source, counts)
-                digest = None if crc32 is None else format_checksum(crc32)
-                is_file = os.path.isfile(source.path)  # else nobody can look it up later
                 self._sink.source(
                     self._dataset,
                     path=source.path,
                     rows=(start_row, rows),
-                    size_bytes=size_bytes if is_file else None,
-                    digest=digest if is_file else None,
+                    **self._identity(source, counts, size_bytes),
                     lines=counts.lines,
                     rejected=counts.rejected,
                     notes=counts.notes,
-                    **({} if is_file else {"read": {"size_bytes": size_bytes, "digest": digest}}),
                 )
             self.reports.append(
                 FileReport(
@@ -144,30 +141,67 @@ class FileProgress:
             )
             self.counts = FileCounts(file=counts.file + 1, start_row=rows)
 
+    def _identity(self, source: Input, counts: FileCounts, size_bytes: int) -> dict[str, Any]:
+        """What a file, or the part of it that was read, is known by later."""
+        crc32, part = self._crc32(source, counts), source.context.table.part
+        if part is not None:
+            lines = counts.lines + _lines_of_head(source)
+            return {"size_bytes": None, "digest": None, "part": FilePart(*part, lines, crc32 or 0, source.state.size_bytes)}
+        known = {"size_bytes": size_bytes, "digest": None if crc32 is None else format_checksum(crc32)}
+        is_file = os.path.isfile(source.path)  # else nobody can look it up later
+        return known if is_file else {"size_bytes": None, "digest": None, "read": known}
+
     def _crc32(self, source: Input, counts: FileCounts) -> int | None:
-        """Of the file as it lies on the disk, if it does."""
+        """Of the file as it lies on the disk, if it does, or of the part of it that was read."""
         table = source.context.table
         if table.compression != "plain" or table.schema.ends_at:
             known = self._crc32s.pop(source.index, None)
             return checksum_of_source(source.path) if known is None else known
-        if table.data_offset + counts.text_bytes != source.state.size_bytes:
+        start, stop = table.extent
+        if start + counts.text_bytes != stop:
             raise IngestError(
-                f"{source.path}: {table.data_offset + counts.text_bytes} bytes were read of a file of "
-                f"{source.state.size_bytes}; it was changed meanwhile; run again when it no longer changes",
+                f"{source.path}: was read to byte {start + counts.text_bytes}, and its rows were to end with byte {stop}; "
+                "it was changed meanwhile; run again when it no longer changes",
                 path=source.path,
             )
+        if table.part is not None and table.part[0] > 0:
+            return counts.crc32
         return combine(checksum_of_file(source.path, table.data_offset), counts.crc32, counts.text_bytes)
+
+
+def _size_bytes(source: Input) -> int:
+    """Of a file as it lies on the disk, or of the part of it that is read."""
+    part = source.context.table.part
+    return source.state.size_bytes if part is None else part[1] - part[0]
+
+
+def _lines_of_head(source: Input) -> int:
+    """How many lines come before the rows in what is read of a file."""
+    table = source.context.table
+    return 0 if table.part is not None and table.part[0] > 0 else table.data_line - 1
+
+
+def _lines_before(source: Input, parsed: ParsedPiece) -> int:
+    """How many lines come before the rows of a file.
+
+    Lines of a part count from its first, since nobody but who has read all before it knows how many these are. They are
+    counted for the error that ends a run.
+    """
+    if parsed.bad and source.context.on_error == "fail":
+        return count_lines(source.context.table, source.context.table.extent[0]) - 1
+    return _lines_of_head(source)
 
 
 def report_of(source: Source, dataset: str) -> FileReport:
     """What became of a file, from the record that an interrupted run kept of it."""
-    details = source.details
+    details, part = source.details, part_of(source)
+    size_bytes = source.size_bytes if part is None else part.stop - part.start
     return FileReport(
         source.path or "",
         dataset,
         source.start,
         source.stop - source.start,
         details.get("rejected", 0),
-        source.size_bytes or 0,
+        size_bytes or 0,
         details.get("notes", {}),
     )

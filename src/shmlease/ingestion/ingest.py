@@ -63,6 +63,7 @@ def ingest(
     progress: Callable[[Progress], None] | None = None,
     parser: Literal["auto"] | Parser = "auto",
     reader: Callable[..., Any] | None = None,
+    ranges: Mapping[PathLike, tuple[int, int]] | None = None,
     **reading: Any,
 ) -> IngestReport:
     """Bring text tables, or what your own reader gives, into one HDF5 file, through worker processes and leased memory.
@@ -124,6 +125,10 @@ def ingest(
         array that comes several times goes on. `on_error` is for paths then: one for which the reader raises fails the run,
         is left out, or noted under ``rejected/``; what it had given before stays. When a worker was killed, or a run is
         resumed, the reader is called again: it must give the same. Workers find it by module and name, as `pickle` does.
+    ranges : mapping of path to (int, int), optional
+        Of these files, which must be plain text that can be cut, only the lines that begin in a range of bytes: start, and
+        the byte after the last. Several runs share a large file so. Lines that were malformed are counted from the first of
+        the range.
     **reading
         Options of `Schema`, such as ``delimiter=","`` or ``header=True``, in place of those of the layout.
 
@@ -157,11 +162,11 @@ def ingest(
         if reader is None:
             require_present(names)
             schema = schema_of(layout, dtype, columns, reading, matrix)
-            plan = plan_ingest(names, schema, into, on_error, chosen, columnar=columnar)
+            plan = plan_ingest(names, schema, into, on_error, chosen, columnar=columnar, ranges=ranges)
             _require_columns(own, plan)
         else:
             text = {"layout": layout, "dtype": dtype, "columns": columns, "matrix": matrix, "fit_strings": fit_strings}
-            _require_none(**text, columnar=columnar or bool(own), **reading)
+            _require_none(**text, columnar=columnar or bool(own), ranges=ranges, **reading)
             plan = plan_load(names, reader, into, compression, on_error)
         if workers is None:
             workers = len(os.sched_getaffinity(0))

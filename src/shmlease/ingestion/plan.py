@@ -24,10 +24,11 @@ from shmlease.text.formats import format_named
 from shmlease.text.header import Table, open_table
 from shmlease.text.native_parser import is_native
 from shmlease.text.parser_choice import Parser
+from shmlease.text.parts import table_part
 from shmlease.text.pipes import STANDARD_INPUT
 from shmlease.text.schema import Field, Schema
 from shmlease.text.sources import FileState, PathLike, is_read_once, require_utf8_name, state_of
-from shmlease.text.string_lengths import fit_strings
+from shmlease.text.string_lengths import fit_needed_strings
 
 __all__ = ["IngestPlan", "check_output_path", "plan_ingest", "schema_of"]
 
@@ -67,7 +68,8 @@ class IngestPlan:
     @property
     def size_bytes(self) -> int:
         """Of all files."""
-        return sum(state.size_bytes for state in self.states)
+        files = zip(self.tables, self.states, strict=True)
+        return sum(state.size_bytes if table.part is None else table.part[1] - table.part[0] for table, state in files)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -121,10 +123,10 @@ class IngestPlan:
 
     def with_string_lengths(self, lengths: Mapping[str, int], *, all_strings: bool = True) -> IngestPlan:
         """The same plan with string fields just long enough, or those without a length; `lengths` in bytes, by field."""
-        unfitted = {each.name: lengths.get(each.name, 0) for each in self.schema.fields if each.needs_fitting}
-        lengths = {**lengths, **unfitted} if all_strings else unfitted
-        fitted = tuple(replace(table, schema=fit_strings(table.schema, lengths)) for table in self.tables)
-        return replace(self, tables=fitted)
+        fitted = (fit_needed_strings(table.schema, lengths, all_strings=all_strings) for table in self.tables)
+        return replace(
+            self, tables=tuple(replace(table, schema=schema) for table, schema in zip(self.tables, fitted, strict=True))
+        )
 
     def dataset_reports(self, files: Sequence[FileReport]) -> tuple[DatasetReport, ...]:
         """What the datasets hold, from what became of the files."""
@@ -172,6 +174,7 @@ def plan_ingest(
     parser: Parser = "numpy",
     *,
     columnar: bool = False,
+    ranges: Mapping[PathLike, tuple[int, int]] | None = None,
 ) -> IngestPlan:
     """Look at the beginning of every file.
 
@@ -193,9 +196,13 @@ def plan_ingest(
             raise IngestError(f"{name}: named twice" + (f", also as {seen[real]}" if seen[real] != name else ""), path=name)
         seen[real] = name
     tables, states = [], []
+    parts = {os.fspath(path): part for path, part in (ranges or {}).items()}
     for name in names:
-        tables.append(open_table(name, schema))
+        table = open_table(name, schema)
+        tables.append(table_part(table, *parts.pop(name)) if name in parts else table)
         states.append(state_of(name))
+    for name in parts:
+        raise IngestError(f"{name}: a range of it is given, and it is not one of the files to read", path=name)
     if into:
         require_utf8_name(into)
     datasets = [into] * len(names) if into else dataset_names(names)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -136,13 +136,12 @@ def open_reader(
     IngestError
         The file was rewritten since. Of a file that is read as a stream, that shows when it is read.
     """
-    context = source.context
-    table = replace(context.table, data_offset=context.table.data_offset + text_bytes_done)
-    pieces = cut_table(table, context.block_bytes)
+    table = source.context.table
+    pieces = cut_table(table, source.context.block_bytes, text_bytes_done)
     if pieces[0].stop is None:
-        return StreamReader(source, table.data_offset, crc32_done if text_bytes_done else None, registry)
+        return StreamReader(source, pieces[0].offset, crc32_done if text_bytes_done else None, registry)
     if text_bytes_done:
-        require_same_text(context.table, table.data_offset, crc32_done)
+        require_same_text(table, pieces[0].offset, crc32_done)
     return FilePieces(pieces)
 
 

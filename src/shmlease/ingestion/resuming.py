@@ -7,7 +7,8 @@ from typing import Any
 
 from shmlease.errors import IngestError
 from shmlease.hdf5 import Completed
-from shmlease.hdf5.provenance import format_checksum
+from shmlease.hdf5.file_parts import part_of
+from shmlease.hdf5.provenance import checksum_of_file, format_checksum
 from shmlease.ingestion.readers import checksum_of_source
 from shmlease.text.sources import PathLike
 
@@ -42,8 +43,12 @@ def require_unchanged_sources(before: Completed) -> None:
     IngestError
         One was rewritten.
     """
-    for path, digest in {(source.path, source.digest) for sources in before.sources.values() for source in sources}:
-        if path and digest and format_checksum(checksum_of_source(path) or 0) != digest:
-            raise IngestError(
-                f"{path}: was rewritten since the interrupted run read it; start again without resuming", path=path
-            )
+    known = [source for sources in before.sources.values() for source in sources if source.path]
+    whole = {(source.path, source.digest) for source in known if source.digest}
+    changed = [path for path, digest in whole if format_checksum(checksum_of_source(path or "") or 0) != digest]
+    parts = {(source.path or "", part) for source in known if (part := part_of(source)) is not None}
+    changed += [path for path, part in parts if checksum_of_file(path, part.stop, start=part.start) != part.crc32]
+    for path in changed:
+        raise IngestError(
+            f"{path}: was rewritten since the interrupted run read it; start again without resuming", path=path
+        )

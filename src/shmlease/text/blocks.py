@@ -74,22 +74,38 @@ class Block:
     data: memoryview
 
 
-def cut_table(table: Table, block_bytes: int = BLOCK_BYTES) -> list[Piece]:
-    """The pieces of a table: of `block_bytes` each where they can be read apart, else one.
+def cut_table(table: Table, block_bytes: int = BLOCK_BYTES, passed_bytes: int = 0) -> list[Piece]:
+    """The pieces of a table, without so many bytes at its beginning: of `block_bytes` each where they can be read apart,
+    else one.
 
     With quoting on, a plain file is searched for the first quoted cell; one that has none is cut like any other.
+
+    Raises
+    ------
+    IngestError
+        A part of a file is to be read that can only be read from its start.
     """
     if table.compression != "plain" or table.schema.ends_at or (table.schema.quote and _has_quoted_cells(table)):
-        return [Piece(0, table.data_offset, None)]
-    starts = range(table.data_offset, max(table.size_bytes, table.data_offset + 1), block_bytes)
-    return [Piece(index, start, min(start + block_bytes, table.size_bytes)) for index, start in enumerate(starts)]
+        if table.part is not None:
+            raise IngestError(
+                f"{table.path}: can only be read from its start, and a part of it is asked for: it is compressed, has "
+                "quoted cells, or has something behind the table",
+                path=table.path,
+            )
+        return [Piece(0, table.data_offset + passed_bytes, None)]
+    start, stop = table.extent
+    start += passed_bytes
+    starts = range(start, max(stop, start + 1), block_bytes)
+    return [Piece(index, start, min(start + block_bytes, stop)) for index, start in enumerate(starts)]
 
 
 def _has_quoted_cells(table: Table) -> bool:
     before = table.schema.newline
+    at, stop = table.extent
     with open(table.path, "rb", buffering=0) as file:
-        file.seek(table.data_offset)
-        while chunk := file.read(BLOCK_BYTES):
+        file.seek(at)
+        while chunk := file.read(min(BLOCK_BYTES, stop - at)):
+            at += len(chunk)
             if has_quoted_cells(np.frombuffer(chunk, np.uint8), table.schema, before):
                 return True
             before = chunk[-1]
@@ -157,7 +173,7 @@ def _read_range(table: Table, piece: Piece, stop: int, buffer: bytearray) -> Ite
             room *= 2
             buffer = _with_room(buffer, room, filled)
             filled = _read_into(file, buffer, filled, room)
-    first_line = None if piece.index else table.data_line
+    first_line = table.data_line if begin == table.data_offset else None
     data = memoryview(buffer)[start : filled if end < 0 else end + 1]
     if data:
         yield Block(piece.index, 0, begin + start, first_line, data)
@@ -172,13 +188,13 @@ def require_same_text(table: Table, offset: int, crc32: int) -> None:
         The file was rewritten.
     """
     with open(table.path, "rb", buffering=0) as file:
-        _pass_over(table, file, offset, crc32)
+        _pass_over(table, file, offset, crc32, at=file.seek(table.extent[0]))
 
 
-def _pass_over(table: Table, stream: IO[bytes], offset: int, expected: int | None) -> None:
-    """Read to `offset`, and check that the rows before it are what they were."""
-    at = crc32 = 0
-    for stop in table.data_offset, offset:
+def _pass_over(table: Table, stream: IO[bytes], offset: int, expected: int | None, *, at: int = 0) -> None:
+    """Read to `offset`, and check that the rows before it are what they were; the stream is at byte `at`."""
+    crc32 = 0
+    for stop in table.extent[0], offset:
         crc32 = 0
         while at < stop and (chunk := stream.read(min(stop - at, _STEP_BYTES))):
             crc32 = zlib.crc32(chunk, crc32)

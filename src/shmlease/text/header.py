@@ -38,6 +38,8 @@ class Table:
         Size of the file as it lies on disk.
     attributes : tuple of (str, str)
         What the lines before the data say of it: units of fields, a grid's corner and cell size.
+    part : tuple of int, or None
+        Bytes [start, stop) of a plain file, whole lines, if no more of it is to be read; see `shmlease.text.parts`.
     """
 
     path: str
@@ -48,6 +50,13 @@ class Table:
     data_line: int
     size_bytes: int
     attributes: tuple[tuple[str, str], ...] = ()
+    part: tuple[int, int] | None = None
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Of a plain file: the first byte of the rows that are to be read, and the byte after the last."""
+        start, stop = self.part or (0, self.size_bytes)
+        return max(start, self.data_offset), max(stop, self.data_offset)
 
 
 def open_table(path: PathLike, schema: Schema) -> Table:

@@ -10,7 +10,7 @@ from shmlease.text.header import Table
 from shmlease.text.parser import string_lengths
 from shmlease.text.schema import Schema
 
-__all__ = ["fit_strings", "measure_strings"]
+__all__ = ["fit_needed_strings", "fit_strings", "measure_strings"]
 
 
 def measure_strings(
@@ -48,3 +48,9 @@ def fit_strings(schema: Schema, lengths: Mapping[str, int]) -> Schema:
         for each in schema.fields
     )
     return replace(schema, fields=fields)
+
+
+def fit_needed_strings(schema: Schema, lengths: Mapping[str, int], *, all_strings: bool) -> Schema:
+    """The schema with all string fields just long enough, or only those without a length; a field not measured is empty."""
+    unfitted = {each.name: lengths.get(each.name, 0) for each in schema.fields if each.needs_fitting}
+    return fit_strings(schema, {**lengths, **unfitted} if all_strings else unfitted)

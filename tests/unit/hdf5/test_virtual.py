@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import shmlease
-from shmlease.hdf5.virtual import consolidate, join, parts_of
+from shmlease.hdf5.consolidation import consolidate
+from shmlease.hdf5.virtual import join, parts_of
 
 ROWS = np.dtype([("name", "S4"), ("value", "<f8"), ("side", "i1")])
 LABELS = {"side": ["buy", "sell"]}

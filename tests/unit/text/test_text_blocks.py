@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import zlib
 
 import numpy as np
@@ -14,6 +15,7 @@ from shmlease.errors import IngestError
 from shmlease.text import blocks
 from shmlease.text.blocks import Piece, count_lines, cut_table, read_piece, require_same_text
 from shmlease.text.header import open_table
+from shmlease.text.parts import table_part
 from shmlease.text.schema import Schema
 
 _LINES = st.lists(st.text("abc\t", max_size=12), min_size=1, max_size=30)
@@ -134,3 +136,32 @@ def test_a_text_before_the_piece_that_was_rewritten_is_noticed(write, pack):
         read_from(405, zlib.crc32(b"abd\n" + b"abc\n" * 99))
     with pytest.raises(IngestError, match="was rewritten since the interrupted run"):
         read_from(5000, zlib.crc32(b"abc\n" * 1000))
+
+
+@given(_LINES, st.lists(st.integers(0, 400), max_size=5), st.integers(1, 40), st.sampled_from(["\n", "\r"]), st.booleans())
+def test_parts_of_a_file_that_meet_have_every_line_once(tmp_path_factory, lines, cuts, block_bytes, line_end, ends):
+    text = ("x" + line_end.join(["head", *lines]) + line_end * ends).encode()
+    path = tmp_path_factory.mktemp("parts") / "table"
+    path.write_bytes(text)
+    table = open_table(path, Schema(line_end="cr" if line_end == "\r" else "lf", skip_lines=1))
+    cuts = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
+    parts = [table_part(table, start, stop) for start, stop in itertools.pairwise(cuts)]
+    assert [part.part[0] for part in parts] == [0, *(part.part[1] for part in parts[:-1])]
+    assert parts[-1].part[1] == len(text)
+    rows = [[data for _, data in _blocks(part, block_bytes)] for part in parts]
+    assert b"".join(data for blocks_of in rows for data in blocks_of) == text[table.data_offset :]
+    for part, blocks_of in zip(parts, rows, strict=True):
+        start, stop = part.extent
+        assert b"".join(blocks_of) == text[start:stop]
+        assert start == table.data_offset or text[start - 1 : start] == line_end.encode()
+
+
+def test_part_of_what_is_read_from_its_start_is_refused(tmp_path, write):
+    packed = tmp_path / "a.gz"
+    packed.write_bytes(gzip.compress(b"a\n" * 100))
+    quoted = write('a,"b\n"\n' * 9)
+    for path, schema in ((packed, Schema()), (quoted, Schema(delimiter=",", quote='"'))):
+        with pytest.raises(IngestError, match="can only be read from its start"):
+            cut_table(table_part(open_table(path, schema), 0, 20))
+    with pytest.raises(IngestError, match="bytes 5 to 900 are no range of its 63 bytes"):
+        table_part(open_table(quoted, Schema()), 5, 900)

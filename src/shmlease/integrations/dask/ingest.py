@@ -1,38 +1,36 @@
 """Ingest over a cluster: each task brings some of the files into a shard, and the output is a virtual dataset over them.
 
-A task is an ordinary `shmlease.ingest` of its files on the worker that runs it. So a worker that is lost costs what it had
-not stored: another resumes its shard. Shards lie in ``<out>.shards``, with the plan of the run, which tells a run that
-resumes what belongs to it.
+A task is an ordinary `shmlease.ingest` of its files, or of ranges of them, on the worker that runs it. So a worker that is
+lost costs what it had not stored: another resumes its shard. Shards lie in ``<out>.shards``, with the plan of the run.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
-import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import accumulate
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import msgspec
 from distributed import Client, as_completed
 
 import shmlease
 from shmlease.errors import IngestError
-from shmlease.hdf5.virtual import Part, join, parts_of
-from shmlease.ingestion.dataset_names import dataset_names
-from shmlease.ingestion.file_progress import report_of
-from shmlease.ingestion.plan import check_output_path
-from shmlease.ingestion.report import DatasetReport, FileReport, IngestReport
-from shmlease.text.field import parse_dtype
+from shmlease.ingestion.plan import check_output_path, plan_ingest, schema_of
+from shmlease.ingestion.report import IngestReport
+from shmlease.ingestion.shard_join import JoinedShards, join_shards
+from shmlease.ingestion.tasks import EXAMPLES
+from shmlease.integrations.dask.shards import FileRange, Shards, remove
+from shmlease.text.schema import Schema
 from shmlease.text.sources import PathLike
+from shmlease.text.string_lengths import fit_needed_strings, measure_strings
 
 __all__ = ["ingest", "ingest_on"]
 
-# So that who is done early, or takes over from a lost worker, has something to do; a shard costs half a second to begin.
+# So that who is done early, or takes over from a lost worker, has something to do.
 _SHARDS_A_THREAD: Final = 2
-_REJECTED: Final = "rejected"
+_OF_SCHEMA: Final = ("layout", "dtype", "columns", "matrix")
+_OF_ONE_PROCESS: Final = ("executor", "reader", "registry")
 
 
 def ingest(
@@ -49,7 +47,8 @@ def ingest(
     """Bring text tables into one HDF5 file, by the workers of a Dask cluster.
 
     The file is an HDF5 virtual dataset over shards in ``<out>.shards``, which must stay beside it; `consolidate` makes one
-    plain file. A file is read by one worker; what is to be read by several is given as several files.
+    plain file. A large file is read by several workers, each a range of it. One that can only be read from its start is
+    read by one: compressed, with quoted cells, or with something behind the table.
 
     Parameters
     ----------
@@ -59,10 +58,11 @@ def ingest(
         As of `shmlease.ingest`; pipes cannot be read. With `overwrite` the old file and its shards are removed first. With
         `resume`, shards whose files were changed since are written anew.
     shards : int, optional
-        How many files to write; by default two for each thread of the workers, and at most one for each input.
+        How many files to write at most; by default two for each thread of the workers, and none of less than 16 MiB of a
+        file.
     **options
         Of `shmlease.ingest`, for each shard: ``workers`` (0 by default, for a shard is a task, whose thread does the work)
-        and ``capacity`` are a shard's. Not ``columnar``, not ``transpose``.
+        and ``capacity`` are a shard's. Not ``executor``, ``reader``, ``registry``.
 
     Returns
     -------
@@ -75,25 +75,30 @@ def ingest(
         As `shmlease.ingest`; what was stored stays, for a run with `resume`.
     """
     began_s = time.monotonic()
-    if isinstance(options.get("dtype"), str) and any(each.is_variable for each in parse_dtype(options["dtype"])):
-        raise IngestError(
-            "strings of variable length are for files that are made on one machine; use S, or leave out the cluster"
-        )
-    for option in ("columnar", "transpose"):
-        if options.get(option):
-            raise IngestError(f"{option} is for files that are made on one machine; leave it out, or the cluster")
+    for option in _OF_ONE_PROCESS:
+        if options.get(option) is not None:
+            raise IngestError(f"{option} is of one machine, and not for a cluster; leave it out, or the cluster")
+    job: dict[str, Any] = {"into": into, "options": {key: repr(value) for key, value in sorted(options.items())}}
+    schema, options = _schema(options)
     names = [os.path.abspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
     out = os.path.abspath(out)
     folder = f"{out}.shards"
     if overwrite:
-        _remove(out, folder)
+        remove(out, folder)
     check_output_path(out, names, overwrite=False)
-    groups = _planned(folder, names, into, shards or _SHARDS_A_THREAD * sum(client.nthreads().values()), resume, options)
-    reports = _written(client, groups, folder, {"workers": 0, "into": into, **options})
-    written = [parts_of(_shard(folder, number)) for number in range(len(groups))]
-    datasets = _joined(written, into)
-    join(out, datasets)
-    return _report(out, datasets, reports, time.monotonic() - began_s)
+    count = shards or _SHARDS_A_THREAD * sum(client.nthreads().values())
+    job["paths"] = names
+    plan = Shards.planned(folder, names, schema, (count, shards is not None), job, resume=resume)
+    schema = _fitted(client, plan, schema, all_strings=options.pop("fit_strings", False))
+    reports = _written(client, plan, {"workers": 0, "into": into, "layout": schema, **options})
+    joined = join_shards(
+        out,
+        plan.paths,
+        into,
+        is_columnar=bool(options.get("columnar")),
+        rejected=f"{folder}/rejected.h5",
+    )
+    return _report(out, plan, joined, reports, time.monotonic() - began_s)
 
 
 def ingest_on(
@@ -105,139 +110,88 @@ def ingest_on(
         return ingest(client, paths, out, **options)
 
 
-def _remove(out: str, folder: str) -> None:
-    if os.path.isfile(out):
-        os.unlink(out)
-    shutil.rmtree(folder, ignore_errors=True)
+def _schema(options: dict[str, Any]) -> tuple[Schema, dict[str, Any]]:
+    """The schema that the options of `shmlease.ingest` mean, and the others."""
+    known = inspect.signature(shmlease.ingest).parameters
+    reading = {name: value for name, value in options.items() if name not in known}
+    layout, dtype, columns, matrix = (options.get(name) for name in _OF_SCHEMA)
+    others = {name: value for name, value in options.items() if name in known and name not in _OF_SCHEMA}
+    return schema_of(layout, dtype, columns, reading, matrix), others
 
 
-def _shard(folder: str, number: int) -> str:
-    return f"{folder}/{number:05}.h5"
+def _fitted(client: Client, plan: Shards, schema: Schema, *, all_strings: bool) -> Schema:
+    """The schema with strings long enough for all files, which the workers measure if need be."""
+    if not (all_strings or schema.needs_fitting):
+        return schema
+    longest: dict[str, int] = {}
+    for _, lengths in _done(client, _string_lengths, [(group, schema) for group in plan.groups]):
+        for name, length in lengths.items():
+            longest[name] = max(length, longest.get(name, 0))
+    return fit_needed_strings(schema, longest, all_strings=all_strings)
 
 
-def _planned(
-    folder: str, names: list[str], into: str | None, shards: int, resume: bool, options: dict[str, Any]
-) -> list[list[str]]:
-    """The files of each shard, in order; those of the interrupted run if this one resumes it."""
-    job = {"paths": names, "into": into, "options": {key: repr(value) for key, value in sorted(options.items())}}
-    files = {name: _state(name) for name in names}
-    groups = _grouped(names, shards)
-    plan = f"{folder}/plan.json"
-    if os.path.isdir(folder) and not resume:
-        raise IngestError(f"{folder}: is there already; resume, overwrite, or remove it", path=folder)
-    if os.path.isfile(plan):
-        with open(plan, "rb") as file:
-            before = msgspec.json.decode(file.read())
-        if before["job"] != job:
-            raise IngestError(
-                f"{folder}: the interrupted run was of other files or options; give the same again, or overwrite",
-                path=folder,
-            )
-        groups = before["groups"]
-        for number, group in enumerate(groups):
-            if any(files[name] != before["files"][name] for name in group):  # corrected since
-                _remove(_shard(folder, number), f"{_shard(folder, number)}.partial")
-    os.makedirs(folder, exist_ok=True)
-    with open(f"{plan}.new", "wb") as file:
-        file.write(msgspec.json.encode({"job": job, "files": files, "groups": groups}))
-        os.fsync(file.fileno())
-    os.replace(f"{plan}.new", plan)
-    return groups
+def _string_lengths(group: list[FileRange], schema: Schema) -> dict[str, int]:
+    """Runs on a worker: the longest strings of its files, by field."""
+    longest: dict[str, int] = {}
+    for table in plan_ingest([each.path for each in group], schema, ranges=_ranges(group)).tables:
+        for name, length in measure_strings(table).items():
+            longest[name] = max(length, longest.get(name, 0))
+    return longest
 
 
-def _state(name: str) -> list[int] | None:
-    """What changes when a file is changed; None for a member of an archive."""
-    try:
-        status = os.stat(name)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _grouped(names: list[str], shards: int) -> list[list[str]]:
-    """`names` in order, in at most `shards` groups of about the same size."""
-    sizes = [os.path.getsize(name) if os.path.isfile(name) else 0 for name in names]
-    groups: list[list[str]] = []
-    done, total = 0, max(1, sum(sizes))
-    for name, size in zip(names, sizes, strict=True):
-        if not groups or (len(groups) < shards and done * shards >= len(groups) * total):
-            groups.append([])
-        groups[-1].append(name)
-        done += size
-    return groups
-
-
-def _write_shard(paths: list[str], path: str, options: dict[str, Any]) -> IngestReport | None:
+def _write_shard(group: list[FileRange], path: str, options: dict[str, Any]) -> IngestReport | None:
     """Runs on a worker; None if the shard was there, complete."""
     if os.path.exists(path):
         return None
-    return shmlease.ingest(paths, path, resume=True, **options)
+    return shmlease.ingest([each.path for each in group], path, resume=True, ranges=_ranges(group), **options)
 
 
-def _written(client: Client, groups: list[list[str]], folder: str, options: dict[str, Any]) -> list[IngestReport]:
-    """The reports of the shards that this run has written."""
-    futures = [
-        client.submit(_write_shard, group, _shard(folder, number), options, pure=False)
-        for number, group in enumerate(groups)
-    ]
-    try:
-        reports = [report for _, report in as_completed(futures, loop=client.loop, with_results=True) if report is not None]
-    except BaseException:
-        client.cancel(futures, force=True)
-        raise
-    for number in range(len(groups)):
-        if not os.path.isfile(_shard(folder, number)):
+def _ranges(group: list[FileRange]) -> dict[PathLike, tuple[int, int]]:
+    return {each.path: each.bytes for each in group if each.bytes is not None}
+
+
+def _written(client: Client, plan: Shards, options: dict[str, Any]) -> dict[int, IngestReport]:
+    """The reports of the shards that this run has written, by number."""
+    tasks = [(group, path, options) for group, path in zip(plan.groups, plan.paths, strict=True)]
+    reports = {number: report for number, report in _done(client, _write_shard, tasks) if report is not None}
+    plan.require_unchanged()
+    for path in plan.paths:
+        if not os.path.isfile(path):
             raise IngestError(
-                f"{_shard(folder, number)}: was written by a worker and is not seen here; "
+                f"{path}: was written by a worker and is not seen here; "
                 "the workers and this process need a file system in common",
-                path=folder,
+                path=path,
             )
-    return reports
+    return dict(sorted(reports.items()))
 
 
-def _joined(written: list[list[Part]], into: str | None) -> dict[str, list[Part]]:
-    """The parts of each dataset of the output."""
-    plain = [[part for part in parts if not part.dataset.startswith(f"{_REJECTED}/")] for parts in written]
-    if into is not None:
-        names = {(part.path, part.dataset): into for parts in plain for part in parts}
-    else:
-        each = [part for parts in plain for part in parts]
-        chosen = dataset_names([source.path or "" for part in each for source in part.sources[:1]])
-        names = {(part.path, part.dataset): name for part, name in zip(each, chosen, strict=True)}
-    datasets: dict[str, list[Part]] = {}
-    for number, parts in enumerate(written):
-        for part in parts:
-            name = names.get((part.path, part.dataset))
-            if name is None:  # malformed lines: rejected/NAME/lines and rejected/NAME/text, which refer to each other
-                _, *of, kind = part.dataset.split("/")
-                name = names[part.path, "/".join(of)]
-                name = f"{_REJECTED}/{name}.{number}/{kind}" if into is not None else f"{_REJECTED}/{name}/{kind}"
-            datasets.setdefault(name, []).append(part)
-    return datasets
+def _done(client: Client, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> list[tuple[int, Any]]:
+    """What the workers make of each, as they come, with their numbers; after an error the others are given up."""
+    futures = {client.submit(function, *task, pure=False): number for number, task in enumerate(tasks)}
+    try:
+        return [(futures[each], result) for each, result in as_completed(futures, loop=client.loop, with_results=True)]
+    except BaseException:
+        client.cancel(list(futures), force=True)
+        raise
 
 
-def _report(out: str, datasets: dict[str, list[Part]], reports: list[IngestReport], elapsed_s: float) -> IngestReport:
-    tables = {name: parts for name, parts in datasets.items() if not name.startswith(f"{_REJECTED}/")}
-    files: list[FileReport] = []
-    for name, parts in tables.items():
-        starts = accumulate((part.rows for part in parts), initial=0)
-        for start, part in zip(starts, parts, strict=False):
-            files += [replace(report_of(source, name), start_row=source.start + start) for source in part.sources]
+def _report(
+    out: str, plan: Shards, joined: JoinedShards, reports: dict[int, IngestReport], elapsed_s: float
+) -> IngestReport:
+    rejected = (joined.in_file(number, each) for number, report in reports.items() for each in report.rejected)
+    written = list(reports.values())
     return IngestReport(
         path=out,
-        datasets=tuple(
-            DatasetReport(name, parts[0].dtype, sum(part.rows for part in parts), parts[0].row_bytes)
-            for name, parts in tables.items()
-        ),
-        files=tuple(files),
-        rejected=tuple(each for report in reports for each in report.rejected),
-        size_bytes=sum(os.path.getsize(path) for path in {part.path for parts in datasets.values() for part in parts}),
+        datasets=joined.datasets,
+        files=joined.files,
+        rejected=tuple(rejected)[:EXAMPLES],
+        size_bytes=sum(os.path.getsize(path) for path in plan.paths),
         elapsed_s=elapsed_s,
-        parser=reports[0].parser if reports else "",
-        workers=sum(report.workers for report in reports),
-        workers_replaced=sum(report.workers_replaced for report in reports),
-        shared_peak_bytes=max((report.shared_peak_bytes for report in reports), default=0),
-        capacity_bytes=max((report.capacity_bytes for report in reports), default=0),
-        resumed_rows=sum(report.resumed_rows for report in reports),
-        leaks=tuple(leak for report in reports for leak in report.leaks),
+        parser=written[0].parser if written else "",
+        workers=sum(report.workers for report in written),
+        workers_replaced=sum(report.workers_replaced for report in written),
+        shared_peak_bytes=max((report.shared_peak_bytes for report in written), default=0),
+        capacity_bytes=max((report.capacity_bytes for report in written), default=0),
+        resumed_rows=sum(report.resumed_rows for report in written),
+        leaks=tuple(leak for report in written for leak in report.leaks),
     )
