@@ -182,7 +182,8 @@ def signal_handlers() -> dict[int, object]:
 
 
 def shm_entries() -> set[str]:
-    return set(os.listdir(SHM))
+    """What lies in /dev/shm, but for the file that iceoryx2, if it is installed to measure beside, never removes."""
+    return {name for name in os.listdir(SHM) if not (name.startswith("iox2_") and name.endswith(".global_mgmt"))}
 
 
 def is_our_registry(pid: str) -> bool:
