@@ -61,7 +61,7 @@ def combine(first: int, second: int, second_bytes: int) -> int:
 
     Source: zlib's ``crc32_combine``, whose result this equals.
     """
-    return _multiply(_shift(second_bytes), first) ^ second
+    return _multiply(_shift(second_bytes), first) ^ second if first else second
 
 
 class Checksum:

@@ -8,6 +8,7 @@ by the usual call, and others like it by h5py's low-level interface, from its ty
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,20 +23,26 @@ class DatasetMaker:
     """Makes the datasets of one open `h5py.File`."""
 
     def __init__(self, file: Any) -> None:
+        import h5py  # noqa: PLC0415 - importing shmlease must not import h5py
+
         self._file = file
         self._made: dict[Any, tuple[Any, Any, Any]] = {}  # type, dataspace and properties, by kind
+        self._links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+        self._links.set_create_intermediate_group(True)
 
     def make(self, state: DatasetState) -> Any:
         """The dataset of `state`, which does not exist yet."""
         import h5py  # noqa: PLC0415 - importing shmlease must not import h5py
 
-        kind = state.codec, state.declared.rows, tuple(sorted(state.declared.labels.items()))
-        if kind in self._made and state.name.isascii():  # other names need a flag that h5py knows of
-            links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-            links.set_create_intermediate_group(True)
-            return h5py.Dataset(h5py.h5d.create(self._file.id, state.name.encode(), *self._made[kind], links))
+        codec, declared = state.codec, state.declared
+        kind = codec.dtype, declared.trailing, declared.rows, codec.compression, codec.transposed, str(declared.labels)
+        made = self._made.get(kind)
+        if made is not None and state.name.isascii():  # other names need a flag that h5py knows of
+            dtype, space, properties = made
+            properties.set_chunk(codec.in_file(codec.grid.chunk_shape))
+            return h5py.Dataset(h5py.h5d.create(self._file.id, state.name.encode(), dtype, space, properties, self._links))
         dataset = self._file.create_dataset(state.name, **_creation(state))
-        if state.codec.row_bytes:
+        if codec.row_bytes:
             number = dataset.id
             self._made[kind] = number.get_type(), number.get_space(), number.get_create_plist()
         return dataset
@@ -45,12 +52,22 @@ def set_attribute(target: Any, key: str, value: Any) -> None:
     """Set an attribute that a dataset or file has not yet."""
     import h5py  # noqa: PLC0415 - importing shmlease must not import h5py
 
-    if not key.isascii() or not isinstance(value, str):
+    if not key.isascii() or not (type(value) is str or (type(value) is int and value.bit_length() < 64)):
         target.attrs[key] = value
         return
-    in_file, in_memory = h5py.h5t.py_create(h5py.string_dtype(), logical=True), h5py.h5t.py_create(h5py.string_dtype())
-    attribute = h5py.h5a.create(target.id, key.encode(), in_file, h5py.h5s.create(h5py.h5s.SCALAR))
-    attribute.write(np.array(value, dtype=h5py.string_dtype()), mtype=in_memory)
+    dtype, in_file, in_memory, scalar = _scalar_types(str if isinstance(value, str) else int)
+    attribute = h5py.h5a.create(target.id, key.encode(), in_file, scalar)
+    attribute.write(np.array(value, dtype=dtype), mtype=in_memory)
+
+
+@cache
+def _scalar_types(kind: type[str] | type[int]) -> tuple[Any, Any, Any, Any]:
+    """Of a scalar text or integer: the numpy type, HDF5's in the file and in memory, and the dataspace."""
+    import h5py  # noqa: PLC0415 - importing shmlease must not import h5py
+
+    dtype = h5py.string_dtype() if kind is str else np.dtype(np.int64)
+    types = h5py.h5t.py_create(dtype, logical=True), h5py.h5t.py_create(dtype)
+    return dtype, *types, h5py.h5s.create(h5py.h5s.SCALAR)
 
 
 def _creation(state: DatasetState) -> dict[str, Any]:

@@ -27,7 +27,7 @@ __all__ = [
     "filter_through_hdf5",
 ]
 
-LIBVER = ("earliest", "v108")  # of the file format: every HDF5 since 1.8 (2008) reads it, and so do other readers
+LIBVER = ("v108", "v108")  # of the file format: every HDF5 since 1.8 (2008) reads it, and so do other readers
 # HDF5 1.14 ends the process (SIGSEGV) where it gets no memory while it opens a file, for which it took 0.5 MiB.
 ROOM_BYTES = 4 << 20
 _serial = itertools.count()

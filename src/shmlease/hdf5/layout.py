@@ -46,6 +46,7 @@ def _leaves(dtype: np.dtype[Any], offset: int = 0) -> Iterator[tuple[int, np.dty
         yield offset, dtype
 
 
+@lru_cache(maxsize=256)
 def require_storable(dtype: np.dtype[Any], name: str) -> None:
     """Raise unless HDF5 can hold `dtype` exactly.
 
@@ -72,6 +73,7 @@ def require_storable(dtype: np.dtype[Any], name: str) -> None:
         )
 
 
+@lru_cache(maxsize=256)
 def describe_dtype(dtype: np.dtype[Any]) -> str:
     """`dtype` as the text that a .npy header holds: ``'<f4'`` or ``[('pos', '<i4'), ('pct', '<f4')]``."""
     return repr(npy.dtype_to_descr(dtype))

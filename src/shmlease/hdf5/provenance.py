@@ -96,6 +96,8 @@ def digest_file(path: str | os.PathLike[str], algorithm: str = "sha256") -> tupl
 
 def checksum_of_file(path: str | os.PathLike[str], stop: int | None = None, *, start: int = 0) -> int:
     """CRC-32 of the bytes of a file from `start` to before `stop`, by default of all."""
+    if stop == 0:
+        return 0
     value, left = 0, (os.stat(path).st_size if stop is None else stop) - start
     with open(path, "rb", buffering=0) as file:
         file.seek(start)

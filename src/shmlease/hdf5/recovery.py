@@ -62,6 +62,7 @@ class Recovery:
         self.attributes: dict[str, Any] = {}
         self._checkpoints: list[write_ahead_log.Checkpoint] = []
         self._remainders: dict[str, list[write_ahead_log.Remainder]] = {}
+        self._finished_after: dict[str, int] = {}  # checkpoints, by dataset
 
     def fold(self, record: write_ahead_log.Record) -> None:
         """Take in one record; chunks and small arrays are in the file by then."""
@@ -88,6 +89,7 @@ class Recovery:
                     target[record.key] = decode_attribute(record.value)
             case write_ahead_log.Finish():
                 self.datasets[record.name].finish(record.chunk_shape)
+                self._finished_after[record.name] = len(self._checkpoints)
             case write_ahead_log.Resume():
                 self.rewind(record.checkpoint)
             case _:
@@ -114,7 +116,7 @@ class Recovery:
                 rows[name] = state.declared.rows if state.finished else 0
             state.cursor = rows[name]
             state.sources = [source for source in state.sources if source.stop <= state.cursor]
-            state.finished = state.finished and state.rows_stored == state.cursor
+            state.finished = state.finished and state.rows_stored == state.cursor and self._counts_as_finished(state)
             stop_byte = state.cursor * state.codec.row_bytes
             self._remainders[name] = [
                 remainder for remainder in self._remainders.get(name, ()) if _end(remainder) <= stop_byte
@@ -125,6 +127,12 @@ class Recovery:
             sources=MappingProxyType({name: tuple(state.sources) for name, state in self.datasets.items()}),
             finished=frozenset(name for name, state in self.datasets.items() if state.finished),
         )
+
+    def _counts_as_finished(self, state: DatasetState) -> bool:
+        """Whether a checkpoint follows its end: the caller who counts rows may have had more to do than hand them over."""
+        if not state.declared.encoded or state.declared.rows is not None:
+            return True
+        return self._finished_after.get(state.name, 0) < len(self._checkpoints)
 
     def remainder(self, name: str) -> bytes:
         """The rows that the write-ahead log keeps of the chunk that `name` was filling."""

@@ -20,6 +20,7 @@ from shmlease.hdf5.checksum import crc32
 from shmlease.hdf5.chunk_encoding import EncodedChunk
 from shmlease.hdf5.creation import DatasetMaker, set_attribute
 from shmlease.hdf5.dataset import DatasetState
+from shmlease.hdf5.empty_file import empty_file
 from shmlease.hdf5.file_object import FileObject
 from shmlease.hdf5.filters import LIBVER, ROOM_BYTES
 from shmlease.hdf5.layout import parse_dtype
@@ -27,7 +28,7 @@ from shmlease.hdf5.recovery import Recovery
 
 __all__ = ["Store"]
 
-_FORMAT = 1  # of the write-ahead log
+_FORMAT = 2  # of the write-ahead log
 
 
 class Store:
@@ -45,7 +46,8 @@ class Store:
         self._datasets: dict[str, Any] = {}
         self._extents: dict[str, int] = {}
         # a raw data cache of 0 bytes: chunks go past it, and reading back must not see an older one
-        self._h5 = h5py.File(file, "w", libver=LIBVER, rdcc_nbytes=0)
+        file.write(empty_file())
+        self._h5 = h5py.File(file, "r+", libver=LIBVER, rdcc_nbytes=0)
         self._maker = DatasetMaker(self._h5)
 
     def replay(self, recovery: Recovery) -> None:

@@ -45,6 +45,10 @@ class Budget:
     encode_bytes: int
     limit_bytes: int
 
+    def reserved_bytes(self, text_bytes: int) -> int:
+        """The most that so much text and its rows take."""
+        return min(self.parse_bytes, -(-text_bytes * self.parse_bytes // self.block_bytes))
+
     def lease_rows(self, schema: Schema) -> int:
         """Rows that one lease holds at most."""
         return most_rows(schema, self.block_bytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from shmlease.errors import LeaseError, TicketError
@@ -20,11 +21,28 @@ from shmlease.ingestion.worker_pool import WorkerLostError, WorkerPool, retry
 
 __all__ = ["Coordinator"]
 
-# A checkpoint costs some 50 us, a fiftieth of what it takes to make these rows.
+# Of text or rows. A checkpoint costs some 50 us, a fiftieth of what it takes to make these rows.
 _CHECKPOINT_EVERY_BYTES = 1 << 20
 _TICK_S = 0.1
 Job = DatasetJob | LoadJob
 AnyWork = ParseWork | ReadWork | EncodeWork | LoadWork
+
+
+@dataclass
+class _Done:
+    """What is known of jobs that are finished."""
+
+    rows: int = 0
+    bytes_done: int = 0
+    has_stored: bool = False
+    reports: list[FileReport] = field(default_factory=list)
+
+    def take(self, job: Job) -> None:
+        """Add one."""
+        self.rows += job.rows
+        self.bytes_done += job.bytes_done
+        self.has_stored |= job.has_stored
+        self.reports += job.reports
 
 
 class Coordinator:
@@ -52,7 +70,7 @@ class Coordinator:
     ) -> None:
         self._to_come = jobs
         self._jobs: list[Job] = []  # begun and not finished
-        self.finished: list[Job] = []
+        self._done = _Done()
         self._pool = pool
         self._sink = sink
         self._budget = budget
@@ -61,7 +79,8 @@ class Coordinator:
         self._on_tick = on_tick
         self._under_way = 0  # dispatched and not done
         self._reserved_bytes = 0  # for them
-        self._rows_bytes = 0  # settled since the last checkpoint
+        self._settled_bytes = 0  # since the last checkpoint
+        self._counts: dict[str, int] = {}  # rows of the datasets that were finished since the last checkpoint
         self.text_bytes = 0
 
     def run(self) -> None:
@@ -74,6 +93,8 @@ class Coordinator:
                 if time.monotonic() >= next_tick_s:
                     next_tick_s = time.monotonic() + _TICK_S
                     self._on_tick(self)
+            if self._counts:
+                self._checkpoint()
         finally:
             self._readers.shutdown(cancel_futures=True)
 
@@ -94,14 +115,17 @@ class Coordinator:
             work = job.next_work()
             if work is None:
                 break
-            self._submit(work, self._budget.parse_bytes)
+            text_bytes = work.text_bytes if isinstance(work, ParseWork) else self._budget.block_bytes
+            self._submit(work, self._budget.reserved_bytes(text_bytes))
 
     def _admits(self, size_bytes: int) -> bool:
         """Whether a block may be begun: somebody is free for it, and there is room for it."""
         if not self._under_way:
             return True
-        held = sum(job.held_bytes for job in self._jobs)
-        return self._pool.wants_work and held + self._reserved_bytes + size_bytes <= self._budget.limit_bytes
+        if not self._pool.wants_work:
+            return False
+        held = sum([job.held_bytes for job in self._jobs])
+        return held + self._reserved_bytes + size_bytes <= self._budget.limit_bytes
 
     def _submit(self, work: AnyWork, reserved_bytes: int) -> None:
         work.reserved_bytes = reserved_bytes
@@ -151,7 +175,8 @@ class Coordinator:
             works = work.job.take_parsed(work, outcome)
             self._end(work)
             self.text_bytes += outcome.text_bytes
-            self._rows_bytes += sum(part.rows for part in outcome.parts) * work.source.context.table.schema.dtype.itemsize
+            rows_bytes = sum(part.rows for part in outcome.parts) * work.source.context.table.schema.dtype.itemsize
+            self._settled_bytes += max(rows_bytes, outcome.text_bytes)
             self._submit_all(works)
         elif isinstance(work, LoadWork):
             assert isinstance(outcome, Loaded)
@@ -171,7 +196,7 @@ class Coordinator:
         """Finish a job, or make a checkpoint, if it is time."""
         if job.is_finished:
             self._finish(job)
-        elif self._rows_bytes >= _CHECKPOINT_EVERY_BYTES or (isinstance(job, LoadJob) and job.wants_checkpoint):
+        if self._settled_bytes >= _CHECKPOINT_EVERY_BYTES or (isinstance(job, LoadJob) and job.wants_checkpoint):
             self._checkpoint()
 
     def _end(self, work: AnyWork) -> None:
@@ -183,40 +208,43 @@ class Coordinator:
             self._submit(work, self._budget.encode_bytes)
 
     def _finish(self, job: Job) -> None:
-        self._checkpoint()
+        if isinstance(job, LoadJob):
+            self._checkpoint()  # its position says which files are done
+        self._counts.update(job.row_counts())
         self._jobs.remove(job)
-        self.finished.append(job)
+        self._done.take(job)
 
     def _checkpoint(self) -> None:
-        self._rows_bytes = 0
-        self._sink.checkpoint(
-            {**self._run_key, "open": {job.name: job.position() for job in self._jobs}},
-            rows={name: rows for job in self._jobs for name, rows in job.row_counts().items()},
-        )
+        self._settled_bytes = 0
+        for job in self._jobs:
+            self._counts.update(job.row_counts())
+        positions = {job.name: position for job in self._jobs if (position := job.position())}
+        self._sink.checkpoint({**self._run_key, "open": positions}, rows=self._counts)
+        self._counts = {}
 
     @property
     def rows(self) -> int:
         """Rows settled so far."""
-        return sum(job.rows for job in (*self.finished, *self._jobs))
+        return self._done.rows + sum(job.rows for job in self._jobs)
 
     @property
     def bytes_done(self) -> int:
         """Bytes of files settled so far."""
-        return sum(job.bytes_done for job in (*self.finished, *self._jobs))
+        return self._done.bytes_done + sum(job.bytes_done for job in self._jobs)
 
     @property
     def files_done(self) -> int:
         """Files settled so far."""
-        return sum(len(job.reports) for job in (*self.finished, *self._jobs))
+        return len(self._done.reports) + sum(len(job.reports) for job in self._jobs)
 
     def reports(self) -> list[FileReport]:
         """What became of the files that were settled."""
-        return [report for job in self.finished for report in job.reports]
+        return self._done.reports
 
     @property
     def has_stored(self) -> bool:
         """Whether anything has reached the file."""
-        return any(job.has_stored for job in (*self.finished, *self._jobs))
+        return self._done.has_stored or any(job.has_stored for job in self._jobs)
 
     def abandon(self) -> None:
         """Release everything."""

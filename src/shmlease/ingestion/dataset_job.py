@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from shmlease.client.handle import RegistryHandle
 from shmlease.client.ticket import Ticket
 from shmlease.errors import TicketError
 from shmlease.hdf5.chunking import ChunkPlan, PlannedChunk
@@ -21,6 +20,7 @@ from shmlease.ingestion.bad_rows import BadRows
 from shmlease.ingestion.budget import CHUNK_BYTES, most_rows
 from shmlease.ingestion.file_progress import FileProgress
 from shmlease.ingestion.piece_source import PieceSource
+from shmlease.ingestion.private_memory import Memory
 from shmlease.ingestion.readers import HeldText, Input, StreamReader
 from shmlease.ingestion.report import FileReport
 from shmlease.ingestion.tasks import Encoded, ParsedPiece
@@ -48,6 +48,11 @@ class DatasetJob:
         Where an interrupted run had come to, as `position` gave it.
     attributes : mapping, optional
         Of the dataset, as the user wants them.
+
+    Attributes
+    ----------
+    held_bytes : int
+        Bytes of the segments that this process holds for the dataset.
     """
 
     def __init__(
@@ -55,7 +60,7 @@ class DatasetJob:
         name: str,
         inputs: Sequence[Input],
         sink: AnySink,
-        registry: RegistryHandle,
+        registry: Memory,
         bad_rows: BadRows,
         chunks_a_task: int,
         position: Mapping[str, Any] | None = None,
@@ -79,6 +84,7 @@ class DatasetJob:
         self._arrived: dict[int, tuple[ParseWork, list[HeldPart], ParsedPiece]] = {}
         self._stored_early: set[int] = set()
         self._held: set[HeldPart | HeldText] = set()
+        self.held_bytes = 0
         self._chunks_open = 0
         self._rest_planned = False
         self.has_stored = False
@@ -103,7 +109,7 @@ class DatasetJob:
     def take_text(self, work: ReadWork, text: HeldText) -> ParseWork:
         """Take a block that was read."""
         work.reader.is_reading = False
-        self._held.add(text)
+        self._hold(text)
         work.reader.unclaimed = None
         return self._parse_work(work.source, None, text, is_last=False)
 
@@ -133,7 +139,7 @@ class DatasetJob:
         try:
             for part in parsed.parts:
                 parts.append(HeldPart(None if part.ticket is None else self._registry.redeem(part.ticket)))
-                self._held.add(parts[-1])
+                self._hold(parts[-1])
             if parsed.encoded is not None:
                 self._store(parsed.encoded)
         except TicketError:
@@ -191,9 +197,10 @@ class DatasetJob:
 
     def _store(self, encoded: Encoded) -> None:
         self.has_stored = True
-        with self._registry.redeem(encoded.ticket) as lease:
+        lease = None if encoded.ticket is None else self._registry.redeem(encoded.ticket)
+        with lease or contextlib.nullcontext():
             for index, place, chunk in encoded.chunks:
-                self._sink.append_encoded(self.name, index, chunk, lease.array[place : place + chunk.size_bytes])
+                self._sink.append_encoded(self.name, index, chunk, encoded.payload(lease, place, chunk))
 
     def _release_unused(self) -> None:
         for part in self.chunk_plan.take_unused():
@@ -203,9 +210,15 @@ class DatasetJob:
             self._sink.finish(self.name, rows=self.chunk_plan.rows)
             self.is_finished = True
 
-    def _release(self, held: HeldPart | HeldText) -> None:
-        self._held.discard(held)
+    def _hold(self, held: HeldPart | HeldText) -> None:
         if held.lease is not None:
+            self._held.add(held)
+            self.held_bytes += held.lease.nbytes
+
+    def _release(self, held: HeldPart | HeldText) -> None:
+        if held in self._held and held.lease is not None:
+            self._held.discard(held)
+            self.held_bytes -= held.lease.nbytes
             held.lease.release()
 
     # --- the rest ------------------------------------------------------------------------------------------------------
@@ -230,13 +243,8 @@ class DatasetJob:
         return {self.name: self.chunk_plan.rows}
 
     def position(self) -> dict[str, Any]:
-        """For a checkpoint: where the files have come to."""
+        """For a checkpoint: where the files have come to; nothing if that is their beginning."""
         return self.files.position()
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of the segments that this process holds for the dataset."""
-        return sum(held.lease.nbytes for held in self._held if held.lease is not None)
 
     def reclaim_tickets(self, tickets: Sequence[Ticket]) -> None:
         """Use up tickets that a dead worker was given, so that nothing waits for it."""
@@ -248,7 +256,7 @@ class DatasetJob:
         """Release everything; no block is being read any more."""
         unclaimed = self._pieces.unclaimed()
         if unclaimed is not None:
-            self._held.add(unclaimed)
+            self._hold(unclaimed)
         for held in list(self._held):
             self._release(held)
 
@@ -273,8 +281,7 @@ def _small_chunk_rows(inputs: Sequence[Input]) -> int | None:
     rows = sum(most_rows(table.schema, table.extent[1] - table.extent[0]) for table in tables)
     if rows * row_bytes >= CHUNK_BYTES // 2:
         return None
-    # of few sizes, so that many files have datasets of one kind, which are made faster
-    return 1 << max(rows, _SMALL_CHUNK_BYTES // row_bytes, 1).bit_length()
+    return max(rows, _SMALL_CHUNK_BYTES // row_bytes, 1)
 
 
 def _number_or_text(value: str) -> int | float | str:

@@ -115,6 +115,8 @@ class FileProgress:
     def position(self) -> dict[str, Any]:
         """Where the files have come to, for a checkpoint."""
         self.counts.kept_bytes = self._bad_rows.kept_bytes(self._dataset)
+        if self.counts == FileCounts():
+            return {}
         position: dict[str, Any] = msgspec.to_builtins(self.counts)
         return position
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import Lease
 from shmlease.hdf5 import HDF5Sink
 from shmlease.hdf5.chunking import ChunkPlan, PlannedChunk
+from shmlease.ingestion.private_memory import Memory
 from shmlease.ingestion.tasks import LoadContext
 from shmlease.ingestion.work import HeldPart
 
@@ -30,7 +30,7 @@ class GrowingDataset:
         Path of the dataset.
     dtype, trailing : numpy.dtype, tuple of int
         Of its rows.
-    sink, registry : HDF5Sink, RegistryHandle
+    sink, registry : HDF5Sink, Memory
         Of the run.
 
     Attributes
@@ -48,7 +48,7 @@ class GrowingDataset:
         dtype: np.dtype[Any],
         trailing: tuple[int, ...],
         sink: HDF5Sink,
-        registry: RegistryHandle,
+        registry: Memory,
     ) -> None:
         self.name = name
         self.codec = sink.declare(name, dtype, trailing)

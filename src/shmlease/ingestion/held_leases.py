@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 
-from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import Lease
 from shmlease.client.ticket import Ticket
 from shmlease.errors import TicketError
+from shmlease.ingestion.private_memory import Memory
 
 __all__ = ["HeldLeases"]
 
@@ -16,7 +16,7 @@ __all__ = ["HeldLeases"]
 class HeldLeases:
     """Leases of one registry, until each is released."""
 
-    def __init__(self, registry: RegistryHandle) -> None:
+    def __init__(self, registry: Memory) -> None:
         self._registry = registry
         self._leases: set[Lease] = set()
 

@@ -6,8 +6,8 @@ import queue
 from collections import deque
 from typing import Any
 
-from shmlease.client.handle import RegistryHandle
 from shmlease.errors import LeaseError
+from shmlease.ingestion.private_memory import Memory
 from shmlease.ingestion.worker import Worker
 from shmlease.ingestion.worker_pool import Session, Work
 
@@ -17,7 +17,7 @@ __all__ = ["InlineWorkerPool"]
 class InlineWorkerPool:
     """Does its work in `wait`. It keeps one processor busy, besides the threads that decompress."""
 
-    def __init__(self, registry: RegistryHandle) -> None:
+    def __init__(self, registry: Memory) -> None:
         self._worker = Worker(registry)
         self._waiting: deque[Work] = deque()
         self._delivered: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()

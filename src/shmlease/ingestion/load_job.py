@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import Lease
 from shmlease.client.ticket import Ticket
 from shmlease.errors import IngestError, SinkError
@@ -28,6 +27,7 @@ from shmlease.ingestion.held_leases import HeldLeases
 from shmlease.ingestion.load_plan import LoadPlan
 from shmlease.ingestion.load_progress import LoadProgress
 from shmlease.ingestion.loading_file import Group, LoadingFile
+from shmlease.ingestion.private_memory import Memory
 from shmlease.ingestion.reader import Failure
 from shmlease.ingestion.report import FileReport
 from shmlease.ingestion.tasks import Encoded, Load, Loaded, LoadedBlock
@@ -60,7 +60,7 @@ class LoadJob:
         self,
         plan: LoadPlan,
         sink: HDF5Sink,
-        registry: RegistryHandle,
+        registry: Memory,
         bad_rows: BadRows,
         piece_bytes: int,
         chunks_a_task: int,
@@ -250,10 +250,9 @@ class LoadJob:
         return dataset
 
     def _store(self, name: str, encoded: Encoded, lease: Lease | None) -> None:
-        assert lease is not None
         self.has_stored = True
         for index, place, chunk in encoded.chunks:
-            self._sink.append_encoded(name, index, chunk, lease.array[place : place + chunk.size_bytes])
+            self._sink.append_encoded(name, index, chunk, encoded.payload(lease, place, chunk))
         self._held.release(lease)
 
     def _close(self, group: Group, file: LoadingFile) -> None:

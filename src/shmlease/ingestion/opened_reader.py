@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import Lease
 from shmlease.errors import DTypeError
 from shmlease.hdf5.attributes import encode_attribute
@@ -26,6 +25,7 @@ from shmlease.hdf5.chunk_encoding import Codec, plain_bytes
 from shmlease.hdf5.layout import describe_dtype, parse_dtype, require_storable
 from shmlease.hdf5.provenance import checksum_of_file
 from shmlease.ingestion.array_rows import ArrayRows, codec_for, own_context
+from shmlease.ingestion.private_memory import Memory
 from shmlease.ingestion.reader import Failure, failure_of, unpack_reader
 from shmlease.ingestion.tasks import TICKET_TTL_S, Encoded, Load, LoadContext, Loaded, LoadedBlock
 
@@ -44,11 +44,11 @@ class OpenedReader:
     ----------
     task : Load
         Its first step.
-    registry, encode : RegistryHandle, callable
+    registry, encode : Memory, callable
         Of the worker.
     """
 
-    def __init__(self, task: Load, registry: RegistryHandle, encode: EncodeChunks) -> None:
+    def __init__(self, task: Load, registry: Memory, encode: EncodeChunks) -> None:
         self.opening = task.opening
         self._registry = registry
         self._encode = encode

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shmlease.client.handle import RegistryHandle
 from shmlease.ingestion.file_progress import FileCounts
+from shmlease.ingestion.private_memory import Memory
 from shmlease.ingestion.readers import FilePieces, HeldText, Input, StreamReader, open_reader
 from shmlease.text.blocks import Piece
 
@@ -19,13 +19,13 @@ class PieceSource:
     ----------
     inputs : sequence of Input
         The files.
-    registry : RegistryHandle
+    registry : Memory
         Of the run.
     resumed : FileCounts
         Where an interrupted run had come to.
     """
 
-    def __init__(self, inputs: Sequence[Input], registry: RegistryHandle, resumed: FileCounts) -> None:
+    def __init__(self, inputs: Sequence[Input], registry: Memory, resumed: FileCounts) -> None:
         self._inputs = inputs
         self._registry = registry
         self._resumed_file = resumed.file

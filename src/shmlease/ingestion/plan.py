@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -133,7 +134,8 @@ class IngestPlan:
         rows = dict.fromkeys(self.datasets, 0)
         for each in files:
             rows[each.dataset] += each.rows
-        return tuple(DatasetReport(name, str(self.dtype), count, self.dtype.itemsize) for name, count in rows.items())
+        described, row_bytes = str(self.dtype), self.dtype.itemsize
+        return tuple(DatasetReport(name, described, count, row_bytes) for name, count in rows.items())
 
     def digest(self) -> str:
         """A name for the plan, the same for the same files in the same state and the same schema."""
@@ -151,17 +153,18 @@ def check_output_path(out: PathLike, paths: Sequence[str], *, overwrite: bool) -
     SinkError
         There is a file already and it is not to be overwritten, or no regular file can be put there.
     """
+    there = os.stat(out) if os.path.exists(out) else None
     for path in paths:
-        if os.path.realpath(path) == os.path.realpath(out) or _is_same_file(path, out):
+        if there is not None and _is_same_file(path, there):
             raise IngestError(
                 f"{os.fspath(out)}: is one of the files to read; choose another name for the output", path=path
             )
     output_path(out, overwrite=overwrite)
 
 
-def _is_same_file(path: PathLike, other: PathLike) -> bool:
+def _is_same_file(path: PathLike, other: os.stat_result) -> bool:
     try:
-        return os.path.samefile(path, other)
+        return os.path.samestat(os.stat(path), other)
     except OSError:  # one of them is not there
         return False
 
@@ -189,9 +192,12 @@ def plan_ingest(
     if not names:
         raise IngestError("no files are named; name at least one text file")
     seen: dict[str, str] = {}
+    real_directory = lru_cache(os.path.realpath)
     for name in names:
         require_utf8_name(name)
-        real = os.path.realpath(name)
+        directory, base = os.path.split(name)
+        is_plain = base not in ("", ".", "..") and not os.path.islink(name)
+        real = os.path.join(real_directory(directory), base) if is_plain else os.path.realpath(name)
         if real in seen:
             raise IngestError(f"{name}: named twice" + (f", also as {seen[real]}" if seen[real] != name else ""), path=name)
         seen[real] = name

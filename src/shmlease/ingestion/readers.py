@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import Lease
 from shmlease.errors import IngestError
 from shmlease.hdf5.provenance import checksum_of_file
+from shmlease.ingestion.private_memory import Memory
 from shmlease.ingestion.tasks import Context
 from shmlease.text.blocks import Block, Piece, cut_table, read_piece, require_same_text
 from shmlease.text.pipes import pipe_of
@@ -98,7 +98,7 @@ class StreamReader:
         Of the file as it lies on the disk, or of what came through the pipe; known at its end.
     """
 
-    def __init__(self, source: Input, start_byte: int, crc32_before: int | None, registry: RegistryHandle) -> None:
+    def __init__(self, source: Input, start_byte: int, crc32_before: int | None, registry: Memory) -> None:
         table = source.context.table
         self._registry = registry
         piece = Piece(0, start_byte, None)
@@ -126,9 +126,7 @@ class StreamReader:
         return self.unclaimed
 
 
-def open_reader(
-    source: Input, text_bytes_done: int, crc32_done: int, registry: RegistryHandle
-) -> FilePieces | StreamReader:
+def open_reader(source: Input, text_bytes_done: int, crc32_done: int, registry: Memory) -> FilePieces | StreamReader:
     """The reader of a file, of which an interrupted run had settled the first bytes of text: whole lines, of this CRC-32.
 
     Raises

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from shmlease.ingestion.tasks import Context, Measure, Measured
+from shmlease.ingestion.tasks import LEAST_TASK_BYTES, TASK_BYTES, Context, Measure, Measured
 from shmlease.ingestion.worker_pool import WorkerLostError, WorkerPool, retry
 from shmlease.text.blocks import BLOCK_BYTES, Piece, cut_table
 from shmlease.text.header import Table
@@ -20,6 +20,12 @@ class _MeasureWork:
     piece: Piece
     attempts: int = 0
     session: ClassVar[None] = None
+
+    @property
+    def weight(self) -> int:
+        """Small files go together."""
+        stop = self.piece.stop
+        return TASK_BYTES if stop is None else min(max(stop - self.piece.offset, LEAST_TASK_BYTES), TASK_BYTES)
 
     def task(self) -> Measure:
         return Measure(self.context, self.piece)

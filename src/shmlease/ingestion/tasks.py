@@ -1,6 +1,7 @@
 """What the coordinator asks of a worker, and what it answers: plain values, small, and picklable.
 
-Rows and payloads never travel: they lie in leased segments, and a ticket says where.
+Rows and payloads do not travel: they lie in leased segments, and a ticket says where. Only payloads so small that a lease
+would cost more than sending them are part of the answer.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Final, Literal, TypeAlias, assert_never
 
 import numpy as np
 
+from shmlease.client.lease import Lease
 from shmlease.client.ticket import Ticket
 from shmlease.hdf5.chunk_encoding import Codec, EncodedChunk
 from shmlease.hdf5.columns import AnyCodec
@@ -24,6 +26,7 @@ from shmlease.text.parser_choice import Parser
 __all__ = [
     "EXAMPLES",
     "TASKS_A_WORKER",
+    "TASK_BYTES",
     "TICKET_TTL_S",
     "Context",
     "Encode",
@@ -52,6 +55,10 @@ EXAMPLES: Final = 100
 TICKET_TTL_S: Final = 20.0
 # One task runs and one waits in the worker's socket, so that no worker idles while the coordinator writes a chunk.
 TASKS_A_WORKER: Final = 2
+# Small files go to a worker together, up to so much text: a message for each, of which one costs as much as parsing 50 KB,
+# would take longer than the work. A worker that is killed loses no more than that.
+TASK_BYTES: Final = 512 << 10
+LEAST_TASK_BYTES: Final = TASK_BYTES // 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,17 +195,26 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Chunks encoded into one segment.
+    """Chunks encoded, their payloads one behind the other.
 
     Attributes
     ----------
-    ticket : Ticket
+    ticket : Ticket or None
+        The segment that they lie in; None where they are so small that they are sent.
     chunks : tuple of (int, int, EncodedChunk)
-        Index in the dataset, where the payload begins in the segment, and what is known of it.
+        Index in the dataset, where the payload begins, and what is known of it.
+    payloads : bytes
+        The payloads, where there is no ticket.
     """
 
-    ticket: Ticket
+    ticket: Ticket | None
     chunks: tuple[tuple[int, int, EncodedChunk], ...]
+    payloads: bytes = b""
+
+    def payload(self, lease: Lease | None, place: int, chunk: EncodedChunk) -> memoryview | np.ndarray[Any, Any]:
+        """The payload of a chunk; `lease` is what the ticket was redeemed for."""
+        within = slice(place, place + chunk.size_bytes)
+        return memoryview(self.payloads)[within] if lease is None else lease.array[within]
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,10 +330,10 @@ def tickets_of(value: Task | Result) -> tuple[Ticket, ...]:
         case Encode():
             return value.parts
         case Encoded():
-            return (value.ticket,)
+            return () if value.ticket is None else (value.ticket,)
         case ParsedPiece():
             parts = tuple(part.ticket for part in value.parts if part.ticket is not None)
-            return parts if value.encoded is None else (*parts, value.encoded.ticket)
+            return parts if value.encoded is None else (*parts, *tickets_of(value.encoded))
         case Loaded():
             return tuple(block.any_ticket for block in value.blocks if block.any_ticket is not None)
         case Measure() | Measured() | Load():

@@ -10,7 +10,7 @@ from shmlease.client.lease import Lease
 from shmlease.client.ticket import Ticket
 from shmlease.hdf5.chunking import PlannedChunk
 from shmlease.ingestion.readers import HeldText, Input, StreamReader
-from shmlease.ingestion.tasks import TICKET_TTL_S, Encode, Load, Parse
+from shmlease.ingestion.tasks import LEAST_TASK_BYTES, TASK_BYTES, TICKET_TTL_S, Encode, Load, Parse
 from shmlease.ingestion.worker_pool import Session
 from shmlease.text.blocks import Piece
 
@@ -56,6 +56,18 @@ class ParseWork:
     session: ClassVar[None] = None
     _ticket: Ticket | None = None
 
+    @property
+    def text_bytes(self) -> int:
+        """Of the text, where that is known before it is read; else what no block exceeds, unless a line does."""
+        if self.piece is None or self.piece.stop is None:
+            return self.source.context.block_bytes
+        return self.piece.stop - self.piece.offset
+
+    @property
+    def weight(self) -> int:
+        """Small files go together."""
+        return min(max(self.text_bytes, LEAST_TASK_BYTES), TASK_BYTES)
+
     def task(self) -> Parse:
         """The task, with a ticket of its own for the text."""
         self._ticket = None if self.text is None else self.text.lease.ticket(ttl=TICKET_TTL_S)
@@ -81,6 +93,7 @@ class EncodeWork:
     reserved_bytes: int = 0
     attempts: int = 0
     session: ClassVar[None] = None
+    weight: ClassVar[int] = TASK_BYTES
     _tickets: list[Ticket] = field(default_factory=list)
 
     def task(self) -> Encode:
@@ -110,6 +123,7 @@ class LoadWork:
     file: LoadingFile
     reserved_bytes: int = 0
     attempts: int = 0
+    weight: ClassVar[int] = TASK_BYTES
 
     @property
     def session(self) -> Session:

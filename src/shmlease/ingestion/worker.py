@@ -13,14 +13,15 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from shmlease.client.handle import RegistryHandle
 from shmlease.client.lease import Lease
 from shmlease.hdf5.checksum import combine, crc32
 from shmlease.hdf5.chunk_encoding import EncodedChunk
 from shmlease.hdf5.columns import AnyCodec, AnyEncoder, encoder_of
 from shmlease.ingestion.opened_reader import OpenedReader
+from shmlease.ingestion.private_memory import Memory, PrivateMemory
 from shmlease.ingestion.tasks import (
     EXAMPLES,
+    TASK_BYTES,
     TICKET_TTL_S,
     Context,
     Encode,
@@ -49,6 +50,8 @@ __all__ = ["LEASE_STEP_BYTES", "Worker"]
 # Leases of rows are whole multiples of this, so that blocks of about the same length recycle each other's segments.
 LEASE_STEP_BYTES = 256 << 10
 _ENCODED_STEP_BYTES = 128 << 10
+# Payloads up to here are sent: 64 KiB through the socket take 30 us, a lease, its ticket and its redemption ten times that.
+_SENT_BYTES = 64 << 10
 # The coordinator admits no task whose leases do not fit, so waiting is for others who use the same registry.
 _LEASE_TIMEOUT_S = 60.0
 _ENCODERS_KEPT = 64
@@ -60,8 +63,9 @@ Rows = np.ndarray[Any, Any]
 class Worker:
     """Runs tasks, one at a time."""
 
-    def __init__(self, registry: RegistryHandle) -> None:
+    def __init__(self, registry: Memory) -> None:
         self._registry = registry
+        self._private = PrivateMemory()
         self._buffer = bytearray()
         self._encoded = np.empty(0, np.uint8)
         self._encoders: dict[int, AnyEncoder] = {}
@@ -92,7 +96,7 @@ class Worker:
                 assert_never(task)
 
     def _parse(self, task: Parse) -> ParsedPiece:
-        rows = _LeasedRows(self._registry, task.context)
+        rows = _LeasedRows(self._private if self._is_encoded_here(task) else self._registry, task.context)
         lines = text_bytes = checksum = 0
         try:
             for data in self._texts(task):
@@ -109,6 +113,15 @@ class Worker:
             return ParsedPiece(parts, encoded, lines, text_bytes, checksum, tuple(rows.bad), rows.bad_count, rows.notes)
         finally:
             rows.release()
+
+    @staticmethod
+    def _is_encoded_here(task: Parse) -> bool:
+        """Whether this is a small file, or the end of one, whose rows nobody else needs: chunks are made of them all."""
+        if task.start_row is None or not task.is_last or task.piece is None or task.piece.stop is None:
+            return False
+        if task.start_row % _required(task.context.codec).chunk_rows:
+            return False
+        return task.piece.stop - task.piece.offset <= TASK_BYTES
 
     def _texts(self, task: Parse) -> Iterator[Any]:
         context = task.context
@@ -157,14 +170,17 @@ class Worker:
                 lease.release()
 
     def _encode_chunks(self, context: Context | LoadContext, chunks: list[tuple[int, list[Rows]]]) -> Encoded:
-        """The chunks in a segment just as large as they are: encoded here first, where that makes them smaller."""
+        """The chunks in a segment just as large as they are: encoded here first, where that makes them smaller.
+
+        Small ones are in no segment.
+        """
         codec = _required(context.codec)
         encoder = self._encoder(context.id, codec)
         size = codec.bound_bytes
-        if codec.compression == "none":
+        if codec.compression == "none" and len(chunks) * size > _SENT_BYTES:
             with self._leased_bytes(len(chunks) * size) as lease:
                 stored = [encoder.encode(pieces, lease.array[n * size :][:size]) for n, (_, pieces) in enumerate(chunks)]
-                return self._described(lease, chunks, stored)
+                return Encoded(lease.ticket(ttl=TICKET_TTL_S), _placed(chunks, stored))
         if len(self._encoded) < size:
             self._encoded = np.empty(size, np.uint8)
         stored, payloads = [], []
@@ -172,19 +188,15 @@ class Worker:
             stored.append(encoder.encode(pieces, self._encoded))
             payloads.append(self._encoded[: stored[-1].size_bytes].tobytes())
         content = b"".join(payloads)
+        if len(content) <= _SENT_BYTES:
+            return Encoded(None, _placed(chunks, stored), content)
         with self._leased_bytes(len(content)) as lease:
             lease.array[: len(content)] = np.frombuffer(content, np.uint8)
-            return self._described(lease, chunks, stored)
+            return Encoded(lease.ticket(ttl=TICKET_TTL_S), _placed(chunks, stored))
 
     def _leased_bytes(self, size: int) -> Lease:
         steps = -(-size // _ENCODED_STEP_BYTES)  # of few sizes, so that one is used again for another
         return self._registry.lease(shape=(steps * _ENCODED_STEP_BYTES,), dtype=np.uint8, timeout=_LEASE_TIMEOUT_S)
-
-    @staticmethod
-    def _described(lease: Lease, chunks: list[tuple[int, list[Rows]]], stored: list[EncodedChunk]) -> Encoded:
-        places = itertools.accumulate((chunk.size_bytes for chunk in stored), initial=0)
-        described = tuple((index, place, chunk) for (index, _), place, chunk in zip(chunks, places, stored, strict=False))
-        return Encoded(lease.ticket(ttl=TICKET_TTL_S), described)
 
     def _encoder(self, context_id: int, codec: AnyCodec) -> AnyEncoder:
         encoder = self._encoders.get(context_id)
@@ -217,7 +229,7 @@ class Worker:
 class _LeasedRows:
     """The rows of a piece, parsed into as many leases as they need."""
 
-    def __init__(self, registry: RegistryHandle, context: Context) -> None:
+    def __init__(self, registry: Memory, context: Context) -> None:
         self._registry = registry
         self._schema: Schema = context.table.schema
         self._dtype = self._schema.dtype
@@ -300,6 +312,12 @@ class _LeasedRows:
             self._room = shape
         lease, filled = self._leases[-1]
         return lease.array[filled : filled + rows]
+
+
+def _placed(chunks: list[tuple[int, list[Rows]]], stored: list[EncodedChunk]) -> tuple[tuple[int, int, EncodedChunk], ...]:
+    """The index of each chunk, the place of its payload behind those before it, and what is known of it."""
+    places = itertools.accumulate((chunk.size_bytes for chunk in stored), initial=0)
+    return tuple((index, place, chunk) for (index, _), place, chunk in zip(chunks, places, stored, strict=False))
 
 
 def _stored_form(rows: Rows, context: Context | LoadContext) -> Rows:

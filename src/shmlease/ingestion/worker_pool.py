@@ -16,7 +16,7 @@ from collections import deque
 from typing import Any, Final, Protocol
 
 from shmlease.errors import LeaseError, TicketError
-from shmlease.ingestion.tasks import TASKS_A_WORKER, Task
+from shmlease.ingestion.tasks import TASK_BYTES, TASKS_A_WORKER, Task
 from shmlease.ingestion.worker_channel import WorkerChannel
 from shmlease.ingestion.worker_forkserver import take
 from shmlease.system.forkserver import Child
@@ -52,6 +52,11 @@ class Work(Protocol):
     """A task in the coordinator's hands. It is made into a new task for each attempt, since tickets are used up."""
 
     attempts: int
+
+    @property
+    def weight(self) -> int:
+        """How much of a task it is: `TASK_BYTES`, or less where others can go to a worker with it."""
+        ...
 
     @property
     def session(self) -> Session | None:
@@ -123,7 +128,24 @@ class _Process:
         self.child = child
         self.channel = WorkerChannel(connection)
         self.pending: deque[Work] = deque()
+        self.weight = 0  # of what is pending
         self.session: Session | None = None
+
+    def give(self, works: list[Work]) -> None:
+        """Send it these, as one message."""
+        self.pending.extend(works)
+        self.weight += sum(work.weight for work in works)
+        self.channel.put([work.task() for work in works])
+        self.channel.flush()
+
+    def take(self) -> tuple[Work, Any] | None:
+        """The next work that it has done, with its outcome; None if there is none."""
+        outcome = self.channel.take()
+        if outcome is None:
+            return None
+        work = self.pending.popleft()
+        self.weight -= work.weight
+        return work, outcome
 
     @property
     def has_session(self) -> bool:
@@ -137,6 +159,7 @@ class ProcessWorkerPool:
     def __init__(self) -> None:
         self._registry_id = ""
         self._waiting: deque[Work] = deque()
+        self._weight = 0  # of what waits
         self._delivered: deque[tuple[Any, Any]] = deque()
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -155,12 +178,13 @@ class ProcessWorkerPool:
     @property
     def wants_work(self) -> bool:
         """Whether a worker has nothing, or nothing to go on with."""
-        room = len(self._processes) * TASKS_A_WORKER - sum(len(process.pending) for process in self._processes)
-        return room > len(self._waiting)
+        room = len(self._processes) * TASKS_A_WORKER * TASK_BYTES - sum(process.weight for process in self._processes)
+        return room > self._weight
 
     def submit(self, work: Work, *, first: bool = False) -> None:
         """Have `work` done; with `first`, before what waits."""
         (self._waiting.appendleft if first else self._waiting.append)(work)
+        self._weight += work.weight
 
     def deliver(self, work: Any, outcome: Any) -> None:
         """Have `wait` give this as done; from any thread."""
@@ -187,8 +211,8 @@ class ProcessWorkerPool:
             process: _Process = key.data
             process.channel.flush()
             alive = process.channel.fill()
-            while (outcome := process.channel.take()) is not None:
-                done.append((process.pending.popleft(), outcome))
+            while (taken := process.take()) is not None:
+                done.append(taken)
             if not alive:
                 self._replace(process, done)
             elif not process.channel.has_output:
@@ -228,15 +252,13 @@ class ProcessWorkerPool:
     def _dispatch(self) -> None:
         for depth in range(TASKS_A_WORKER):
             for process in self._processes:
-                if len(process.pending) <= depth and (work := self._next_for(process)) is not None:
-                    process.pending.append(work)
-                    process.channel.put(work.task())
-                    process.channel.flush()
+                if process.weight <= depth * TASK_BYTES and (works := self._next_for(process)):
+                    process.give(works)
                     if process.channel.has_output:
                         self._selector.modify(process.channel.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, process)
 
-    def _next_for(self, process: _Process) -> Work | None:
-        """The first work that waits and that this worker can do."""
+    def _next_for(self, process: _Process) -> list[Work]:
+        """The first work that waits and that this worker can do, with small ones behind it that make one task with it."""
         for place, work in enumerate(self._waiting):
             session = work.session
             if session is not None and session.worker is not process:
@@ -244,8 +266,14 @@ class ProcessWorkerPool:
                     continue
                 session.worker, process.session = process, session
             del self._waiting[place]
-            return work
-        return None
+            works, weight = [work], work.weight
+            while place < len(self._waiting) and weight + self._waiting[place].weight <= TASK_BYTES:
+                works.append(self._waiting[place])
+                weight += works[-1].weight
+                del self._waiting[place]
+            self._weight -= weight
+            return works
+        return []
 
     def _replace(self, process: _Process, done: list[tuple[Any, Any]]) -> None:
         self._selector.unregister(process.channel.socket)
@@ -258,7 +286,7 @@ class ProcessWorkerPool:
         while process.pending:  # not begun: nothing is known against it
             work = process.pending.pop()
             work.lost()
-            self._waiting.appendleft(work)
+            self.submit(work, first=True)
         self._forkservers.append(take())
         self._processes.append(self._start())
         self._forkservers[-1].leave()

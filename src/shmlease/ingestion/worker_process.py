@@ -12,6 +12,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Sequence
+from itertools import chain
 from typing import NoReturn
 
 from shmlease.client.handle import RegistryHandle
@@ -35,12 +36,16 @@ def serve(registry_id: str, descriptor: int) -> NoReturn:
         # an error's traceback holds views of a lease's array; the lease ends when it is dropped
         registry = connect(registry_id, on_lingering="ignore")
         channel, worker = WorkerChannel(socket.socket(fileno=descriptor)), Worker(registry)
-        sent: deque[Result | LeaseError] = deque(maxlen=TASKS_A_WORKER)
+        sent: deque[list[Result | LeaseError]] = deque(maxlen=TASKS_A_WORKER)
+        tasks: deque[Task] = deque()
         with contextlib.suppress(OSError):  # the coordinator is gone
-            while (task := channel.receive()) is not None:
-                sent.append(_outcome(worker, task))
-                channel.send(sent[-1])
-        _reclaim_tickets(registry, [*sent, *iter(channel.take, None)])
+            while (message := channel.receive()) is not None:
+                tasks.extend(message)
+                sent.append([])
+                while tasks:
+                    sent[-1].append(_outcome(worker, tasks.popleft()))
+                    channel.send(sent[-1][-1])
+        _reclaim_tickets(registry, [*chain(*sent), *tasks, *chain(*iter(channel.take, None))])
         link_to(registry_id).close()
         code = 0
     except BaseException:

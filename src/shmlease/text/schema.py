@@ -251,7 +251,7 @@ class Schema:
     @property
     def fields_reach(self) -> int:
         """How many cells a row must have for its fields."""
-        return max((place + each.reach for each, place in self.places()), default=0)
+        return _reach(self)
 
     def columns(self) -> Iterator[tuple[Field, int, int]]:
         """Each field with the place of a value in it and the number of its column; a subarray has several."""
@@ -291,6 +291,11 @@ class Schema:
 
 def _names(fields: tuple[Field, ...]) -> list[str]:
     return [name for each in fields for name in (each.name, each.mask_name)[: 1 + each.is_nullable]]
+
+
+@lru_cache(maxsize=256)
+def _reach(schema: Schema) -> int:
+    return max((place + each.reach for each, place in schema.places()), default=0)
 
 
 @lru_cache(maxsize=256)

@@ -358,3 +358,29 @@ def test_a_source_is_journaled_no_more_often_than_its_rows_are_worth(
         assert 100 * 400 - (1 << 20) // 26 <= rows < 100 * 400
         assert rows % 400 == 0
         sink.abort()
+
+
+@pytest.mark.parametrize("is_counted", [True, False])
+def test_a_dataset_of_encoded_chunks_is_finished_once_a_checkpoint_follows(
+    is_counted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last rows, and lines that became none, are counted by the caller, who may not have come to it."""
+    monkeypatch.setattr(sink_module, "_CHECKPOINT_EVERY_BYTES", 1 << 20)
+    path = tmp_path / "out.h5"
+    sink = open_sink(path)
+    sink.declare("empty", np.dtype("i4"))
+    sink.checkpoint("begun", rows={"empty": 0})
+    sink.append("rejected", np.array([1]))
+    sink.finish("empty", rows=0)
+    if is_counted:
+        sink.checkpoint("done", rows={"empty": 0})
+    sink.abort()
+    with open_sink(path) as sink:
+        done = sink.completed()
+        assert ("empty" in done.finished, done.rows["rejected"]) == (is_counted, int(is_counted))
+        sink.declare("empty", np.dtype("i4"))
+        if not is_counted:
+            sink.append("rejected", np.array([1]))
+            sink.finish("empty", rows=0)
+    with h5py.File(path) as file:
+        assert (len(file["empty"]), len(file["rejected"])) == (0, 1)

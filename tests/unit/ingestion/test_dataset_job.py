@@ -50,8 +50,7 @@ def test_rows_keep_their_order_whatever_order_they_are_parsed_in(seed: int, tabl
     coordinator = run(plan_ingest(paths, Schema().with_dtype(DTYPE), "all"), tmp_path / "out.h5", pool(seed), registry)
     with h5py.File(tmp_path / "out.h5") as file:
         assert file["all"][...].tobytes() == expected(*paths).tobytes()
-    (job,) = coordinator.finished
-    assert [(each.start_row, each.rows) for each in job.files.reports] == [(0, 3000), (3000, 7), (3007, 5000)]
+    assert [(each.start_row, each.rows) for each in coordinator.reports()] == [(0, 3000), (3000, 7), (3007, 5000)]
     assert coordinator.files_done == 3
     assert coordinator.bytes_done == sum(path.stat().st_size for path in paths)
 
@@ -98,7 +97,7 @@ def test_lines_are_skipped_or_kept_with_their_numbers_in_the_file(seed: int, tab
     path.write_text("".join(lines))
     plan = plan_ingest(path, Schema().with_dtype(DTYPE), on_error="quarantine")
     coordinator = run(plan, tmp_path / "out.h5", pool(seed), registry)
-    assert coordinator.finished[0].files.reports[0].rejected == 4
+    assert coordinator.reports()[0].rejected == 4
     with h5py.File(tmp_path / "out.h5") as file:
         assert len(file["calls"]) == 2996
         assert file["rejected/calls/lines"]["line"].tolist() == wrong

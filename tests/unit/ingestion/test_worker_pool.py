@@ -9,7 +9,7 @@ import pytest
 
 from rig.until import until
 from shmlease.ingestion import worker_forkserver
-from shmlease.ingestion.tasks import Context, Measure, Measured
+from shmlease.ingestion.tasks import TASK_BYTES, Context, Measure, Measured
 from shmlease.ingestion.worker_pool import ProcessWorkerPool, WorkerLostError
 from shmlease.text.blocks import Piece
 from shmlease.text.header import open_table
@@ -22,7 +22,8 @@ class Work:
     attempts = 0
     session = None
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, weight: int = TASK_BYTES) -> None:
+        self.weight = weight
         table = open_table(path, Schema().with_dtype("chr:S,pos:i4,pct:f4"))
         self.context = Context(0, table, None, 1 << 16, 0, "fail")
 
@@ -111,3 +112,25 @@ def test_a_fork_server_can_begin_ahead_and_is_ended_when_nobody_takes_it() -> No
     first.close()
     assert not worker_forkserver._begun
     assert not is_running(first.pid) | is_running(second.pid)
+
+
+def test_small_work_goes_to_a_worker_together_and_a_killed_one_loses_only_what_it_did(
+    own_pool: ProcessWorkerPool, registry, table
+) -> None:
+    own_pool.start(1, registry.id)
+    works = [Work(table(50), TASK_BYTES // 8) for _ in range(24)]
+    assert outcome(own_pool, works[0]) == Measured({"chr": 5})
+    worker = own_pool._processes[0].child
+    worker.signal(signal.SIGSTOP)
+    for work in works:
+        assert own_pool.wants_work is (work not in works[16:])  # two tasks, each of eight
+        own_pool.submit(work)
+    assert own_pool.wait(0) == []
+    assert list(own_pool._processes[0].pending) == works[:16]
+    worker.signal(signal.SIGKILL)
+    done: list = []
+    until(lambda: done.extend(own_pool.wait(0.05)) or len(done) == 24)
+    assert [work for work, _ in done] == works
+    assert isinstance(done[0][1], WorkerLostError)
+    assert [result for _, result in done[1:]] == [Measured({"chr": 5})] * 23
+    assert own_pool.replaced == 1
