@@ -20,6 +20,7 @@ from shmlease.core.effects import (
     VoidToken,
     WatchReceiver,
 )
+from shmlease.core.model import LeaseState
 from shmlease.core.table import Table
 from shmlease.registry.interfaces import Store, Transport
 from shmlease.registry.unreserved_bytes import UnreservedBytes
@@ -120,7 +121,9 @@ class Actions:
         )
 
     def _revoke(self, effect: RevokeSpare) -> None:
-        revoked = self._store.revoke_spare(effect.segment, effect.generation)
+        lease = self._table.rows.leases.get(effect.lease)
+        is_spare = lease is not None and lease.state is LeaseState.RESERVED  # else it may be another's by now
+        revoked = is_spare and self._store.revoke_spare(effect.segment, effect.generation)
         self._table.spare_revoked(effect, revoked, self._clock.now_ns())
 
     def _void(self, effect: VoidToken) -> None:

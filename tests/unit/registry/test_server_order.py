@@ -48,6 +48,18 @@ def test_spare_is_taken_back_before_it_is_committed_that_it_was(stage: Stage) ->
     assert "reserved" not in stage.states()
 
 
+def test_spare_that_was_given_back_and_granted_to_another_is_not_taken_back(stage: Stage) -> None:
+    """Both were decided before the first was carried out."""
+    client, other = stage.hello(1000), stage.hello(2000)
+    stage.lease(client)
+    (spare,) = [message for message in stage.heard(client) if isinstance(message, m.Spare)]
+    stage.write(client, m.Release, spare.lease, True)
+    stage.server.table.trim_warm()
+    granted = stage.lease(other)
+    assert granted.segment == spare.segment
+    assert spare.segment in [number for kind, number, _ in stage.files.entries() if kind == "s"]
+
+
 def test_ticket_is_voided_before_it_is_committed_that_it_expired(stage: Stage) -> None:
     client = stage.hello()
     stage.mint(client, stage.share(client, "a").lease, ttl_s=1)
