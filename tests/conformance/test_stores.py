@@ -13,6 +13,7 @@ from seams_under_test import real_system, simulated_system
 
 from shmlease.client.directory_endpoint import DirectoryEndpoint
 from shmlease.core import messages as m
+from shmlease.core.uses import Use
 from shmlease.registry.file_store import FileStore
 from shmlease.registry.interfaces import Store
 from shmlease.system.mapping import Mapping
@@ -29,6 +30,8 @@ class ReachedStore(Store, Protocol):
     def map(self, number: int, size_bytes: int, *, writable: bool) -> Mapping: ...
     def new_claim(self) -> Any: ...
     def claim_spare(self, number: int, generation: int, claim: Any) -> bool: ...
+    def claim_again(self, generation: int, claim: Any) -> bool: ...
+    def let_go(self, generation: int, claim: Any) -> bool: ...
     def mint_token(self, ticket: int, minted: list[None] | None = None) -> None: ...
     def has_token(self, ticket: int) -> bool: ...
     def claim_token(self, ticket: int, client: int, claimed: list[None] | None = None) -> bool: ...
@@ -134,6 +137,20 @@ class StoreConformance:
         assert store.revoke_spare(1, 6)
         claim.close()
 
+    def test_what_was_let_go_can_be_revoked_and_what_was_claimed_again_cannot(self, store: ReachedStore) -> None:
+        for number in (1, 2):
+            store.create_segment(number, PAGE)
+        kept, lost = store.new_claim(), store.new_claim()
+        for number, claim in ((1, kept), (2, lost)):
+            assert store.claim_spare(number, 5, claim)
+            assert store.let_go(5, claim)
+        assert store.claim_again(5, kept)
+        assert not store.revoke_spare(1, 5)
+        assert store.revoke_spare(2, 5)
+        assert not store.claim_again(5, lost)
+        kept.close()
+        lost.close()
+
     # --- tickets ---------------------------------------------------------------------------------------------------------
 
     def test_token_is_claimed_once(self, store: ReachedStore) -> None:
@@ -230,8 +247,27 @@ class StoreConformance:
         assert log.append(m.Release(written + 1, 7))
         assert [notice.seq for notice in store.read_notice_log(2, written)] == [written + 1]
 
+    def test_use_of_a_spare_is_told_once_and_as_it_is_when_the_notices_are_read(self, store: ReachedStore) -> None:
+        store.create_notice_log(2)
+        log = store.write_notices(2)
+        lease = 2 << 40 | 1 << 39 | 1
+        claim = m.Claim(1, lease, 8, b"", "here", 0, False)
+        assert log.describe(claim)
+        for _ in range(3):
+            log.store(log.record_place, log.use_begun(lease))
+            log.store(log.record_place, log.use_ended(lease))
+        store.read_notice_log(2, 0)
+        assert store.read_use(2) == Use(False, 3, 3, claim)
+        assert store.read_use(2) is None
+        log.store(log.record_place, log.use_begun(lease))
+        assert log.append(m.Release(1, 7))
+        assert store.read_notice_log(2, 0) == [m.Release(1, 7)]
+        assert store.read_use(2) == Use(True, 4, 3, claim)
+        assert not log.describe(m.Claim(1, lease, 8, bytes(2000), "", 0, False))
+
     def test_notice_log_that_is_not_there_has_no_notices(self, store: ReachedStore) -> None:
         assert store.read_notice_log(2, 0) == []
+        assert store.read_use(2) is None
 
     def test_notice_log_is_made_twice_for_a_client_that_did_not_hear_its_welcome(self, store: ReachedStore) -> None:
         store.create_notice_log(2)

@@ -150,7 +150,7 @@ def _children() -> list[str]:
 
 def test_child_does_not_hold_its_parents_connection_open(registry: shmlease.Registry) -> None:
     with registry.share(np.arange(10)) as lease, registry.redeem(lease.ticket()):
-        connected = registry._link._channel.connection
+        connected = registry._link.channel.connection
 
     def held() -> list[str]:
         return [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd.isdigit() and _is_open(fd)]

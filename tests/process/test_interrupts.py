@@ -26,7 +26,7 @@ def registry() -> Iterator[shmlease.Registry]:
 
 def interrupted(registry: shmlease.Registry, call: Call, *at: int) -> list[str]:
     """Interrupt `call` at the points whose numbers are `at`; where those were."""
-    before, descriptors_before = in_use(registry), descriptors()
+    before, descriptors_before = in_use(registry), descriptors(registry)
     interrupter, has_arrived = Interrupter(*at), False
     try:
         with prepared(call, registry) as action:

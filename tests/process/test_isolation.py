@@ -196,7 +196,7 @@ def test_whatever_a_client_writes_into_its_notice_log_harms_nobody(
         "    with open(path, 'r+b') as file:\n"
         "        file.seek(rng.randrange(16000)); file.write(rng.randbytes(rng.randrange(1, 200)))\n"
         "        if rng.random() < .1: file.truncate(rng.randrange(16000))\n"
-        "    link._channel.connection.send(ring)",
+        "    link.channel.connection.send(ring)",
         ring=encode([m.Ring(5000)]),
     )
     with registry.share(np.arange(10), "mine"):

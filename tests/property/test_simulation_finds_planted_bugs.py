@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from rig import plants
 from shmlease.client import revocation
+from shmlease.client.hold import Hold
 from shmlease.core import messages as m
 from shmlease.core.model import Change, SegmentRow, TicketRow
 from shmlease.core.queues import LeaseQueue
@@ -90,11 +91,11 @@ def run_of_a_notice_log_is_entered_in_its_middle(patch: pytest.MonkeyPatch) -> N
 
     def read(self: Any, applied: int) -> list[Any]:
         pread = syscalls.pread  # the simulated one
-        header = pread(self._fd, notice_log._HEADER.size, 0)
+        header = pread(self._fd, notice_log._HEADER.size, notice_log._START)
         first = notice_log._HEADER.unpack(header)[2] if len(header) == notice_log._HEADER.size else 0
         if first != self._first:
-            self._first, self._position = first, 0
-        content = pread(self._fd, notice_log.NOTICE_LOG_BYTES - self._position, self._position)
+            self._first, self._position = first, notice_log._START
+        content = pread(self._fd, notice_log.FILE_BYTES - self._position, self._position)
         return self._parse(content, applied)  # type: ignore[no-any-return]
 
     patch.setattr(notice_log.NoticeLogReader, "read", read)
@@ -161,6 +162,22 @@ def ticket_taken_back_holds_nothing_and_can_be_redeemed(patch: pytest.MonkeyPatc
     patch.setattr(revocation._Revocation, "run", lambda self: self.claimed.append(None) or self.settle() or True)
 
 
+def kept_spare_is_taken_again_though_revoked(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RegistryDirectory, "claim_again", lambda self, generation, claim: True)
+
+
+def kept_spare_is_never_let_go(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RegistryDirectory, "let_go", lambda self, generation, claim: True)
+
+
+def what_others_have_a_part_of_is_kept(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Hold, "tell", lambda self: None)
+
+
+def end_of_a_use_is_not_said(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(notice_log.NoticeLog, "use_ended", notice_log.NoticeLog.use_begun)
+
+
 def detached_array_holds_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Session, "detach_of", lambda self, lease: lambda seq: m.Release(seq, lease))
 
@@ -184,6 +201,10 @@ PLANTS: list[Plant] = [
     capacity_is_forgotten_at_takeover,
     resumed_client_asks_nothing_again,
     spare_told_twice_is_two,
+    kept_spare_is_taken_again_though_revoked,
+    kept_spare_is_never_let_go,
+    what_others_have_a_part_of_is_kept,
+    end_of_a_use_is_not_said,
 ]
 
 

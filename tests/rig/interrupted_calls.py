@@ -53,8 +53,37 @@ def closing_a_link(registry: shmlease.Registry) -> Iterator[Callable[[], Any]]:
 
 def lease(registry: shmlease.Registry) -> Iterator[Callable[[], Any]]:
     """On a segment granted ahead."""
+    session = registry._link.session
+    session.give_up_kept()
+    session.spares_taken = 0
     registry.share(ARRAY).release()
     yield lambda: registry.lease(shape=500).release()
+
+
+def _keep_a_spare(registry: shmlease.Registry) -> None:
+    while registry._link.session.kept is None:
+        registry.lease(shape=500).release()
+
+
+def lease_of_what_was_kept(registry: shmlease.Registry) -> Iterator[Callable[[], Any]]:
+    """On a spare that is used without notices."""
+    _keep_a_spare(registry)
+    yield lambda: registry.lease(shape=500).release()
+
+
+def lease_of_another_size_than_what_was_kept(registry: shmlease.Registry) -> Iterator[Callable[[], Any]]:
+    """The spare goes back, and another one is taken."""
+    _keep_a_spare(registry)
+    yield lambda: registry.lease(shape=5000).release()
+    registry.lease(shape=500).release()
+
+
+def publish_what_was_kept(registry: shmlease.Registry) -> Iterator[Callable[[], Any]]:
+    """From here on notices tell of it."""
+    _keep_a_spare(registry)
+    lease = registry.lease(shape=500)
+    yield lease.publish
+    lease.release()
 
 
 def lease_by_request(registry: shmlease.Registry) -> Iterator[Callable[[], Any]]:
@@ -223,6 +252,9 @@ CALLS: list[Call] = [
     closing_a_link,
     lease,
     lease_by_request,
+    lease_of_what_was_kept,
+    lease_of_another_size_than_what_was_kept,
+    publish_what_was_kept,
     lease_that_is_refused,
     share,
     share_by_name,
@@ -257,9 +289,10 @@ def in_use(registry: shmlease.Registry) -> tuple[dict[str, int], int, int, list[
     return leases, figures.tickets, figures.waiting, tokens
 
 
-def descriptors() -> int:
-    """How many this process has open."""
-    return len(os.listdir("/proc/self/fd"))
+def descriptors(registry: shmlease.Registry | None = None) -> int:
+    """How many this process has open, apart from that of the spare that the link to `registry` keeps."""
+    kept = None if registry is None else registry._link.session.kept
+    return len(os.listdir("/proc/self/fd")) - (kept is not None)
 
 
 def nothing_is_left(registry: shmlease.Registry, before: Any, descriptors_before: int) -> None:
@@ -268,7 +301,10 @@ def nothing_is_left(registry: shmlease.Registry, before: Any, descriptors_before
     registry.statistics()
     assert time.monotonic() - begun < 60, "the link hardly answers"
     until(lambda: in_use(registry) == before, what=f"the end of what was taken: {in_use(registry)}")
-    until(lambda: descriptors() <= descriptors_before, what=f"{descriptors()} descriptors to become {descriptors_before}")
+    until(
+        lambda: descriptors(registry) <= descriptors_before,
+        what=f"{descriptors(registry)} descriptors to become {descriptors_before}",
+    )
 
 
 @contextlib.contextmanager

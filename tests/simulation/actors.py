@@ -109,6 +109,23 @@ class Client:
         lease = self.handle.lease(name, shape=pages * WORDS_A_PAGE, dtype=np.uint64, timeout=timeout_s)
         self._keep(lease, self.oracle.granted(lease, name), write=True)
 
+    def lease_in_turn(self) -> None:
+        """Lease one small segment after another, each released before the next, and go on with the last."""
+        if not self._may_take():
+            return
+        for _ in range(self.random.randrange(2, 12)):
+            lease = self.handle.lease(shape=WORDS_A_PAGE, dtype=np.uint64, timeout=0.02)
+            holding = self.oracle.granted(lease, None)
+            contents.write(lease.array, holding.content.stamp)
+            self.oracle.looks(holding, lease.array)
+            if not self.random.randrange(8):
+                break
+            holding.end()
+            lease.release()
+        else:
+            return
+        self._keep(lease, holding)
+
     def lease_mutable(self) -> None:
         """Lease a segment that all its holders may write."""
         if self._may_take():
@@ -189,6 +206,7 @@ class Client:
         if not self.held or self.world.calm or self.oracle.closing:
             return
         for held in self.held:
+            held.lease._hold.tell()
             self.link.send(lambda seq, lease=held.lease._hold.lease: m.Share(seq, lease))  # type: ignore[misc]
         held = self.random.choice(self.held)
         lease = held.lease
@@ -327,7 +345,12 @@ class Client:
         if held is not None:
             self.held.remove(held)
             self.views.append(held)
-            held.view = held.lease.detach()
+            try:
+                held.view = held.lease.detach()
+            except BaseException:  # interrupted: the array is lost
+                self.views.remove(held)
+                held.holding.end()
+                raise
 
     def drop_view(self) -> None:
         """Let the last view of a released lease, or a detached array, die."""
@@ -406,6 +429,7 @@ _CHANCES: Final[dict[tuple[Callable[[Client], None], Call | None], int]] = {
     (Client.expose, None): 1,
     (Client.figures, Call.STATISTICS): 2,
     (Client.leave, None): 1,
+    (Client.lease_in_turn, Call.LEASE): 8,
     (Client.lease_mutable, Call.LEASE): 2,
     (Client.rewrite, None): 2,
     (Client.address, None): 3,

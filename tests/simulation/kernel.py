@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, Final
 
+from shmlease.client import spares
 from shmlease.core.settings import Settings
 from shmlease.errors import LeaseWarning, RegistryUnavailableError
 from shmlease.registry import loop
@@ -26,7 +27,7 @@ from simulation.sockets import SocketCalls
 
 __all__ = ["Kernel"]
 
-_MODULES: Final = {"notice_log": notice_log, "ledger": ledger, "loop": loop}
+_MODULES: Final = {"notice_log": notice_log, "ledger": ledger, "loop": loop, "spares": spares}
 # A registry takes some 40 ms to start: Python, and what it imports.
 _START_S: Final = (0.02, 0.08)
 

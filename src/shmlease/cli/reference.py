@@ -103,7 +103,11 @@ def lease_diagram() -> str:
         LeaseState.LINGERING: (2.25, 1.2),
         _ENDED: (1.5, 2.4),
     }
-    return _diagram("States of a lease", LEASE_TRANSITIONS.items(), places, {(LeaseState.DETACHED, _ENDED): 0.2})
+    bends: dict[tuple[str, str], float] = {
+        (LeaseState.DETACHED, _ENDED): 0.2,
+        (LeaseState.RESERVED, LeaseState.HELD): 0.0,
+    }
+    return _diagram("States of a lease", LEASE_TRANSITIONS.items(), places, bends)
 
 
 def _diagram(

@@ -18,7 +18,7 @@ from shmlease.client.lease import Lease, OnLingering
 from shmlease.client.link import Link
 from shmlease.client.redemption import redeem_token
 from shmlease.client.refusals import explain_shortage
-from shmlease.client.spares import take_spare
+from shmlease.client.spares import take_kept, take_spare
 from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
 from shmlease.core.messages import AttachMode
@@ -39,6 +39,7 @@ __all__ = [
     "acquire_by_address",
     "acquire_by_name",
     "acquire_by_ticket",
+    "acquire_kept",
     "acquire_new",
     "acquire_spare",
     "acquired",
@@ -120,11 +121,21 @@ def acquire_new(
             granted = ask(left_ns)
 
 
-def acquire_spare(lease: Lease[Any], layout: Layout) -> bool:
+def acquire_kept(lease: Lease[Any], layout: Layout, due_ns: int) -> bool:
+    """The spare that this process keeps, in use from now on; False if there is none that fits."""
+    size_bytes = file_size(layout.nbytes)
+    said = layout.nbytes, layout.encoded, lease._site, due_ns
+    spare = take_kept(lease._hold, size_bytes, int(size_bytes * WASTE_LIMIT), said)
+    if spare is not None:
+        _fill_writer(lease, spare, layout, None, mutable=False)
+    return spare is not None
+
+
+def acquire_spare(lease: Lease[Any], layout: Layout, *, may_keep: bool = False) -> bool:
     """A segment granted ahead, to be claimed by `claim_spare`; False if there is none that fits."""
     link, hold = lease._link, lease._hold
     size_bytes = file_size(layout.nbytes)
-    spare = take_spare(hold, size_bytes, int(size_bytes * WASTE_LIMIT))
+    spare = take_spare(hold, size_bytes, int(size_bytes * WASTE_LIMIT), may_keep=may_keep)
     if spare is None:
         return False
     try:
@@ -132,6 +143,7 @@ def acquire_spare(lease: Lease[Any], layout: Layout) -> bool:
     except OSError as error:  # /dev/shm filled up since: wait in line like everybody
         if is_from_handler(error):
             raise
+        hold.tell()
         release = link.session.release_of(spare.lease)
         hold.lease = 0
         link.session.outbox.append(release)
@@ -142,7 +154,14 @@ def acquire_spare(lease: Lease[Any], layout: Layout) -> bool:
 
 def claim_spare(lease: Lease[Any], due_ns: int, *, published: bool) -> None:
     """Tell the registry that the spare is in use."""
-    link, layout, site, number = lease._link, lease._grant.layout, lease._site, lease._hold.lease
+    link, layout, site, hold = lease._link, lease._grant.layout, lease._site, lease._hold
+    number = hold.lease
+    if hold.kept is not None:
+        with link.lock:
+            is_due = hold.begin_use(hold.kept, (layout.nbytes, layout.encoded, site, due_ns))
+        if is_due or link.session.needs_spares():
+            link.flush(urgent=True)
+        return
     link.send(
         lambda seq: m.Claim(seq, number, layout.nbytes, layout.encoded, site, due_ns, published),
         urgent=link.session.needs_spares(),

@@ -24,7 +24,7 @@ from shmlease.system.directory import RegistryDirectory
 from shmlease.system.identity import is_dead
 from shmlease.system.launch import launch
 from shmlease.system.mapping import Mapping, map_segment
-from shmlease.system.notice_log import NOTICE_LOG_BYTES, NoticeLog
+from shmlease.system.notice_log import FILE_BYTES, NoticeLog
 from shmlease.system.owned_descriptor import OwnedDescriptor
 from shmlease.system.page_reservation import reserve_pages
 from shmlease.system.primitives import complete, start_new_thread
@@ -145,7 +145,7 @@ class DirectoryEndpoint:
     def open_notice_log(self, client: int) -> NoticeWriter:
         """The notice log of `client`."""
         with self._explained():
-            require_file_size(NOTICE_LOG_BYTES)
+            require_file_size(FILE_BYTES)
             fd = self.directory.open_notice_log(client, writable=True)
             try:
                 return NoticeLog(fd)
@@ -203,6 +203,14 @@ class DirectoryEndpoint:
     def claim_spare(self, segment: int, generation: int, claim: OwnedDescriptor) -> bool:
         """See `RegistryDirectory.claim_spare`."""
         return self.directory.claim_spare(segment, generation, claim)
+
+    def claim_again(self, generation: int, claim: OwnedDescriptor) -> bool:
+        """See `RegistryDirectory.claim_again`."""
+        return self.directory.claim_again(generation, claim)
+
+    def let_go(self, generation: int, claim: OwnedDescriptor) -> bool:
+        """See `RegistryDirectory.let_go`."""
+        return self.directory.let_go(generation, claim)
 
     def mint_token(self, ticket: int, minted: list[None]) -> None:
         """See `RegistryDirectory.mint_token`."""

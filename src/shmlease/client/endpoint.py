@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from shmlease.core.claims import ClaimToken
 from shmlease.core.limits import Limits
-from shmlease.core.messages import Notice
-from shmlease.core.session import ClaimToken
+from shmlease.core.messages import Claim, Notice
 from shmlease.core.snapshot import Snapshot
 from shmlease.system.clock import Clock
 from shmlease.system.mapping import Mapping
@@ -58,8 +58,15 @@ class NoticeWriter(Protocol):
 
     last: int
 
+    @property
+    def record_place(self) -> slice: ...
+
     def append(self, notice: Notice) -> bool: ...
     def restart(self) -> None: ...
+    def describe(self, claim: Claim) -> bool: ...
+    def use_begun(self, lease: int) -> bytes: ...
+    def use_ended(self, lease: int) -> bytes: ...
+    def store(self, place: slice, content: bytes) -> None: ...
 
 
 class Endpoint(Protocol):
@@ -115,6 +122,14 @@ class Endpoint(Protocol):
 
     def claim_spare(self, segment: int, generation: int, claim: Any) -> bool:
         """See `RegistryDirectory.claim_spare`."""
+        ...
+
+    def claim_again(self, generation: int, claim: Any) -> bool:
+        """See `RegistryDirectory.claim_again`."""
+        ...
+
+    def let_go(self, generation: int, claim: Any) -> bool:
+        """See `RegistryDirectory.let_go`."""
         ...
 
     def mint_token(self, ticket: int, minted: list[None]) -> None:

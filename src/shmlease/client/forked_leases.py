@@ -24,6 +24,12 @@ def take_own(lease: Lease[Any]) -> None:
     theirs, site, link = lease._hold, calling_site(), lease._link
     own = Hold(link)
     own.is_exposed = True
+    if theirs.is_in_use:  # Python was not told of the fork, so nobody has told the registry
+        raise LeaseClosedError(
+            f"{lease!r} was inherited through a fork that Python was not told of, and is not published: its memory may be "
+            "another array's by now",
+            site=lease._site,
+        )
     try:
         try:
             attached = link.request(
@@ -59,6 +65,7 @@ def _tell_of_fork() -> None:
         link = hold.link
         if hold.lease and not hold.is_exposed and not link.is_ended:  # it may have been settled beside another one
             hold.is_exposed = True
+            hold.tell()
             identifier = hold.lease
             link.session.outbox.append(lambda seq, identifier=identifier: m.Share(seq, identifier))  # type: ignore[misc]
             link.settle()

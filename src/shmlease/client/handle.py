@@ -16,6 +16,7 @@ from shmlease.client.acquire import (
     acquire_by_address,
     acquire_by_name,
     acquire_by_ticket,
+    acquire_kept,
     acquire_new,
     acquire_spare,
     acquired,
@@ -161,7 +162,10 @@ class RegistryHandle:
             name = _checked_name(name)
 
         def fill(lease: Lease[Any]) -> None:
-            if name is None and not mutable and acquire_spare(lease, layout):
+            is_plain = name is None and not mutable
+            if is_plain and acquire_kept(lease, layout, due_ns):
+                return
+            if is_plain and acquire_spare(lease, layout, may_keep=True):
                 claim_spare(lease, due_ns, published=False)
             else:
                 acquire_new(lease, name, layout, timeout_s, due_ns, mutable=mutable)

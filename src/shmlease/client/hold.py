@@ -10,7 +10,11 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec.structs import replace
+
 from shmlease.client.arrays import Anchor
+from shmlease.core import messages as m
+from shmlease.core.claims import Claim, Kept, Said
 from shmlease.system.forks import notice_fork
 from shmlease.system.mapping import Mapping
 
@@ -43,6 +47,10 @@ class Hold:
         Something the registry does not know may map the segment: its mapping is not kept for reuse.
     is_detached : bool
         The array carries the lease: that views of it live on is as it should be.
+    kept : Kept, optional
+        The spare that it is on, if no notice has told of that.
+    is_in_use : bool
+        What is kept in shared memory says that this spare is in use.
     site : str
         Where the lease was taken.
     is_unsure : bool
@@ -55,6 +63,8 @@ class Hold:
     mapping: Mapping | None = None
     anchor: weakref.ref[Anchor] | None = None
     redemption: Redemption | None = None
+    kept: Kept | None = None
+    is_in_use = False
     is_exposed = False
     is_unsure = False
     is_lingering = False
@@ -93,6 +103,10 @@ class Hold:
         if not self.lease:
             return
         anchor = None if self.anchor is None else self.anchor()
+        if self.kept is not None:
+            if anchor is None and self._keep():
+                return
+            self._tell()
         if anchor is not None:
             self._linger(anchor)
             return
@@ -107,6 +121,74 @@ class Hold:
         held.pop(self, None)
         self.lease, self.anchor = 0, None
         self.session.outbox.append(release)
+
+    def begin_use(self, kept: Kept, said: Said) -> bool:
+        """Say in shared memory that the spare `kept` is in use from now on, as `said`; the link's lock is held.
+
+        Whether the registry must be rung, which may not look there by itself. What is too long to be said there becomes a
+        notice.
+        """
+        channel = self.link.channel
+        notice_log = channel.notice_log
+        assert notice_log is not None  # since the link was first ready
+        if kept.said != said:
+            if not notice_log.describe(m.Claim(1, self.lease, *said, False)):
+                self._tell()
+                self.session.outbox.append(self.session.claim_of(self.lease, said, again=False))
+                return True
+            kept.said = said
+        begun = notice_log.use_begun(self.lease)
+        self.is_in_use = True  # no call between the two: what is in use is known to be
+        notice_log.store(notice_log.record_place, begun)
+        return channel.is_ring_due()
+
+    def tell(self) -> None:
+        """Have a notice say what only shared memory says so far: from here on others may have a part of the segment."""
+        if self.kept is not None:
+            with self.link.lock:
+                self._tell()
+                self.session.spares_taken = 0  # what is told of each time need not be kept
+
+    def _tell(self) -> None:
+        """The link's lock is held. Nothing comes between the changes, not even a signal handler."""
+        kept, session = self.kept, self.session
+        if kept is None:
+            return
+        claim, lease = Claim(kept.token), self.lease
+        notice = session.claim_of(lease, kept.said, again=True, unsure=self.is_unsure)
+        is_in_use, self.is_in_use = self.is_in_use, False
+        session.claims[lease] = claim
+        self.kept = session.kept = None
+        if is_in_use:
+            session.outbox.append(notice)
+
+    def _keep(self) -> bool:
+        """Keep the spare for the next lease, without a notice; False if that cannot be.
+
+        Now and then it is given back all the same: somebody may wait for room, and the registry has others in line.
+        """
+        kept, link, channel = self.kept, self.link, self.link.channel
+        notice_log = channel.notice_log
+        if kept is None or notice_log is None or not self.is_in_use or self.is_exposed or self.mapping is None:
+            return False
+        if not channel.is_ready or channel.is_ring_due():
+            return False
+        self.is_unsure = True  # it can be revoked from here on
+        if not link.endpoint.let_go(kept.spare.generation, kept.token):
+            return False
+        link.mappings.give_back(self)
+        ended = notice_log.use_ended(self.lease)
+        if kept.spare.fresh:
+            kept.spare = replace(kept.spare, fresh=False)
+        held.pop(self, None)
+        if not self.is_in_use:  # a signal handler has forked meanwhile
+            return False
+        # no call between these: it is in use, or kept
+        self.is_in_use = kept.is_taken = False
+        self.kept = self.anchor = None
+        self.lease = 0
+        notice_log.store(notice_log.record_place, ended)
+        return True
 
     def _linger(self, anchor: Anchor) -> None:
         """Views are alive: say so, and be told when the last one dies."""

@@ -189,6 +189,7 @@ class Lease(Generic[T_co]):
         self._require_held()
         if self._segment_name is None:
             lease = self._hold.lease
+            self._hold.tell()
             self._hold.is_exposed = True
             self._segment_name = self._link.request(m.Exposed, lambda seq: m.Expose(seq, lease)).alias
         return self._segment_name
@@ -237,6 +238,7 @@ class Lease(Generic[T_co]):
         if not 1 <= len(processes) <= m.MAX_KEEPERS:
             raise ValueError(f"while_alive names {len(processes)} processes, not 1 to {m.MAX_KEEPERS}")
         link, grant, name = self._link, self._grant, self.name
+        self._hold.tell()
         self._hold.is_exposed = True
         link.send(link.session.link_of(self._hold.lease, processes))
         try:
@@ -365,6 +367,7 @@ class Lease(Generic[T_co]):
         lease, deadline_ns = self._hold.lease, self._link.endpoint.clock.now_ns() + int(ttl_s * 1e9)
         if not self._grant.mutable:
             self._seal()
+        self._hold.tell()
         self._link.send(
             lambda seq: m.Publish(seq, lease, readers, deadline_ns if readers else 0), urgent=self.name is not None
         )

@@ -56,7 +56,7 @@ class Link:
         self.mappings = MappingCache(self.endpoint)
         self.loose_ends = LooseEnds(self.endpoint.spawn)
         self._reception = Reception(self.session)
-        self._channel = Channel(self.endpoint, self.session, self.mappings, self._reception)
+        self.channel = Channel(self.endpoint, self.session, self.mappings, self._reception)
         self.lock: Any = RLock()  # a plain one would not say that this very thread has it
 
     @property
@@ -131,7 +131,7 @@ class Link:
         if self.lock._is_owned():
             raise _reentrant()
         if self._ended:
-            raise self._channel.unavailable(self._ended)
+            raise self.channel.unavailable(self._ended)
         self.session.outbox.append(notice)
         self.flush(urgent=urgent)
 
@@ -149,7 +149,7 @@ class Link:
         """Leave in order; whatever is sent over this link afterwards is dropped."""
         self.require_outside()
         with self.lock:
-            if self._channel.notice_log is not None and not self._ended:
+            if self.channel.notice_log is not None and not self._ended:
                 self.session.outbox.append(m.Bye)
                 try:
                     self._write_all(urgent=True)
@@ -163,7 +163,7 @@ class Link:
         self.require_outside()
         with self.lock:
             deadline_ns = self.endpoint.clock.now_ns() + int(RECOVER_WITHIN_S * 1e9)
-            connection = self._channel.connection
+            connection = self.channel.connection
             while connection is not None and self._reception.take_in(connection):
                 connection.receive(wait=True)
                 if self.endpoint.clock.now_ns() > deadline_ns:
@@ -172,7 +172,7 @@ class Link:
 
     def after_fork_in_child(self) -> None:
         """Close what belongs to the parent, and begin anew."""
-        self._channel.close()
+        self.channel.close()
         self.session.drop()
         self.endpoint.close()
         self._begin()
@@ -189,7 +189,7 @@ class Link:
     def abandon(self, seq: int) -> None:
         """Nobody waits for the answer to request `seq` any more. The lock is held."""
         if self.session.abandon(seq) and not self.session.outstanding:
-            self._channel.close()  # the registry grants nothing to who is not there: nobody waits in this one's place
+            self.channel.close()  # the registry grants nothing to who is not there: nobody waits in this one's place
         self._reception.forget(seq)
 
     def give_back_abandoned(self) -> None:
@@ -228,7 +228,7 @@ class Link:
         try:
             while True:
                 with self.lock:
-                    if self._channel.notice_log is None or self._ended:
+                    if self.channel.notice_log is None or self._ended:
                         self.make_ready()
                     is_written = self._write_all(urgent=urgent)
                 if not is_written:
@@ -243,7 +243,7 @@ class Link:
 
     def _write_all(self, *, urgent: bool = False) -> bool:
         """Write what can be written, and ring; False if the notice log is full. The lock is held."""
-        channel = self._channel
+        channel = self.channel
         self.loose_ends.settle()
         if not self.session.outbox and not urgent:
             return True
@@ -270,7 +270,7 @@ class Link:
                     hold.seq = seq
                     session.outstanding[seq] = request
                     reception.expect(seq, waiter)
-                    if not self._channel.send(request):
+                    if not self.channel.send(request):
                         self.make_ready()  # which asks again over a new connection
                     break
             self.request(m.Done, m.Ping)
@@ -295,20 +295,20 @@ class Link:
                     )
                 if self.loose_ends.queue or session.outbox:  # what it waits for may be what is to be released
                     self._write_all()
-            reception.wait(self._channel.connection, waiter)
+            reception.wait(self.channel.connection, waiter)
 
     # --- receiving, connecting, leaving; the lock is held --------------------------------------------------------------
 
     def poll(self) -> None:
         """Take in what has come, without waiting."""
-        self._reception.poll(self._channel.connection)
+        self._reception.poll(self.channel.connection)
         self._take_in()
 
     def _take_in(self) -> None:
         """Carry out what has arrived."""
-        connection, session = self._channel.connection, self.session
+        connection, session = self.channel.connection, self.session
         if connection is not None and not self._reception.take_in(connection):
-            self._channel.close()
+            self.channel.close()
             self.make_ready()
         while session.forgotten:
             self.mappings.forget(session.forgotten[0])
@@ -319,7 +319,7 @@ class Link:
                 session.claims.pop(lease, None)
 
     def make_ready(self) -> None:
-        channel = self._channel
+        channel = self.channel
         if self._ended:
             raise channel.unavailable(self._ended)
         if not channel.is_ready:
@@ -331,7 +331,7 @@ class Link:
                 raise
 
     def _drop_everything(self, why: str) -> None:
-        channel = self._channel
+        channel = self.channel
         channel.close()
         channel.notice_log = None
         self.mappings.clear()

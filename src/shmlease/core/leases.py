@@ -79,6 +79,9 @@ class Leases:
         lease = held_by(self._rows, client, message.lease, spare=True)
         if lease.state is LeaseState.LINGERING:
             self._rows.record(now_ns, EventKind.VIEW_DIED, lease.segment, lease.id, client, lease.site)
+        if message.was_kept:
+            self._prefetch.keep(lease, now_ns)
+            lease = self._rows.leases[lease.id]
         segment = self._rows.segments[lease.segment]
         if message.reserved and not segment.reserved:
             self._rows.put(replace(segment, reserved=True))

@@ -74,7 +74,7 @@ __all__ = [
     "Withdraw",
 ]
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 # One SEQPACKET datagram; far below the default socket buffer (212,992 bytes), so that a reply never splits.
 MAX_PACKET_BYTES: Final = 64 * 1024
 MAX_MESSAGES: Final = 64
@@ -241,7 +241,10 @@ class Close(Struct, frozen=True, array_like=True, tag=11):
 
 
 class Claim(Struct, frozen=True, array_like=True, tag=32):
-    """The segment granted ahead under `lease` is in use now, for an unnamed array; `published` if that is finished."""
+    """The segment granted ahead under `lease` is in use now, for an unnamed array; `published` if that is finished.
+
+    `again`: the registry counts this use by what its client keeps in shared memory, see `shmlease.core.uses`.
+    """
 
     seq: Seq
     lease: Count
@@ -250,6 +253,7 @@ class Claim(Struct, frozen=True, array_like=True, tag=32):
     site: Site
     due_ns: Count
     published: bool
+    again: bool = False
 
 
 class Publish(Struct, frozen=True, array_like=True, tag=33):
@@ -327,12 +331,14 @@ class Linger(Struct, frozen=True, array_like=True, tag=36):
 class Release(Struct, frozen=True, array_like=True, tag=37):
     """The lease has ended, and nothing of its holder maps the segment for it any more.
 
-    `reserved`: its holder had mapped the segment, which it does only when every page has memory.
+    `reserved`: its holder had mapped the segment, which it does only when every page has memory. `was_kept`: it is that of
+    a spare that its client has kept, and was not in use.
     """
 
     seq: Seq
     lease: Count
     reserved: bool = False
+    was_kept: bool = False
 
 
 class Share(Struct, frozen=True, array_like=True, tag=39):

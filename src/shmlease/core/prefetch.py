@@ -2,12 +2,16 @@
 
 A client claims a spare without a round trip: it locks the file, and its notice follows. Until the registry has read
 that notice the spare can be asked back, and the lock decides who was first.
+
+One spare a client keeps when it gives it back, and uses again without notices: `note_use` tells what it did with that.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from typing import Final
+
+from msgspec.structs import replace
 
 from shmlease.core import answers
 from shmlease.core import messages as m
@@ -25,10 +29,12 @@ from shmlease.core.model import (
 )
 from shmlease.core.outbox import Outbox
 from shmlease.core.pool import Pool
-from shmlease.core.preconditions import SPARE_IDS
+from shmlease.core.preconditions import SPARE_IDS, held_by
+from shmlease.core.refusals import not_held_refusal
 from shmlease.core.rows import Rows
 from shmlease.core.timers import Timers
 from shmlease.core.transitions import LeaseEvent, SegmentEvent
+from shmlease.core.uses import Use
 
 __all__ = ["Prefetch"]
 
@@ -40,6 +46,7 @@ AHEAD_BYTES: Final = 4 * 1024 * 1024
 # And at most this part of the capacity, so that others seldom have to wait until it is taken back.
 AHEAD_SHARE: Final = 8
 MOST_AHEAD: Final = 64
+_COUNTED: Final = (1 << 32) - 1  # uses are counted modulo one more
 
 
 class Prefetch:
@@ -56,6 +63,7 @@ class Prefetch:
         self._revoking: dict[int, int] = {}  # segment -> bytes that taking it back will free
         self._appetite: Counter[int] = Counter()  # client -> unnamed segments it has taken so far
         self._took_bytes: dict[int, int] = {}  # client -> size of what it took since `grant_ahead` was called
+        self._uses: dict[int, Use | None] = {}  # client -> what was last noted; None if a predecessor may have noted more
         timers.handle("spare", self._spare_due, pool.still_idle)
 
     # --- granting ahead --------------------------------------------------------------------------------------------
@@ -143,8 +151,25 @@ class Prefetch:
 
     # --- messages -------------------------------------------------------------------------------------------------
 
-    def claim(self, client: int, lease: LeaseRow, message: m.Claim, now_ns: int) -> SegmentRow:
-        """`client` has taken the spare `lease`; its segment as it is now."""
+    def claim(self, client: int, message: m.Claim, now_ns: int) -> SegmentRow:
+        """`client` has taken a spare; its segment as it is now.
+
+        Raises
+        ------
+        Refusal
+            It is no spare of this client's.
+        """
+        lease = held_by(self._rows, client, message.lease, spare=True)
+        if message.again and lease.state is LeaseState.HELD:  # as was seen when it was looked at
+            self._note_again(lease, message, now_ns)
+            return self._rows.segments[lease.segment]
+        if lease.state is not LeaseState.RESERVED:
+            raise not_held_refusal(lease.id, "it is not a spare")
+        if not message.again:
+            self._outbox.counters["leases"] += 1
+        return self._take(client, lease, message, now_ns)
+
+    def _take(self, client: int, lease: LeaseRow, message: m.Claim, now_ns: int) -> SegmentRow:
         segment, interned = self._rows.segments[lease.segment], self._rows.interned
         site = interned.of(message.site)
         self.forget(lease.id)
@@ -159,9 +184,53 @@ class Prefetch:
             reserved=True,  # its client has seen to that before it claimed it
         )
         self._rows.move_lease(lease, LeaseEvent.CLAIMED, granted_ns=now_ns, site=site, due_ns=message.due_ns)
-        self._outbox.counters["leases"] += 1
         self.note_taken(client, segment.size_bytes)
         return segment
+
+    def note_use(self, client: int, use: Use, now_ns: int) -> None:
+        """`client` has used the spare that it keeps, perhaps many times; it is in use now, or is not."""
+        before, counters = self._uses.get(client, Use(False, 0, 0, None)), self._outbox.counters
+        self._uses[client] = use
+        if before is not None:
+            for figure, count in (("leases", use.begun - before.begun), ("abandoned", use.ended - before.ended)):
+                if count:
+                    counters[figure] += count & _COUNTED
+        lease = None if use.claim is None else self._rows.leases.get(use.claim.lease)
+        if use.claim is None or lease is None or client_of(lease.id) != client:
+            return
+        self._claimed.discard(lease.id)
+        if not use.is_held:
+            self.keep(lease, now_ns)
+        elif lease.state is LeaseState.RESERVED:
+            self._take(client, lease, use.claim, now_ns)
+        elif before is None or use.begun != before.begun:
+            self._note_again(lease, use.claim, now_ns)
+
+    def _note_again(self, lease: LeaseRow, claim: m.Claim, now_ns: int) -> None:
+        """The spare `lease` was in use when it was looked at last, and is so anew."""
+        segment, interned = self._rows.segments[lease.segment], self._rows.interned
+        if not self._is_nobody_elses(lease):
+            return
+        site, layout = interned.of(claim.site), interned.of(claim.layout)
+        self._rows.put(replace(segment, nbytes=claim.nbytes, layout=layout, created_ns=now_ns, site=site))
+        self._rows.put(replace(lease, granted_ns=now_ns, site=site, due_ns=claim.due_ns))
+
+    def keep(self, lease: LeaseRow, now_ns: int) -> None:
+        """The use of the spare `lease` has ended, and its client keeps it: it can be revoked again."""
+        if not self._is_nobody_elses(lease):
+            return
+        segment = self._rows.segments[lease.segment]
+        self._rows.move_lease(lease, LeaseEvent.KEPT, granted_ns=now_ns, site="", due_ns=0)
+        self._rows.move_segment(segment, SegmentEvent.KEPT, nbytes=0, layout=b"", site="", created_ns=now_ns)
+        self._spares[client_of(lease.id)].add(lease.id)
+        self._timers.at(now_ns + self._rows.registry.warm_idle_ns, "spare", segment.number)
+
+    def _is_nobody_elses(self, lease: LeaseRow) -> bool:
+        """Whether `lease` is that of a spare in use, which nobody but its client has ever had a part of."""
+        segment = self._rows.segments[lease.segment]
+        is_filled = lease.state is LeaseState.HELD and bool(lease.id & SPARE_IDS) and segment.state is SegmentState.FILLING
+        is_shared = segment.exposed or segment.tainted or len(self._rows.leases_on[segment.number]) > 1
+        return is_filled and not is_shared
 
     def resend(self, client: int) -> None:
         """Send the spares of `client` again: the first message may have been lost with the connection."""
@@ -179,6 +248,7 @@ class Prefetch:
         """Nothing more is granted ahead to `client`."""
         self._claimed.difference_update(self._spares.pop(client, ()))
         self._appetite.pop(client, None)
+        self._uses.pop(client, None)
 
     def clear(self) -> None:
         """Forget all spares: the registry is closing."""
@@ -202,12 +272,15 @@ class Prefetch:
         """Bytes that taking spares back will free."""
         return sum(self._revoking.values())
 
-    def restore(self, lease: LeaseRow) -> None:
-        """After a takeover: `lease` may be a spare."""
-        if lease.state is LeaseState.RESERVED:
-            segment = self._rows.segments[lease.segment]
-            self._spares[client_of(lease.id)].add(lease.id)
-            self._timers.at(segment.created_ns + self._rows.registry.warm_idle_ns, "spare", segment.number)
+    def restore(self) -> None:
+        """After a takeover: which leases are those of spares; what was used by then a predecessor may have counted."""
+        rows = self._rows
+        self._uses = dict.fromkeys(rows.clients)
+        for lease in rows.leases.values():
+            if lease.state is LeaseState.RESERVED:
+                segment = rows.segments[lease.segment]
+                self._spares[client_of(lease.id)].add(lease.id)
+                self._timers.at(segment.created_ns + rows.registry.warm_idle_ns, "spare", segment.number)
 
     def _revocable(self) -> list[SegmentRow]:
         """The segments of spares that were not claimed, for all that is known."""

@@ -18,42 +18,25 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from msgspec.structs import replace
 
 from shmlease.core import messages as m
+from shmlease.core.claims import Claim, ClaimToken, Kept, Said
 from shmlease.core.limits import Limits
 from shmlease.core.model import NUMBER_BITS, Identity
 
-__all__ = ["GRANTS", "Claim", "ClaimToken", "Session"]
+__all__ = ["GRANTS", "Build", "Session"]
 
 # Answers that grant a lease, and requests that are answered by one after a while.
 GRANTS: Final = (m.Granted, m.Attached)
 # Notices that say what becomes of a claimed spare.
 _OF_CLAIMS: Final = (m.Claim, m.Release)
-# Number of a claim whose notice is not written.
-_NOT_WRITTEN: Final = 2**62
 # More spares are asked for when half are left: they last about as long as the registry takes to grant the other half.
 _LOW_SHARE: Final = 2
 
 Build = Callable[[int], m.Notice]
-
-
-class ClaimToken(Protocol):
-    """What keeps a spare from being revoked while it is open."""
-
-    def close(self) -> None: ...
-
-
-class Claim:
-    """A spare that was taken; `number` is that of the notice that says so, or of its release."""
-
-    __slots__ = ("number", "token")
-
-    def __init__(self, token: ClaimToken) -> None:
-        self.token = token
-        self.number = _NOT_WRITTEN
 
 
 class Session:
@@ -73,6 +56,10 @@ class Session:
         By lease: segments granted ahead.
     claims : dict
         By lease: spares taken, until the registry is known to have read it.
+    kept : Kept, optional
+        The spare that is used without notices.
+    spares_taken : int
+        How many spares this client has taken so far, leaving out what it kept.
     outbox : deque
         Notices to be written, each a function of its number. Anybody may append at any moment, a signal handler and the
         garbage collector as well.
@@ -91,10 +78,12 @@ class Session:
         self.abandoned: dict[int, m.Request] = {}
         self.spares: dict[int, m.Spare] = {}
         self.claims: dict[int, Claim] = {}
+        self.kept: Kept | None = None
         self.outbox: deque[Build] = deque()
         self.confirmed = 0
         self.forgotten: deque[int] = deque()
         self.complaints: deque[str] = deque()
+        self.spares_taken = 0
         self._secret = secret
         self._seq = 0
         self._greeting = 0
@@ -170,6 +159,16 @@ class Session:
         self.claims[spare.lease] = claim
         del self.spares[spare.lease]
 
+    def give_up_kept(self) -> None:
+        """Keep no spare any more: the registry gets back the one that was, which is not in use."""
+        kept = self.kept
+        if kept is not None and not kept.is_taken:
+            lease, claim = kept.spare.lease, Claim(kept.token)  # closed when the registry has read the release
+            release = self.release_of(lease, reserved=True, unsure=True, was_kept=True)
+            self.claims[lease] = claim  # no call between these: it is kept or released
+            self.kept = None
+            self.outbox.append(release)
+
     def needs_spares(self) -> bool:
         """Whether it is time to ask for more."""
         return len(self.spares) in (0, self._few_spares)
@@ -180,13 +179,27 @@ class Session:
 
     # --- notices -------------------------------------------------------------------------------------------------------
 
-    def release_of(self, lease: int, *, reserved: bool = False, unsure: bool = False) -> Build:
-        """The notice that ends `lease`, its pages `reserved` or not; `unsure` if the registry may have ended it before."""
+    def release_of(self, lease: int, *, reserved: bool = False, unsure: bool = False, was_kept: bool = False) -> Build:
+        """The notice that ends `lease`, its pages `reserved` or not; `unsure` if the registry may have ended it before,
+        `was_kept` if it is that of a spare that was kept.
+        """
 
         def build(seq: int) -> m.Release:
             if unsure:
                 self._unsure.add(seq)
-            return m.Release(seq, lease, reserved)
+            return m.Release(seq, lease, reserved, was_kept)
+
+        return build
+
+    def claim_of(self, lease: int, said: Said, *, again: bool, unsure: bool = False) -> Build:
+        """The notice that the spare `lease` is in use, as `said`: `again` if shared memory says so, `unsure` if it may have
+        been revoked.
+        """
+
+        def build(seq: int) -> m.Claim:
+            if unsure:
+                self._unsure.add(seq)
+            return m.Claim(seq, lease, *said, False, again)
 
         return build
 
@@ -247,6 +260,9 @@ class Session:
         for claim in self.claims.values():
             claim.token.close()
         self.claims.clear()
+        if self.kept is not None:
+            self.kept.token.close()
+            self.kept = None
         self.outbox.clear()
 
     # --- messages from the registry --------------------------------------------------------------------------------------
@@ -255,7 +271,7 @@ class Session:
         """Take in one message; one that has been taken in before changes nothing."""
         if isinstance(message, m.Spare):
             self._confirm(message.applied + 1)
-            if message.lease not in self.claims:
+            if message.lease not in self.claims and (self.kept is None or self.kept.spare.lease != message.lease):
                 self.spares[message.lease] = message
                 self._few_spares = len(self.spares) // _LOW_SHARE
         elif isinstance(message, m.Forget):

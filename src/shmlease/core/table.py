@@ -34,16 +34,16 @@ from shmlease.core.model import EventKind, Identity, LeaseState, RegistryRow, Se
 from shmlease.core.names import Names
 from shmlease.core.outbox import Outbox
 from shmlease.core.pool import Pool
-from shmlease.core.preconditions import held_by
 from shmlease.core.prefetch import Prefetch
 from shmlease.core.readers import Readers
-from shmlease.core.refusals import Refusal, closing_refusal, not_held_refusal
+from shmlease.core.refusals import Refusal, closing_refusal
 from shmlease.core.rows import Rows
 from shmlease.core.shutdown import Ending
 from shmlease.core.snapshot import Snapshot
 from shmlease.core.statistics import Figures
 from shmlease.core.tickets import Tickets
 from shmlease.core.timers import Timers
+from shmlease.core.uses import Use
 
 __all__ = ["Table"]
 
@@ -232,12 +232,15 @@ class Table:
         return False
 
     def _claim(self, client: int, message: m.Claim, now_ns: int) -> None:
-        lease = held_by(self.rows, client, message.lease, spare=True)
-        if lease.state is not LeaseState.RESERVED:
-            raise not_held_refusal(lease.id, "it is not a spare")
-        segment = self._prefetch.claim(client, lease, message, now_ns)
+        segment = self._prefetch.claim(client, message, now_ns)
         if message.published:
             self._readers.publish_segment(segment, now_ns)
+
+    def note_use(self, client: int, use: Use, now_ns: int) -> None:
+        """What `client` did with the spare that it keeps, of which no notice tells."""
+        if not self.rows.registry.closing:
+            self._prefetch.note_use(client, use, now_ns)
+            self._finish(now_ns)
 
     # --- what the shell reports of effects -------------------------------------------------------------------------
 
@@ -334,8 +337,7 @@ class Table:
     def _restore(self, now_ns: int, inherited: str) -> None:
         rows = self.rows
         self._clients.restore(now_ns)
-        for lease in rows.leases.values():
-            self._prefetch.restore(lease)
+        self._prefetch.restore()
         for ticket in rows.tickets.values():
             self._tickets.restore(ticket)
         for segment in list(rows.segments.values()):

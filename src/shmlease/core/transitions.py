@@ -37,6 +37,7 @@ class SegmentEvent(enum.StrEnum):
     CREATED = "created"
     SET_ASIDE = "set aside"
     CLAIMED = "claimed"
+    KEPT = "kept by its client"
     PUBLISHED = "published"
     POOLED = "last use ended, clean"
     RECYCLED = "made of the file of one that had a name in /dev/shm"
@@ -57,6 +58,7 @@ SEGMENT_TRANSITIONS: Final[dict[tuple[SegmentState, SegmentEvent], SegmentState 
     (SegmentState.RESERVED, SegmentEvent.POOLED): SegmentState.WARM,
     (SegmentState.RESERVED, SegmentEvent.RETIRED): SegmentState.RETIRING,
     (SegmentState.FILLING, SegmentEvent.PUBLISHED): SegmentState.PUBLISHED,
+    (SegmentState.FILLING, SegmentEvent.KEPT): SegmentState.RESERVED,
     (SegmentState.FILLING, SegmentEvent.POOLED): SegmentState.WARM,
     (SegmentState.FILLING, SegmentEvent.RETIRED): SegmentState.RETIRING,
     (SegmentState.PUBLISHED, SegmentEvent.POOLED): SegmentState.WARM,
@@ -81,6 +83,7 @@ class LeaseEvent(enum.StrEnum):
     """What happens to a lease."""
 
     CLAIMED = "claimed"
+    KEPT = "kept by its client"
     DETACHED = "its array was detached"
     LINGERED = "released with views alive"
     ENDED = "released, or its holder died"
@@ -89,6 +92,7 @@ class LeaseEvent(enum.StrEnum):
 LEASE_TRANSITIONS: Final[dict[tuple[LeaseState, LeaseEvent], LeaseState | None]] = {
     (LeaseState.RESERVED, LeaseEvent.CLAIMED): LeaseState.HELD,
     (LeaseState.RESERVED, LeaseEvent.ENDED): None,
+    (LeaseState.HELD, LeaseEvent.KEPT): LeaseState.RESERVED,
     (LeaseState.HELD, LeaseEvent.DETACHED): LeaseState.DETACHED,
     (LeaseState.HELD, LeaseEvent.LINGERED): LeaseState.LINGERING,
     (LeaseState.HELD, LeaseEvent.ENDED): None,

@@ -10,7 +10,17 @@ from shmlease.core import messages as m
 from shmlease.core.effects import Effect
 from shmlease.core.model import Identity
 
-__all__ = ["KIND_BYTES", "Unit", "detach_unit", "effect_unit", "end_unit", "hello_unit", "message_unit", "timer_unit"]
+__all__ = [
+    "KIND_BYTES",
+    "Unit",
+    "detach_unit",
+    "effect_unit",
+    "end_unit",
+    "hello_unit",
+    "message_unit",
+    "timer_unit",
+    "use_unit",
+]
 
 KIND_BYTES: Final = 24
 _MESSAGE_KINDS: Final = {
@@ -67,6 +77,11 @@ def detach_unit(client: int) -> Unit:
 def hello_unit(identity: Identity) -> Unit:
     """To admit a process."""
     return Unit("message Hello", identity.pid, identity.start_ticks)
+
+
+def use_unit(client: int) -> Unit:
+    """To note what a client did with the spare that it keeps."""
+    return Unit("use by client", client)
 
 
 def timer_unit(kind: str, key: int) -> Unit:

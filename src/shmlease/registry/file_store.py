@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shmlease.core.messages import Notice
+from shmlease.core.uses import Use
 from shmlease.errors import PermissionDeniedError
 from shmlease.system.directory import RegistryDirectory
 from shmlease.system.notice_log import NoticeLogReader
@@ -39,6 +40,11 @@ class FileStore(RegistryDirectory):
             except (FileNotFoundError, PermissionDeniedError):  # or its client has put something else there: its own harm
                 return []
         return reader.read(applied)
+
+    def read_use(self, client: int) -> Use | None:
+        """What `client` did with the spare that it keeps, as of `read_notice_log`; None if that was read before."""
+        reader = self._notice_logs.get(client)
+        return None if reader is None else reader.use()
 
     def drop_notice_log(self, client: int) -> None:
         """Remove the notice log of a client that has ended."""

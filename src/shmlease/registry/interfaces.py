@@ -11,6 +11,7 @@ from typing import Protocol
 
 from shmlease.core.messages import Notice
 from shmlease.core.model import Change, Identity, Row
+from shmlease.core.uses import Use
 from shmlease.system.descriptors import Descriptors
 
 __all__ = ["Log", "Store", "Transport"]
@@ -101,6 +102,10 @@ class Store(Protocol):
 
     def read_notice_log(self, client: int, applied: int) -> list[Notice]:
         """The notices of `client` after number `applied` that were not read before."""
+        ...
+
+    def read_use(self, client: int) -> Use | None:
+        """What `client` did with the spare that it keeps, as of `read_notice_log`; None if that was read before."""
         ...
 
     def drop_notice_log(self, client: int) -> None:

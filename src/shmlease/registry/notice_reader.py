@@ -3,6 +3,8 @@
 Rules:
 
 * The notices of one client are applied in the order in which they were written.
+* What it did with the spare that it keeps is looked at after its notices were read, and noted before they are applied: a
+  notice about that spare follows only when it is in use for good.
 * A ticket that was redeemed or taken back was made by another client: that client's notices, up to that, come first.
 * Who has sent a `Ring` may write for a while without another one: its log is looked at again once that while is over, and
   before any request of anybody is answered.
@@ -17,12 +19,14 @@ from typing import Protocol
 from shmlease.core import messages as m
 from shmlease.core.model import client_of
 from shmlease.core.table import Table
+from shmlease.core.uses import Use
 
 __all__ = ["NoticeReader"]
 
 
 class _NoticeLogs(Protocol):
     def read_notice_log(self, client: int, applied: int) -> list[m.Notice]: ...
+    def read_use(self, client: int) -> Use | None: ...
 
 
 class NoticeReader:
@@ -36,12 +40,21 @@ class NoticeReader:
         Has the notice logs.
     apply : callable
         Applies one notice of a client to the table.
+    note_use : callable
+        Tells the table what a client did with the spare that it keeps.
     """
 
-    def __init__(self, table: Table, store: _NoticeLogs, apply: Callable[[int, m.Notice], None]) -> None:
+    def __init__(
+        self,
+        table: Table,
+        store: _NoticeLogs,
+        apply: Callable[[int, m.Notice], None],
+        note_use: Callable[[int, Use], None],
+    ) -> None:
         self._table = table
         self._store = store
         self._apply = apply
+        self._note_use = note_use
         self._unapplied: defaultdict[int, deque[m.Notice]] = defaultdict(deque)
         self._being_read: set[int] = set()
         self._look_again_ns: dict[int, int] = {}
@@ -101,6 +114,9 @@ class NoticeReader:
         self._being_read.add(client)
         unapplied = self._unapplied[client]
         unapplied.extend(self._store.read_notice_log(client, table.rows.applied.get(client, 0)))
+        use = self._store.read_use(client)
+        if use is not None:
+            self._note_use(client, use)
         while unapplied:
             if isinstance(unapplied[0], m.Redeemed | m.Revoked) and not self._is_ready(unapplied[0]):
                 break

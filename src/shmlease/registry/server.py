@@ -21,8 +21,18 @@ from shmlease.core.effects import BEFORE_COMMIT, DropClient, Effect, RetireSegme
 from shmlease.core.model import Change, ClientState, EventKind, Identity
 from shmlease.core.refusals import Refusal, descriptors_refusal, fault_refusal, running_refusal
 from shmlease.core.table import Table
+from shmlease.core.uses import Use
 from shmlease.core.wire import decode_client_packet, encode
-from shmlease.core.work_units import Unit, detach_unit, effect_unit, end_unit, hello_unit, message_unit, timer_unit
+from shmlease.core.work_units import (
+    Unit,
+    detach_unit,
+    effect_unit,
+    end_unit,
+    hello_unit,
+    message_unit,
+    timer_unit,
+    use_unit,
+)
 from shmlease.errors import ProtocolError
 from shmlease.registry.actions import Actions
 from shmlease.registry.interfaces import Log, Store, Transport
@@ -65,7 +75,7 @@ class Server:
         self._quarantine = quarantine or Quarantine(None, clock)
         self._on_commit = on_commit
         self._settling = False
-        self._notices = NoticeReader(table, store, self._apply)
+        self._notices = NoticeReader(table, store, self._apply, self._note_use)
         self._leftovers = Leftovers(table, store, clock, self._notices.read)
         self._actions = Actions(table, store, transport, clock, self._forget)
 
@@ -275,6 +285,10 @@ class Server:
                 table.effects.append(Send(client, refused))
                 return
         table.apply(client, message, now_ns)
+
+    def _note_use(self, client: int, use: Use) -> None:
+        if self._may_begin(use_unit(client)):
+            self.table.note_use(client, use, self._clock.now_ns())
 
     def _commit(self, changes: list[Change], after_commit: list[Effect]) -> None:
         try:

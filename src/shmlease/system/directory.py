@@ -40,7 +40,7 @@ from shmlease.interrupts import is_from_handler
 from shmlease.system import registry_lock, syscalls
 from shmlease.system.file_lease import is_open_nowhere_else
 from shmlease.system.ledger import FOREIGN_LEDGER_LIMIT_BYTES, LEDGER_LIMIT_BYTES, read_ledger
-from shmlease.system.notice_log import NOTICE_LOG_BYTES
+from shmlease.system.notice_log import FILE_BYTES
 from shmlease.system.owned_descriptor import OwnedDescriptor
 from shmlease.system.owned_directory import OwnedDirectory
 from shmlease.system.removal import names_in, remove_registry, unlink, unlink_os_name
@@ -425,6 +425,17 @@ class RegistryDirectory:
         claim.fds.append(fd)  # no call between: it is in the list before a signal handler can run
         return _try_lock(fd, generation) and claim.stat().st_nlink > 0
 
+    def claim_again(self, generation: int, claim: OwnedDescriptor) -> bool:
+        """Claim once more what `let_go` has left open; False if it was revoked since."""
+        return claim.is_own() and _try_lock(claim.fds[0], generation) and syscalls.fstat(claim.fds[0]).st_nlink > 0
+
+    def let_go(self, generation: int, claim: OwnedDescriptor) -> bool:
+        """Let a claimed spare be revoked again, and keep it open; False if somebody has closed it."""
+        if not claim.is_own():
+            return False
+        syscalls.fcntl(claim.fds[0], fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, generation, 1, 0))
+        return True
+
     def revoke_spare(self, number: int, generation: int) -> bool:
         """Unlink a spare, unless its client has claimed it: then False."""
         try:
@@ -524,7 +535,7 @@ class RegistryDirectory:
         with self.entered() as directory:
             fd = self._create_or_open(f"j{client}", directory)
             try:
-                syscalls.posix_fallocate(fd, 0, NOTICE_LOG_BYTES)
+                syscalls.posix_fallocate(fd, 0, FILE_BYTES)
             except OSError:
                 unlink(f"j{client}", directory)
                 raise

@@ -3,6 +3,8 @@
 One writer, the client. Entries are ``length, crc, sequence number, notice``; the notice log is a run of them from the start
 of the file, and begins again at the start when the registry has confirmed all. What was there before ends the run: its
 sequence numbers do not go on from the new ones.
+
+Before that run lies what the client says of the spare that it uses without notices: see `shmlease.core.uses`.
 """
 
 from __future__ import annotations
@@ -14,16 +16,19 @@ import struct
 import zlib
 from typing import Final
 
-from shmlease.core.messages import Notice
+from shmlease.core.messages import Claim, Notice
+from shmlease.core.uses import DESCRIPTION_BYTES, RECORD_BYTES, Use, described, parse_use, record_of
 from shmlease.core.wire import decode_notice, encode_notice
 from shmlease.errors import ProtocolError
 from shmlease.system import syscalls
 from shmlease.system.mapping import map_segment
 
-__all__ = ["NOTICE_LOG_BYTES", "NoticeLog", "NoticeLogReader"]
+__all__ = ["FILE_BYTES", "NOTICE_LOG_BYTES", "NoticeLog", "NoticeLogReader"]
 
 # A notice takes about 40 bytes, a claim as much again as its layout: some hundred hand-overs between two confirmations.
-NOTICE_LOG_BYTES: Final = 16 * 1024
+NOTICE_LOG_BYTES: Final = 15 * 1024
+_START: Final = DESCRIPTION_BYTES + RECORD_BYTES  # what is said of a spare comes before
+FILE_BYTES: Final = _START + NOTICE_LOG_BYTES
 _HEADER: Final = struct.Struct("<IIQ")
 # A client begins another run after the registry has answered it: not twice while it is being read, unless it means harm.
 _MOST_RUNS: Final = 4
@@ -44,17 +49,23 @@ class NoticeLog:
     ----------
     last : int
         Number of the last notice written: after an interrupt, the truth about whether one was.
+    store : callable
+        Writes bytes at a place, in one call of a function written in C; `record_place` is that of what `use_begun` and
+        `use_ended` give.
     """
 
+    record_place: Final = slice(DESCRIPTION_BYTES, _START)
+
     def __init__(self, descriptor: int) -> None:
-        if syscalls.fstat(descriptor).st_size < NOTICE_LOG_BYTES:  # mapped beyond its end, it would be a SIGBUS to write
+        if syscalls.fstat(descriptor).st_size < FILE_BYTES:  # mapped beyond its end, it would be a SIGBUS to write
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-        self._mapping = map_segment(descriptor, NOTICE_LOG_BYTES, writable=True)
-        self._store = syscalls.stores_in(
-            memoryview((ctypes.c_char * NOTICE_LOG_BYTES).from_address(self._mapping.address)).cast("B")
+        self._mapping = map_segment(descriptor, FILE_BYTES, writable=True)
+        self.store = syscalls.stores_in(
+            memoryview((ctypes.c_char * FILE_BYTES).from_address(self._mapping.address)).cast("B")
         )
         self._length = 0
         self.last = 0
+        self._begun = self._ended = 0
 
     def append(self, notice: Notice) -> bool:
         """Write `notice`; False, and nothing written, if it does not fit before `restart`."""
@@ -63,12 +74,30 @@ class NoticeLog:
         end = self._length + len(entry)
         if end > NOTICE_LOG_BYTES:
             return False
-        place = slice(self._length, end)
+        place = slice(_START + self._length, _START + end)
         # from here to the store no signal handler can run: it is written and known to be, or neither
         self._length = end
         self.last = notice.seq
-        self._store(place, entry)
+        self.store(place, entry)
         return True
+
+    def describe(self, claim: Claim) -> bool:
+        """Write down what the spare is used for from now on, as `claim` would say it; False if that is too long."""
+        description = described(claim)
+        if description is None:
+            return False
+        self.store(slice(0, len(description)), description)
+        return True
+
+    def use_begun(self, lease: int) -> bytes:
+        """What to store at `record_place` when the use of that spare begins."""
+        self._begun += 1
+        return record_of(lease, self._begun, self._ended, is_held=True)
+
+    def use_ended(self, lease: int) -> bytes:
+        """What to store at `record_place` when it has ended."""
+        self._ended += 1
+        return record_of(lease, self._begun, self._ended, is_held=False)
 
     def restart(self) -> None:
         """Begin at the start again: everything written has been applied."""
@@ -84,21 +113,35 @@ class NoticeLogReader:
 
     def __init__(self, descriptor: int) -> None:
         self._fd = descriptor
-        self._position = 0
+        self._position = _START
+        self._record = self._told = bytes(RECORD_BYTES)
         self._first = 0  # number of the notice that the run being read began with
         self._last = 0
 
     def read(self, applied: int) -> list[Notice]:
         """The notices after number `applied` that were not read before, in order."""
         for _ in range(_MOST_RUNS):
-            content = syscalls.pread(self._fd, NOTICE_LOG_BYTES - self._position, self._position)
+            content = syscalls.pread(self._fd, FILE_BYTES - self._position, self._position)
             # the header after the content: if the client began another run meanwhile, what was read may be the middle of it
-            header = syscalls.pread(self._fd, _HEADER.size, 0)
-            first = _HEADER.unpack(header)[2] if len(header) == _HEADER.size else 0
+            behind = syscalls.pread(self._fd, RECORD_BYTES + _HEADER.size, DESCRIPTION_BYTES)
+            is_whole = len(behind) == RECORD_BYTES + _HEADER.size
+            first = _HEADER.unpack_from(behind, RECORD_BYTES)[2] if is_whole else 0
+            self._record = behind[:RECORD_BYTES] if is_whole else self._told
             if first == self._first:
                 return self._parse(content, applied)
-            self._first, self._position = first, 0
+            self._first, self._position = first, _START
         return []
+
+    def use(self) -> Use | None:
+        """What the client did with the spare that it keeps, later than all that `read` has just found; None if that is
+        known.
+        """
+        if self._record == self._told:
+            return None
+        use = parse_use(self._record, syscalls.pread(self._fd, DESCRIPTION_BYTES, 0))
+        if use.claim is not None or not use.is_held:  # else its client is writing: it is looked at again
+            self._told = self._record
+        return use
 
     def close(self) -> None:
         """Let go of the file."""

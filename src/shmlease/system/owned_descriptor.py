@@ -35,6 +35,15 @@ class OwnedDescriptor:
         self._file = (status.st_dev, status.st_ino)
         return status
 
+    def is_own(self) -> bool:
+        """Whether it is open, and still of the file that it was opened on."""
+        try:
+            return not self._is_closed and file_of(self.fds[0]) == self._file
+        except OSError as error:
+            if is_from_handler(error):
+                raise
+            return False
+
     def close(self) -> None:
         """Close it, if that was not done; a number that is somebody else's by now stays as it is."""
         if not self.fds or self._is_closed:

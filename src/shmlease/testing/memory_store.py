@@ -8,8 +8,9 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-from shmlease.core.messages import Notice
+from shmlease.core.messages import Claim, Notice
 from shmlease.core.sizes import PAGE_BYTES
+from shmlease.core.uses import DESCRIPTION_BYTES, RECORD_BYTES, Use, described, parse_use, record_of
 from shmlease.system.mapping import Mapping
 
 __all__ = ["MemoryNoticeLog", "MemoryStore"]
@@ -63,11 +64,16 @@ class MemoryClaim:
 
 
 class MemoryNoticeLog:
-    """A client's notices that the registry has not read."""
+    """A client's notices that the registry has not read, and what it says of the spare that it keeps."""
+
+    record_place: Final = slice(DESCRIPTION_BYTES, DESCRIPTION_BYTES + RECORD_BYTES)
 
     def __init__(self) -> None:
         self.unread: list[Notice] = []
         self.last = 0
+        self._use = bytearray(DESCRIPTION_BYTES + RECORD_BYTES)
+        self._told = bytes(RECORD_BYTES)
+        self._begun = self._ended = 0
 
     def append(self, notice: Notice) -> bool:
         """Write `notice`; False if there is no room before the registry has read."""
@@ -79,6 +85,35 @@ class MemoryNoticeLog:
 
     def restart(self) -> None:
         """Nothing to do: what is read makes room."""
+
+    def describe(self, claim: Claim) -> bool:
+        """Write down what the spare is used for; False if that is too long."""
+        description = described(claim)
+        if description is not None:
+            self.store(slice(0, len(description)), description)
+        return description is not None
+
+    def use_begun(self, lease: int) -> bytes:
+        """What to store at `record_place` when the use of that spare begins."""
+        self._begun += 1
+        return record_of(lease, self._begun, self._ended, is_held=True)
+
+    def use_ended(self, lease: int) -> bytes:
+        """What to store at `record_place` when it has ended."""
+        self._ended += 1
+        return record_of(lease, self._begun, self._ended, is_held=False)
+
+    def store(self, place: slice, content: bytes) -> None:
+        """Write down what is said of the spare."""
+        self._use[place] = content
+
+    def use(self) -> Use | None:
+        """What is said of the spare; None if that was told before."""
+        record = bytes(self._use[self.record_place])
+        if record == self._told:
+            return None
+        self._told = record
+        return parse_use(record, bytes(self._use[:DESCRIPTION_BYTES]))
 
 
 class MemoryStore:
@@ -168,6 +203,16 @@ class MemoryStore:
             self._claims.add(claim)
             return True
 
+    def claim_again(self, generation: int, claim: MemoryClaim) -> bool:
+        """Claim once more what `let_go` has let go; False if it was revoked since."""
+        return self.claim_spare(claim.grant[0], generation, claim)
+
+    def let_go(self, generation: int, claim: MemoryClaim) -> bool:
+        """Let a claimed spare be revoked again."""
+        del generation
+        claim.close()
+        return True
+
     def _is_claimed(self, number: int, generation: int) -> bool:
         return any(claim.grant == (number, generation) for claim in list(self._claims))
 
@@ -239,6 +284,11 @@ class MemoryStore:
         count = len(notice_log.unread)
         notices, notice_log.unread[:count] = notice_log.unread[:count], []
         return [notice for notice in notices if notice.seq > applied]
+
+    def read_use(self, client: int) -> Use | None:
+        """What `client` did with the spare that it keeps; None if that was read before."""
+        notice_log = self._notice_logs.get(client)
+        return None if notice_log is None else notice_log.use()
 
     def drop_notice_log(self, client: int) -> None:
         """Remove the notice log of a client."""

@@ -321,6 +321,14 @@ class MemoryEndpoint:
         """See `RegistryDirectory.claim_spare`."""
         return self.host.directory.claim_spare(segment, generation, claim)
 
+    def claim_again(self, generation: int, claim: MemoryClaim) -> bool:
+        """See `RegistryDirectory.claim_again`."""
+        return self.host.directory.claim_again(generation, claim)
+
+    def let_go(self, generation: int, claim: MemoryClaim) -> bool:
+        """See `RegistryDirectory.let_go`."""
+        return self.host.directory.let_go(generation, claim)
+
     def mint_token(self, ticket: int, minted: list[None]) -> None:
         """See `RegistryDirectory.mint_token`."""
         self.host.directory.mint_token(ticket, minted)

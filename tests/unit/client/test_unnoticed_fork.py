@@ -68,6 +68,26 @@ registry.close()
 """)
 
 
+def test_what_no_notice_has_told_of_is_not_inherited_by_such_a_child() -> None:
+    """It is used again as soon as it is released, under the same lease, and its holder does not know of the child."""
+    run("""
+while registry._link.session.kept is None:
+    registry.lease(shape=10).release()
+lease = registry.lease(shape=10)
+lease.array[:] = 7
+def work():
+    try: lease.array
+    except shmlease.LeaseClosedError as error: assert 'Python was not told of' in str(error)
+    else: raise AssertionError
+    with registry.lease(shape=10) as own: own.array[:] = 8
+assert ended(child(work)) == 0
+assert (lease.array == 7).all()
+lease.release()
+kept.release()
+registry.close()
+""")
+
+
 def test_parent_and_such_children_use_the_registry_at_once() -> None:
     run("""
 def work():

@@ -15,13 +15,13 @@ import pytest
 
 from shmlease.core import messages as m
 from shmlease.core.wire import encode_notice
-from shmlease.system.notice_log import NOTICE_LOG_BYTES, NoticeLog, NoticeLogReader
+from shmlease.system.notice_log import _START, FILE_BYTES, NoticeLog, NoticeLogReader
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     path = tmp_path / "j1"
-    path.write_bytes(bytes(NOTICE_LOG_BYTES))
+    path.write_bytes(bytes(FILE_BYTES))
     return str(path)
 
 
@@ -77,7 +77,7 @@ def test_full_notice_log_says_so_and_writes_nothing(path: str, log: NoticeLog) -
     while log.append(m.Publish(written + 1, 1, 0, 0)):
         written += 1
     assert written > 200
-    assert os.path.getsize(path) == NOTICE_LOG_BYTES
+    assert os.path.getsize(path) == FILE_BYTES
     assert len(read_anew(path, 0)) == written
 
 
@@ -118,10 +118,11 @@ def test_torn_entry_ends_the_notice_log_until_it_is_whole(path: str, cut: int, r
     whole = entry(m.Release(1, 1)) + entry(m.Release(2, 1))
     first = len(entry(m.Release(1, 1)))
     with open(path, "r+b") as file:
+        file.seek(_START)
         file.write(whole[: first + cut])
         file.flush()
         assert numbers(reader.read(0)) == [1]
-        file.seek(0)
+        file.seek(_START)
         file.write(whole)
         file.flush()
     assert numbers(reader.read(1)) == [2]
@@ -131,12 +132,14 @@ def test_entry_that_is_no_notice_ends_the_notice_log(path: str) -> None:
     for nonsense in (b"\xc1" * 30, b"\x93\x25\x01\xc0", encode_notice(m.Release(7, 1)), b"\x93\x22\x02\xa1\xff"):
         bad = struct.pack("<IIQ", len(nonsense), zlib.crc32(nonsense), 2) + nonsense
         with open(path, "r+b") as file:
+            file.seek(_START)
             file.write(entry(m.Release(1, 1)) + bad + entry(m.Release(3, 1)))
         assert numbers(read_anew(path, 0)) == [1], nonsense
 
 
 def test_entry_longer_than_the_file_ends_the_notice_log(path: str) -> None:
     with open(path, "r+b") as file:
+        file.seek(_START)
         file.write(struct.pack("<IIQ", 2**32 - 1, 0, 1))
     assert read_anew(path, 0) == []
 
@@ -149,10 +152,10 @@ def test_whatever_a_client_writes_harms_nobody_else(path: str, seed: int, log: N
     reader.read(0)
     for _ in range(200):
         with open(path, "r+b") as file:
-            file.seek(rng.randrange(NOTICE_LOG_BYTES))
+            file.seek(rng.randrange(FILE_BYTES))
             file.write(rng.randbytes(rng.randrange(1, 40)))
             if rng.random() < 0.05:
-                file.truncate(rng.randrange(NOTICE_LOG_BYTES))
+                file.truncate(rng.randrange(FILE_BYTES))
         successor = NoticeLogReader(os.open(path, os.O_RDONLY))
         for notice in [*reader.read(0), *successor.read(0)]:
             assert type(notice) in m.NOTICES
@@ -170,7 +173,7 @@ def test_notice_log_cut_short_under_its_reader_is_empty(path: str, log: NoticeLo
 def test_a_file_size_limit_cuts_no_entry_short(tmp_path: Path) -> None:
     """Entries are stored into a mapping: RLIMIT_FSIZE does not reach them, and half an entry would end what is read."""
     path = tmp_path / "j1"
-    path.write_bytes(bytes(NOTICE_LOG_BYTES))
+    path.write_bytes(bytes(FILE_BYTES))
     code = (
         "import os, resource, sys\n"
         "from shmlease.core import messages as m\n"
