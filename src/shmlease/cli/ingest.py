@@ -10,6 +10,7 @@ import click
 
 from shmlease.cli.ingest_options import DELIMITERS, FORMATS, READING, reading_options, words_beside
 from shmlease.ingestion import worker_forkserver
+from shmlease.ingestion.little_input import is_little
 
 __all__ = ["command"]
 
@@ -94,7 +95,12 @@ def _attributes(given: tuple[str, ...]) -> dict[str, str]:
     help="gzip, none, lzf, zstd or blosc2; the last two need the package hdf5plugin. With --columnar, columns may have "
     "their own: gzip,pos=zstd.",
 )
-@click.option("--workers", type=click.IntRange(1), metavar="N", help="Worker processes; by default one per processor.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Worker processes; by default one per processor, none for files of up to 1 MiB.",
+)
 @click.option("--capacity", metavar="SIZE", help="The most shared memory to use; by default 32MiB per worker plus 64MiB.")
 @click.option(
     "--on-error",
@@ -145,7 +151,8 @@ def command(files: tuple[str, ...], output: str | None, dry_run: bool, **options
     if output is not None and not dry_run:
         # Whatever is imported from here on the workers' fork server imports beside it. Nothing here multiplies matrices.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        worker_forkserver.begin()
+        if options["reader"] or options["scheduler"] or options["workers"] or not is_little(files):
+            worker_forkserver.begin()
     gc.disable()
     from shmlease.cli.ingest_run import run  # noqa: PLC0415 - after the fork server has begun
 

@@ -6,7 +6,7 @@ import csv
 import io
 import shlex
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -15,9 +15,11 @@ from shmlease.ingestion.plan import IngestPlan
 from shmlease.ingestion.report import IngestReport
 from shmlease.ingestion.summary import aligned
 from shmlease.text.formats import format_named
-from shmlease.text.inference import Inference
 from shmlease.text.schema import Schema
 from shmlease.units import format_bytes
+
+if TYPE_CHECKING:
+    from shmlease.text.inference import Inference
 
 __all__ = ["as_json", "inference_as_command", "inference_as_json", "plan_as_json", "plan_as_text"]
 

@@ -27,7 +27,6 @@ from shmlease.ingestion.ingest import ingest
 from shmlease.ingestion.plan import check_output_path, plan_ingest, require_present, schema_of
 from shmlease.ingestion.report import Progress
 from shmlease.system.shm_shortage import explained
-from shmlease.text.inference import infer
 from shmlease.text.schema import Schema
 
 __all__ = ["columns_of", "run"]
@@ -177,6 +176,8 @@ def _infer(
     beside: Sequence[str],
 ) -> Schema:
     """The schema that the files seem to have, beside what is given; it goes to stdout if it is all that was asked for."""
+    from shmlease.text.inference import infer  # noqa: PLC0415 - only for --infer
+
     inference = infer(files, given=reading, layout=layout)
     if dtype is not None:
         inference = replace(inference, schema=inference.schema.with_dtype(dtype, columns))

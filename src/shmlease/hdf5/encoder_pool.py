@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shmlease.hdf5.chunk_encoding import Bytes, ChunkEncoder, EncodedChunk
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ["EncoderPool"]
 
@@ -40,6 +42,8 @@ class EncoderPool:
 
         The memory of `pieces` is in use until `store` is called.
         """
+        from concurrent.futures import Future, ThreadPoolExecutor  # noqa: PLC0415 - chunks that come encoded need none
+
         out = self._buffer(encoder.codec.bound_bytes)
         waiting = sum(not future.done() for future, _, _ in self._pending)
         if waiting < 2 * self._others:  # one that each other thread encodes, and one that it encodes next

@@ -16,7 +16,6 @@ Each dataset carries these; those of the file are `VERSION` and `DATASETS`.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,6 +89,8 @@ def digest_file(path: str | os.PathLike[str], algorithm: str = "sha256") -> tupl
     with open(path, "rb", buffering=0) as file:
         if algorithm != "sha256":
             return os.fstat(file.fileno()).st_size, format_checksum(checksum_of_file(path))
+        import hashlib  # noqa: PLC0415 - loads OpenSSL, which takes as long as a third of an interpreter's start
+
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return file.tell(), f"sha256:{digest}"
 

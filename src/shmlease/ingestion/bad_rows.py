@@ -8,16 +8,19 @@ files that the first counts are named by its attribute ``files``, a JSON list.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from shmlease.errors import IngestError
 from shmlease.hdf5 import HDF5Sink
-from shmlease.ingestion.reader import Failure
 from shmlease.ingestion.report import Rejected
 from shmlease.ingestion.tasks import EXAMPLES, OnError
 from shmlease.text.parser import BadRow
+
+if TYPE_CHECKING:
+    from shmlease.ingestion.reader import Failure
 
 __all__ = ["LINES", "BadRows"]
 

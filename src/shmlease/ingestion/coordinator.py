@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
 from shmlease.errors import LeaseError, TicketError
 from shmlease.hdf5.columnar_sink import AnySink
 from shmlease.ingestion.budget import Budget
-from shmlease.ingestion.dataset_job import DatasetJob
-from shmlease.ingestion.load_job import LoadJob
+from shmlease.ingestion.pool_protocol import WorkerLostError, WorkerPool, retry
 from shmlease.ingestion.readers import HeldText
 from shmlease.ingestion.report import FileReport
 from shmlease.ingestion.tasks import Encoded, Loaded, ParsedPiece
 from shmlease.ingestion.work import EncodeWork, LoadWork, ParseWork, ReadWork
-from shmlease.ingestion.worker_pool import WorkerLostError, WorkerPool, retry
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from shmlease.ingestion.dataset_job import DatasetJob
+    from shmlease.ingestion.load_job import LoadJob
 
 __all__ = ["Coordinator"]
 
 # Of text or rows. A checkpoint costs some 50 us, a fiftieth of what it takes to make these rows.
 _CHECKPOINT_EVERY_BYTES = 1 << 20
 _TICK_S = 0.1
-Job = DatasetJob | LoadJob
+Job: TypeAlias = "DatasetJob | LoadJob"
 AnyWork = ParseWork | ReadWork | EncodeWork | LoadWork
 
 
@@ -74,7 +77,8 @@ class Coordinator:
         self._pool = pool
         self._sink = sink
         self._budget = budget
-        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="shmlease-reader")
+        self._most_readers = readers
+        self._readers: ThreadPoolExecutor | None = None  # until a file is read as a stream
         self._run_key = run_key
         self._on_tick = on_tick
         self._under_way = 0  # dispatched and not done
@@ -96,7 +100,8 @@ class Coordinator:
             if self._counts:
                 self._checkpoint()
         finally:
-            self._readers.shutdown(cancel_futures=True)
+            if self._readers is not None:
+                self._readers.shutdown(cancel_futures=True)
 
     def _dispatch(self) -> bool:
         """Dispatch what there is room for; False when all is done."""
@@ -132,9 +137,16 @@ class Coordinator:
         self._reserved_bytes += reserved_bytes
         self._under_way += 1
         if isinstance(work, ReadWork):
-            self._readers.submit(self._read, work)
+            self._submit_read(work)
         else:
             self._pool.submit(work, first=isinstance(work, EncodeWork))
+
+    def _submit_read(self, work: ReadWork) -> None:
+        if self._readers is None:
+            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - few files are read as streams
+
+            self._readers = ThreadPoolExecutor(self._most_readers, thread_name_prefix="shmlease-reader")
+        self._readers.submit(self._read, work)
 
     def _read(self, work: ReadWork) -> None:
         try:
@@ -196,7 +208,7 @@ class Coordinator:
         """Finish a job, or make a checkpoint, if it is time."""
         if job.is_finished:
             self._finish(job)
-        if self._settled_bytes >= _CHECKPOINT_EVERY_BYTES or (isinstance(job, LoadJob) and job.wants_checkpoint):
+        if self._settled_bytes >= _CHECKPOINT_EVERY_BYTES or job.wants_checkpoint:
             self._checkpoint()
 
     def _end(self, work: AnyWork) -> None:
@@ -208,7 +220,7 @@ class Coordinator:
             self._submit(work, self._budget.encode_bytes)
 
     def _finish(self, job: Job) -> None:
-        if isinstance(job, LoadJob):
+        if job.counts_files:
             self._checkpoint()  # its position says which files are done
         self._counts.update(job.row_counts())
         self._jobs.remove(job)

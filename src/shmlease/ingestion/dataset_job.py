@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from shmlease.client.ticket import Ticket
 from shmlease.errors import TicketError
 from shmlease.hdf5.chunking import ChunkPlan, PlannedChunk
 from shmlease.hdf5.columnar_sink import AnySink
@@ -27,6 +26,9 @@ from shmlease.ingestion.tasks import Encoded, ParsedPiece
 from shmlease.ingestion.work import EncodeWork, HeldPart, ParseWork, ReadWork
 from shmlease.text.blocks import Piece
 from shmlease.text.schema import Schema
+
+if TYPE_CHECKING:
+    from shmlease.client.ticket import Ticket
 
 __all__ = ["DatasetJob"]
 
@@ -53,7 +55,14 @@ class DatasetJob:
     ----------
     held_bytes : int
         Bytes of the segments that this process holds for the dataset.
+    counts_files : bool
+        Its position says which files are done, also once it is finished.
+    wants_checkpoint : bool
+        A checkpoint is due, however little came since the last.
     """
+
+    counts_files: ClassVar[bool] = False
+    wants_checkpoint: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -9,9 +9,9 @@ from typing import Any
 
 from shmlease.client.registry import connect
 from shmlease.errors import LeaseError
+from shmlease.ingestion.pool_protocol import Work
 from shmlease.ingestion.tasks import Result, Task
 from shmlease.ingestion.worker import Worker
-from shmlease.ingestion.worker_pool import Work
 
 __all__ = ["ExecutorWorkerPool"]
 

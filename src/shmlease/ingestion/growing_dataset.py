@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shmlease.client.lease import Lease
 from shmlease.hdf5 import HDF5Sink
 from shmlease.hdf5.chunking import ChunkPlan, PlannedChunk
 from shmlease.ingestion.private_memory import Memory
 from shmlease.ingestion.tasks import LoadContext
 from shmlease.ingestion.work import HeldPart
+
+if TYPE_CHECKING:
+    from shmlease.client.lease import Lease
 
 __all__ = ["GrowingDataset"]
 

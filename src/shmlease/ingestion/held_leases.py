@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from shmlease.client.lease import Lease
-from shmlease.client.ticket import Ticket
 from shmlease.errors import TicketError
 from shmlease.ingestion.private_memory import Memory
+
+if TYPE_CHECKING:
+    from shmlease.client.lease import Lease
+    from shmlease.client.ticket import Ticket
 
 __all__ = ["HeldLeases"]
 

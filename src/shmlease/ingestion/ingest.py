@@ -7,11 +7,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from shmlease.client.handle import RegistryHandle
 from shmlease.errors import IngestError
 from shmlease.exhaustion import explains_shortage
 from shmlease.hdf5 import HDF5Sink
@@ -22,19 +20,24 @@ from shmlease.ingestion.budget import Budget, budget_for
 from shmlease.ingestion.coordinator import Coordinator, Job
 from shmlease.ingestion.dataset_job import DatasetJob
 from shmlease.ingestion.file_progress import report_of
-from shmlease.ingestion.load_job import LoadJob
-from shmlease.ingestion.load_plan import LoadPlan, plan_load
+from shmlease.ingestion.inline_resources import InlineResources
 from shmlease.ingestion.plan import IngestPlan, check_output_path, plan_ingest, require_present, schema_of
 from shmlease.ingestion.report import DatasetReport, FileReport, IngestReport, Progress, Rejected
-from shmlease.ingestion.resources import RunResources
 from shmlease.ingestion.resuming import position_of, require_unchanged_sources
-from shmlease.ingestion.string_length_pass import measure
 from shmlease.ingestion.tasks import OnError
+from shmlease.ingestion.watch import Watch
 from shmlease.system.identity import require_proc
 from shmlease.text.parser_choice import Parser, choose_parser
 from shmlease.text.pipes import forget_pipes
 from shmlease.text.schema import Schema
 from shmlease.text.sources import PathLike
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from shmlease.client.handle import RegistryHandle
+    from shmlease.ingestion.load_plan import LoadPlan
+    from shmlease.ingestion.resources import RunResources
 
 __all__ = ["ingest"]
 
@@ -95,7 +98,8 @@ def ingest(
     compression : str
         As of `HDF5Sink`. With `columnar`, columns may have their own: ``"gzip,name=zstd,id=none"``.
     workers : int, optional
-        Worker processes; by default as many as there are processors. 0: the calling thread does the work itself.
+        Worker processes; by default as many as there are processors. 0: the calling thread does the work itself, without
+        shared memory unless a registry is given; this is the default for a few plain files of up to 1 MiB together.
     capacity : int or str, optional
         The most shared memory to use; by default 32 MiB for each worker and two more, at most half of what is free.
     on_error : {"fail", "skip", "quarantine"}
@@ -167,13 +171,18 @@ def ingest(
         else:
             text = {"layout": layout, "dtype": dtype, "columns": columns, "matrix": matrix, "fit_strings": fit_strings}
             _require_none(**text, columnar=columnar or bool(own), ranges=ranges, **reading)
+            from shmlease.ingestion.load_plan import plan_load  # noqa: PLC0415 - text needs nothing of it
+
             plan = plan_load(names, reader, into, compression, on_error)
         if workers is None:
-            workers = len(os.sched_getaffinity(0))
-        with RunResources(workers, capacity, executor, registry, compressed=compression != "none") as resources:
-            watch = _Watch(plan, resources, began_s, progress)
+            is_inline = plan.is_little and executor is None and registry is None
+            workers = 0 if is_inline else len(os.sched_getaffinity(0))
+        with _resources(workers, capacity, executor, registry, compressed=compression != "none") as resources:
+            watch = Watch(plan, resources, began_s, progress)
             if isinstance(plan, IngestPlan) and (fit_strings or plan.schema.needs_fitting):
                 plan.require_files("the lengths of its strings are measured before; declare them, such as name:S16")
+                from shmlease.ingestion.string_length_pass import measure  # noqa: PLC0415 - it is seldom asked for
+
                 plan = plan.with_string_lengths(measure(plan.tables, resources.pool, watch), all_strings=fit_strings)
             budget = budget_for(resources.capacity_bytes, resources.workers, plan.schemas)
             sink = HDF5Sink(out, compression=compression, encoders=1, overwrite=overwrite, resume=resume, keep_partial=True)
@@ -187,7 +196,7 @@ def ingest(
         rejected=stored.rejected,
         size_bytes=os.stat(out).st_size,
         elapsed_s=time.monotonic() - began_s,
-        parser=plan.reader.name if isinstance(plan, LoadPlan) else "numpy" if plan.needs_numpy else chosen,
+        parser=("numpy" if plan.needs_numpy else chosen) if isinstance(plan, IngestPlan) else plan.reader.name,
         workers=resources.workers,
         workers_replaced=resources.pool.replaced,
         shared_peak_bytes=resources.peak_bytes,
@@ -197,33 +206,19 @@ def ingest(
     )
 
 
-class _Watch:
-    """Reports to the caller how far a run is."""
+def _resources(
+    workers: int,
+    capacity: int | str | None,
+    executor: Executor | None,
+    registry: RegistryHandle | None,
+    *,
+    compressed: bool,
+) -> RunResources | InlineResources:
+    if workers == 0 and executor is None and registry is None:
+        return InlineResources(capacity)
+    from shmlease.ingestion.resources import RunResources  # noqa: PLC0415 - most of it is for processes
 
-    def __init__(
-        self,
-        plan: IngestPlan | LoadPlan,
-        resources: RunResources,
-        began_s: float,
-        progress: Callable[[Progress], None] | None,
-    ) -> None:
-        self._plan, self._resources, self._began_s, self._progress = plan, resources, began_s, progress
-
-    def __call__(self, run: Coordinator | None = None) -> None:
-        if self._progress is None:
-            return
-        self._progress(
-            Progress(
-                files_done=run.files_done if run else 0,
-                files=len(self._plan.paths),
-                rows=run.rows if run else 0,
-                bytes_done=run.bytes_done if run else 0,
-                bytes_total=self._plan.size_bytes,
-                text_bytes=run.text_bytes if run else 0,
-                shared_bytes=self._resources.registry.statistics().used_bytes,
-                elapsed_s=time.monotonic() - self._began_s,
-            )
-        )
+    return RunResources(workers, capacity, executor, registry, compressed=compressed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +254,8 @@ def _store(
     budget: Budget,
     sink: HDF5Sink,
     own: Mapping[str, str],
-    resources: RunResources,
-    watch: _Watch,
+    resources: RunResources | InlineResources,
+    watch: Watch,
     attributes: Mapping[str, Any] | None,
 ) -> _Stored:
     """Parse the files of `plan` into `sink`, and close it; after an error, keep what may be resumed.
@@ -279,7 +274,9 @@ def _store(
             sink.checkpoint({"job": digest, "open": {}})
         bad_rows = BadRows(plan.on_error, sink)
         jobs: Iterator[Job]
-        if isinstance(plan, LoadPlan):
+        if not isinstance(plan, IngestPlan):
+            from shmlease.ingestion.load_job import LoadJob  # noqa: PLC0415 - text needs nothing of it
+
             # an executor has an order of its own, so that a path must be read in one step there
             piece_bytes = sys.maxsize if resources.is_executor else budget.block_bytes
             load = LoadJob(
@@ -312,7 +309,7 @@ def _store(
         # a partial file in which nothing is stored is of no use to anybody; one that could not be resumed may be, elsewhere
         sink.abort(keep_partial=bool(before.rows) or (coordinator is not None and coordinator.has_stored))
         raise
-    if isinstance(plan, LoadPlan):
+    if not isinstance(plan, IngestPlan):
         datasets = tuple(
             DatasetReport(name, str(dtype), shape[0], dtype.itemsize * math.prod(shape[1:]))
             for name, (dtype, shape) in sorted(contents.items(), key=lambda each: each[0])

@@ -7,9 +7,9 @@ from collections import deque
 from typing import Any
 
 from shmlease.errors import LeaseError
+from shmlease.ingestion.pool_protocol import Session, Work
 from shmlease.ingestion.private_memory import Memory
 from shmlease.ingestion.worker import Worker
-from shmlease.ingestion.worker_pool import Session, Work
 
 __all__ = ["InlineWorkerPool"]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -55,6 +55,7 @@ class LoadJob:
     """
 
     name = "reader"
+    counts_files: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import msgspec
+from typing import Any, ClassVar
 
 from shmlease.errors import IngestError
 from shmlease.ingestion.dataset_names import dataset_names
+from shmlease.ingestion.plan_digest import digest_of
 from shmlease.ingestion.reader import Reader, pack_reader
 from shmlease.ingestion.tasks import OnError
 from shmlease.text.schema import Schema
@@ -48,6 +46,8 @@ class LoadPlan:
     compression: str
     on_error: OnError
 
+    is_little: ClassVar[bool] = False  # how long a reader takes does not show in the size of its files
+
     @property
     def schemas(self) -> list[Schema]:
         """None: no text is parsed."""
@@ -72,8 +72,7 @@ class LoadPlan:
 
     def digest(self) -> str:
         """A name for the plan, the same for the same files in the same state and the same reader."""
-        content = [self.reader.name, self.paths, self.states, self.groups, self.compression]
-        return hashlib.blake2b(msgspec.json.encode(content), digest_size=16).hexdigest()
+        return digest_of(self.reader.name, self.paths, self.states, self.groups, self.compression)
 
 
 def _state(path: str) -> FileState | None:

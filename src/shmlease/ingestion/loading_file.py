@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from typing import TYPE_CHECKING
 
-from shmlease.client.lease import Lease
 from shmlease.hdf5.checksum import combine
 from shmlease.ingestion.growing_dataset import GrowingDataset
+from shmlease.ingestion.pool_protocol import Session
 from shmlease.ingestion.reader import Failure
 from shmlease.ingestion.tasks import Loaded, LoadedBlock
-from shmlease.ingestion.worker_pool import Session
+
+if TYPE_CHECKING:
+    from shmlease.client.lease import Lease
 
 __all__ = ["Group", "LoadingFile"]
 

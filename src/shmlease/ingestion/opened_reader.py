@@ -13,11 +13,10 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from shmlease.client.lease import Lease
 from shmlease.errors import DTypeError
 from shmlease.hdf5.attributes import encode_attribute
 from shmlease.hdf5.checksum import combine, crc32
@@ -28,6 +27,9 @@ from shmlease.ingestion.array_rows import ArrayRows, codec_for, own_context
 from shmlease.ingestion.private_memory import Memory
 from shmlease.ingestion.reader import Failure, failure_of, unpack_reader
 from shmlease.ingestion.tasks import TICKET_TTL_S, Encoded, Load, LoadContext, Loaded, LoadedBlock
+
+if TYPE_CHECKING:
+    from shmlease.client.lease import Lease
 
 __all__ = ["OpenedReader"]
 

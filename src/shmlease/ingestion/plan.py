@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,13 +9,14 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from shmlease.errors import DTypeError, IngestError
 from shmlease.hdf5 import output_path
 from shmlease.ingestion.budget import Budget
 from shmlease.ingestion.dataset_names import dataset_names
+from shmlease.ingestion.little_input import is_little
+from shmlease.ingestion.plan_digest import digest_of
 from shmlease.ingestion.readers import Input
 from shmlease.ingestion.report import DatasetReport, FileReport
 from shmlease.ingestion.tasks import Context, OnError
@@ -76,6 +76,11 @@ class IngestPlan:
     def paths(self) -> tuple[str, ...]:
         """Of the files."""
         return tuple(table.path for table in self.tables)
+
+    @property
+    def is_little(self) -> bool:
+        """Whether workers would take longer to start than the files to read."""
+        return is_little(self.paths) and all(table.compression == "plain" for table in self.tables)
 
     @property
     def schemas(self) -> list[Schema]:
@@ -139,8 +144,7 @@ class IngestPlan:
 
     def digest(self) -> str:
         """A name for the plan, the same for the same files in the same state and the same schema."""
-        content = msgspec.to_builtins([self.tables, self.states, self.datasets, self.columnar])
-        return hashlib.blake2b(msgspec.json.encode(content), digest_size=16).hexdigest()
+        return digest_of(self.tables, self.states, self.datasets, self.columnar)
 
 
 def check_output_path(out: PathLike, paths: Sequence[str], *, overwrite: bool) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shmlease.client.lease import Lease
 from shmlease.errors import IngestError
 from shmlease.hdf5.provenance import checksum_of_file
 from shmlease.ingestion.private_memory import Memory
@@ -21,6 +21,9 @@ from shmlease.ingestion.tasks import Context
 from shmlease.text.blocks import Block, Piece, cut_table, read_piece, require_same_text
 from shmlease.text.pipes import pipe_of
 from shmlease.text.sources import FileState, is_read_once, state_of
+
+if TYPE_CHECKING:
+    from shmlease.client.lease import Lease
 
 __all__ = ["FilePieces", "HeldText", "Input", "StreamReader", "checksum_of_source", "open_reader"]
 

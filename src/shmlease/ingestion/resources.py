@@ -16,7 +16,8 @@ from shmlease.ingestion.budget import default_capacity
 from shmlease.ingestion.executor_pool import ExecutorWorkerPool
 from shmlease.ingestion.inline_pool import InlineWorkerPool
 from shmlease.ingestion.leak_check import RecordingHandle, holdings, leftovers
-from shmlease.ingestion.worker_pool import ProcessWorkerPool, WorkerPool
+from shmlease.ingestion.pool_protocol import WorkerPool
+from shmlease.ingestion.worker_pool import ProcessWorkerPool
 from shmlease.system.directory import RegistryDirectory
 from shmlease.units import parse_bytes
 
@@ -71,6 +72,11 @@ class RunResources:
             # a /dev/shm may be larger than the memory that is left for it
             free_bytes = min(RegistryDirectory("").free_bytes(), psutil.virtual_memory().available)
             self.capacity_bytes = default_capacity(workers, free_bytes)
+
+    @property
+    def used_bytes(self) -> int:
+        """Shared memory in use now."""
+        return self.registry.statistics().used_bytes
 
     @property
     def is_executor(self) -> bool:

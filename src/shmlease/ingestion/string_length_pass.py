@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from shmlease.ingestion.pool_protocol import WorkerLostError, WorkerPool, retry
 from shmlease.ingestion.tasks import LEAST_TASK_BYTES, TASK_BYTES, Context, Measure, Measured
-from shmlease.ingestion.worker_pool import WorkerLostError, WorkerPool, retry
 from shmlease.text.blocks import BLOCK_BYTES, Piece, cut_table
 from shmlease.text.header import Table
 

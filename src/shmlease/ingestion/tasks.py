@@ -9,19 +9,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, assert_never
 
 import numpy as np
 
-from shmlease.client.lease import Lease
-from shmlease.client.ticket import Ticket
 from shmlease.hdf5.chunk_encoding import Codec, EncodedChunk
 from shmlease.hdf5.columns import AnyCodec
-from shmlease.ingestion.reader import Failure, Reader
 from shmlease.text.blocks import Piece
 from shmlease.text.header import Table
 from shmlease.text.parser import BadRow
 from shmlease.text.parser_choice import Parser
+
+if TYPE_CHECKING:
+    from shmlease.client.lease import Lease
+    from shmlease.client.ticket import Ticket
+    from shmlease.ingestion.reader import Failure, Reader
 
 __all__ = [
     "EXAMPLES",

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from shmlease.client.lease import Lease
-from shmlease.client.ticket import Ticket
 from shmlease.hdf5.chunking import PlannedChunk
+from shmlease.ingestion.pool_protocol import Session
 from shmlease.ingestion.readers import HeldText, Input, StreamReader
 from shmlease.ingestion.tasks import LEAST_TASK_BYTES, TASK_BYTES, TICKET_TTL_S, Encode, Load, Parse
-from shmlease.ingestion.worker_pool import Session
 from shmlease.text.blocks import Piece
 
 if TYPE_CHECKING:
+    from shmlease.client.lease import Lease
+    from shmlease.client.ticket import Ticket
     from shmlease.ingestion.dataset_job import DatasetJob
     from shmlease.ingestion.growing_dataset import GrowingDataset
     from shmlease.ingestion.load_job import LoadJob

@@ -9,15 +9,13 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 import numpy as np
 
-from shmlease.client.lease import Lease
 from shmlease.hdf5.checksum import combine, crc32
 from shmlease.hdf5.chunk_encoding import EncodedChunk
 from shmlease.hdf5.columns import AnyCodec, AnyEncoder, encoder_of
-from shmlease.ingestion.opened_reader import OpenedReader
 from shmlease.ingestion.private_memory import Memory, PrivateMemory
 from shmlease.ingestion.tasks import (
     EXAMPLES,
@@ -44,6 +42,10 @@ from shmlease.text.parser_choice import PARSERS
 from shmlease.text.schema import Schema
 from shmlease.text.string_lengths import measure_strings
 from shmlease.text.text_buffer import Bytes
+
+if TYPE_CHECKING:
+    from shmlease.client.lease import Lease
+    from shmlease.ingestion.opened_reader import OpenedReader
 
 __all__ = ["LEASE_STEP_BYTES", "Worker"]
 
@@ -209,6 +211,8 @@ class Worker:
     def _load(self, task: Load) -> Loaded:
         """A step of a reader; one that another reader's path takes the place of was given up."""
         if self._opened is None or self._opened.opening != task.opening:
+            from shmlease.ingestion.opened_reader import OpenedReader  # noqa: PLC0415 - text needs nothing of it
+
             self._close_reader()
             self._opened = OpenedReader(task, self._registry, self._encode_chunks)
         loaded = self._opened.step(task)

@@ -1,14 +1,13 @@
-"""Compressed bytes as streams of plain ones, whatever package does it; every failure names the file."""
+"""Compressed bytes as streams of plain ones, whatever package does it; every failure names the file.
+
+A package is imported when the first file needs it.
+"""
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import importlib
 import io
-import lzma
 import sys
-import zipfile
 import zlib
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
@@ -59,7 +58,7 @@ class _Checked(io.RawIOBase):
             size = self._stream.readinto(buffer)  # type: ignore[attr-defined]
         except EOFError:
             self._fail("cut short", "; fetch the file again")
-        except gzip.BadGzipFile as error:
+        except OSError as error:  # gzip.BadGzipFile is one
             if "Not a gzipped file" in str(error):
                 self._fail_followed()
             self._fail("damaged", f": {error}")
@@ -130,10 +129,12 @@ class _Streams(io.RawIOBase):
 def _package_errors() -> tuple[type[Exception], ...]:
     """What decompressing raises; a package that was not imported raised nothing."""
     imported = [getattr(sys.modules[module], name) for module, name in _PACKAGE_ERRORS if module in sys.modules]
-    return (OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, *imported)
+    return (OSError, zlib.error, *imported)
 
 
 _PACKAGE_ERRORS = (
+    ("lzma", "LZMAError"),
+    ("zipfile", "BadZipFile"),
     ("isal.igzip_lib", "error"),
     ("compression.zstd", "ZstdError"),
     ("backports.zstd", "ZstdError"),
@@ -144,7 +145,7 @@ def _open_gzip(name: str, raw: IO[bytes]) -> IO[bytes]:  # noqa: ARG001 - as all
     try:
         igzip = importlib.import_module("isal.igzip_lib")  # two to four times as fast as the standard library
     except ImportError:
-        return cast(IO[bytes], gzip.open(raw, "rb"))
+        return cast(IO[bytes], importlib.import_module("gzip").open(raw, "rb"))
     return cast(IO[bytes], _Streams(raw, lambda: igzip.IgzipDecompressor(igzip.DECOMP_GZIP), b"\x1f\x8b", b"\0"))
 
 
@@ -174,11 +175,11 @@ _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000
 
 
 def _open_bzip2(name: str, raw: IO[bytes]) -> IO[bytes]:  # noqa: ARG001
-    return cast(IO[bytes], _Streams(raw, bz2.BZ2Decompressor, b"BZh"))
+    return cast(IO[bytes], _Streams(raw, importlib.import_module("bz2").BZ2Decompressor, b"BZh"))
 
 
 def _open_xz(name: str, raw: IO[bytes]) -> IO[bytes]:  # noqa: ARG001
-    return cast(IO[bytes], _Streams(raw, lzma.LZMADecompressor, b"\xfd7zXZ\0", b"\0"))
+    return cast(IO[bytes], _Streams(raw, importlib.import_module("lzma").LZMADecompressor, b"\xfd7zXZ\0", b"\0"))
 
 
 def _open_zstd(name: str, raw: IO[bytes]) -> IO[bytes]:

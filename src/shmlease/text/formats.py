@@ -8,7 +8,6 @@ the length needed, and `fit_strings` finds it beforehand. Strings of no common l
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from typing import Any
 
 from shmlease.errors import IngestError
@@ -224,6 +223,8 @@ def format_named(name: str) -> Schema:
     try:
         return FORMATS[name]
     except KeyError:
+        from difflib import get_close_matches  # noqa: PLC0415 - only for a misspelled name
+
         alike = get_close_matches(name, FORMATS)
         meant = f"did you mean {' or '.join(map(repr, alike))}? " if alike else ""
         raise IngestError(f"no layout is named {name!r}; {meant}there are {', '.join(FORMATS)}") from None

@@ -11,8 +11,8 @@ import pytest
 
 import shmlease
 from shmlease.client.handle import RegistryHandle
+from shmlease.ingestion.pool_protocol import Work
 from shmlease.ingestion.worker import Worker
-from shmlease.ingestion.worker_pool import Work
 
 
 @pytest.fixture(scope="session")

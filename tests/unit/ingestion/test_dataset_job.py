@@ -105,7 +105,7 @@ def test_lines_are_skipped_or_kept_with_their_numbers_in_the_file(seed: int, tab
 
 
 def test_work_that_fails_again_and_again_is_given_up(table, pool, registry, tmp_path) -> None:
-    from shmlease.ingestion.worker_pool import WorkerLostError
+    from shmlease.ingestion.pool_protocol import WorkerLostError
 
     class Dying(type(pool(0))):
         def wait(self, timeout_s: float) -> list:

@@ -9,8 +9,9 @@ import pytest
 
 from rig.until import until
 from shmlease.ingestion import worker_forkserver
+from shmlease.ingestion.pool_protocol import WorkerLostError
 from shmlease.ingestion.tasks import TASK_BYTES, Context, Measure, Measured
-from shmlease.ingestion.worker_pool import ProcessWorkerPool, WorkerLostError
+from shmlease.ingestion.worker_pool import ProcessWorkerPool
 from shmlease.text.blocks import Piece
 from shmlease.text.header import open_table
 from shmlease.text.schema import Schema
