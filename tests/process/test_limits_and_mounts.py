@@ -78,7 +78,7 @@ def test_connect_says_that_there_is_no_registry(case: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("case", MOUNTS)
 @pytest.mark.parametrize(
-    "command", [["serve"], ["ingest", "one.cov", "-o", "out.h5", *OPTIONS]], ids=lambda words: words[0]
+    "command", [["serve"], ["ingest", "one.cov", "-o", "out.h5", "--workers", "1", *OPTIONS]], ids=lambda words: words[0]
 )
 def test_command_that_needs_a_registry_says_what_is_wrong(case: str, command: list[str], tmp_path: Path) -> None:
     make_table(tmp_path / "one.cov", 10)
