@@ -14,7 +14,7 @@ from rig import planted_bugs
 from shmlease.testing.stateful import RegistryMachine, close_forkservers
 
 # Found within seconds each; the others are for `make stress`.
-QUICK = {"dead_holders_keep_their_leases", "publications_are_lost"}
+QUICK = {"the_writer_takes_the_segment_with_it", "publications_are_lost"}
 
 
 class Infected(RegistryMachine):
