@@ -222,7 +222,7 @@ def _add(client: Client, own: str, tables: list[Path], outcome: Outcome, target:
 def _ingest(client: Client, own: str, tables: list[Path], outcome: Outcome, target: str) -> str:
     out = f"{own}/{time.monotonic_ns()}.h5"
     try:
-        shmlease.dask.ingest(client, tables, out, dtype=DTYPE, columns=COLUMNS)
+        shmlease.dask.ingest(client, tables, out, shards=6, dtype=DTYPE, columns=COLUMNS)
     except CLEAR_ERRORS as error:
         return _failed(outcome, target, error)
     for table in tables:

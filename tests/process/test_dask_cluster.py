@@ -208,7 +208,8 @@ def test_files_that_the_workers_have_read_are_one_file(client: Client, tmp_path:
     assert contents(tmp_path / "one.h5") == contents(tmp_path / "plain.h5")
 
 
-def test_one_large_file_is_read_by_all_workers(client: Client, tmp_path: Path) -> None:
+def test_one_large_file_is_read_by_all_workers(cluster: shmlease.dask.LocalCluster, client: Client, tmp_path: Path) -> None:
+    before = counters(cluster)
     table = make_table(tmp_path / "calls.cov", 12_000)
     lines = table.read_text().splitlines(keepends=True)
     lines[2_000] = lines[11_000] = "chr1\tnonsense\n"
@@ -217,6 +218,7 @@ def test_one_large_file_is_read_by_all_workers(client: Client, tmp_path: Path) -
     report = shmlease.dask.ingest(client, table, tmp_path / "out.h5", shards=5, **options)
     assert len(os.listdir(tmp_path / "out.h5.shards")) == 1 + 5 + 1, "the plan, the shards, malformed lines"
     assert [each.line for each in report.rejected] == [2_001, 11_001]
+    assert counters(cluster)["leases"] - before["leases"] >= 5, "each shard has used the registry of the node"
     assert shmlease.verify(tmp_path / "out.h5", sources=tmp_path).is_good
     plain = shmlease.ingest(table, tmp_path / "plain.h5", **options)
     assert report.files == plain.files

@@ -215,7 +215,7 @@ def acquire_by_ticket(lease: Lease[Any], ticket: Ticket, mode: AttachMode, due_n
 def _fill_writer(
     lease: Lease[Any], granted: m.Granted | m.Spare, layout: Layout, name: str | None, *, mutable: bool
 ) -> None:
-    mapping = lease._link.mappings.take(granted.segment, granted.size_bytes, writable=True, reserve=granted.fresh)
+    mapping = lease._link.mappings.take_to_fill(granted.segment, granted.size_bytes, reserve=granted.fresh)
     lease._fill(grant_to_writer(granted, layout, name, mutable=mutable), mapping, is_writer=True, writable=True)
 
 

@@ -6,6 +6,7 @@ from typing import Final, Protocol
 
 from shmlease.client.endpoint import Endpoint
 from shmlease.system.mapping import Mapping
+from shmlease.system.page_reservation import map_pages
 
 __all__ = ["MappingCache"]
 
@@ -28,24 +29,38 @@ class MappingCache:
         self._endpoint = endpoint
         self._idle: dict[tuple[int, bool], Mapping] = {}
 
-    def take(
-        self, segment: int, size_bytes: int, *, writable: bool, private: bool = False, reserve: bool = False
-    ) -> Mapping:
-        """A mapping of `segment`, kept or new, a `private` one always new; with `reserve`, all its pages get memory first.
+    def take_to_fill(self, segment: int, size_bytes: int, *, reserve: bool) -> Mapping:
+        """A mapping of `segment`, all of which is to be written; with `reserve`, all its pages get memory first.
+
+        Raises
+        ------
+        OSError
+            As `take`; or (ENOSPC) its pages cannot be reserved.
+        """
+        kept = self._idle.pop((segment, True), None)
+        if kept is not None and not reserve:
+            return kept
+        mapping = self._endpoint.map(segment, size_bytes, writable=True, private=False, reserve=reserve)
+        if not reserve:
+            map_pages(mapping)
+        return mapping
+
+    def take(self, segment: int, size_bytes: int, *, writable: bool, private: bool = False) -> Mapping:
+        """A mapping of `segment`, kept or new, a `private` one always new.
 
         Raises
         ------
         FileNotFoundError
             The segment is gone.
         OSError
-            It cannot be mapped, or (ENOSPC) its pages cannot be reserved.
+            It cannot be mapped.
         """
         if private:
             return self._endpoint.map(segment, size_bytes, writable=writable, private=True, reserve=False)
         kept = self._idle.pop((segment, writable), None)
-        if kept is not None and not reserve:
+        if kept is not None:
             return kept
-        return self._endpoint.map(segment, size_bytes, writable=writable, private=False, reserve=reserve)
+        return self._endpoint.map(segment, size_bytes, writable=writable, private=False, reserve=False)
 
     def give_back(self, holder: Holder) -> None:
         """Keep the mapping of `holder`, which nothing uses any more, for the next `take`."""

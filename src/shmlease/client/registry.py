@@ -103,6 +103,7 @@ def connect(
     on_lingering: OnLingering = "warn",
     start: bool = False,
     capacity: int | str | None = None,
+    warm_idle: float | str = WARM_IDLE_S,
 ) -> RegistryHandle:
     """Join a registry that runs.
 
@@ -120,6 +121,8 @@ def connect(
     capacity : int or str, optional
         Bytes (or words such as ``"2GiB"``, or ``"50%"`` of /dev/shm) of all segments together, if it is started here; all
         of /dev/shm if not given.
+    warm_idle : float or str
+        Seconds after which an unused warm segment is given back to the system, if it is started here.
 
     Raises
     ------
@@ -131,7 +134,7 @@ def connect(
     named = os.environ.get(ENVIRONMENT)
     checked_on_lingering(on_lingering)
     if start:
-        return RegistryHandle(_joined_or_started(registry, named, capacity), on_lingering)
+        return RegistryHandle(_joined_or_started(registry, named, capacity, warm_idle), on_lingering)
     try:
         link = connected_link_to(registry or named or default_registry_id())
     except UnsupportedPlatformError as error:
@@ -146,7 +149,7 @@ def connect(
     return RegistryHandle(link, on_lingering)
 
 
-def _joined_or_started(registry: str | None, named: str | None, capacity: int | str | None) -> Link:
+def _joined_or_started(registry: str | None, named: str | None, capacity: int | str | None, warm_idle: float | str) -> Link:
     """A link to `registry`, else to the one that is `named`, else to the user's default one; started if it does not run."""
     if registry:
         checked_id(registry)
@@ -161,16 +164,16 @@ def _joined_or_started(registry: str | None, named: str | None, capacity: int | 
         except RegistryUnavailableError as error:
             if is_from_handler(error):
                 raise
-            _start(id, capacity, is_last=time.monotonic() > deadline_s)
+            _start(id, capacity, warm_idle, is_last=time.monotonic() > deadline_s)
         except UnsupportedPlatformError as error:
             if is_from_handler(error):
                 raise
             raise RegistryUnavailableError(f"a registry cannot be started: {error}") from None
 
 
-def _start(id: str, capacity: int | str | None, *, is_last: bool) -> None:
+def _start(id: str, capacity: int | str | None, warm_idle: float | str, *, is_last: bool) -> None:
     """Start the registry `id`; nothing if another process has just done so, unless it `is_last` tried."""
-    start = RegistryStart("100%" if capacity is None else capacity, None, WARM_IDLE_S, id)
+    start = RegistryStart("100%" if capacity is None else capacity, None, warm_idle, id)
     try:
         complete(start.run)
     except RegistryUnavailableError as error:

@@ -15,7 +15,7 @@ from shmlease.hdf5.provenance import format_checksum
 from shmlease.hdf5.sink import HDF5Sink
 from shmlease.hdf5.variable_strings import fixed_strings
 from shmlease.hdf5.verification import missing_parts
-from shmlease.hdf5.virtual import listed_datasets, opened, part_in, row_bytes, rows_of
+from shmlease.hdf5.virtual import Part, listed_datasets, opened, part_in
 
 if TYPE_CHECKING:
     import h5py
@@ -53,18 +53,19 @@ def consolidate(
         for name in listed_datasets(path, file):
             dataset = file[name]
             _require_parts(path, dataset)
-            form, checksum = _form(dataset), 0
-            for block in _blocks(dataset):
+            part, checksum = part_in(path, name, dataset), 0
+            form = _form(part)
+            for block in _blocks(dataset, part):
                 checksum = crc32(plain_bytes(block), checksum)
                 sink.append(name, block, **form)
-            recorded = str(dataset.attrs[provenance.CHECKSUM])
+            recorded = str(part.attributes[provenance.CHECKSUM])
             if format_checksum(checksum) != recorded:
                 raise SinkError(
                     f"{path}: rows of {name!r} have {format_checksum(checksum)}, and {recorded} is recorded; "
                     "shmlease verify says which",
                     dataset=name,
                 )
-            for each in part_in(path, name, dataset).sources:
+            for each in part.sources:
                 sink.source(
                     name,
                     path=each.path,
@@ -73,7 +74,7 @@ def consolidate(
                     digest=each.digest,
                     **each.details,
                 )
-            attributes = {key: value for key, value in dataset.attrs.items() if not key.startswith(provenance.PREFIX)}
+            attributes = {key: value for key, value in part.attributes.items() if not key.startswith(provenance.PREFIX)}
             sink.attributes(name).update(attributes)
 
 
@@ -83,22 +84,22 @@ def _require_parts(path: str, dataset: h5py.Dataset) -> None:
         raise SinkError(f"{path}: {missing[0]}, where rows of {dataset.name!r} are, is not there", path=path)
 
 
-def _blocks(dataset: h5py.Dataset) -> Iterator[Any]:
+def _blocks(dataset: h5py.Dataset, part: Part) -> Iterator[Any]:
     """The rows, with strings as they are recorded; once none, where there are none."""
-    step = max(1, _READ_BYTES // max(1, row_bytes(dataset)))
-    dtype = parse_dtype(dataset.attrs[provenance.DTYPE])  # h5py's own carries what it read as metadata, of no use here
-    is_transposed = bool(dataset.attrs.get(provenance.TRANSPOSED))
-    for start in range(0, max(rows_of(dataset), 1), step):
+    step = max(1, _READ_BYTES // max(1, part.row_bytes))
+    dtype = parse_dtype(part.dtype)  # h5py's own carries what it read as metadata, of no use here
+    is_transposed = bool(part.attributes.get(provenance.TRANSPOSED))
+    for start in range(0, max(part.rows, 1), step):
         stop = start + step
         block = fixed_strings(dataset[..., start:stop].T if is_transposed else dataset[start:stop], dtype)
         yield block.view(dtype) if block.dtype == dtype else block
 
 
-def _form(dataset: h5py.Dataset) -> dict[str, Any]:
+def _form(part: Part) -> dict[str, Any]:
     """What a sink is told of a dataset beside its rows."""
-    dtype = dataset.dtype
+    dtype = part.stored_dtype
     variable = [name for name in dtype.names or () if dtype[name].hasobject] or ([""] if dtype.kind == "O" else [])
-    is_transposed = bool(dataset.attrs.get(provenance.TRANSPOSED))
+    is_transposed = bool(part.attributes.get(provenance.TRANSPOSED))
     return {"labels": _labels(dtype), "transposed": is_transposed, "variable": variable}
 
 

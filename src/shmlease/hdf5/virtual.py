@@ -27,7 +27,7 @@ from shmlease.output_file import move_into_place
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["Part", "join", "listed_datasets", "opened", "part_in", "parts_of", "row_bytes", "rows_of"]
+__all__ = ["Part", "join", "listed_datasets", "opened", "part_in", "parts_of"]
 
 
 class Part(NamedTuple):
@@ -43,6 +43,11 @@ class Part(NamedTuple):
     rows, row_bytes : int
     sources : tuple of Source
         Where its rows came from; of parts of a file, each by itself.
+    shape : tuple of int
+    stored_dtype : numpy.dtype
+        As h5py reads it.
+    attributes : dict
+        All of them.
     """
 
     path: str
@@ -51,6 +56,9 @@ class Part(NamedTuple):
     rows: int
     row_bytes: int
     sources: tuple[Source, ...]
+    shape: tuple[int, ...]
+    stored_dtype: Any
+    attributes: dict[str, Any]
 
 
 def parts_of(path: str) -> list[Part]:
@@ -67,9 +75,13 @@ def parts_of(path: str) -> list[Part]:
 
 def part_in(path: str, name: str, dataset: h5py.Dataset) -> Part:
     """One dataset of an open file."""
-    sources = provenance.decode_sources(dataset.attrs.get(provenance.SOURCES, "[]"))
-    dtype = str(dataset.attrs[provenance.DTYPE])
-    return Part(path, name, dtype, rows_of(dataset), row_bytes(dataset), tuple(sources))
+    attributes = dict(dataset.attrs)
+    sources = provenance.decode_sources(attributes.get(provenance.SOURCES, "[]"))
+    dtype, is_transposed = str(attributes[provenance.DTYPE]), bool(attributes.get(provenance.TRANSPOSED))
+    shape = dataset.shape
+    row_bytes = parse_dtype(dtype).itemsize * math.prod(_trailing(shape, is_transposed))  # with strings of fixed length
+    rows = shape[-1 if is_transposed else 0]
+    return Part(path, name, dtype, rows, row_bytes, tuple(sources), shape, dataset.dtype, attributes)
 
 
 def join(out: str, datasets: Mapping[str, Sequence[Part]], *, overwrite: bool = False) -> dict[str, list[Source]]:
@@ -109,19 +121,14 @@ def _join_dataset(file: h5py.File, name: str, parts: Sequence[Part], directory: 
 
     checksum, row = 0, 0
     sources: list[Source] = []
-    seen: list[tuple[tuple[int, ...], Any, dict[str, Any]]] = []
-    for part in parts:
-        with opened(part.path) as shard:
-            dataset = shard[part.dataset]
-            seen.append((dataset.shape, dataset.dtype, dict(dataset.attrs)))
-    shape, dtype, first = seen[0]
+    shape, dtype, first = parts[0].shape, parts[0].stored_dtype, parts[0].attributes
     is_transposed, rows = bool(first.get(provenance.TRANSPOSED)), sum(part.rows for part in parts)
     trailing = _trailing(shape, is_transposed)
     layout = h5py.VirtualLayout((*trailing, rows) if is_transposed else (rows, *trailing), dtype)
-    for part, (part_shape, part_dtype, attributes) in zip(parts, seen, strict=True):
-        if _trailing(part_shape, is_transposed) != trailing or (part_dtype, part.dtype) != (dtype, parts[0].dtype):
+    for part in parts:
+        if _trailing(part.shape, is_transposed) != trailing or (part.stored_dtype, part.dtype) != (dtype, parts[0].dtype):
             raise SinkError(
-                f"dataset {name!r} is {parts[0].dtype} {shape} in {parts[0].path} and {part.dtype} {part_shape} in "
+                f"dataset {name!r} is {parts[0].dtype} {shape} in {parts[0].path} and {part.dtype} {part.shape} in "
                 f"{part.path}; give types with lengths, such as name:S16",
                 dataset=name,
             )
@@ -129,8 +136,8 @@ def _join_dataset(file: h5py.File, name: str, parts: Sequence[Part], directory: 
         if part.rows:
             relative = os.path.relpath(os.path.realpath(part.path), directory)
             place = (..., slice(row, stop)) if is_transposed else slice(row, stop)
-            layout[place] = h5py.VirtualSource(relative, part.dataset, part_shape)
-        checksum = combine(checksum, parse_checksum(attributes[provenance.CHECKSUM]), part.rows * part.row_bytes)
+            layout[place] = h5py.VirtualSource(relative, part.dataset, part.shape)
+        checksum = combine(checksum, parse_checksum(part.attributes[provenance.CHECKSUM]), part.rows * part.row_bytes)
         sources += [replace(source, start=source.start + row, stop=source.stop + row) for source in part.sources]
         row = stop
     sources = joined_parts(sources, parts[0].row_bytes)
@@ -178,15 +185,3 @@ def listed_datasets(path: str, file: h5py.File) -> list[str]:
         return msgspec.json.decode(file.attrs[provenance.DATASETS], type=list[str])
     except (KeyError, TypeError, msgspec.DecodeError):
         raise SinkError(f"{path}: has no record of shmlease's", path=path) from None
-
-
-def row_bytes(dataset: h5py.Dataset) -> int:
-    """Of a row, with strings as they are recorded."""
-    recorded = parse_dtype(dataset.attrs[provenance.DTYPE])
-    is_transposed = bool(dataset.attrs.get(provenance.TRANSPOSED))
-    return int(recorded.itemsize * math.prod(_trailing(dataset.shape, is_transposed)))
-
-
-def rows_of(dataset: h5py.Dataset) -> int:
-    """How many there are, along whichever axis."""
-    return int(dataset.shape[-1 if dataset.attrs.get(provenance.TRANSPOSED) else 0])

@@ -75,9 +75,22 @@ def test_reader_is_never_given_a_writers_mapping_nor_the_other_way_round(cache: 
 
 def test_fresh_segment_is_mapped_anew_and_reserved(cache: MappingCache, endpoint: FakeEndpoint) -> None:
     cache.give_back(Holder(1, cache.take(1, 4096, writable=True)))
-    cache.take(1, 4096, writable=True, reserve=True)
+    cache.take_to_fill(1, 4096, reserve=True)
     assert endpoint.reserved == [1]
     assert len(endpoint.made) == 2
+
+
+def test_recycled_segment_is_mapped_at_once_by_who_has_not_had_it(
+    cache: MappingCache, endpoint: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapped: list[Any] = []
+    monkeypatch.setattr(module, "map_pages", mapped.append)
+    first = cache.take_to_fill(1, 4096, reserve=False)
+    assert mapped == [first]
+    cache.give_back(Holder(1, first))
+    assert cache.take_to_fill(1, 4096, reserve=False) is first
+    assert mapped == [first]
+    assert endpoint.reserved == []
 
 
 def test_cache_is_bounded_and_lets_go_of_the_least_recently_used(

@@ -6,14 +6,19 @@ import gzip
 import os
 from itertools import groupby, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmlease.errors import IngestError
+import shmlease
+from shmlease.errors import CapacityError, IngestError
+from shmlease.integrations.dask import node
 from shmlease.integrations.dask import shards as planning
+from shmlease.integrations.dask.ingest import _write_shard
 from shmlease.integrations.dask.shards import FileRange, Shards
+from shmlease.testing import memory_registry
 from shmlease.text.schema import Schema
 
 
@@ -78,3 +83,24 @@ def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
     table.write_text("1\n" * 51)
     with pytest.raises(IngestError, match="was changed while it was read"):
         plan.require_unchanged()
+
+
+def test_a_shard_is_written_with_the_registry_of_the_node_where_that_has_room(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    used: list[object] = []
+
+    def ingest(paths: list[str], out: str, *, registry: object = None, **options: object) -> None:
+        used.append(registry)
+        if registry is not None and "full" in out:
+            raise CapacityError("no room")
+
+    monkeypatch.setattr(shmlease, "ingest", ingest)
+    with memory_registry("256MiB") as registry:
+        monkeypatch.setitem(node.nodes, "r", SimpleNamespace(registry=registry))
+        _write_shard([FileRange("a")], str(tmp_path / "1.h5"), {"capacity": None})
+        _write_shard([FileRange("a")], str(tmp_path / "full.h5"), {"capacity": None})
+        _write_shard([FileRange("a")], str(tmp_path / "3.h5"), {"capacity": "8MiB"})
+        with registry.lease(shape=200 << 20, dtype="u1"):
+            _write_shard([FileRange("a")], str(tmp_path / "4.h5"), {"capacity": None})
+    assert used == [registry, registry, None, None, None]

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from shmlease.system import syscalls
 from shmlease.system.mapping import HUGE_PAGE_BYTES, Mapping, map_segment
-from shmlease.system.page_reservation import reserve_pages
+from shmlease.system.page_reservation import map_pages, reserve_pages
 
 PAGE = 4096
 SIZES = [PAGE, 3 * PAGE, HUGE_PAGE_BYTES - PAGE, HUGE_PAGE_BYTES, HUGE_PAGE_BYTES + PAGE, 5 * HUGE_PAGE_BYTES + 7 * PAGE]
@@ -157,6 +158,21 @@ def test_reserved_pages_all_have_memory(fd: int, size: int, collapse: bool) -> N
     mapping.close()
 
 
+@pytest.mark.parametrize("collapse", [True, False], ids=["huge pages where granted", "small pages"])
+def test_whoever_fills_a_large_segment_is_not_stopped_at_its_pages(fd: int, collapse: bool) -> None:
+    size = 2 * HUGE_PAGE_BYTES
+    os.ftruncate(fd, size)
+    first = map_segment(fd, size, writable=True)
+    reserve_pages(fd, first, collapse=collapse)
+    second = map_segment(fd, size, writable=True)  # of another process that the segment is given to
+    map_pages(second)
+    for mapping in (first, second):
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        ctypes.memset(mapping.address, 1, size)
+        assert resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before < 100, "of 1024 pages"
+        mapping.close()
+
+
 def test_pages_are_reserved_also_where_the_system_refuses_huge_ones(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     size = 2 * HUGE_PAGE_BYTES
     os.ftruncate(fd, size)
@@ -170,7 +186,7 @@ def test_pages_are_reserved_also_where_the_system_refuses_huge_ones(fd: int, mon
 
     monkeypatch.setattr(syscalls, "madvise", refuse)
     reserve_pages(fd, mapping)
-    assert asked == [(mapping.address, size, 25)]
+    assert asked == [(mapping.address, size, 25), (mapping.address, size, 23)]
     assert os.fstat(fd).st_blocks * 512 >= size
     mapping.close()
 

@@ -93,7 +93,7 @@ class LocalCluster(distributed.LocalCluster):
     """
 
     def __init__(self, *args: Any, capacity: int | str | None = None, **kwargs: Any) -> None:
-        self.registry = Registry(node.DEFAULT_CAPACITY if capacity is None else capacity)
+        self.registry = Registry(node.DEFAULT_CAPACITY if capacity is None else capacity, warm_idle=node.WARM_IDLE_S)
         config = {**(kwargs.pop("config", None) or {}), "shmlease": {"registry": self.registry.id}}
         preload = [*_listed(kwargs.pop("preload", None)), "shmlease.dask"]
         try:
