@@ -244,6 +244,7 @@ def test_large_segment_that_another_program_maps_stays_as_it_is(registry: shmlea
         others = mmap.mmap(file.fileno(), 0)
     shm.close()
     shm.unlink()
+    assert registry.statistics().segments.get("warm", 0) == 0
     SharedMemory(create=True, size=RECYCLED_BYTES).unlink()
     assert others[:] == b"x" * RECYCLED_BYTES
     assert registry.statistics().counters.get("recycled", 0) == 0
