@@ -16,6 +16,7 @@ import functools
 import io
 import pickle
 import struct
+import types
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -106,7 +107,10 @@ def pack(
     packer = _laying_out(made_by)(stream, protocol=5, buffer_callback=set_aside)
     packer.min_nbytes, packer.reduce = min_nbytes, reduce
     packer.dump(value)
-    places = np.zeros(len(buffers), _PLACE) if buffers else _NO_PLACES
+    if not buffers:
+        nbytes = _HEADER.size + stream.tell()
+        return PackedObject(stream.getvalue(), buffers, _NO_PLACES, nbytes, packer.needs_private)
+    places = np.zeros(len(buffers), _PLACE)
     end = _HEADER.size + places.nbytes + stream.tell()
     for number, buffer in enumerate(buffers):
         start = _aligned(end)
@@ -175,7 +179,7 @@ def _laying_out(base: Any) -> Any:
             cls = type(value)
             if cls is np.ndarray and value.nbytes < self.min_nbytes:
                 return value.__reduce__()  # in the pickle, and writable where it arrives
-            reduce = _REDUCERS.get(f"{cls.__module__}.{cls.__qualname__}")
+            reduce = None if cls in _WITHOUT_MEMORY else _REDUCERS.get(f"{cls.__module__}.{cls.__qualname__}")
             if reduce is None:
                 return NotImplemented if reduced_by_base is None else reduced_by_base(self, value)
             self.needs_private |= reduce is _reduce_tensor
@@ -257,6 +261,10 @@ def _polars(arrow: Any, is_series: bool) -> Any:
     return frame.to_series() if is_series else frame  # type: ignore[union-attr]
 
 
+# Most of what is in a small message, beside what the pickler itself knows.
+_WITHOUT_MEMORY: Final = frozenset(
+    [types.FunctionType, types.BuiltinFunctionType, type, *(type(np.dtype(code)) for code in np.typecodes["All"])]
+)
 # By the full name of the class: nothing is imported to look for what is not there.
 _REDUCERS: Final[dict[str, Callable[[Any], Any]]] = {
     "numpy.ndarray": _reduce_array,

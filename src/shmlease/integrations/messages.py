@@ -8,8 +8,10 @@ the message travels as it would without shmlease.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import io
+import pickle
 import types
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final
@@ -43,8 +45,12 @@ _FEW: Final = 8
 class MessagePickler(ForkingPickler):
     """As multiprocessing pickles, by the protocol that has buffers."""
 
+    _extra_reducers: dict[type, Any]
+
     def __init__(self, stream: io.BytesIO, protocol: int, buffer_callback: Any) -> None:
-        super().__init__(stream, protocol, True, buffer_callback)
+        pickle.Pickler.__init__(self, stream, protocol, fix_imports=True, buffer_callback=buffer_callback)
+        # a plain dict, which the pickler looks into without running Python code; multiprocessing's own is a chain of maps
+        self.dispatch_table = copyreg.dispatch_table | self._extra_reducers
 
 
 def is_plain(value: object, min_nbytes: int, depth: int = 5) -> bool:
