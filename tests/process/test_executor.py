@@ -264,3 +264,11 @@ def die_when_a_ticket_is_sent() -> None:
 
 def tell_when_ended(ended: Any) -> None:
     util.Finalize(None, ended.set, exitpriority=-1)
+
+
+@for_each("method", ["spawn", "forkserver"])
+def test_worker_does_not_wait_for_numpy_before_its_first_small_task(registry: shmlease.Registry, method: str) -> None:
+    loaded = "' '.join({'numpy', 'shmlease.client.lease'} & {*__import__('sys').modules})"
+    with shmlease.Executor(1, multiprocessing.get_context(method), registry=registry) as pool:
+        assert pool.submit(eval, loaded).result() == ""
+        assert is_leased(pool.submit(np.ones, 100_000).result())

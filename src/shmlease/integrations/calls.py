@@ -23,7 +23,8 @@ from multiprocessing import util
 from typing import Any, Final, NamedTuple, TypeVar
 
 from shmlease import Address, Lease, LeaseError, PackedObject, RegistryHandle, Ticket, connect, pack
-from shmlease.integrations.messages import UNTIL_REDEEMED_S, MessagePickler, is_plain, is_small, put, received
+from shmlease.integrations.messages import UNTIL_REDEEMED_S, MessagePickler, is_small, put, received
+from shmlease.integrations.plain import is_plain
 
 __all__ = ["Call", "Calls", "as_result", "pool_of_one_way"]
 

@@ -12,14 +12,15 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.context import BaseContext
-from multiprocessing.queues import SimpleQueue
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from shmlease import Address, Lease, RegistryHandle
-from shmlease.integrations.calls import Calls, as_result
-from shmlease.integrations.messages import MIN_NBYTES, is_plain, packed, received
+from shmlease.integrations.calls import Calls
+from shmlease.integrations.messages import MIN_NBYTES, packed, received
 from shmlease.integrations.own_registry import RegistryUse
+from shmlease.integrations.plain import is_plain
+from shmlease.integrations.results import ResultQueue
 from shmlease.units import parse_bytes
 
 __all__ = ["Executor", "Handle"]
@@ -60,7 +61,7 @@ class Executor(ProcessPoolExecutor):
         super().__init__(max_workers, mp_context, initializer, initargs, max_tasks_per_child=max_tasks_per_child)
         self._use = RegistryUse(registry)
         self._calls = Calls(self._use.registry, least)
-        self._result_queue = _ResultQueue(self._calls.pool, self._mp_context)  # type: ignore[arg-type] # it has one by now
+        self._result_queue = ResultQueue(self._calls.pool, least, self._mp_context)  # type: ignore[arg-type] # it has one by now
         self._manager: list[Any] = []  # which ends when the last worker has
         # in a thread, since a finalizer may run in the middle of any call
         end = threading.Thread(target=_end_after, args=(self._use, self._manager), daemon=True)
@@ -110,27 +111,6 @@ def _end_after(use: RegistryUse, manager: list[Any]) -> None:
     for thread in manager:
         thread.join()
     use.end()
-
-
-class _ResultQueue(SimpleQueue[Any]):
-    """How results come from the workers: what is large in them by lease."""
-
-    def __init__(self, pool: tuple[Any, ...], context: BaseContext) -> None:
-        super().__init__(ctx=context)
-        self._pool = pool
-
-    def put(self, item: Any) -> None:
-        """Send a result, or the pid of a worker that leaves."""
-        if type(item) is not int and item.exception is None:
-            item.result = as_result(item.result, self._pool)
-        super().put(item)
-
-    def __getstate__(self) -> Any:
-        return self._pool, super().__getstate__()
-
-    def __setstate__(self, state: Any) -> None:
-        self._pool, inherited = state
-        super().__setstate__(inherited)
 
 
 class Handle:

@@ -9,10 +9,8 @@ the message travels as it would without shmlease.
 from __future__ import annotations
 
 import copyreg
-import functools
 import io
 import pickle
-import types
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final
 
@@ -31,15 +29,12 @@ from shmlease import (
     pack,
 )
 
-__all__ = ["MIN_NBYTES", "UNTIL_REDEEMED_S", "MessagePickler", "is_plain", "is_small", "packed", "put", "received"]
+__all__ = ["MIN_NBYTES", "UNTIL_REDEEMED_S", "MessagePickler", "is_small", "packed", "put", "received"]
 
 # Below this a pipe is quicker than a lease and its mapping at the other end: they break even at about 40 KiB.
 MIN_NBYTES: Final = "64KiB"
 # A message waits for its reader as long as it must. What ends a ticket that is never redeemed is the end of a process.
 UNTIL_REDEEMED_S: Final = 1e9
-_NUMBERS: Final = {int, float, complex, bool, type(None)}
-_BY_NAME: Final = {types.FunctionType, types.BuiltinFunctionType}
-_FEW: Final = 8
 
 
 class MessagePickler(ForkingPickler):
@@ -51,26 +46,6 @@ class MessagePickler(ForkingPickler):
         pickle.Pickler.__init__(self, stream, protocol, fix_imports=True, buffer_callback=buffer_callback)
         # a plain dict, which the pickler looks into without running Python code; multiprocessing's own is a chain of maps
         self.dispatch_table = copyreg.dispatch_table | self._extra_reducers
-
-
-def is_plain(value: object, min_nbytes: int, depth: int = 5) -> bool:
-    """Whether `value` is seen at a glance to be small: numbers, texts, functions, small arrays, a few of them together.
-
-    It is then sent as it is. Most of the time that small messages take here is Python code that is not in the caches.
-    """
-    kind = type(value)
-    if kind in _NUMBERS:
-        return True
-    if kind is np.ndarray:
-        return value.nbytes < min_nbytes and not value.dtype.hasobject  # type: ignore[attr-defined]
-    if kind in (str, bytes):
-        return len(value) < min_nbytes  # type: ignore[arg-type]
-    if kind in (tuple, list):
-        few = len(value) <= _FEW and depth > 0  # type: ignore[arg-type]
-        return few and all(is_plain(part, min_nbytes, depth - 1) for part in value)  # type: ignore[attr-defined]
-    if kind is functools.partial:
-        return not value.keywords and is_plain((value.func, *value.args), min_nbytes, depth)  # type: ignore[attr-defined]
-    return kind in _BY_NAME or (kind is dict and not value)
 
 
 def packed(value: object, min_nbytes: int) -> PackedObject:
