@@ -124,6 +124,7 @@ def _attributes(given: tuple[str, ...]) -> dict[str, str]:
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT.h5, if it is there, when the new file is complete.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run, if there was one.")
+@click.option("--restart", is_flag=True, help="Drop what an interrupted run has stored, and begin again.")
 @click.option(
     "--scheduler",
     metavar="ADDRESS",

@@ -91,6 +91,8 @@ def run(
     do: Callable[..., Any] = ingest
     if function is not None:
         how["reader"] = function
+    if scheduler is not None and how.pop("restart"):
+        raise click.UsageError("--restart does not go with --scheduler; --overwrite drops what is there.")
     if scheduler is not None:
         do = _on_cluster(scheduler)
         how = {name: value for name, value in how.items() if name != "workers" or value is not None}

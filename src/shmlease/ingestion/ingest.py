@@ -23,7 +23,7 @@ from shmlease.ingestion.file_progress import report_of
 from shmlease.ingestion.inline_resources import InlineResources
 from shmlease.ingestion.plan import IngestPlan, check_output_path, plan_ingest, require_present, schema_of
 from shmlease.ingestion.report import DatasetReport, FileReport, IngestReport, Progress, Rejected
-from shmlease.ingestion.resuming import position_of, require_unchanged_sources
+from shmlease.ingestion.resuming import position_of, require_asked, require_unchanged_sources
 from shmlease.ingestion.tasks import OnError
 from shmlease.ingestion.watch import Watch
 from shmlease.system.identity import require_proc
@@ -61,6 +61,7 @@ def ingest(
     fit_strings: bool = False,
     overwrite: bool = False,
     resume: bool = False,
+    restart: bool = False,
     executor: Executor | None = None,
     registry: RegistryHandle | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -112,6 +113,9 @@ def ingest(
         Replace the file that is at `out`, when the new one is complete. Otherwise a file there is an error.
     resume : bool
         Go on with what an interrupted run of the same files left beside `out`, if it left something.
+    restart : bool
+        Drop that, and begin again. Without either, a run of the same files and options that finds something stored is an
+        error; so is one of others, unless `overwrite` is given.
     executor : Executor, optional
         Whose workers are used instead of processes of its own; they must be on this machine. What happens when one of
         them is killed is the executor's affair.
@@ -157,6 +161,8 @@ def ingest(
     require_proc()
     if on_error not in get_args(OnError):
         raise ValueError(f"on_error={on_error!r}; it is one of {', '.join(get_args(OnError))}")
+    if resume and restart:
+        raise ValueError("resume goes on with what is stored, and restart drops it; choose one")
     chosen = choose_parser(parser)
     compression, own = compressions_named(compression)
     names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
@@ -185,6 +191,7 @@ def ingest(
 
                 plan = plan.with_string_lengths(measure(plan.tables, resources.pool, watch), all_strings=fit_strings)
             budget = budget_for(resources.capacity_bytes, resources.workers, plan.schemas)
+            require_asked(out, plan.digest(), overwrite=overwrite, resume=resume, restart=restart)
             sink = HDF5Sink(out, compression=compression, encoders=1, overwrite=overwrite, resume=resume, keep_partial=True)
             stored = _store(plan, budget, sink, own, resources, watch, attributes)
     finally:

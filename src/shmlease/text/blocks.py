@@ -201,7 +201,7 @@ def _pass_over(table: Table, stream: IO[bytes], offset: int, expected: int | Non
             at += len(chunk)
     if expected is not None and (at < offset or crc32 != expected):
         raise IngestError(
-            f"{table.path}: was rewritten since the interrupted run read it; start again without resuming", path=table.path
+            f"{table.path}: was rewritten since the interrupted run read it; begin again (--restart)", path=table.path
         )
 
 
