@@ -15,6 +15,7 @@ from shmlease.ingestion.readers import HeldText
 from shmlease.ingestion.report import FileReport
 from shmlease.ingestion.tasks import Encoded, Loaded, ParsedPiece
 from shmlease.ingestion.work import EncodeWork, LoadWork, ParseWork, ReadWork
+from shmlease.text.blocks import Piece
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -179,6 +180,8 @@ class Coordinator:
             if outcome is None:
                 work.job.take_end_of_file(work)
                 self._submit_all(work.job.take_end())
+            elif isinstance(outcome, Piece):
+                self._submit(work.job.take_piece(work, outcome), work.reserved_bytes)
             else:
                 assert isinstance(outcome, HeldText)
                 self._submit(work.job.take_text(work, outcome), work.reserved_bytes - outcome.size_bytes)

@@ -122,6 +122,11 @@ class DatasetJob:
         work.reader.unclaimed = None
         return self._parse_work(work.source, None, text, is_last=False)
 
+    def take_piece(self, work: ReadWork, piece: Piece) -> ParseWork:
+        """Take where a block lies in its file."""
+        work.reader.is_reading = False
+        return self._parse_work(work.source, piece, None, is_last=False)
+
     def take_end_of_file(self, work: ReadWork) -> None:
         """Take note that there was no further block to read."""
         work.reader.is_reading = False
