@@ -102,7 +102,7 @@ class Kernel:
             except RegistryUnavailableError as error:
                 state.words = str(error)
             except OSError as error:
-                if error.errno != errno.ENOSPC or not self.disk.is_tight:
+                if error.errno != errno.ENOSPC:  # nor does the disk have to be tight still
                     raise
                 state.words = str(error)
 
