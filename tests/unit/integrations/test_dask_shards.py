@@ -6,19 +6,15 @@ import gzip
 import os
 from itertools import groupby, pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import shmlease
-from shmlease.errors import CapacityError, IngestError
-from shmlease.integrations.dask import node
+from shmlease.errors import IngestError
 from shmlease.integrations.dask import shards as planning
 from shmlease.integrations.dask.ingest import _write_shard
 from shmlease.integrations.dask.shards import FileRange, Shards
-from shmlease.testing import memory_registry
 from shmlease.text.schema import Schema
 
 
@@ -85,22 +81,14 @@ def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
         plan.require_unchanged()
 
 
-def test_a_shard_is_written_with_the_registry_of_the_node_where_that_has_room(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    used: list[object] = []
+def test_a_shard_needs_no_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("a registry was started")
 
-    def ingest(paths: list[str], out: str, *, registry: object = None, **options: object) -> None:
-        used.append(registry)
-        if registry is not None and "full" in out:
-            raise CapacityError("no room")
-
-    monkeypatch.setattr(shmlease, "ingest", ingest)
-    with memory_registry("256MiB") as registry:
-        monkeypatch.setitem(node.nodes, "r", SimpleNamespace(registry=registry))
-        _write_shard([FileRange("a")], str(tmp_path / "1.h5"), {"capacity": None})
-        _write_shard([FileRange("a")], str(tmp_path / "full.h5"), {"capacity": None})
-        _write_shard([FileRange("a")], str(tmp_path / "3.h5"), {"capacity": "8MiB"})
-        with registry.lease(shape=200 << 20, dtype="u1"):
-            _write_shard([FileRange("a")], str(tmp_path / "4.h5"), {"capacity": None})
-    assert used == [registry, registry, None, None, None]
+    monkeypatch.setattr("shmlease.client.registry.Registry.__init__", started)
+    table = tmp_path / "a.txt"
+    table.write_text("1\n" * 200_000)
+    schema = Schema().with_dtype("n:i4")
+    report = _write_shard([FileRange(str(table), (1, 200_001))], str(tmp_path / "1.h5"), {"workers": 0, "layout": schema})
+    assert report is not None
+    assert (report.rows, report.shared_peak_bytes) == (100_000, 0)

@@ -10,18 +10,16 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Final
 
 from distributed import Client, as_completed
 
 import shmlease
-from shmlease.errors import CapacityError, IngestError
+from shmlease.errors import IngestError
 from shmlease.ingestion.plan import check_output_path, plan_ingest, schema_of
 from shmlease.ingestion.report import IngestReport
 from shmlease.ingestion.shard_join import JoinedShards, join_shards
 from shmlease.ingestion.tasks import EXAMPLES
-from shmlease.integrations.dask.node import registry_with_room
 from shmlease.integrations.dask.shards import FileRange, Shards, remove
 from shmlease.text.schema import Schema
 from shmlease.text.sources import PathLike
@@ -31,8 +29,6 @@ __all__ = ["ingest", "ingest_on"]
 
 # So that who is done early, or takes over from a lost worker, has something to do.
 _SHARDS_A_THREAD: Final = 2
-# What a shard uses at most by default. A registry of its own is a process, whose start takes as long as to read 20 MB.
-_ROOM_BYTES: Final = 96 << 20
 _OF_SCHEMA: Final = ("layout", "dtype", "columns", "matrix")
 _OF_ONE_PROCESS: Final = ("executor", "reader", "registry")
 
@@ -94,7 +90,7 @@ def ingest(
     job["paths"] = names
     plan = Shards.planned(folder, names, schema, (count, shards is not None), job, resume=resume)
     schema = _fitted(client, plan, schema, all_strings=options.pop("fit_strings", False))
-    reports = _written(client, plan, {"workers": 0, "capacity": None, "into": into, "layout": schema, **options})
+    reports = _written(client, plan, {"workers": 0, "into": into, "layout": schema, **options})
     joined = join_shards(
         out,
         plan.paths,
@@ -147,14 +143,7 @@ def _write_shard(group: list[FileRange], path: str, options: dict[str, Any]) -> 
     """Runs on a worker; None if the shard was there, complete."""
     if os.path.exists(path):
         return None
-    write = partial(shmlease.ingest, [each.path for each in group], path, resume=True, ranges=_ranges(group), **options)
-    registry = registry_with_room(_ROOM_BYTES) if options["capacity"] is None else None
-    if registry is not None:
-        try:
-            return write(registry=registry)
-        except CapacityError:  # arrays have filled it meanwhile
-            pass
-    return write()
+    return shmlease.ingest([each.path for each in group], path, resume=True, ranges=_ranges(group), **options)
 
 
 def _ranges(group: list[FileRange]) -> dict[PathLike, tuple[int, int]]:

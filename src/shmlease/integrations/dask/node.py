@@ -32,7 +32,6 @@ __all__ = [
     "leave",
     "node_on",
     "nodes",
-    "registry_with_room",
 ]
 
 Server = Worker | Client
@@ -138,16 +137,6 @@ def node_on(registry: RegistryHandle) -> Node:
         if node is None:
             node = nodes[registry.id] = Node(registry)
         return node
-
-
-def registry_with_room(size_bytes: int) -> RegistryHandle | None:
-    """The registry of this node, if this process uses one that has so much room, what it keeps warm included."""
-    for node in list(nodes.values()):
-        with contextlib.suppress(LeaseError):
-            now = node.registry.statistics()
-            if now.capacity_bytes - now.used_bytes + now.warm_bytes >= size_bytes:
-                return node.registry
-    return None
 
 
 async def join(server: Server, capacity: int | str | None = None) -> bool:
