@@ -27,10 +27,10 @@ from shmlease.text.string_lengths import fit_needed_strings, measure_strings
 
 __all__ = ["ingest", "ingest_on"]
 
-# So that who is done early, or takes over from a lost worker, has something to do.
-_SHARDS_A_THREAD: Final = 2
+# So that who is done early, or takes over from a lost worker, has something to do. A shard costs some 10 ms of a processor.
+_SHARDS_A_THREAD: Final = 4
 _OF_SCHEMA: Final = ("layout", "dtype", "columns", "matrix")
-_OF_ONE_PROCESS: Final = ("executor", "reader", "registry")
+_OF_ONE_PROCESS: Final = ("executor", "reader", "registry", "restart")
 
 
 def ingest(
@@ -58,7 +58,7 @@ def ingest(
         As of `shmlease.ingest`; pipes cannot be read. With `overwrite` the old file and its shards are removed first. With
         `resume`, shards whose files were changed since are written anew.
     shards : int, optional
-        How many files to write at most; by default two for each thread of the workers, and none of less than 16 MiB of a
+        How many files to write at most; by default four for each thread of the workers, and none of less than 16 MiB of a
         file.
     **options
         Of `shmlease.ingest`, for each shard: ``workers`` (0 by default, for a shard is a task, whose thread does the work)
@@ -76,7 +76,7 @@ def ingest(
     """
     began_s = time.monotonic()
     for option in _OF_ONE_PROCESS:
-        if options.get(option) is not None:
+        if options.get(option):
             raise IngestError(f"{option} is of one machine, and not for a cluster; leave it out, or the cluster")
     job: dict[str, Any] = {"into": into, "options": {key: repr(value) for key, value in sorted(options.items())}}
     schema, options = _schema(options)

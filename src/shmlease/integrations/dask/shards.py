@@ -19,7 +19,7 @@ from shmlease.text.schema import Schema
 
 __all__ = ["FileRange", "Shards", "remove"]
 
-# A shard costs some tenths of a second, in which a worker reads so much text.
+# Which takes a worker some tenths of a second to read: small beside that is what a shard, and its task, cost.
 _LEAST_BYTES: Final = 16 << 20
 
 
