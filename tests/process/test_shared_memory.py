@@ -5,6 +5,7 @@ Each test below the first is a kind of failure of `multiprocessing.shared_memory
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import multiprocessing
 import os
@@ -26,6 +27,7 @@ from running import environment
 import shmlease
 from rig.actor import Actor
 from rig.mount_namespace import mount_namespace
+from rig.repeated import for_each
 from rig.site import Site
 from rig.until import until
 from shmlease.core.pool import RECYCLED_BYTES
@@ -266,7 +268,7 @@ def test_segment_is_zeroed_and_as_large_as_was_asked_for_and_other_programs_see_
     shm.unlink()
 
 
-@pytest.mark.parametrize("name", ["a:b", "é", "with blank", "/one-segment", "x" * 200])
+@pytest.mark.parametrize("name", ["a:b", "é", "with blank", "/one-segment", "x" * 251])
 def test_name_is_what_it_is_in_the_standard_library(registry: shmlease.Registry, name: str) -> None:
     """gh-98896, gh-103043, gh-105380: a leak, or an error of the tracker."""
     del registry
@@ -294,6 +296,19 @@ def test_name_that_cannot_be_is_the_standard_librarys_error(registry: shmlease.R
     with pytest.raises((OSError, ValueError, TypeError)) as theirs:
         Standard(name, create=create, size=9)
     assert (type(ours.value), ours.value.args) == (type(theirs.value), theirs.value.args)
+
+
+@for_each("size", [0, -1, 1.5, "5", None, 2**62, 2**63])
+def test_size_that_cannot_be_is_the_standard_librarys_error(registry: shmlease.Registry, size: Any) -> None:
+    del registry
+    with pytest.raises((OSError, ValueError, TypeError, OverflowError)) as ours:
+        SharedMemory("ours", create=True, size=size)
+    with pytest.raises((OSError, ValueError, TypeError, OverflowError)) as theirs:
+        Standard(f"theirs{os.getpid()}", create=True, size=size)
+    with contextlib.suppress(OSError):
+        os.unlink(f"/dev/shm/theirs{os.getpid()}")  # it leaves what it cannot size, or map
+    assert (type(ours.value), ours.value.args) == (type(theirs.value), theirs.value.args)
+    assert not is_named("ours")
 
 
 def test_name_that_a_null_ends_is_refused_as_by_python_3_13(memory: SharedMemory) -> None:

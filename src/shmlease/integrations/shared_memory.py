@@ -20,7 +20,9 @@ import errno
 import functools
 import mmap
 import multiprocessing
+import operator
 import os
+import sys
 import types
 import weakref
 from collections.abc import Callable
@@ -48,8 +50,10 @@ standard: Final[Any] = shared_memory
 # Long enough for what others are just letting go of, and for warm segments to be given back; the standard library's
 # callers expect an answer at once.
 _ROOM_WITHIN_S: Final = 1.0
-# shm_open(3) of glibc refuses what has more bytes.
-_NAME_MAX: Final = 254
+# NAME_MAX of tmpfs, which shm_open(3) of glibc allows as well.
+_NAME_MAX: Final = 255
+# Addresses of a process, on every processor that Linux runs on, are fewer: it is mmap(2) that refuses a size from here on.
+_TOO_LARGE: Final = 1 << 56
 
 
 class SharedMemory(shared_memory.SharedMemory):
@@ -104,7 +108,11 @@ class SharedMemory(shared_memory.SharedMemory):
                 continue
 
     def _create(self, size: int) -> None:
-        name = _os_name(self._name)
+        name, size = _os_name(self._name), operator.index(size)
+        if size > sys.maxsize:
+            raise OverflowError("Python int too large to convert to C long")
+        if size >= _TOO_LARGE:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         try:
             registry, lease = _on_registry(
                 lambda registry: registry.lease(name, shape=size, dtype=np.uint8, mutable=True, timeout=_ROOM_WITHIN_S),
@@ -209,7 +217,7 @@ def _os_name(name: str) -> str:
     if "\0" in name:
         raise ValueError("embedded null character")
     encoded = name.encode().lstrip(b"/")
-    if b"/" in encoded or not 1 <= len(encoded) < _NAME_MAX:
+    if b"/" in encoded or not 1 <= len(encoded) <= _NAME_MAX:
         raise _os_error(errno.EINVAL, name)
     return encoded.decode()
 
