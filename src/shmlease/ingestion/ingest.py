@@ -114,8 +114,8 @@ def ingest(
     resume : bool
         Go on with what an interrupted run of the same files left beside `out`, if it left something.
     restart : bool
-        Drop that, and begin again. Without either, a run of the same files and options that finds something stored is an
-        error; so is one of others, unless `overwrite` is given.
+        Drop that, and begin again. Without either, a run of the same files and options that finds 64 MiB or more stored is
+        an error; so is one of others, unless `overwrite` is given.
     executor : Executor, optional
         Whose workers are used instead of processes of its own; they must be on this machine. What happens when one of
         them is killed is the executor's affair.

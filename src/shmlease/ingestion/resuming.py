@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Final
 
 from shmlease.errors import IngestError
 from shmlease.hdf5 import Completed, output_path
@@ -17,10 +17,12 @@ from shmlease.units import format_bytes
 __all__ = ["position_of", "require_asked", "require_unchanged_sources"]
 
 _GO_ON = "go on with it (--resume, resume=True), "
+# Less is read and stored again within seconds: nobody need be asked.
+WORTH_ASKING_BYTES: Final = 64 << 20
 
 
 def require_asked(out: PathLike, digest: str, *, overwrite: bool, resume: bool, restart: bool) -> None:
-    """Raise if what an interrupted run has stored would be lost unasked.
+    """Raise if what an interrupted run has stored would be lost unasked, and is worth asking.
 
     A run of the same files and options is to say whether it goes on or begins again; one of others, that it replaces what
     is there.
@@ -33,7 +35,7 @@ def require_asked(out: PathLike, digest: str, *, overwrite: bool, resume: bool, 
     if resume or restart:
         return
     found = interrupted_run(output_path(out, overwrite=True))
-    if found is None:
+    if found is None or found.stored_bytes < WORTH_ASKING_BYTES:
         return
     is_same = isinstance(found.position, dict) and found.position.get("job") == digest
     if is_same or not overwrite:

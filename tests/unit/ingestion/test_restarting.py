@@ -12,6 +12,7 @@ import pytest
 
 from shmlease.errors import IngestError, SinkError
 from shmlease.hdf5.interrupted import interrupted_run
+from shmlease.ingestion import resuming
 from shmlease.ingestion.ingest import ingest
 
 OPTIONS = {"dtype": "chr:S8,pos:i4,pct:f4", "workers": 0, "compression": "none"}
@@ -19,8 +20,9 @@ ROWS = 300_000
 
 
 @pytest.fixture
-def interrupted(table: Callable[..., Path], tmp_path: Path) -> Path:
-    """A file, of which a run to out.h5 has stored a part."""
+def interrupted(table: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file, of which a run to out.h5 has stored a part, which is worth asking."""
+    monkeypatch.setattr(resuming, "WORTH_ASKING_BYTES", 1 << 20)
     path = table(1)
     path.write_bytes(b"chromo21\t12345678\t0.1234\n" * ROWS + b"chr1\tx\t1\n")
     with pytest.raises(IngestError, match=f":{ROWS + 1}: pos"):
@@ -68,6 +70,14 @@ def test_one_that_has_stored_nothing_or_goes_on_is_none(interrupted: Path, tmp_p
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:2]))
     assert interrupted_run(tmp_path / "out.h5") is None
     assert ingest(interrupted, tmp_path / "out.h5", on_error="skip", **OPTIONS).rows == ROWS
+
+
+def test_little_is_done_again_without_a_word(interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = interrupted_run(tmp_path / "out.h5")
+    assert stored is not None
+    monkeypatch.setattr(resuming, "WORTH_ASKING_BYTES", stored.stored_bytes + 1)
+    assert ingest(interrupted, tmp_path / "out.h5", on_error="skip", **OPTIONS).resumed_rows == 0
+    assert is_complete(tmp_path / "out.h5")
 
 
 def test_both_ways_at_once_are_refused(table: Callable[..., Path], tmp_path: Path) -> None:
