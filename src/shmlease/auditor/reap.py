@@ -27,7 +27,7 @@ from shmlease.auditor.judge.kept_files import looks_kept
 from shmlease.auditor.judge.printable import encodable
 from shmlease.auditor.judge.reconcile import confirmed, reconcile
 from shmlease.auditor.judge.suppression import DEFAULT_SUPPRESSIONS, Suppression, Suppressions
-from shmlease.auditor.observe.lease_probe import holding_lease, probe_file
+from shmlease.auditor.observe.lease_probe import holding_lease, probe_files
 from shmlease.auditor.observe.observer import Observer
 from shmlease.auditor.observe.statx import statx
 from shmlease.system.clock import Clock, SystemClock
@@ -246,11 +246,12 @@ def _remove_registry(indexed: IndexedEvidence, registry: RegistryFacts, finding:
     )
     if not directory.exists():
         raise _LeftAlone("it is gone, or another directory has taken its name")
-    for file, number in indexed.files_of(registry):
-        if number is not None:
-            verdict, _ = probe_file(file)
-            if verdict is not Probe.FREE:
-                raise _LeftAlone(f"segment {number}: {_VERDICTS[verdict]}")
+    segments = [(file, number) for file, number in indexed.files_of(registry) if number is not None]
+    probes = probe_files(file for file, _ in segments)
+    for file, number in segments:
+        verdict, _ = probes[file.key]
+        if verdict is not Probe.FREE:
+            raise _LeftAlone(f"segment {number}: {_VERDICTS[verdict]}")
     reason = remove_if_abandoned(directory) if yes else _client_left(finding)
     if reason:
         raise _LeftAlone(reason)

@@ -16,7 +16,7 @@ from shmlease.errors import PermissionDeniedError
 from shmlease.system.file_lease import give_back_lease, take_lease
 from shmlease.system.safe_open import directory_of, open_regular, reason_of
 
-__all__ = ["FileLease", "holding_lease", "probe", "probe_file", "probe_files"]
+__all__ = ["FileLease", "holding_lease", "probe", "probe_files"]
 
 # A probe takes some 10 us; on a busy machine it may lose the processor meanwhile, for some tens of milliseconds.
 _PAUSES_S: Final = (0.0005, 0.002, 0.008, 0.032)
@@ -39,13 +39,11 @@ def probe(path: str, key: Key, *, directory: int | None = None) -> tuple[Probe, 
     return verdict, reason
 
 
-def probe_file(file: File) -> tuple[Probe, str]:
-    """Whether anybody holds `file`, which was found below its root: see `probe`. No link on the way is followed."""
-    return _probe_each([file])[file.key]
-
-
 def _probe_each(files: Iterable[File]) -> dict[Key, tuple[Probe, str]]:
-    """The answer about each file; a directory is opened once for all files in it that follow each other."""
+    """The answer about each file, which was found below its root; no link on the way is followed.
+
+    A directory is opened once for all files in it that follow each other.
+    """
     probes: dict[Key, tuple[Probe, str]] = {}
     for (root, _), listed in itertools.groupby(files, _directory_of):
         beside = list(listed)
@@ -94,9 +92,19 @@ class FileLease:
 
 
 @contextmanager
-def holding_lease(path: str, key: Key, *, directory: int | None = None) -> Iterator[tuple[FileLease | None, Probe, str]]:
-    """The lease, or None with the verdict and its reason; openers wait until the block ends, so keep it short."""
+def holding_lease(
+    path: str, key: Key, *, directory: int | None = None, wait: Callable[[float], object] = time.sleep
+) -> Iterator[tuple[FileLease | None, Probe, str]]:
+    """The lease, or None with the verdict and its reason; openers wait until the block ends, so keep it short.
+
+    It is asked for again, after a wait, where somebody holds the file: see `probe_files`.
+    """
     verdict, reason, descriptor = _acquire(path, key, directory)
+    for pause_s in _PAUSES_S:
+        if verdict is not Probe.HELD:
+            break
+        wait(pause_s)
+        verdict, reason, descriptor = _acquire(path, key, directory)
     try:
         yield (FileLease(descriptor) if descriptor >= 0 else None), verdict, reason
     finally:

@@ -54,6 +54,14 @@ def test_file_that_only_another_probe_had_open_is_free_when_asked_again(path: st
     assert sum(waits) < 0.1
 
 
+def test_lease_on_a_file_that_only_another_probe_had_open_is_had_when_asked_again(path: str) -> None:
+    other = os.open(path, os.O_RDONLY)
+    with holding_lease(path, key_of(path), wait=lambda _: os.close(other)) as (lease, verdict, _):
+        assert (lease is not None, verdict) == (True, Probe.FREE)
+    with open(path, "rb"), holding_lease(path, key_of(path), wait=lambda _: None) as (lease, verdict, _):
+        assert (lease, verdict) == (None, Probe.HELD)
+
+
 def test_mapping_without_a_descriptor_holds(path: str) -> None:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
         file.close()
