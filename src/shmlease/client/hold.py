@@ -147,7 +147,7 @@ class Hold:
         if self.kept is not None:
             with self.link.lock:
                 self._tell()
-                self.session.spares_taken = 0  # what is told of each time need not be kept
+                self.session.spares_taken = 0  # keeping gains nothing where each use is told of
 
     def _tell(self) -> None:
         """The link's lock is held. Nothing comes between the changes, not even a signal handler."""

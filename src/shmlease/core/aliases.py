@@ -21,8 +21,8 @@ __all__ = ["Aliases"]
 class Aliases:
     """Gives a segment its alias: one that nobody can guess, or its own name.
 
-    Whoever opens it by that name is unknown to the table, so the segment is not recycled unless the kernel says that nobody
-    has it open: see `Pool`.
+    The table does not know who opens it by that name, so the segment is not recycled unless the kernel says that nobody has
+    it open: see `Pool`.
     """
 
     def __init__(self, rows: Rows, outbox: Outbox, names: Names) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -17,7 +18,7 @@ from shmlease.core import messages as m
 from shmlease.core.wire import decode_notice, encode_notice
 from shmlease.errors import ProtocolError
 
-__all__ = ["DESCRIPTION_BYTES", "RECORD_BYTES", "Use", "described", "parse_use", "record_of"]
+__all__ = ["DESCRIPTION_BYTES", "RECORD_BYTES", "Use", "UseWriter", "described", "parse_use", "record_of"]
 
 # Lower half of the lease's number, whether it is in use, how often a use has begun so far, and how often one has ended.
 _RECORD: Final = struct.Struct("<IIII")
@@ -51,6 +52,40 @@ def described(claim: m.Claim) -> bytes | None:
     if _HEADER.size + len(payload) > DESCRIPTION_BYTES:
         return None
     return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+class UseWriter:
+    """The client's side of the record: counts the uses; made with none.
+
+    Attributes
+    ----------
+    store : callable
+        Writes bytes at a place: the description at the start, what `use_begun` and `use_ended` give at `record_place`.
+    """
+
+    record_place: Final = slice(DESCRIPTION_BYTES, DESCRIPTION_BYTES + RECORD_BYTES)
+    store: Callable[[slice, bytes], None]
+
+    def __init__(self) -> None:
+        self._begun = self._ended = 0
+
+    def describe(self, claim: m.Claim) -> bool:
+        """Write down what the spare is used for from now on, as `claim` would say it; False if that is too long."""
+        description = described(claim)
+        if description is None:
+            return False
+        self.store(slice(0, len(description)), description)
+        return True
+
+    def use_begun(self, lease: int) -> bytes:
+        """What to store at `record_place` when the use of that spare begins."""
+        self._begun += 1
+        return record_of(lease, self._begun, self._ended, is_held=True)
+
+    def use_ended(self, lease: int) -> bytes:
+        """What to store at `record_place` when it has ended."""
+        self._ended += 1
+        return record_of(lease, self._begun, self._ended, is_held=False)
 
 
 def parse_use(record: bytes, description: bytes) -> Use:

@@ -1,4 +1,4 @@
-"""What the coordinator asks of whoever does the work, and what it knows of a piece of work."""
+"""The interface between the coordinator and what does the work, and what is known about a piece of work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Session", "Work", "WorkerLostError", "WorkerPool", "retry"]
 
-# A task that kills whoever takes it (a crash in a library, memory) is given up.
+# A task that kills each worker that takes it (a crash in a library, memory) is given up.
 _ATTEMPTS: Final = 3
 
 
@@ -79,7 +79,7 @@ def retry(pool: WorkerPool, work: Work, why: WorkerLostError | TicketError) -> N
 
 
 class WorkerPool(Protocol):
-    """Whoever does the work."""
+    """What does the work: worker processes, an executor, or the calling thread."""
 
     @property
     def wants_work(self) -> bool:

@@ -16,8 +16,8 @@ import struct
 import zlib
 from typing import Final
 
-from shmlease.core.messages import Claim, Notice
-from shmlease.core.uses import DESCRIPTION_BYTES, RECORD_BYTES, Use, described, parse_use, record_of
+from shmlease.core.messages import Notice
+from shmlease.core.uses import DESCRIPTION_BYTES, RECORD_BYTES, Use, UseWriter, parse_use
 from shmlease.core.wire import decode_notice, encode_notice
 from shmlease.errors import ProtocolError
 from shmlease.system import syscalls
@@ -34,7 +34,7 @@ _HEADER: Final = struct.Struct("<IIQ")
 _MOST_RUNS: Final = 4
 
 
-class NoticeLog:
+class NoticeLog(UseWriter):
     """The writer's side, on the file that the registry made for this client.
 
     The file is mapped: a program that closes every descriptor, and opens files of its own, does not find our notices in
@@ -50,13 +50,11 @@ class NoticeLog:
     last : int
         Number of the last notice written: after an interrupt, the truth about whether one was.
     store : callable
-        Writes bytes at a place, in one call of a function written in C; `record_place` is that of what `use_begun` and
-        `use_ended` give.
+        Writes bytes at a place, in one call of a function written in C.
     """
 
-    record_place: Final = slice(DESCRIPTION_BYTES, _START)
-
     def __init__(self, descriptor: int) -> None:
+        super().__init__()
         if syscalls.fstat(descriptor).st_size < FILE_BYTES:  # mapped beyond its end, it would be a SIGBUS to write
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         self._mapping = map_segment(descriptor, FILE_BYTES, writable=True)
@@ -65,7 +63,6 @@ class NoticeLog:
         )
         self._length = 0
         self.last = 0
-        self._begun = self._ended = 0
 
     def append(self, notice: Notice) -> bool:
         """Write `notice`; False, and nothing written, if it does not fit before `restart`."""
@@ -80,24 +77,6 @@ class NoticeLog:
         self.last = notice.seq
         self.store(place, entry)
         return True
-
-    def describe(self, claim: Claim) -> bool:
-        """Write down what the spare is used for from now on, as `claim` would say it; False if that is too long."""
-        description = described(claim)
-        if description is None:
-            return False
-        self.store(slice(0, len(description)), description)
-        return True
-
-    def use_begun(self, lease: int) -> bytes:
-        """What to store at `record_place` when the use of that spare begins."""
-        self._begun += 1
-        return record_of(lease, self._begun, self._ended, is_held=True)
-
-    def use_ended(self, lease: int) -> bytes:
-        """What to store at `record_place` when it has ended."""
-        self._ended += 1
-        return record_of(lease, self._begun, self._ended, is_held=False)
 
     def restart(self) -> None:
         """Begin at the start again: everything written has been applied."""

@@ -38,7 +38,7 @@ def reserve_pages(fd: int, mapping: Mapping, *, collapse: bool = True) -> None:
 
 
 def map_pages(mapping: Mapping) -> None:
-    """Map the pages of a large segment that are there, all at once: whoever fills it is not stopped at each.
+    """Map the pages of a large segment that are there, all at once, so that filling it does not fault on each one.
 
     Where there are no huge pages, 64 MiB have 16,384, and to be stopped at them takes three times as long as to fill them;
     this takes as long as to fill them, and with huge pages a hundredth of that.

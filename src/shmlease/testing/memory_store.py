@@ -8,9 +8,9 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-from shmlease.core.messages import Claim, Notice
+from shmlease.core.messages import Notice
 from shmlease.core.sizes import PAGE_BYTES
-from shmlease.core.uses import DESCRIPTION_BYTES, RECORD_BYTES, Use, described, parse_use, record_of
+from shmlease.core.uses import DESCRIPTION_BYTES, RECORD_BYTES, Use, UseWriter, parse_use
 from shmlease.system.mapping import Mapping
 
 __all__ = ["MemoryNoticeLog", "MemoryStore"]
@@ -63,17 +63,15 @@ class MemoryClaim:
         self._claims.discard(self)
 
 
-class MemoryNoticeLog:
+class MemoryNoticeLog(UseWriter):
     """A client's notices that the registry has not read, and what it says of the spare that it keeps."""
 
-    record_place: Final = slice(DESCRIPTION_BYTES, DESCRIPTION_BYTES + RECORD_BYTES)
-
     def __init__(self) -> None:
+        super().__init__()
         self.unread: list[Notice] = []
         self.last = 0
         self._use = bytearray(DESCRIPTION_BYTES + RECORD_BYTES)
         self._told = bytes(RECORD_BYTES)
-        self._begun = self._ended = 0
 
     def append(self, notice: Notice) -> bool:
         """Write `notice`; False if there is no room before the registry has read."""
@@ -86,29 +84,12 @@ class MemoryNoticeLog:
     def restart(self) -> None:
         """Nothing to do: what is read makes room."""
 
-    def describe(self, claim: Claim) -> bool:
-        """Write down what the spare is used for; False if that is too long."""
-        description = described(claim)
-        if description is not None:
-            self.store(slice(0, len(description)), description)
-        return description is not None
-
-    def use_begun(self, lease: int) -> bytes:
-        """What to store at `record_place` when the use of that spare begins."""
-        self._begun += 1
-        return record_of(lease, self._begun, self._ended, is_held=True)
-
-    def use_ended(self, lease: int) -> bytes:
-        """What to store at `record_place` when it has ended."""
-        self._ended += 1
-        return record_of(lease, self._begun, self._ended, is_held=False)
-
     def store(self, place: slice, content: bytes) -> None:
         """Write down what is said of the spare."""
         self._use[place] = content
 
     def use(self) -> Use | None:
-        """What is said of the spare; None if that was told before."""
+        """What its client has recorded about the spare; None if that has not changed since the last call."""
         record = bytes(self._use[self.record_place])
         if record == self._told:
             return None
