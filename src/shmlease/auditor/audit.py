@@ -129,8 +129,7 @@ def _confirm(
         if not uncertain:
             break
         since_probes_s = (time.monotonic_ns() - indexed.evidence.asked_monotonic_ns) / 1e9
-        if since_probes_s < pause_s:
-            clock.wait_s(pause_s - since_probes_s)
+        clock.wait_s(max(pause_s - since_probes_s, 0.0))
         if uncertain <= PROBED:
             observer.probe_again(indexed)
             findings = still_free(indexed, findings)
