@@ -39,7 +39,7 @@ def quiet(tables, tmp_path_factory) -> dict:
     return contents(out)
 
 
-def run_and(act: Callable[[], None], tables: list[Path], out: Path) -> IngestReport:
+def run_and(act: Callable[[], None], tables: list[Path], out: Path, capacity: str | None = SMALL) -> IngestReport:
     """Ingest in this process, and `act` once, when rows have begun to come in."""
     acted = []
 
@@ -48,7 +48,7 @@ def run_and(act: Callable[[], None], tables: list[Path], out: Path) -> IngestRep
             acted.append(True)
             act()
 
-    report = ingest(tables, out, capacity=SMALL, progress=watch, **FIELDS)
+    report = ingest(tables, out, capacity=capacity, progress=watch, **FIELDS)
     assert acted
     return report
 
@@ -59,9 +59,10 @@ def kill(kind: str, most: int = 1) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("most", [1, 2])
-def test_what_killed_workers_had_in_hand_is_done_by_others(tables, quiet, tmp_path, most):
-    report = run_and(lambda: kill("worker", most), tables, tmp_path / "out.h5")
+@pytest.mark.parametrize(("most", "capacity"), [(1, SMALL), (2, SMALL), (2, None)])
+def test_what_killed_workers_had_in_hand_is_done_by_others(tables, quiet, tmp_path, most, capacity):
+    """With room enough, each has a file for itself, and another one begins that anew."""
+    report = run_and(lambda: kill("worker", most), tables, tmp_path / "out.h5", capacity)
     assert contents(tmp_path / "out.h5") == quiet
     assert report.leaks == ()
     assert report.workers_replaced >= 1

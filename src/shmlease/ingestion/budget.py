@@ -17,6 +17,9 @@ __all__ = ["CHUNK_BYTES", "Budget", "budget_for", "default_capacity", "most_rows
 CHUNK_BYTES = 1 << 20
 # Four chunks a task make the cost of handing a task over (some 0.3 ms) small beside encoding them (3 ms).
 _CHUNKS_A_TASK = 4
+# Where the pieces of a file are parsed in turn, a task has so many blocks: handing over rows at both its ends and what it
+# encoded costs as much for one block as for all.
+_BLOCKS_A_STEP = 4
 # Smaller ones cost more to hand over than to parse; only rows far wider than their text, in little memory, need them.
 _SMALLEST_BLOCK_BYTES = 4 << 10
 
@@ -29,6 +32,8 @@ class Budget:
     ----------
     block_bytes : int
         Text that is parsed at once.
+    step_bytes : int
+        Text that one task parses, block by block, where the pieces of a file are parsed in turn.
     parse_bytes : int
         The most that a block, decompressed, and its rows take in shared memory.
     chunks_a_task : int
@@ -40,14 +45,20 @@ class Budget:
     """
 
     block_bytes: int
+    step_bytes: int
     parse_bytes: int
     chunks_a_task: int
     encode_bytes: int
     limit_bytes: int
 
+    @property
+    def has_long_steps(self) -> bool:
+        """Whether most rows of a step are in chunks that begin and end in it: only then pieces are parsed in turn."""
+        return self.step_bytes >= 2 * CHUNK_BYTES
+
     def reserved_bytes(self, text_bytes: int) -> int:
         """The most that so much text and its rows take."""
-        return min(self.parse_bytes, -(-text_bytes * self.parse_bytes // self.block_bytes))
+        return -(-min(text_bytes, self.step_bytes) * self.parse_bytes // self.block_bytes)
 
     def lease_rows(self, schema: Schema) -> int:
         """Rows that one lease holds at most."""
@@ -82,7 +93,8 @@ def budget_for(capacity_bytes: int, workers: int, schemas: Iterable[Schema]) -> 
             requested_bytes=needed,
             capacity_bytes=capacity_bytes,
         )
-    return Budget(block_bytes, int(block_bytes * growth), chunks, encode_bytes, limit_bytes)
+    steps = max(min(_BLOCKS_A_STEP, int(limit_bytes / (growth * tasks)) // block_bytes), 1)
+    return Budget(block_bytes, steps * block_bytes, int(block_bytes * growth), chunks, encode_bytes, limit_bytes)
 
 
 def most_rows(schema: Schema, text_bytes: int) -> int:

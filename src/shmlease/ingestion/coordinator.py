@@ -117,7 +117,8 @@ class Coordinator:
         return bool(self._jobs)
 
     def _dispatch_from(self, job: Job) -> None:
-        while job.has_input and self._admits(self._budget.parse_bytes):
+        most_bytes = self._budget.step_bytes if job.in_turn else self._budget.block_bytes
+        while job.has_input and self._admits(self._budget.reserved_bytes(most_bytes)):
             work = job.next_work()
             if work is None:
                 break

@@ -50,6 +50,9 @@ class DatasetJob:
         Where an interrupted run had come to, as `position` gave it.
     attributes : mapping, optional
         Of the dataset, as the user wants them.
+    in_turn : bool
+        Its pieces are parsed one after another: so many datasets are made at once that workers have enough to do. The first
+        row of each piece is then known, and its chunks are made where its rows are parsed.
 
     Attributes
     ----------
@@ -74,8 +77,11 @@ class DatasetJob:
         chunks_a_task: int,
         position: Mapping[str, Any] | None = None,
         attributes: Mapping[str, Any] | None = None,
+        *,
+        in_turn: bool = False,
     ) -> None:
         self.name = name
+        self.in_turn = in_turn
         table = inputs[0].context.table
         codec = _declare(sink, name, table.schema, _small_chunk_rows(inputs))
         found = {key: _number_or_text(value) for key, value in table.attributes}
@@ -86,7 +92,7 @@ class DatasetJob:
         self._registry = registry
         self._chunks_a_task = chunks_a_task
         self.files = FileProgress(name, inputs, sink, bad_rows, position)
-        self._pieces = PieceSource(inputs, registry, self.files.counts)
+        self._pieces = PieceSource(inputs, registry, self.files.counts, in_turn=in_turn)
         self.resumed_rows = sink.completed().rows.get(name, 0)
         self.chunk_plan: ChunkPlan[HeldPart] = sink.plan(name)
         self._dispatched = self._settled = 0
@@ -108,6 +114,8 @@ class DatasetJob:
 
     def next_work(self) -> ParseWork | ReadWork | None:
         """The next piece to parse or block to read; None while there is none."""
+        if self.in_turn and self._dispatched > self._settled:
+            return None
         piece = self._pieces.next()
         if isinstance(piece, StreamReader):
             return ReadWork(self, piece, self._pieces.current)
@@ -135,7 +143,7 @@ class DatasetJob:
 
     def _parse_work(self, source: Input, piece: Piece | None, text: HeldText | None, *, is_last: bool) -> ParseWork:
         start_row = self.chunk_plan.rows if self._dispatched == self._settled else None
-        work = ParseWork(self, source, self._dispatched, piece, text, start_row, is_last)
+        work = ParseWork(self, source, self._dispatched, piece, text, start_row, is_last, self._pieces.steps)
         self._dispatched += 1
         return work
 
@@ -164,6 +172,10 @@ class DatasetJob:
             self._stored_early.update(index for index, _, _ in parsed.encoded.chunks)
         if work.text is not None:
             self._release(work.text)
+        if work.steps is not None:
+            work.steps.take(parsed)
+            if parsed.is_end:
+                self.files.take_crc32(work.source, parsed.file_crc32)
         self._arrived[work.number] = work, parts, parsed
         works: list[EncodeWork] = []
         while self._settled in self._arrived:

@@ -300,8 +300,12 @@ def _store(
             jobs = iter([load])
         else:
             chunks_a_task = 1 if columns else budget.chunks_a_task  # those of a table are larger by so many times
+            in_turn = plan.in_turn(resources.workers) if resources.has_processes and budget.has_long_steps else frozenset()
             jobs = (
-                DatasetJob(name, inputs, tables, resources.registry, bad_rows, chunks_a_task, opened.get(name), attributes)
+                DatasetJob(
+                    *(name, inputs, tables, resources.registry, bad_rows, chunks_a_task, opened.get(name), attributes),
+                    in_turn=name in in_turn,
+                )
                 for name, inputs in plan.inputs(budget)
                 if name not in before.finished
             )

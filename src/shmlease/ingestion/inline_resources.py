@@ -24,7 +24,7 @@ class InlineResources:
     """
 
     workers = 1
-    is_executor = False
+    is_executor = has_processes = False
     peak_bytes = used_bytes = 0
     leaks: tuple[str, ...] = ()
 

@@ -56,6 +56,7 @@ class LoadJob:
 
     name = "reader"
     counts_files: ClassVar[bool] = True
+    in_turn: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -86,8 +87,7 @@ class LoadJob:
         self._owners: dict[GrowingDataset, Group] = {}
         self._held = HeldLeases(registry)
         self._numbers = itertools.count()
-        self.has_stored = False
-        self.wants_checkpoint = False
+        self.has_stored = self.wants_checkpoint = False
         if self.progress.kept_bytes:
             bad_rows.resume(plan.groups[0], self.progress.kept_bytes)
         if self._next_index is not None and plan.is_joined:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -32,6 +33,9 @@ from shmlease.text.sources import FileState, PathLike, is_read_once, require_utf
 from shmlease.text.string_lengths import fit_needed_strings
 
 __all__ = ["IngestPlan", "check_output_path", "plan_ingest", "schema_of"]
+
+# Text of a compressed file for each of its bytes, about, where files are compared.
+_PACKED_TEXT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +127,28 @@ class IngestPlan:
             inputs = []
             for index, (table, state, _) in group:
                 lease_rows = budget.lease_rows(table.schema)
-                context = Context(index, table, None, budget.block_bytes, lease_rows, self.on_error, self.parser)
+                sizes = budget.block_bytes, budget.step_bytes, lease_rows
+                context = Context(index, table, None, *sizes, self.on_error, self.parser)
                 inputs.append(Input(index, context, state))
             yield name, inputs
+
+    def in_turn(self, workers: int) -> frozenset[str]:
+        """The datasets whose pieces are to be parsed in turn, each for the most part by one of so many workers.
+
+        Those are so small beside what is still to come that none of them is what all others wait for at the end; the last
+        one is parsed with the help of this process in any case. A pipe cannot be handed over.
+        """
+        sizes: Counter[str] = Counter()
+        read_once = {name for table, name in zip(self.tables, self.datasets, strict=True) if is_read_once(table.path)}
+        for table, state, name in zip(self.tables, self.states, self.datasets, strict=True):
+            sizes[name] += state.size_bytes * (1 if table.compression == "plain" else _PACKED_TEXT)
+        left = sizes.total()
+        chosen = set()
+        for name, size in sizes.items():
+            if name not in read_once and size * max(workers, 2) <= left:
+                chosen.add(name)
+                left -= size
+        return frozenset(chosen)
 
     def with_string_lengths(self, lengths: Mapping[str, int], *, all_strings: bool = True) -> IngestPlan:
         """The same plan with string fields just long enough, or those without a length; `lengths` in bytes, by field."""

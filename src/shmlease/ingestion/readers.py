@@ -4,7 +4,8 @@ A plain file is cut into pieces, and a worker is sent only which of them to read
 quoted cells, which may hold line ends, shows only to who has read all before: a thread of the coordinator looks for their
 ends, four times as fast as they are parsed, and workers read the pieces between. A compressed file can only be read from
 its start: a thread decompresses it, one block ahead (the libraries release the interpreter's lock), so that all workers
-parse it side by side.
+parse it side by side. Where there are files enough for all workers, each takes whole files instead, and reads and
+decompresses them itself, step by step.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shmlease.errors import IngestError
+from shmlease.hdf5.checksum import combine
 from shmlease.hdf5.provenance import checksum_of_file
+from shmlease.ingestion.pool_protocol import Session
 from shmlease.ingestion.private_memory import Memory
-from shmlease.ingestion.tasks import Context
+from shmlease.ingestion.tasks import Context, ParsedPiece
 from shmlease.text.blocks import Block, Piece, cut_table, read_piece, require_same_text
 from shmlease.text.pipes import pipe_of
 from shmlease.text.sources import FileState, is_read_once, state_of
@@ -27,7 +30,7 @@ from shmlease.text.sources import FileState, is_read_once, state_of
 if TYPE_CHECKING:
     from shmlease.client.lease import Lease
 
-__all__ = ["FilePieces", "HeldText", "Input", "StreamReader", "checksum_of_source", "open_reader"]
+__all__ = ["FilePieces", "FileSteps", "HeldText", "Input", "StreamReader", "checksum_of_source", "open_reader"]
 
 _LEASE_TIMEOUT_S = 60.0
 
@@ -90,6 +93,35 @@ class FilePieces:
         return piece
 
 
+class FileSteps:
+    """The steps of a file that one worker reads from its start; the next is asked for when the one before has come.
+
+    Attributes
+    ----------
+    session : Session
+    crc32 : int or None
+        Of the text before the next step; None at the beginning of the file.
+    is_at_end : bool
+        Whether its end has come.
+    """
+
+    def __init__(self, offset: int, crc32: int | None) -> None:
+        self.session = Session()
+        self.crc32 = crc32
+        self.is_at_end = False
+        self._offset = offset
+
+    def next(self) -> Piece:
+        """The next step."""
+        return Piece(0, self._offset, None)
+
+    def take(self, parsed: ParsedPiece) -> None:
+        """Take note of what a step has read."""
+        self._offset += parsed.text_bytes
+        self.crc32 = combine(self.crc32 or 0, parsed.crc32, parsed.text_bytes)
+        self.is_at_end = self.session.is_over = parsed.is_end
+
+
 class StreamReader:
     """The blocks of a file that is read from its start, those before `start_byte` of its text passed over.
 
@@ -138,8 +170,12 @@ class StreamReader:
         return self.unclaimed
 
 
-def open_reader(source: Input, text_bytes_done: int, crc32_done: int, registry: Memory) -> FilePieces | StreamReader:
+def open_reader(
+    source: Input, text_bytes_done: int, crc32_done: int, registry: Memory, *, in_turn: bool
+) -> FilePieces | FileSteps | StreamReader:
     """The reader of a file, of which an interrupted run had settled the first bytes of text: whole lines, of this CRC-32.
+
+    With `in_turn`, its pieces are parsed one after another, and are larger.
 
     Raises
     ------
@@ -147,9 +183,11 @@ def open_reader(source: Input, text_bytes_done: int, crc32_done: int, registry: 
         The file was rewritten since. Of a file that is read as a stream, that shows when it is read.
     """
     table = source.context.table
-    pieces = cut_table(table, source.context.block_bytes, text_bytes_done)
+    context = source.context
+    pieces = cut_table(table, context.step_bytes if in_turn else context.block_bytes, text_bytes_done)
     if pieces[0].stop is None:
-        return StreamReader(source, pieces[0].offset, crc32_done if text_bytes_done else None, registry)
+        start_byte, crc32_before = pieces[0].offset, crc32_done if text_bytes_done else None
+        return FileSteps(start_byte, crc32_before) if in_turn else StreamReader(source, start_byte, crc32_before, registry)
     if text_bytes_done:
         require_same_text(table, pieces[0].offset, crc32_done)
     return FilePieces(pieces)

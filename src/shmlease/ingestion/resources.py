@@ -79,6 +79,11 @@ class RunResources:
         return self.registry.statistics().used_bytes
 
     @property
+    def has_processes(self) -> bool:
+        """Whether the workers are processes of its own, which may keep something from one task to the next."""
+        return self._executor is None and not self._is_inline
+
+    @property
     def is_executor(self) -> bool:
         """Whether the workers are those of an executor of the user's."""
         return self._executor is not None

@@ -46,7 +46,7 @@ def measure(tables: Sequence[Table], pool: WorkerPool, on_tick: Callable[[], Non
         A file cannot be read.
     """
     # ids below 0: the tasks that follow have contexts of their own
-    contexts = (Context(-1 - index, table, None, BLOCK_BYTES, 0, "fail") for index, table in enumerate(tables))
+    contexts = (Context(-1 - index, table, None, BLOCK_BYTES, BLOCK_BYTES, 0, "fail") for index, table in enumerate(tables))
     works = (_MeasureWork(context, piece) for context in contexts for piece in cut_table(context.table, BLOCK_BYTES))
     longest: dict[str, int] = {}
     under_way = 0

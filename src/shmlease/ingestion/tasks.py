@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -45,7 +45,6 @@ __all__ = [
     "Part",
     "Result",
     "Task",
-    "tickets_of",
 ]
 
 OnError: TypeAlias = Literal["fail", "skip", "quarantine"]
@@ -77,6 +76,8 @@ class Context:
         How the chunks of its dataset are encoded, or of its table.
     block_bytes : int
         The text that is parsed at once.
+    step_bytes : int
+        The text that one task parses where the file's pieces are parsed in turn.
     lease_rows : int
         Rows that one lease holds at most.
     on_error : {"fail", "skip", "quarantine"}
@@ -89,6 +90,7 @@ class Context:
     table: Table
     codec: AnyCodec | None
     block_bytes: int
+    step_bytes: int
     lease_rows: int
     on_error: OnError
     parser: Parser = "numpy"
@@ -142,14 +144,17 @@ class Parse:
     Attributes
     ----------
     piece : Piece or None
-        Lines to read from the file.
+        Lines to read from the file. Without an end it is the next step of a file that is read from its start.
     text : Ticket or None
         Lines that were read and decompressed already.
     start_row : int or None
         The row of the dataset that the first row of the piece will be, where that is known: whole chunks are then encoded
         at once.
     is_last : bool
-        No rows follow in the dataset, so its last chunk is encoded as well. Counts where `start_row` is known.
+        No rows follow in the dataset once the piece, or the file, ends, so its last chunk is encoded as well. Counts where
+        `start_row` is known.
+    crc32_before : int or None
+        Of the text before the piece, for a worker that has to read it again, where there is any.
     """
 
     context: Context
@@ -157,6 +162,7 @@ class Parse:
     text: Ticket | None
     start_row: int | None
     is_last: bool
+    crc32_before: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +244,10 @@ class ParsedPiece:
         How many there are, as far as the piece was read.
     notes : Counter
         What was passed over or changed, by kind.
+    is_end : bool
+        A file that is read in steps has come to its end.
+    file_crc32 : int or None
+        Of such a file as it lies on the disk, where that is not the checksum of its text; known at its end.
     """
 
     parts: tuple[Part, ...]
@@ -248,6 +258,8 @@ class ParsedPiece:
     bad: tuple[BadRow, ...] = ()
     bad_count: int = 0
     notes: Counter[str] = field(default_factory=Counter)
+    is_end: bool = False
+    file_crc32: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,23 +334,3 @@ class Measured:
 
 Task = Parse | Encode | Measure | Load
 Result = ParsedPiece | Encoded | Measured | Loaded
-
-
-def tickets_of(value: Task | Result) -> tuple[Ticket, ...]:
-    """The tickets that a task or a result carries."""
-    match value:
-        case Parse():
-            return () if value.text is None else (value.text,)
-        case Encode():
-            return value.parts
-        case Encoded():
-            return () if value.ticket is None else (value.ticket,)
-        case ParsedPiece():
-            parts = tuple(part.ticket for part in value.parts if part.ticket is not None)
-            return parts if value.encoded is None else (*parts, *tickets_of(value.encoded))
-        case Loaded():
-            return tuple(block.any_ticket for block in value.blocks if block.any_ticket is not None)
-        case Measure() | Measured() | Load():
-            return ()
-        case _:
-            assert_never(value)

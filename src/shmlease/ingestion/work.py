@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from shmlease.hdf5.chunking import PlannedChunk
 from shmlease.ingestion.pool_protocol import Session
-from shmlease.ingestion.readers import HeldText, Input, StreamReader
+from shmlease.ingestion.readers import FileSteps, HeldText, Input, StreamReader
 from shmlease.ingestion.tasks import LEAST_TASK_BYTES, TASK_BYTES, TICKET_TTL_S, Encode, Load, Parse
 from shmlease.text.blocks import Piece
 
@@ -51,17 +51,24 @@ class ParseWork:
     text: HeldText | None
     start_row: int | None
     is_last: bool
+    steps: FileSteps | None = None
     reserved_bytes: int = 0
     attempts: int = 0
-    session: ClassVar[None] = None
     _ticket: Ticket | None = None
 
     @property
     def text_bytes(self) -> int:
         """Of the text, where that is known before it is read; else what no block exceeds, unless a line does."""
-        if self.piece is None or self.piece.stop is None:
+        if self.piece is None:
             return self.source.context.block_bytes
+        if self.piece.stop is None:
+            return self.source.context.step_bytes
         return self.piece.stop - self.piece.offset
+
+    @property
+    def session(self) -> Session | None:
+        """All steps of one file go to one worker."""
+        return None if self.steps is None else self.steps.session
 
     @property
     def weight(self) -> int:
@@ -71,7 +78,8 @@ class ParseWork:
     def task(self) -> Parse:
         """The task, with a ticket of its own for the text."""
         self._ticket = None if self.text is None else self.text.lease.ticket(ttl=TICKET_TTL_S)
-        return Parse(self.source.context, self.piece, self._ticket, self.start_row, self.is_last)
+        crc32_before = None if self.steps is None else self.steps.crc32
+        return Parse(self.source.context, self.piece, self._ticket, self.start_row, self.is_last, crc32_before)
 
     def lost(self) -> None:
         """Use up the ticket, if the worker has not."""

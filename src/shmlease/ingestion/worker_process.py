@@ -19,7 +19,8 @@ from shmlease.client.handle import RegistryHandle
 from shmlease.client.link_cache import link_to
 from shmlease.client.registry import connect
 from shmlease.errors import LeaseError, TicketError
-from shmlease.ingestion.tasks import TASKS_A_WORKER, Result, Task, tickets_of
+from shmlease.ingestion.task_tickets import tickets_of
+from shmlease.ingestion.tasks import TASKS_A_WORKER, Result, Task
 from shmlease.ingestion.worker import Worker
 from shmlease.ingestion.worker_channel import WorkerChannel
 from shmlease.text.native_parser import library

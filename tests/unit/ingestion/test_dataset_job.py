@@ -20,7 +20,9 @@ from shmlease.text.schema import Schema
 
 DTYPE = "chr:S8,pos:i4,pct:f4"
 ROWS = np.dtype([("chr", "S8"), ("pos", "<i4"), ("pct", "<f4")])
-BUDGET = Budget(block_bytes=8192, parse_bytes=40_000, chunks_a_task=2, encode_bytes=2 << 20, limit_bytes=8 << 20)
+BUDGET = Budget(
+    block_bytes=8192, step_bytes=16_384, parse_bytes=40_000, chunks_a_task=2, encode_bytes=2 << 20, limit_bytes=8 << 20
+)
 
 
 def run(plan: IngestPlan, out: Path, pool, registry, budget: Budget = BUDGET, on_tick=lambda _: None) -> Coordinator:
@@ -67,7 +69,9 @@ def test_every_chunk_is_whole_whichever_worker_made_it(table, pool, registry, tm
 @pytest.mark.parametrize("most", [1, 4, 100])
 def test_no_block_is_begun_beyond_the_limit(most: int, table, pool, registry, tmp_path) -> None:
     path = table(40_000)
-    budget = Budget(block_bytes=8192, parse_bytes=40_000, chunks_a_task=2, encode_bytes=2 << 20, limit_bytes=200_000)
+    budget = Budget(
+        block_bytes=8192, step_bytes=16_384, parse_bytes=40_000, chunks_a_task=2, encode_bytes=2 << 20, limit_bytes=200_000
+    )
     workers = pool(6, most)
     run(plan_ingest(path, Schema().with_dtype(DTYPE)), tmp_path / "out.h5", workers, registry, budget)
     assert workers.most_waiting <= max(budget.limit_bytes // budget.parse_bytes, 1) + 1  # and what frees memory

@@ -20,7 +20,9 @@ from shmlease.ingestion.load_job import LoadJob
 from shmlease.ingestion.load_plan import plan_load
 from shmlease.units import parse_bytes
 
-BUDGET = Budget(block_bytes=300_000, parse_bytes=600_000, chunks_a_task=2, encode_bytes=2 << 20, limit_bytes=8 << 20)
+BUDGET = Budget(
+    block_bytes=300_000, step_bytes=600_000, parse_bytes=600_000, chunks_a_task=2, encode_bytes=2 << 20, limit_bytes=8 << 20
+)
 PAIR = np.dtype([("i", "<i4"), ("x", "<f8")], align=True)
 
 

@@ -33,7 +33,7 @@ def text(seed: int, rows: int, wrong: float) -> str:
 
 
 def ingested(path: Path, out: Path, pool, registry, block_bytes: int) -> dict[str, np.ndarray]:
-    budget = Budget(block_bytes, block_bytes * 40, 1, 1 << 20, 32 << 20)
+    budget = Budget(block_bytes, block_bytes * 2, block_bytes * 40, 1, 1 << 20, 32 << 20)
     plan = plan_ingest(path, SCHEMA, on_error="quarantine", parser="native")
     sink = HDF5Sink(out, encoders=1)
     bad_rows = BadRows("quarantine", sink)

@@ -25,7 +25,7 @@ def ends() -> Iterator[tuple[WorkerChannel, WorkerChannel]]:
 
 def context(number: int) -> Context:
     table = Table(f"file{number}.tsv", Schema().with_dtype("a:i4"), "plain", (), 0, 1, 100)
-    return Context(number, table, None, 1 << 16, 1000, "skip", "native")
+    return Context(number, table, None, 1 << 16, 1 << 18, 1000, "skip", "native")
 
 
 def parse(number: int, offset: int = 0) -> Parse:

@@ -26,7 +26,7 @@ class Work:
     def __init__(self, path: Path, weight: int = TASK_BYTES) -> None:
         self.weight = weight
         table = open_table(path, Schema().with_dtype("chr:S,pos:i4,pct:f4"))
-        self.context = Context(0, table, None, 1 << 16, 0, "fail")
+        self.context = Context(0, table, None, 1 << 16, 1 << 18, 0, "fail")
 
     def task(self) -> Measure:
         return Measure(self.context, Piece(0, self.context.table.data_offset, None))
