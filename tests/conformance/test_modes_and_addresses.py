@@ -93,6 +93,17 @@ def test_address_is_for_anybody_any_number_of_times_and_keeps_nothing_alive(worl
         world.registry.attach(address)
 
 
+def test_address_is_good_at_once_though_nobody_asked_the_registry(world: World) -> None:
+    process = world.process()
+    before = world.registry.statistics().counters.get("refused", 0)
+    for value in range(20):
+        with world.registry.lease(shape=5) as lease:
+            lease.array[:] = value
+            read = "with registry.attach(address) as lease: total = float(lease.array.sum())\ntotal"
+            assert process(read, address=lease.address()) == 5 * value
+    assert world.registry.statistics().counters.get("refused", 0) == before
+
+
 def test_address_of_another_registry_is_refused_by_name(world: World) -> None:
     elsewhere = shmlease.Address("elsewhere", 1, 1)
     with pytest.raises(shmlease.SegmentNotFoundError, match="of registry elsewhere"):

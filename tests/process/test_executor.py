@@ -92,7 +92,7 @@ def test_handle_arrives_as_the_object_wherever_it_is_and_each_time_anew(registry
         assert list(sums) == [0] * 20, "a handle that was released waits for the calls submitted before"
         assert [float(array.sum()) for _, array in written] == [LARGE] * 4
         until(lambda: in_use(registry) == 0)
-        with pytest.raises(shmlease.SegmentNotFoundError):
+        with pytest.raises(shmlease.LeaseClosedError, match="put the object again"):
             pool.submit(total, {"deep": [handle]}).result()
         assert pool.submit(total, {"deep": [big]}).result() == 0, "that was an error of that call alone"
 

@@ -287,7 +287,7 @@ def test_name_is_what_it_is_in_the_standard_library(registry: shmlease.Registry,
     assert not is_named(name.lstrip("/"))
 
 
-@pytest.mark.parametrize("name", ["a/b", "", "/", "x" * 300, 5, b"x", "\udcff"])
+@pytest.mark.parametrize("name", ["a/b", "", "/", ".", "..", "x" * 256, "x" * 300, 5, b"x", "\udcff"])
 @pytest.mark.parametrize("create", [True, False])
 def test_name_that_cannot_be_is_the_standard_librarys_error(registry: shmlease.Registry, name: Any, create: bool) -> None:
     del registry

@@ -319,9 +319,7 @@ class Lease(Generic[T_co]):
         """
         self._require_held()
         if self._address is None:
-            self._publish_if_unpublished()
-            if self._is_writer:
-                self._link.request(m.Done, m.Ping)  # when it is answered, everybody can attach
+            self._publish_if_unpublished()  # written by now, so that the registry reads it before it answers any attacher
             self._note_address(self.name or "" if self._hold.is_exposed else "")
         assert self._address is not None
         return self._address

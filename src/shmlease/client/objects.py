@@ -141,7 +141,7 @@ def unpack(content: Array, subject: str) -> Any:
     for offset, nbytes in np.frombuffer(places, _PLACE).tolist():
         if offset + nbytes > size:
             raise _malformed(subject, f"it is cut short: a buffer ends at byte {offset + nbytes}, the segment at {size}")
-        buffers.append(content[offset : offset + nbytes])
+        buffers.append(content[offset : offset + nbytes].data)  # no array: `if memory` and `memory == b""` are to work
     try:
         return pickle.loads(content[places_end : places_end + stream_nbytes].data, buffers=buffers)  # noqa: S301 - this user's own
     except ModuleNotFoundError as error:

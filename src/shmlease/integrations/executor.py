@@ -15,7 +15,7 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from shmlease import Address, Lease, RegistryHandle
+from shmlease import Address, Lease, LeaseClosedError, RegistryHandle
 from shmlease.integrations.calls import Calls
 from shmlease.integrations.messages import MIN_NBYTES, packed, received
 from shmlease.integrations.own_registry import RegistryUse
@@ -116,7 +116,8 @@ def _end_after(use: RegistryUse, manager: list[Any]) -> None:
 class Handle:
     """An object that was shared with the calls of an executor, until `release`; made by `Executor.put`.
 
-    A context manager. Calls that were submitted before it is released still get the object.
+    A context manager. Calls of that executor which were submitted before it is released still get the object; later ones
+    raise LeaseClosedError.
     """
 
     def __init__(self, calls: Calls, lease: Lease[Any]) -> None:
@@ -142,4 +143,10 @@ class Handle:
         self.release()
 
     def __reduce__(self) -> tuple[Callable[[Address], Any], tuple[Address]]:
+        if not self._lease.held:
+            raise LeaseClosedError(
+                "this handle of Executor.put was released, and the calls submitted before are done: put the object again, "
+                "or submit all calls within the handle's `with` block",
+                site=self._lease.site,
+            )
         return received, (self._address,)

@@ -108,7 +108,7 @@ class SharedMemory(shared_memory.SharedMemory):
                 continue
 
     def _create(self, size: int) -> None:
-        name, size = _os_name(self._name), operator.index(size)
+        name, size = _os_name(self._name, self._flags), operator.index(size)
         if size > sys.maxsize:
             raise OverflowError("Python int too large to convert to C long")
         if size >= _TOO_LARGE:
@@ -206,7 +206,7 @@ def _close_all() -> None:
 atexit.register(_close_all)
 
 
-def _os_name(name: str) -> str:
+def _os_name(name: str, flags: int = os.O_RDWR) -> str:
     """What the file in /dev/shm is called that `shm_open` opens by `name`.
 
     Raises
@@ -217,7 +217,8 @@ def _os_name(name: str) -> str:
     if "\0" in name:
         raise ValueError("embedded null character")
     encoded = name.encode().lstrip(b"/")
-    if b"/" in encoded or not 1 <= len(encoded) <= _NAME_MAX:
+    if b"/" in encoded or encoded in (b".", b"..") or not 1 <= len(encoded) <= _NAME_MAX:
+        os.close(standard._posixshmem.shm_open(name, flags, mode=0o600))  # raises; what exactly depends on the C library
         raise _os_error(errno.EINVAL, name)
     return encoded.decode()
 

@@ -217,6 +217,22 @@ def test_object_without_memory_of_its_own_comes_back_as_a_copy(kind: str) -> Non
     assert np.array_equal(made, IN_BAND[kind]) if kind == "objects" else made == IN_BAND[kind]
 
 
+class Blob:
+    """A class that pickles its memory as PEP 574 has it, and looks at what it gets."""
+
+    def __init__(self, memory: Any) -> None:
+        self.is_empty = not memory
+        self.is_as_sent = memory == b"y" * 5000
+
+    def __reduce_ex__(self, _: int) -> Any:
+        return Blob, (pickle.PickleBuffer(b"y" * 5000),)
+
+
+def test_memory_of_any_class_arrives_as_bytes_that_can_be_compared() -> None:
+    made = unpack(content_of(Blob(b"")), "segment 'a'")
+    assert (made.is_empty, made.is_as_sent) == (False, True)
+
+
 def test_array_that_occurs_twice_is_stored_once() -> None:
     array = np.arange(10_000)
     assert pack([array, array]).nbytes < 1.1 * array.nbytes
