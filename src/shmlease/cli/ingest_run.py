@@ -64,8 +64,6 @@ def run(
             for name, value in {**reading, "layout": layout, "dtype": dtype, "columns": columns, "matrix": matrix}.items()
             if value is not None
         ]
-        if scheduler is not None:
-            raise click.UsageError("--scheduler and --reader do not go together; call the reader on this machine.")
         given += [
             option for option, is_on in (("--columnar", how["columnar"]), ("--fit-strings", how["fit_strings"])) if is_on
         ]

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from shmlease.errors import SinkError
 from shmlease.hdf5 import provenance
 from shmlease.hdf5.checksum import crc32
@@ -57,7 +59,10 @@ def consolidate(
             form = _form(part)
             for block in _blocks(dataset, part):
                 checksum = crc32(plain_bytes(block), checksum)
-                sink.append(name, block, **form)
+                if part.has_rows:
+                    sink.append(name, block, **form)
+                else:
+                    sink.write(name, block)
             recorded = str(part.attributes[provenance.CHECKSUM])
             if format_checksum(checksum) != recorded:
                 raise SinkError(
@@ -86,6 +91,9 @@ def _require_parts(path: str, dataset: h5py.Dataset) -> None:
 
 def _blocks(dataset: h5py.Dataset, part: Part) -> Iterator[Any]:
     """The rows, with strings as they are recorded; once none, where there are none."""
+    if not part.has_rows:
+        yield np.asarray(dataset[...], parse_dtype(part.dtype))
+        return
     step = max(1, _READ_BYTES // max(1, part.row_bytes))
     dtype = parse_dtype(part.dtype)  # h5py's own carries what it read as metadata, of no use here
     is_transposed = bool(part.attributes.get(provenance.TRANSPOSED))

@@ -112,6 +112,7 @@ class StagingDirectory:
                 raise SinkError(
                     f"{self.output}: another sink is writing it; wait for it to end, or choose another name",
                     path=str(self.output),
+                    errno=errno.EWOULDBLOCK,
                 ) from None
             os.close(fd)
 

@@ -60,6 +60,16 @@ class Part(NamedTuple):
     stored_dtype: Any
     attributes: dict[str, Any]
 
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of one row; of a scalar, that of the scalar."""
+        return self.shape[:-1] if self.attributes.get(provenance.TRANSPOSED) else self.shape[1:]
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether others can follow: there are none of a scalar, and of what has no elements whatever its length."""
+        return self.shape != () and 0 not in self.row_shape
+
 
 def parts_of(path: str) -> list[Part]:
     """The datasets of the file at `path`.
@@ -79,13 +89,16 @@ def part_in(path: str, name: str, dataset: h5py.Dataset) -> Part:
     sources = provenance.decode_sources(attributes.get(provenance.SOURCES, "[]"))
     dtype, is_transposed = str(attributes[provenance.DTYPE]), bool(attributes.get(provenance.TRANSPOSED))
     shape = dataset.shape
-    row_bytes = parse_dtype(dtype).itemsize * math.prod(_trailing(shape, is_transposed))  # with strings of fixed length
-    rows = shape[-1 if is_transposed else 0]
+    row_shape = shape[:-1] if is_transposed else shape[1:]
+    row_bytes = parse_dtype(dtype).itemsize * math.prod(row_shape)  # with strings of fixed length
+    rows = shape[-1 if is_transposed else 0] if shape else 1
     return Part(path, name, dtype, rows, row_bytes, tuple(sources), shape, dataset.dtype, attributes)
 
 
 def join(out: str, datasets: Mapping[str, Sequence[Part]], *, overwrite: bool = False) -> dict[str, list[Source]]:
     """Make the file `out`, whose datasets are those parts end to end; the files they are in must stay where they are.
+
+    Scalars, and arrays of rows without elements, have no end to go on from: they must be equal, and are copied.
 
     Returns
     -------
@@ -103,7 +116,12 @@ def join(out: str, datasets: Mapping[str, Sequence[Part]], *, overwrite: bool = 
     beside = f"{place}.joined-{os.getpid()}"
     try:
         with h5py.File(beside, "w", libver="latest") as file:
-            sources = {name: _join_dataset(file, name, parts, os.path.dirname(place)) for name, parts in datasets.items()}
+            sources = {
+                name: _join_rows(file, name, parts, os.path.dirname(place))
+                if parts[0].has_rows
+                else _copy_one(file, name, parts)
+                for name, parts in datasets.items()
+            }
             file.attrs[provenance.VERSION] = shmlease.__version__
             file.attrs[provenance.DATASETS] = msgspec.json.encode(sorted(datasets)).decode()
         with open(beside, "rb") as made:
@@ -116,22 +134,17 @@ def join(out: str, datasets: Mapping[str, Sequence[Part]], *, overwrite: bool = 
     return sources
 
 
-def _join_dataset(file: h5py.File, name: str, parts: Sequence[Part], directory: str) -> list[Source]:
+def _join_rows(file: h5py.File, name: str, parts: Sequence[Part], directory: str) -> list[Source]:
     import h5py  # noqa: PLC0415 - see above
 
     checksum, row = 0, 0
     sources: list[Source] = []
-    shape, dtype, first = parts[0].shape, parts[0].stored_dtype, parts[0].attributes
-    is_transposed, rows = bool(first.get(provenance.TRANSPOSED)), sum(part.rows for part in parts)
-    trailing = _trailing(shape, is_transposed)
-    layout = h5py.VirtualLayout((*trailing, rows) if is_transposed else (rows, *trailing), dtype)
+    first, rows = parts[0], sum(part.rows for part in parts)
+    is_transposed = bool(first.attributes.get(provenance.TRANSPOSED))
+    layout = h5py.VirtualLayout((*first.row_shape, rows) if is_transposed else (rows, *first.row_shape), first.stored_dtype)
     for part in parts:
-        if _trailing(part.shape, is_transposed) != trailing or (part.stored_dtype, part.dtype) != (dtype, parts[0].dtype):
-            raise SinkError(
-                f"dataset {name!r} is {parts[0].dtype} {shape} in {parts[0].path} and {part.dtype} {part.shape} in "
-                f"{part.path}; give types with lengths, such as name:S16",
-                dataset=name,
-            )
+        if not part.has_rows or _form(part) != _form(first):
+            raise _differ(name, first, part)
         stop = row + part.rows
         if part.rows:
             relative = os.path.relpath(os.path.realpath(part.path), directory)
@@ -140,21 +153,53 @@ def _join_dataset(file: h5py.File, name: str, parts: Sequence[Part], directory: 
         checksum = combine(checksum, parse_checksum(part.attributes[provenance.CHECKSUM]), part.rows * part.row_bytes)
         sources += [replace(source, start=source.start + row, stop=source.stop + row) for source in part.sources]
         row = stop
-    sources = joined_parts(sources, parts[0].row_bytes)
-    joined = file.create_virtual_dataset(name, layout)
-    joined.attrs.update({key: value for key, value in first.items() if not key.startswith(provenance.PREFIX)})
-    joined.attrs[provenance.VERSION] = shmlease.__version__
-    joined.attrs[provenance.ROWS] = rows
-    joined.attrs[provenance.DTYPE] = first[provenance.DTYPE]
-    joined.attrs[provenance.CHECKSUM] = format_checksum(checksum)
-    joined.attrs[provenance.SOURCES] = provenance.encode_sources(sources)
-    if is_transposed:
-        joined.attrs[provenance.TRANSPOSED] = 1
+    sources = joined_parts(sources, first.row_bytes)
+    _record(file.create_virtual_dataset(name, layout), first, rows, format_checksum(checksum), sources)
     return sources
 
 
-def _trailing(shape: tuple[int, ...], is_transposed: bool) -> tuple[int, ...]:
-    return shape[:-1] if is_transposed else shape[1:]
+def _copy_one(file: h5py.File, name: str, parts: Sequence[Part]) -> list[Source]:
+    first = parts[0]
+    for part in parts:
+        if (part.shape, _form(part)) != (first.shape, _form(first)):
+            raise _differ(name, first, part)
+        if part.attributes[provenance.CHECKSUM] != first.attributes[provenance.CHECKSUM]:
+            raise SinkError(
+                f"dataset {name!r} is a scalar, and {first.path} has another than {part.path}; "
+                "give it an axis to have them one after another",
+                dataset=name,
+            )
+    with opened(first.path) as shard:
+        dataset = file.create_dataset(name, data=shard[first.dataset][...], dtype=first.stored_dtype)
+    sources = [source for part in parts for source in part.sources]
+    _record(dataset, first, first.rows, str(first.attributes[provenance.CHECKSUM]), sources)
+    return sources
+
+
+def _form(part: Part) -> tuple[Any, ...]:
+    return part.row_shape, part.stored_dtype, part.dtype
+
+
+def _differ(name: str, first: Part, part: Part) -> SinkError:
+    advice = "; give types with lengths, such as name:S16" if "S" in part.dtype else ""
+    return SinkError(
+        f"dataset {name!r} is {first.dtype} {first.shape} in {first.path} and {part.dtype} {part.shape} in {part.path}"
+        f"{advice}",
+        dataset=name,
+    )
+
+
+def _record(dataset: h5py.Dataset, first: Part, rows: int, checksum: str, sources: list[Source]) -> None:
+    """Give a dataset its attributes, and its record."""
+    own = first.attributes.items()
+    dataset.attrs.update({key: value for key, value in own if not key.startswith(provenance.PREFIX)})
+    dataset.attrs[provenance.VERSION] = shmlease.__version__
+    dataset.attrs[provenance.ROWS] = rows
+    dataset.attrs[provenance.DTYPE] = first.attributes[provenance.DTYPE]
+    dataset.attrs[provenance.CHECKSUM] = checksum
+    dataset.attrs[provenance.SOURCES] = provenance.encode_sources(sources)
+    if provenance.TRANSPOSED in first.attributes:
+        dataset.attrs[provenance.TRANSPOSED] = first.attributes[provenance.TRANSPOSED]
 
 
 def opened(path: str) -> h5py.File:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, assert_never
 
 from shmlease.errors import LeaseError, TicketError
 from shmlease.hdf5.columnar_sink import AnySink
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from shmlease.ingestion.dataset_job import DatasetJob
     from shmlease.ingestion.load_job import LoadJob
 
-__all__ = ["Coordinator"]
+__all__ = ["TICK_S", "Coordinator"]
 
 # Of text or rows. A checkpoint costs some 50 us, a fiftieth of what it takes to make these rows.
 _CHECKPOINT_EVERY_BYTES = 1 << 20
-_TICK_S = 0.1
+TICK_S: Final = 0.1
 Job: TypeAlias = "DatasetJob | LoadJob"
 AnyWork = ParseWork | ReadWork | EncodeWork | LoadWork
 
@@ -93,10 +93,10 @@ class Coordinator:
         next_tick_s = time.monotonic()
         try:
             while self._dispatch():
-                for work, outcome in self._pool.wait(_TICK_S):
+                for work, outcome in self._pool.wait(TICK_S):
                     self._receive(work, outcome)
                 if time.monotonic() >= next_tick_s:
-                    next_tick_s = time.monotonic() + _TICK_S
+                    next_tick_s = time.monotonic() + TICK_S
                     self._on_tick(self)
             if self._counts:
                 self._checkpoint()

@@ -17,7 +17,7 @@ from shmlease.hdf5.columnar_sink import ColumnarSink
 from shmlease.hdf5.filters import compressions_named
 from shmlease.ingestion.bad_rows import BadRows
 from shmlease.ingestion.budget import Budget, budget_for
-from shmlease.ingestion.coordinator import Coordinator, Job
+from shmlease.ingestion.coordinator import TICK_S, Coordinator, Job
 from shmlease.ingestion.dataset_job import DatasetJob
 from shmlease.ingestion.file_progress import report_of
 from shmlease.ingestion.inline_resources import InlineResources
@@ -176,9 +176,12 @@ def ingest(
             _require_columns(own, plan)
         else:
             text = {"layout": layout, "dtype": dtype, "columns": columns, "matrix": matrix, "fit_strings": fit_strings}
-            _require_none(**text, columnar=columnar or bool(own), ranges=ranges, **reading)
-            from shmlease.ingestion.load_plan import plan_load  # noqa: PLC0415 - text needs nothing of it
+            from shmlease.ingestion.load_plan import (  # noqa: PLC0415 - text needs nothing of it
+                plan_load,
+                require_none_of_text,
+            )
 
+            require_none_of_text(**text, columnar=columnar or bool(own), ranges=ranges, **reading)
             plan = plan_load(names, reader, into, compression, on_error)
         if workers is None:
             is_inline = plan.is_little and executor is None and registry is None
@@ -238,13 +241,6 @@ class _Stored:
     resumed_rows: int
 
 
-def _require_none(**given: Any) -> None:
-    """Raise if an option was given that a reader of the user's knows nothing of."""
-    for name, value in given.items():
-        if value not in (None, False):
-            raise TypeError(f"{name} says how text is read; a reader of your own reads its files itself")
-
-
 def _require_columns(own: Mapping[str, str], plan: IngestPlan) -> None:
     """Raise unless all columns that have a compression of their own are datasets."""
     for name in own:
@@ -283,15 +279,18 @@ def _store(
         jobs: Iterator[Job]
         if not isinstance(plan, IngestPlan):
             from shmlease.ingestion.load_job import LoadJob  # noqa: PLC0415 - text needs nothing of it
+            from shmlease.ingestion.reader import StepLimit  # noqa: PLC0415 - see above
 
             # an executor has an order of its own, so that a path must be read in one step there
-            piece_bytes = sys.maxsize if resources.is_executor else budget.block_bytes
+            step_bytes = sys.maxsize if resources.is_executor else budget.block_bytes
+            # who does it all himself says in between how far he is
+            step_s = TICK_S if isinstance(resources, InlineResources) else math.inf
             load = LoadJob(
                 plan,
                 sink,
                 resources.registry,
                 bad_rows,
-                piece_bytes,
+                StepLimit(step_bytes, step_s),
                 budget.chunks_a_task,
                 resources.workers,
                 opened.get(LoadJob.name),

@@ -28,7 +28,7 @@ from shmlease.ingestion.load_plan import LoadPlan
 from shmlease.ingestion.load_progress import LoadProgress
 from shmlease.ingestion.loading_file import Group, LoadingFile
 from shmlease.ingestion.private_memory import Memory
-from shmlease.ingestion.reader import Failure
+from shmlease.ingestion.reader import Failure, StepLimit
 from shmlease.ingestion.report import FileReport
 from shmlease.ingestion.tasks import Encoded, Load, Loaded, LoadedBlock
 from shmlease.ingestion.work import EncodeWork, HeldPart, LoadWork
@@ -43,10 +43,9 @@ class LoadJob:
 
     Parameters
     ----------
-    plan : LoadPlan
-    sink, registry, bad_rows
+    plan, sink, registry, bad_rows
         Of the run.
-    piece_bytes, chunks_a_task : int
+    limit, chunks_a_task : StepLimit, int
         How much a step of a reader gives, and how many chunks are encoded at once.
     most_open : int
         Files that are read at once.
@@ -64,7 +63,7 @@ class LoadJob:
         sink: HDF5Sink,
         registry: Memory,
         bad_rows: BadRows,
-        piece_bytes: int,
+        limit: StepLimit,
         chunks_a_task: int,
         most_open: int,
         position: Mapping[str, Any] | None = None,
@@ -74,7 +73,7 @@ class LoadJob:
         self._sink = sink
         self._registry = registry
         self._bad_rows = bad_rows
-        self._piece_bytes = piece_bytes
+        self._limit = limit
         self._chunks_a_task = chunks_a_task
         self._most_open = most_open
         self._attributes = dict(attributes or {})
@@ -145,7 +144,7 @@ class LoadJob:
             file.path,
             file.opening,
             self._plan.compression,
-            self._piece_bytes,
+            self._limit,
             file.taken,
             start_rows,
             is_alone=len(group.files) == 1,
@@ -171,7 +170,8 @@ class LoadJob:
         if loaded.is_end:
             file.is_read = file.session.is_over = True
             file.failure, file.file_crc32 = loaded.failure, loaded.file_crc32
-        file.waiting.append((loaded, leases))
+        if loaded.blocks or loaded.is_end:
+            file.waiting.append((loaded, leases))
         return self._settle(self._groups[self._plan.groups[file.index]])
 
     def take_lost(self, work: LoadWork, why: str) -> list[EncodeWork]:

@@ -15,7 +15,7 @@ from shmlease.ingestion.tasks import OnError
 from shmlease.text.schema import Schema
 from shmlease.text.sources import FileState, PathLike, require_utf8_name, state_of
 
-__all__ = ["LoadPlan", "plan_load"]
+__all__ = ["LoadPlan", "plan_load", "require_none_of_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def _state(path: str) -> FileState | None:
 
 def plan_load(
     paths: PathLike | Sequence[PathLike],
-    reader: Callable[..., Any],
+    reader: Callable[..., Any] | Reader,
     into: str | None,
     compression: str,
     on_error: OnError,
@@ -119,3 +119,16 @@ def plan_load(
         compression,
         on_error,
     )
+
+
+def require_none_of_text(**given: Any) -> None:
+    """Raise if an option was given that a reader of the user's knows nothing of.
+
+    Raises
+    ------
+    TypeError
+        One was.
+    """
+    for name, value in given.items():
+        if value not in (None, False):
+            raise TypeError(f"{name} says how text is read; a reader of your own reads its files itself")

@@ -4,13 +4,15 @@ Rules:
 
 - The reader may change in the next step what it gave: only copies are kept, at most a chunk of each array.
 - What an earlier opening gave is compared by its CRC-32 and not given again, so a path can be begun anew at any time.
-- An error that the reader raises, or an array that cannot be stored, is a failure of the path. What fails here is not.
+- An error that the reader raises, or an array that cannot be stored, is a failure of the path. What fails here is not, nor
+  is that the reader cannot be imported.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -61,7 +63,8 @@ class OpenedReader:
         self._datasets: dict[str, ArrayRows] = {}
         self._attributes: dict[str, dict[str, Any]] = {}  # to go with the next block of an array
         self._outs: list[tuple[str, Lease]] = []
-        self._arrays = self._run(task)
+        function, takes_out = unpack_reader(task.reader)
+        self._arrays = self._run(function, takes_out=takes_out)
         self._current: tuple[str, Any, int] | None = None  # an array, and its next row
         self._lease: Lease | None = None  # it lies in
 
@@ -81,14 +84,14 @@ class OpenedReader:
             self._outs.clear()
 
     def step(self, task: Load) -> Loaded:
-        """The next of its arrays, up to ``task.piece_bytes``."""
+        """The next of its arrays, up to ``task.limit``."""
         self._blocks, self._task = [], task
         for rows in self._datasets.values():
             rows.begin_at(task.start_rows)
         failure: Failure | None = None
-        left_bytes = task.piece_bytes
+        left_bytes, deadline_s = task.limit.size_bytes, time.monotonic() + task.limit.time_s
         try:
-            while left_bytes > 0:
+            while True:
                 try:
                     part = self._next_part(left_bytes)
                 except (Exception, SystemExit) as error:
@@ -102,7 +105,8 @@ class OpenedReader:
                     self._datasets[name].take(array)
                 else:
                     self._add(self._leased(name, array, is_whole=True))
-            return Loaded(tuple(self._blocks), is_end=False)
+                if left_bytes <= 0 or time.monotonic() >= deadline_s:
+                    return Loaded(tuple(self._blocks), is_end=False)
         except BaseException:
             for block in self._blocks:
                 if block.any_ticket is not None:
@@ -119,14 +123,13 @@ class OpenedReader:
 
     # --- the user's function ------------------------------------------------------------------------------------------
 
-    def _run(self, task: Load) -> Iterator[tuple[str, Any, Lease | None]]:
+    def _run(self, function: Callable[..., Any], *, takes_out: bool) -> Iterator[tuple[str, Any, Lease | None]]:
         """Call the function; what it gives, in order."""
-        function, takes_out = unpack_reader(task.reader)
-        given = function(task.path, self._out) if takes_out else function(task.path)
+        given = function(self._path, self._out) if takes_out else function(self._path)
         yield from self._filled()
         if given is None:
             if not takes_out:
-                raise TypeError(f"{task.reader.name} returned None; return or yield arrays with their names")
+                raise TypeError(f"{self._task.reader.name} returned None; return or yield arrays with their names")
             return
         for name, value, attributes in _named(given):
             yield from self._filled()

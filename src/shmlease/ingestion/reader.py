@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import inspect
+import math
 import os
 import pickle
 import sys
@@ -21,7 +22,7 @@ from typing import Any, Final
 
 from shmlease.errors import IngestError
 
-__all__ = ["Failure", "Reader", "failure_of", "pack_reader", "unpack_reader"]
+__all__ = ["Failure", "Reader", "StepLimit", "failure_of", "pack_reader", "unpack_reader"]
 
 _PACKAGE: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _MAIN_KEYS = ("init_main_from_name", "init_main_from_path")
@@ -47,6 +48,14 @@ class Reader:
 
 
 @dataclass(frozen=True, slots=True)
+class StepLimit:
+    """How much one step of a reader gives: so many bytes, or what it yields within so many seconds."""
+
+    size_bytes: int
+    time_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """What a reader raised for a path.
 
@@ -62,28 +71,40 @@ class Failure:
     traceback: str
 
 
-def pack_reader(function: Callable[..., Any]) -> Reader:
+def pack_reader(function: Callable[..., Any] | Reader, *, runs_main: bool = True) -> Reader:
     """`function` as a worker can have it.
+
+    Parameters
+    ----------
+    function : callable or Reader
+        The loader, or what this gave for it before.
+    runs_main : bool
+        Whether a worker may run the script of this program again to find a function of ``__main__``. If not, such a
+        function goes by value; this needs cloudpickle.
 
     Raises
     ------
     IngestError
         It cannot be sent to another process.
     """
+    if isinstance(function, Reader):
+        return function
     if not callable(function):
         raise TypeError(f"reader={function!r} is no function")
     inner = function.func if isinstance(function, functools.partial) else function
     name = f"{getattr(inner, '__module__', '')}:{getattr(inner, '__qualname__', type(inner).__qualname__)}"
+    surroundings: dict[str, Any] = {"sys_path": [path or os.getcwd() for path in sys.path]}
     try:
+        if not runs_main:
+            return Reader(name, _by_value(function), surroundings)
         content = pickle.dumps(function)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        if importlib.util.find_spec("cloudpickle") is None:
+        if not runs_main or importlib.util.find_spec("cloudpickle") is None:
             raise IngestError(
-                f"reader {name} cannot be sent to a worker: {error}; define it at the top level of a module, or install "
-                "cloudpickle"
+                f"reader {name} cannot be sent to a worker: {error}; define it at the top level of a module"
+                + ", or install cloudpickle" * runs_main
             ) from error
         content = _by_value(function)
-    surroundings: dict[str, Any] = {"sys_path": [path or os.getcwd() for path in sys.path]}
     if b"__main__" in content:
         found = spawn.get_preparation_data("shmlease-worker")
         surroundings |= {key: found[key] for key in _MAIN_KEYS if key in found}
@@ -106,14 +127,26 @@ def _unpacked(content: bytes) -> Callable[..., Any]:
 
 
 def unpack_reader(reader: Reader) -> tuple[Callable[..., Any], bool]:
-    """The function, and whether it takes an `out` to fill beside the path."""
+    """The function, and whether it takes an `out` to fill beside the path.
+
+    Raises
+    ------
+    IngestError
+        It cannot be imported here.
+    """
     known = set(sys.path)
     main = {key: value for key, value in reader.surroundings.items() if key in _MAIN_KEYS}
     sys.path += [path for path in reader.surroundings.get("sys_path", ()) if path not in known]
     if main and not hasattr(sys.modules.get("__main__"), "__shmlease_prepared__"):
         spawn.prepare(main)
         sys.modules["__main__"].__dict__["__shmlease_prepared__"] = True
-    function = _unpacked(reader.content)
+    try:
+        function = _unpacked(reader.content)
+    except Exception as error:  # whatever its module does when it is imported
+        raise IngestError(
+            f"reader {reader.name} cannot be imported by a worker: {type(error).__name__}: {error}; a worker looks where "
+            "it finds its own modules, and then in the directories of sys.path of the program that called ingest"
+        ) from error
     return function, _takes_out(function)
 
 

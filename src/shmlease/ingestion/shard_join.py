@@ -1,12 +1,13 @@
 """Shards of an ingest as one file: each shard has the rows of some of the inputs, or of parts of them, in order.
 
 The file has the datasets, names and records that one ingest of all inputs would have made. Its rows lie in the shards;
-only what says where malformed lines are is written anew, since it counts from the beginning of a shard there.
+only what says where malformed lines are is written anew, since it counts from the beginning of a shard there. Names of
+tables and groups follow from all inputs, so they may be others in a shard: a dataset is known by the path of its sources.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ import numpy as np
 from shmlease.hdf5 import HDF5Sink
 from shmlease.hdf5.file_parts import part_of
 from shmlease.hdf5.layout import parse_dtype
-from shmlease.hdf5.provenance import Source
+from shmlease.hdf5.provenance import PREFIX, Source
 from shmlease.hdf5.virtual import Part, join, opened, parts_of
 from shmlease.ingestion.bad_rows import LINES
 from shmlease.ingestion.dataset_names import dataset_names
@@ -31,20 +32,20 @@ _ROWS: Final = 20_000  # of LINES, at a time
 
 @dataclass(slots=True)
 class _Table:
-    """What is one table in the output.
+    """What is one table in the output, or one group of what a reader gave.
 
     Attributes
     ----------
-    columns : dict of str to list of Part
-        Its datasets, or one under an empty name.
     paths : list of str
         Its inputs, in order.
+    columns : dict of str to list of Part
+        Its datasets, or one under an empty name.
     rejected : list of (int, Part, Part)
         Numbers of shards, and their malformed lines: where these are, and their text.
     """
 
+    paths: list[str]
     columns: dict[str, list[Part]] = field(default_factory=dict)
-    paths: list[str] = field(default_factory=list)
     rejected: list[tuple[int, Part, Part]] = field(default_factory=list)
 
 
@@ -70,7 +71,15 @@ class JoinedShards:
         return replace(rejected, line=rejected.line + before) if before else rejected
 
 
-def join_shards(out: str, shards: Sequence[str], into: str | None, *, is_columnar: bool, rejected: str) -> JoinedShards:
+def join_shards(
+    out: str,
+    shards: Sequence[str],
+    into: str | None,
+    *,
+    is_columnar: bool = False,
+    rejected: str | None = None,
+    groups: Mapping[str, str] | None = None,
+) -> JoinedShards:
     """Make the file `out` of these shards.
 
     Parameters
@@ -82,30 +91,35 @@ def join_shards(out: str, shards: Sequence[str], into: str | None, *, is_columna
         As of `ingest`.
     is_columnar : bool
         Tables are groups of columns.
-    rejected : str
-        Where to write what says where malformed lines are, if there are any.
+    rejected : str, optional
+        Where shards keep what did not become rows: the file to write what says where that is.
+    groups : mapping of str to str, optional
+        Where a reader gave the datasets: the group of each path.
 
     Raises
     ------
     SinkError
         Shards do not fit together, one is missing or has no records, or there is a file already.
     """
-    written = [parts_of(path) for path in shards]
-    tables = _tables(written, into, is_columnar=is_columnar)
+    written = [_Shard.read(path, has_rejected=rejected is not None) for path in shards]
+    is_grouped = is_columnar or groups is not None
+    tables = _tables(written, groups or _table_names(written, into), into, is_grouped=is_grouped)
     before = _lines_before(written)
     datasets = {
-        f"{name}/{column}" if column else name: parts
-        for name, table in tables.items()
-        for column, parts in table.columns.items()
+        _joined_name(name, column): parts for name, table in tables.items() for column, parts in table.columns.items()
     }
-    if any(table.rejected for table in tables.values()):
+    if rejected is not None and any(table.rejected for table in tables.values()):
         _write_rejected(rejected, tables, before)
         for part in parts_of(rejected):
             datasets[part.dataset] = [part]
         for name, table in tables.items():
             if table.rejected:
                 datasets[f"{_REJECTED}{name}/text"] = [text for _, _, text in table.rejected]
+    if groups is not None:
+        datasets = {name: _with_all_attributes(parts) for name, parts in datasets.items()}
     sources = join(out, datasets)
+    if groups is not None:
+        return JoinedShards(_array_reports(tables), _path_reports(groups, sources), before)
     return JoinedShards(
         tuple(_dataset_report(name, table) for name, table in tables.items()),
         tuple(report for name, table in tables.items() for report in _file_reports(name, table, sources)),
@@ -113,39 +127,77 @@ def join_shards(out: str, shards: Sequence[str], into: str | None, *, is_columna
     )
 
 
-def _tables(written: list[list[Part]], into: str | None, *, is_columnar: bool) -> dict[str, _Table]:
-    paths = dict.fromkeys(source.path or "" for part in _rows_of(written, into) for source in part.sources)
-    names = dict.fromkeys(paths, into) if into else dict(zip(paths, dataset_names(list(paths)), strict=True))
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """The datasets of a shard, and apart from them what did not become rows."""
+
+    parts: list[Part]
+    rejected: dict[str, Part]
+
+    @classmethod
+    def read(cls, path: str, *, has_rejected: bool) -> _Shard:
+        parts = parts_of(path)
+        rejected = {part.dataset: part for part in parts if has_rejected and part.dataset.startswith(_REJECTED)}
+        return cls([part for part in parts if part.dataset not in rejected], rejected)
+
+
+def _table_names(written: list[_Shard], into: str | None) -> dict[str, str]:
+    """The table of each file of text."""
+    paths = dict.fromkeys(source.path or "" for shard in written for part in shard.parts for source in part.sources)
+    return dict.fromkeys(paths, into) if into else dict(zip(paths, dataset_names(list(paths)), strict=True))
+
+
+def _tables(written: list[_Shard], names: Mapping[str, str], into: str | None, *, is_grouped: bool) -> dict[str, _Table]:
+    paths: dict[str, list[str]] = {}
+    for path, name in names.items():
+        paths.setdefault(name, []).append(path)
     tables: dict[str, _Table] = {}
-    for number, parts in enumerate(written):
-        of_shard: dict[str, _Table] = {}
-        for part in _rows_of([parts], into):
-            own = into or (part.dataset.partition("/")[0] if is_columnar else part.dataset)
-            here = [source.path or "" for source in part.sources]
-            table = of_shard[own] = tables.setdefault(str(names[here[0]]), _Table())
-            table.columns.setdefault(part.dataset[len(own) + 1 :], []).append(part)
-            table.paths += [path for path in here if path not in table.paths]
-        by_name = {part.dataset: part for part in parts}
-        for own, table in of_shard.items():
-            if f"{_REJECTED}{own}/lines" in by_name:
-                table.rejected.append((number, by_name[f"{_REJECTED}{own}/lines"], by_name[f"{_REJECTED}{own}/text"]))
+
+    def table_of(path: str | None) -> _Table:
+        name = names[path or ""]
+        return tables.setdefault(name, _Table(paths[name]))
+
+    for number, shard in enumerate(written):
+        for part in shard.parts:
+            column = _column(part.dataset, into, is_grouped=is_grouped)
+            table_of(part.sources[0].path).columns.setdefault(column, []).append(part)
+        for dataset, lines in shard.rejected.items():
+            if dataset.endswith("/lines"):
+                text = shard.rejected[dataset.removesuffix("lines") + "text"]
+                table_of(_files_of(lines)[0]).rejected.append((number, lines, text))
     return tables
 
 
-def _rows_of(written: list[list[Part]], into: str | None) -> Iterator[Part]:
-    """The datasets that have rows, and not malformed lines."""
-    for parts in written:
-        for part in parts:
-            if not part.dataset.startswith(_REJECTED) or (into and f"{part.dataset}/".startswith(f"{into}/")):
-                yield part
+def _column(dataset: str, into: str | None, *, is_grouped: bool) -> str:
+    """What a dataset is called within its table."""
+    if into is None:
+        return dataset.partition("/")[2] if is_grouped else ""
+    return dataset.removeprefix(into).removeprefix("/")
 
 
-def _lines_before(written: list[list[Part]]) -> dict[tuple[int, str], int]:
+def _joined_name(name: str, column: str) -> str:
+    return "/".join(filter(None, (name, column)))
+
+
+def _files_of(lines: Part) -> list[str]:
+    """The files that malformed lines count."""
+    return msgspec.json.decode(lines.attributes["files"], type=list[str])
+
+
+def _with_all_attributes(parts: list[Part]) -> list[Part]:
+    """The parts, the first of them with the attributes that a reader gave with any."""
+    attributes = dict(parts[0].attributes)
+    for part in parts[1:]:
+        attributes |= {key: value for key, value in part.attributes.items() if not key.startswith(PREFIX)}
+    return [parts[0]._replace(attributes=attributes), *parts[1:]]
+
+
+def _lines_before(written: list[_Shard]) -> dict[tuple[int, str], int]:
     before: dict[tuple[int, str], int] = {}
     lines: dict[str, int] = {}
-    for number, parts in enumerate(written):
+    for number, shard in enumerate(written):
         of_shard = {
-            source.path: found for each in parts for source in each.sources if (found := part_of(source)) is not None
+            source.path: found for each in shard.parts for source in each.sources if (found := part_of(source)) is not None
         }
         for path, part in of_shard.items():
             before[number, path or ""] = lines.get(path or "", 0)
@@ -171,7 +223,7 @@ def _renumbered(
     """The malformed lines of a shard, as those of the files that `paths` names, behind so much text."""
     with opened(lines.path) as file:
         dataset = file[lines.dataset]
-        here = msgspec.json.decode(dataset.attrs["files"], type=list[str])
+        here = _files_of(lines)
         places = np.array([paths.index(path) for path in here])
         lines_before = np.array([before.get((number, path), 0) for path in here])
         for start in range(0, lines.rows, _ROWS):
@@ -197,3 +249,32 @@ def _dataset_report(name: str, table: _Table) -> DatasetReport:
 def _file_reports(name: str, table: _Table, sources: dict[str, list[Source]]) -> list[FileReport]:
     column = next(iter(table.columns))
     return [report_of(source, name) for source in sources[f"{name}/{column}" if column else name]]
+
+
+def _array_reports(tables: dict[str, _Table]) -> tuple[DatasetReport, ...]:
+    """Of the datasets that a reader gave."""
+    reports = []
+    for name, table in tables.items():
+        for column, parts in table.columns.items():
+            first, rows = parts[0], sum(part.rows for part in parts) if parts[0].has_rows else parts[0].rows
+            reports.append(DatasetReport(_joined_name(name, column), str(parse_dtype(first.dtype)), rows, first.row_bytes))
+    return tuple(sorted(reports, key=lambda each: each.name))
+
+
+def _path_reports(groups: Mapping[str, str], sources: Mapping[str, list[Source]]) -> tuple[FileReport, ...]:
+    """Of the paths that a reader read: where their rows are. Which of them failed, the reports of the shards say."""
+    found: dict[str, dict[str, Source]] = {path: {} for path in groups}
+    for name, each in sources.items():
+        for source in each:
+            if source.path in found:
+                found[source.path][name] = source
+    reports = []
+    for path, places in found.items():
+        name, start_row = groups[path], 0
+        if len(places) == 1:
+            ((name, source),) = places.items()
+            start_row = source.start
+        rows = sum(source.stop - source.start for source in places.values())
+        size_bytes = next((source.size_bytes for source in places.values()), None)
+        reports.append(FileReport(path, name, start_row, rows, rejected=0, size_bytes=size_bytes or 0))
+    return tuple(reports)

@@ -23,7 +23,7 @@ from shmlease.text.parser_choice import Parser
 if TYPE_CHECKING:
     from shmlease.client.lease import Lease
     from shmlease.client.ticket import Ticket
-    from shmlease.ingestion.reader import Failure, Reader
+    from shmlease.ingestion.reader import Failure, Reader, StepLimit
 
 __all__ = [
     "EXAMPLES",
@@ -116,7 +116,7 @@ class Load:
         Differs each time the path is to be read from its beginning.
     compression : str
         Of the datasets.
-    piece_bytes : int
+    limit : StepLimit
         How much to give at once.
     taken : dict of str to (int, int)
         Rows of each array that an earlier opening gave, and their CRC-32: they are compared, and not given again.
@@ -131,7 +131,7 @@ class Load:
     path: str
     opening: int
     compression: str
-    piece_bytes: int
+    limit: StepLimit
     taken: dict[str, tuple[int, int]]
     start_rows: dict[str, int] | None
     is_alone: bool

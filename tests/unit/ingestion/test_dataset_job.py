@@ -123,7 +123,7 @@ def test_work_that_fails_again_and_again_is_given_up(table, pool, registry, tmp_
 def test_progress_is_reported_while_it_goes_on(table, pool, registry, tmp_path, monkeypatch) -> None:
     from shmlease.ingestion import coordinator
 
-    monkeypatch.setattr(coordinator, "_TICK_S", 0.0)
+    monkeypatch.setattr(coordinator, "TICK_S", 0.0)
     rows: list[int] = []
     tell: Callable[[Coordinator], None] = lambda run: rows.append(run.rows)  # noqa: E731 - a callback
     run(plan_ingest(table(3000), Schema().with_dtype(DTYPE)), tmp_path / "out.h5", pool(8), registry, on_tick=tell)

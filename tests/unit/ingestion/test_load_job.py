@@ -18,6 +18,7 @@ from shmlease.ingestion.budget import Budget
 from shmlease.ingestion.coordinator import Coordinator
 from shmlease.ingestion.load_job import LoadJob
 from shmlease.ingestion.load_plan import plan_load
+from shmlease.ingestion.reader import StepLimit
 from shmlease.units import parse_bytes
 
 BUDGET = Budget(
@@ -105,7 +106,7 @@ def run(
     sink = HDF5Sink(out, encoders=1, resume=resume, keep_partial=True)
     before = sink.completed()
     position = None if before.position is None else before.position["open"].get("reader")
-    job = LoadJob(plan, sink, registry, BadRows(on_error, sink), BUDGET.block_bytes, 2, 3, position, {"run": 7})
+    job = LoadJob(plan, sink, registry, BadRows(on_error, sink), StepLimit(BUDGET.block_bytes), 2, 3, position, {"run": 7})
     wait, left = pool.wait, [results]
 
     def limited(timeout_s: float) -> Any:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 
 import shmlease
@@ -15,6 +18,7 @@ from shmlease.client.handle import RegistryHandle
 from shmlease.errors import IngestError, SinkError
 from shmlease.hdf5.consolidation import consolidate
 from shmlease.ingestion.ingest import ingest
+from shmlease.ingestion.load_plan import plan_load
 from shmlease.ingestion.shard_join import join_shards
 
 OPTIONS: dict[str, Any] = {
@@ -151,3 +155,88 @@ def test_a_range_of_a_file_that_is_not_read_is_an_error(tables: list[Path], tmp_
         ingest(tables, tmp_path / "out.h5", ranges={"other.csv": (0, 5)}, **OPTIONS, **READ["rows"])
     with pytest.raises(TypeError, match="ranges says how text is read"):
         ingest(tables, tmp_path / "out.h5", ranges={tables[0]: (0, 5)}, reader=print)
+
+
+def arrays(path: str) -> Iterator[Any]:
+    """Large and small, whole and in parts, of some forms; fails for some paths, before or after something came."""
+    number = int(Path(path).stem[1:])
+    if number == 2:
+        raise ValueError("nothing can be read of it")
+    yield "scalar", np.float32(2.5), {"units": "K"}
+    yield {"flags": np.arange(number) % 2 == 0, "deep/grid": np.arange(number * 9_000, dtype=">f4").reshape(-1, 2, 25)}
+    for part in range(number):
+        yield "parts", np.full((900, 4), part, [("i", "<i4"), ("s", "S3")]), {f"of {number}": part}
+    yield "wide", np.empty((3, 0), "u1")
+    yield "none", np.empty((0, 4), "i2")
+    if number == 5:
+        yield "often", np.full(3, number)
+        raise OSError("no more")
+    yield "often", np.full(3, number)
+
+
+def filled(path: str, out: Any) -> None:
+    out("x", int(Path(path).stem[1:]), "f8")[:] = 7
+
+
+def alone(path: str) -> Any:
+    return np.full((int(Path(path).stem[1:]), 2), 3)
+
+
+@pytest.mark.parametrize("into", [None, "all/of them", "/"])
+@pytest.mark.parametrize("reader", [arrays, filled, alone])
+def test_shards_of_a_reader_are_together_the_file_that_one_ingest_makes(
+    reader: Callable[..., Any], into: str | None, tmp_path: Path
+) -> None:
+    paths = []
+    for number in range(1, 7):
+        paths.append(str(tmp_path / ("ab"[number % 2]) / f"t{number}.bin"))
+        Path(paths[-1]).parent.mkdir(exist_ok=True)
+        Path(paths[-1]).write_bytes(b"x" * number)
+    if into == "/" and reader is alone:
+        pytest.skip("an array without a name needs a group")
+    on_error: Any = "skip" if into == "/" else "quarantine"
+    options: dict[str, Any] = {"reader": reader, "into": into, "on_error": on_error, "workers": 0, "attributes": {"run": 7}}
+    plain = ingest(paths, tmp_path / "plain.h5", **options)
+    shards = [str(tmp_path / f"{number}.h5") for number in range(3)]
+    for shard, some in zip(shards, (paths[:1], paths[1:4], paths[4:]), strict=True):
+        ingest(some, shard, **options)
+    groups = dict(zip(paths, plan_load(paths, reader, into, "gzip", on_error).groups, strict=True))
+    out, rejected = str(tmp_path / "out.h5"), None if on_error == "skip" else str(tmp_path / "rejected.h5")
+    joined = join_shards(out, shards, None if into is None else into.strip("/"), rejected=rejected, groups=groups)
+    assert joined.files == tuple(
+        replace(file, rejected=0, size_bytes=0 if not file.rows else file.size_bytes) for file in plain.files
+    )
+    assert joined.datasets == plain.datasets
+    assert shmlease.verify(out, sources=tmp_path).is_good
+    consolidate(out, tmp_path / "one.h5")
+    assert contents(tmp_path / "one.h5") == contents(tmp_path / "plain.h5")
+
+
+def scalar(path: str) -> Any:
+    return {"n": np.float64(Path(path).stem == "a")}
+
+
+def other_rank(path: str) -> Any:
+    return {"n": np.zeros(() if Path(path).stem == "a" else 2)}
+
+
+def other_type(path: str) -> Any:
+    return {"n": np.zeros(2, "i4" if Path(path).stem == "a" else "f4")}
+
+
+@pytest.mark.parametrize(
+    ("reader", "message"),
+    [
+        (scalar, r"dataset 'all/n' is a scalar, and .*/a\.h5 has another than .*/b\.h5"),
+        (other_rank, r"dataset 'all/n' is '<f8' \(\) in .*/a\.h5 and '<f8' \(2,\) in .*/b\.h5$"),
+        (other_type, r"dataset 'all/n' is '<i4' \(2,\) in .*/a\.h5 and '<f4' \(2,\) in .*/b\.h5$"),
+    ],
+)
+def test_arrays_that_do_not_go_together_are_not_joined(reader: Callable[..., Any], message: str, tmp_path: Path) -> None:
+    shards = [str(tmp_path / f"{name}.h5") for name in "ab"]
+    for shard in shards:
+        ingest(shard.replace(".h5", ".bin"), shard, reader=reader, into="all", workers=0)
+    groups = {shard.replace(".h5", ".bin"): "all" for shard in shards}
+    with pytest.raises(SinkError, match=message):
+        join_shards(str(tmp_path / "out.h5"), shards, "all", groups=groups)
+    assert not (tmp_path / "out.h5").exists()

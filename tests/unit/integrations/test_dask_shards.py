@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import os
+import sys
+from dataclasses import replace
 from itertools import groupby, pairwise
 from pathlib import Path
 
+import dask
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shmlease.errors import IngestError
+from shmlease.ingestion.reader import pack_reader
 from shmlease.integrations.dask import shards as planning
-from shmlease.integrations.dask.ingest import _write_shard
+from shmlease.integrations.dask.ingest import ingest_on
+from shmlease.integrations.dask.shard_tasks import write_shard
 from shmlease.integrations.dask.shards import FileRange, Shards
 from shmlease.text.schema import Schema
 
@@ -89,6 +95,53 @@ def test_a_shard_needs_no_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     table = tmp_path / "a.txt"
     table.write_text("1\n" * 200_000)
     schema = Schema().with_dtype("n:i4")
-    report = _write_shard([FileRange(str(table), (1, 200_001))], str(tmp_path / "1.h5"), {"workers": 0, "layout": schema})
-    assert report is not None
+    group, path = [FileRange(str(table), (1, 200_001))], str(tmp_path / "1.h5")
+    with pytest.raises(IngestError, match="the workers and the client need a file system in common"):
+        write_shard(group, path, {"workers": 0, "layout": schema})
+    (tmp_path / "plan.json").touch()
+    report = write_shard(group, path, {"workers": 0, "layout": schema})
     assert (report.rows, report.shared_peak_bytes) == (100_000, 0)
+    again = write_shard(group, path, {"workers": 0, "layout": schema})
+    assert again == replace(report, resumed_rows=100_000)
+    (tmp_path / "1.h5.json").unlink()
+    assert write_shard(group, path, {"workers": 0, "layout": schema}).resumed_rows == 0, "its report was lost"
+
+
+def test_paths_of_a_reader_are_shared_out_though_they_have_no_size_and_are_never_cut(tmp_path: Path) -> None:
+    addresses = [f"s3://bucket/{number}" for number in range(6)]
+    plan = Shards.planned(str(tmp_path / "s"), addresses, None, (3, False), {}, resume=False)
+    assert [[each.path for each in group] for group in plan.groups] == [addresses[:2], addresses[2:4], addresses[4:]]
+    large = tmp_path / "large"
+    large.write_text("1\n" * 50_000)
+    plan = Shards.planned(str(tmp_path / "t"), [*addresses, str(large)], None, (4, True), {}, resume=False)
+    assert [len(group) for group in plan.groups] == [3, 3, 1]
+    assert plan.groups[-1] == [FileRange(str(large))]
+
+
+@pytest.mark.parametrize("address", ["foo:bar", "xyz://host:1", "localhost", "tcp://no host:1"])
+def test_an_address_that_is_none_is_told_at_once(address: str, tmp_path: Path) -> None:
+    with pytest.raises(IngestError, match=r"is no address of a scheduler, such as tcp://host:8786"):
+        ingest_on(address, ["a"], tmp_path / "out.h5")
+
+
+def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "100ms"}),
+        pytest.raises(IngestError, match=r"the scheduler at tcp://127\.0\.0\.1:1 cannot be reached"),
+    ):
+        ingest_on("tcp://127.0.0.1:1", ["a"], tmp_path / "out.h5")
+
+
+def test_a_reader_that_a_worker_cannot_import_fails_the_run_whatever_is_said_of_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_here.py").write_text("def read(path): return [1]")
+    monkeypatch.syspath_prepend(tmp_path)
+    packed = pack_reader(importlib.import_module("only_here").read, runs_main=False)
+    monkeypatch.undo()
+    del sys.modules["only_here"]
+    elsewhere = replace(packed, surroundings={})
+    (tmp_path / "plan.json").touch()
+    with pytest.raises(IngestError, match="reader only_here:read cannot be imported by a worker: ModuleNotFoundError"):
+        write_shard([FileRange("a")], str(tmp_path / "1.h5"), {"workers": 0, "reader": elsewhere, "on_error": "skip"})
+    assert not (tmp_path / "1.h5").exists()

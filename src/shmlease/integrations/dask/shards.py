@@ -17,7 +17,7 @@ from shmlease.text.header import open_table
 from shmlease.text.parts import can_be_cut
 from shmlease.text.schema import Schema
 
-__all__ = ["FileRange", "Shards", "remove"]
+__all__ = ["FileRange", "Shards", "plan_of", "record_of", "remove"]
 
 # Which takes a worker some tenths of a second to read: small beside that is what a shard, and its task, cost.
 _LEAST_BYTES: Final = 16 << 20
@@ -67,7 +67,14 @@ class Shards:
 
     @classmethod
     def planned(
-        cls, folder: str, names: list[str], schema: Schema, shards: tuple[int, bool], job: dict[str, Any], *, resume: bool
+        cls,
+        folder: str,
+        names: list[str],
+        schema: Schema | None,
+        shards: tuple[int, bool],
+        job: dict[str, Any],
+        *,
+        resume: bool,
     ) -> Shards:
         """The shards that are to be written; those of the interrupted run if this one resumes it.
 
@@ -77,8 +84,8 @@ class Shards:
             Where they are.
         names : list of str
             The files to read.
-        schema : Schema
-            Of the files.
+        schema : Schema or None
+            Of the files; None if a reader of the user's reads them, which gets them as they are.
         shards : (int, bool)
             How many, and whether even of very small files.
         job : dict
@@ -89,11 +96,13 @@ class Shards:
         IngestError
             There are shards, of another run or not to be resumed.
         """
-        path = f"{folder}/plan.json"
-        if os.path.isdir(folder) and not resume:
+        path = plan_of(folder)
+        if (
+            not resume and os.path.isdir(folder) and set(os.listdir(folder)) - {os.path.basename(path)}
+        ):  # else none was begun
             raise IngestError(f"{folder}: is there already; resume, overwrite, or remove it", path=folder)
         plan = _Plan(job, {name: _state(name) for name in names}, [])
-        if os.path.isfile(path):
+        if resume and os.path.isfile(path):
             with open(path, "rb") as file:
                 before = msgspec.json.decode(file.read(), type=_Plan)
             if before.job != job:
@@ -108,7 +117,8 @@ class Shards:
                 plan.groups = []
             for number, group in enumerate(plan.groups):
                 if any(each.path in changed for each in group):
-                    remove(_shard(folder, number), f"{_shard(folder, number)}.partial")
+                    shard = _shard(folder, number)
+                    remove(shard, f"{shard}.partial", record_of(shard))
         plan.groups = plan.groups or _grouped(names, schema, *shards)
         os.makedirs(folder, exist_ok=True)
         with open(f"{path}.new", "wb") as file:
@@ -128,6 +138,16 @@ class Shards:
         for name, state in self._plan.files.items():
             if _state(name) != state:
                 raise IngestError(f"{name}: was changed while it was read; resume when it no longer changes", path=name)
+
+
+def plan_of(folder: str) -> str:
+    """Where the plan of the shards in a directory is."""
+    return f"{folder}/plan.json"
+
+
+def record_of(shard: str) -> str:
+    """Where the report of a shard is, from its end until all are joined."""
+    return f"{shard}.json"
 
 
 def remove(*paths: str) -> None:
@@ -152,14 +172,14 @@ def _state(name: str) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _grouped(names: list[str], schema: Schema, shards: int, is_exact: bool) -> list[list[FileRange]]:
+def _grouped(names: list[str], schema: Schema | None, shards: int, is_exact: bool) -> list[list[FileRange]]:
     """The files in order, in at most `shards` groups of about the same size; large ones are cut."""
-    sizes = {name: os.path.getsize(name) if os.path.isfile(name) else 0 for name in names}
-    total = max(1, sum(sizes.values()))
+    weights = _sizes(names) if schema is not None else _weights(names)
+    total = max(1, sum(weights.values()))
     share = max(total / shards, 1 if is_exact else _LEAST_BYTES)
     groups: dict[int, list[FileRange]] = {}
     done = 0
-    for name, size in sizes.items():
+    for name, size in weights.items():
         for each, nbytes in _cut(name, size, schema, round(size / share)):
             group = groups.setdefault((2 * done + nbytes) * shards // (2 * total), [])  # in which its middle lies
             before = group[-1] if group else None
@@ -171,9 +191,20 @@ def _grouped(names: list[str], schema: Schema, shards: int, is_exact: bool) -> l
     return list(groups.values())
 
 
-def _cut(name: str, size: int, schema: Schema, count: int) -> list[tuple[FileRange, int]]:
+def _sizes(names: list[str]) -> dict[str, int]:
+    return {name: os.path.getsize(name) if os.path.isfile(name) else 0 for name in names}
+
+
+def _weights(names: list[str]) -> dict[str, int]:
+    """Of paths for a reader, which takes its time for what has no size, too: a directory, an address, a small file."""
+    sizes = _sizes(names)
+    mean = sum(sizes.values()) // len(names) + 1
+    return {name: size + mean for name, size in sizes.items()}
+
+
+def _cut(name: str, size: int, schema: Schema | None, count: int) -> list[tuple[FileRange, int]]:
     """A file in so many ranges, each with its size."""
-    if count <= 1 or not can_be_cut(open_table(name, schema)):
+    if count <= 1 or schema is None or not can_be_cut(open_table(name, schema)):
         return [(FileRange(name), size)]
     cuts = [size * number // count for number in range(count + 1)]
     return [(FileRange(name, (start, stop)), stop - start) for start, stop in pairwise(cuts)]
