@@ -31,7 +31,8 @@ from shmlease.auditor.run.attribution import attributed
 from shmlease.auditor.run.command import ISOLATED, recording_environment
 from shmlease.auditor.run.inject.shmlease_recorder import ENVIRONMENT, begin_recording
 from shmlease.auditor.run.process_tree import descendants_of
-from shmlease.auditor.run.records import RecordLog, merged
+from shmlease.auditor.run.record_log import RecordLog
+from shmlease.auditor.run.records import merged
 from shmlease.system.shm_root import list_root
 from shmlease.testing.fast_check import Contents
 from shmlease.testing.inventory import Inventory

@@ -145,8 +145,8 @@ def run(
                 raise _not_started(command, error) from error
             if adopting is not None:
                 left = adopted.left()
-        run_report, records = _load_the_auditor()
-        recorded = records.RecordLog(path).read()
+        run_report, record_log = _load_the_auditor()
+        recorded = record_log.RecordLog(path).read()
         scope = scope or run_report.empty_scope(name, outcome.began_ns)
         evidence = run_report.RunEvidence(
             outcome,
@@ -170,9 +170,9 @@ def _with_places(left: Iterable[LeftName], recorded: Records) -> tuple[LeftName,
 
 def _load_the_auditor() -> tuple[ModuleType, ModuleType]:
     """What judges a run, imported while the command runs: it takes as long to load as an interpreter to start."""
-    from shmlease.auditor.run import records, run_report  # noqa: PLC0415
+    from shmlease.auditor.run import record_log, run_report  # noqa: PLC0415
 
-    return run_report, records
+    return run_report, record_log
 
 
 def recording_environment(environment: Mapping[str, str], path: str) -> dict[str, str]:

@@ -1,14 +1,12 @@
 """What the recorder wrote in the processes of a run: who created which segment, where in the code, and what a tracker
 removed.
 
-The lines come from programs that may be killed in the middle of one, so a line that does not parse is passed over. A file
-is told by device, inode and birth time; the recorder knows the inode, and its clock says which of two files of one inode is
-meant.
+A file of shared memory is told by device, inode and birth time; the recorder knows the inode, and its clock says which of
+two files of one inode is meant.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,21 +14,13 @@ from typing import Final
 
 from shmlease.auditor.judge.findings import Creator, FileIdentity, Place
 from shmlease.auditor.observe.statx import statx
-from shmlease.auditor.run.inject.shmlease_recorder import SEPARATOR
-from shmlease.system.safe_open import open_regular, reason_of
-from shmlease.units import format_bytes
 
-__all__ = ["Creations", "Record", "RecordLog", "Records", "merged"]
+__all__ = ["Creations", "Record", "Records", "merged"]
 
-_DELETED: Final = " (deleted)"
 # The kernel stamps a birth with a clock that ticks every 1 to 10 ms, so it may lie before the record that preceded it.
 _TICK_NS: Final = 10_000_000
 # An `open` is recorded before the file is there; a machine under load may stop the program in between.
 _OPEN_WITHIN_NS: Final = 5_000_000_000
-# The programs write what they like. Of a recorder, a block holds some thousand lines, and the limit those of a million
-# segments.
-_BLOCK_BYTES: Final = 1 << 20
-_LIMIT_BYTES: Final = 256 << 20
 _LIBRARY: Final = re.compile(r"(?:^|/)(?:site|dist)-packages/")
 _STANDARD: Final = re.compile(r"^<frozen |(?:^|/)lib(?:64)?/(?:python|pypy)\d\.\d+t?/(?!(?:site|dist)-packages/)")
 
@@ -80,7 +70,7 @@ def _is_own(place: Place) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Everything that was recorded, in the order of the file; `commands` by pid; why some could not be read, if so."""
+    """Everything that was recorded, in order of time; `commands` by pid; why some could not be read, if so."""
 
     records: tuple[Record, ...] = ()
     commands: Mapping[int, str] = field(default_factory=dict)
@@ -178,76 +168,3 @@ def _opened(records: Iterable[Record], device: int) -> Iterator[tuple[int, tuple
         creators = [r for r in opened if r.at_ns <= born_ns + _TICK_NS and born_ns - r.at_ns < _OPEN_WITHIN_NS]
         if creators:
             yield status.inode, (creators[-1], born_ns)
-
-
-class RecordLog:
-    """The file that recorders append to, read as far as it goes, again and again; one that is not there has no records.
-
-    Parameters
-    ----------
-    path : str
-        The file.
-    directory : str, optional
-        Places beneath it become relative to it; the working directory if not given.
-    """
-
-    def __init__(self, path: str, directory: str | None = None) -> None:
-        self._path = path
-        self._base = os.path.join(os.getcwd() if directory is None else directory, "")
-        self._position = 0
-        self._records: list[Record] = []
-        self._commands: dict[int, str] = {}
-        self._stacks: dict[str, list[str]] = {}
-        self._lost = ""
-
-    def read(self) -> Records:
-        """Everything that has been recorded so far."""
-        try:
-            descriptor = open_regular(self._path, owner=os.geteuid())
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            self._lost = reason_of(error)
-        else:
-            try:
-                self._read(descriptor)
-            finally:
-                os.close(descriptor)
-        return Records(tuple(self._records), self._commands, self._lost)
-
-    def _read(self, descriptor: int) -> None:
-        while self._position < _LIMIT_BYTES:
-            block = os.pread(descriptor, _BLOCK_BYTES, self._position)
-            end = block.rfind(b"\n") + 1
-            if not end and len(block) < _BLOCK_BYTES:
-                return  # a line that is being written is left for the next time
-            whole = block[:end] if end else block  # which is no line of a recorder, and has no second half
-            self._position += len(whole)
-            for line in whole.decode("utf-8", "surrogateescape").split("\n"):
-                try:
-                    self._take(line.split(SEPARATOR))
-                except (ValueError, IndexError):
-                    continue  # the program was killed while it wrote this
-        self._lost = f"more than {format_bytes(_LIMIT_BYTES)} were recorded, and the rest is not read"
-
-    def _take(self, fields: list[str]) -> None:
-        if fields[0] == "process":
-            self._commands[int(fields[1])] = fields[2]
-        elif fields[0] == "stack":
-            self._stacks[fields[1]] = _whole_frames(fields[2:])
-        else:
-            kind, at_ns, pid, inode, size, name, test, stack = fields
-            # pytest names the phase as well: "tests/test_x.py::test_y (call)"
-            test = test.rpartition(" (")[0] or test
-            frames = self._stacks.get(stack, ())
-            name = name.removesuffix(_DELETED)
-            record = Record(kind, int(at_ns), int(pid), int(inode), int(size), name, test, frames, self._base)
-            self._records.append(record)
-
-
-def _whole_frames(fields: list[str]) -> list[str]:
-    """The fields of file, line and function of each frame, without one that was cut short."""
-    whole = fields[: len(fields) - len(fields) % 3]
-    for line in whole[1::3]:
-        int(line)
-    return whole

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import textwrap
+import weakref
+from collections import Counter
 from pathlib import Path
 
-from shmlease.auditor.run.inject import shmlease_recorder
-from shmlease.auditor.run.records import Record, RecordLog, Records
+from shmlease.auditor.run.inject import shmlease_record_file, shmlease_recorder
+from shmlease.auditor.run.record_log import RecordLog
+from shmlease.auditor.run.records import Record, Records
 
 INJECT = os.path.dirname(shmlease_recorder.__file__)
 
@@ -224,3 +228,92 @@ def test_program_does_not_wait_for_a_reader_of_its_records(tmp_path: Path) -> No
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=280
     )
     assert done.stdout == "done\n", done.stderr
+
+
+MANY = """
+    import os, signal
+    from multiprocessing.shared_memory import SharedMemory
+    def make(times):
+        for _ in range(times):
+            segment = SharedMemory(create=True, size=100)
+            segment.close()
+            segment.unlink()
+    make(1)  # which starts the resource tracker
+    shmlease_recorder.start()
+"""
+
+
+def test_program_that_makes_many_segments_puts_its_records_into_a_mapping(tmp_path: Path) -> None:
+    records = record(
+        tmp_path,
+        MANY
+        + """
+    descriptors = os.listdir("/proc/self/fd")
+    make(20)
+    opened = []
+    sys.addaudithook(lambda event, arguments: opened.append(event) if event == "open" else None)
+    make(100)
+    assert not opened
+    assert os.listdir("/proc/self/fd") == descriptors, "a descriptor is kept"
+    os.kill(os.getpid(), signal.SIGKILL) if os.fork() == 0 else os.wait()
+        """,
+    )
+    assert [one.stack[1].function for one in records.records] == ["make"] * 120
+    assert [one.at_ns for one in records.records] == sorted(one.at_ns for one in records.records)
+
+
+def test_records_in_a_mapping_survive_sigkill(tmp_path: Path) -> None:
+    records = record(
+        tmp_path,
+        MANY
+        + """
+    if os.fork() == 0:
+        make(1000)  # more than fit into one piece
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.wait()
+        """,
+    )
+    assert len({(one.inode, one.path) for one in records.records}) == 1000
+
+
+def test_child_of_a_fork_that_python_does_not_know_of_writes_into_a_piece_of_its_own(tmp_path: Path) -> None:
+    records = record(
+        tmp_path,
+        MANY
+        + """
+    import ctypes
+    make(20)
+    child = ctypes.PyDLL(None).fork()
+    make(20)
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+        """,
+    )
+    assert sorted(Counter(one.pid for one in records.records).values()) == [20, 40]
+
+
+def test_program_goes_on_where_there_is_no_room_for_a_piece(tmp_path: Path) -> None:
+    records = record(
+        tmp_path,
+        MANY
+        + """
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # as a disk that is full after that
+    make(50)
+    print("went on")
+        """,
+    )
+    assert 4 < len(records.records) < 50, "what was recorded before is read"
+
+
+def test_mapping_that_must_not_be_closed_is_never_freed() -> None:
+    class Thing:
+        pass
+
+    kept = shmlease_record_file._never_freed()
+    kept.append(Thing())
+    alive = weakref.ref(kept[-1])
+    del kept
+    gc.collect()
+    assert alive() is not None

@@ -101,3 +101,14 @@ def test_directories_without_end_are_watched_to_a_depth_and_that_is_reported(tmp
         assert ("file", "+") in changes(watch, tmp_path)
     assert "deep" in watch.lost
     subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # shutil.rmtree goes no deeper than Python's stack
+
+
+def test_directory_is_watched_at_once_though_files_came_before_it(tmp_path: Path) -> None:
+    """What only concerns files is parsed later."""
+    with Watch(str(tmp_path)) as watch:
+        (tmp_path / "first").touch()
+        watch.drain()
+        (tmp_path / "folder").mkdir()
+        watch.drain()
+        (tmp_path / "folder" / "second").touch()
+        assert changes(watch, tmp_path) == [("first", "+"), ("folder/second", "+")]

@@ -9,8 +9,10 @@ import pytest
 
 from shmlease.auditor.judge.findings import FileIdentity, Place
 from shmlease.auditor.observe.statx import statx
+from shmlease.auditor.run.inject.shmlease_record_file import END_OF_PIECE
 from shmlease.auditor.run.inject.shmlease_recorder import SEPARATOR
-from shmlease.auditor.run.records import RecordLog, Records
+from shmlease.auditor.run.record_log import RecordLog
+from shmlease.auditor.run.records import Records
 
 OWN = ("/home/me/job/load.py", "12", "load", "/home/me/job/run.py", "3", "<module>")
 STANDARD = ("/usr/lib/python3.12/multiprocessing/shared_memory.py", "104", "SharedMemory.__init__")
@@ -201,3 +203,55 @@ def test_line_that_is_being_written_is_read_when_it_is_whole(tmp_path: Path) -> 
     assert log.read().records == ()
     path.write_text(whole)
     assert [record.inode for record in log.read().records] == [55]
+
+
+def piece(*lines: str, size: int = 8192) -> bytes:
+    header = b"piece %d\n" % size
+    content = "".join(lines).encode()
+    return header + content.ljust(size - len(header) - len(END_OF_PIECE), b"\0") + END_OF_PIECE
+
+
+def test_pieces_that_processes_fill_are_read_further_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "records"
+    log = RecordLog(str(path))
+    first, second, third = (made(at, 50 + at, "a") for at in (1, 2, 3))
+    for lines in ([], [second], [second, third[:9]], [second, third]):
+        path.write_bytes(first.encode() + piece(*lines) + made(4, 54, "b").encode())
+        inodes = [record.inode for record in log.read().records]
+        assert inodes == [51, *(int(line.split(SEPARATOR)[3]) for line in lines if line.endswith("\n")), 54]
+
+
+def test_line_whose_bytes_are_not_yet_all_there_is_left_for_the_next_time(tmp_path: Path) -> None:
+    """A processor may store the end of a line before its middle."""
+    path = tmp_path / "records"
+    log = RecordLog(str(path))
+    whole = made(100, 55, "a") + made(200, 56, "b")
+    path.write_bytes(piece(whole[:5] + "\0\0\0" + whole[8:]))
+    assert log.read().records == ()
+    path.write_bytes(piece(whole))
+    assert [record.inode for record in log.read().records] == [55, 56]
+
+
+@pytest.mark.parametrize("left", [12, 13, 4096])
+def test_piece_whose_claimer_was_killed_costs_nobody_else_a_record(tmp_path: Path, left: int) -> None:
+    path = tmp_path / "records"
+    log = RecordLog(str(path))
+    cut = made(100, 55, "a").encode() + piece()[:left]
+    path.write_bytes(cut)
+    assert len(log.read().records) == 1
+    path.write_bytes(cut + made(200, 56, "b").encode())
+    assert len(log.read().records) == 2
+    path.write_bytes(cut + made(200, 56, "b").encode() + piece(made(300, 57, "c")) + made(400, 58, "d").encode())
+    assert [record.inode for record in log.read().records] == [55, 56, 57, 58]
+
+
+def test_record_is_appended_whose_stack_stands_in_a_piece(tmp_path: Path) -> None:
+    (tmp_path / "records").write_bytes(piece(line("stack", "7.1", *OWN)) + made(100, 55, "a", "7.1").encode())
+    (record,) = RecordLog(str(tmp_path / "records"), "/home/me/job").read().records
+    assert str(record.place) == "load.py:12 in load"
+
+
+@pytest.mark.parametrize("size", ["-5", "0", "20", "x", "9999999999"])
+def test_what_only_looks_like_a_piece_is_passed_over(tmp_path: Path, size: str) -> None:
+    records = read(tmp_path, f"piece {size}\n", made(100, 55, "a"), "end of piece\n", made(200, 56, "b"))
+    assert [record.inode for record in records.records] == [55, 56]

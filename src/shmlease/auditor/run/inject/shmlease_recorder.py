@@ -1,15 +1,15 @@
 """Records, inside any Python program, where in its code it makes shared-memory segments.
 
 This runs in other people's programs, perhaps under another Python than shmlease's own. So it imports nothing but built-in
-modules, changes nothing that the program could see, keeps no descriptor open, and never raises: a record that cannot be
-written is lost. The kernel's audit events tell of the segment:
+modules and its own file's, changes nothing that the program could see, keeps no descriptor open, and never raises: a record
+that cannot be written is lost. The kernel's audit events tell of the segment:
 
 - `os.truncate` on a descriptor: its maker gives it a size (`shm_open` itself has no audit event);
 - `mmap.__new__`: somebody maps it, its maker first;
 - `open` with O_CREAT of a path in shared memory: a file that may be written without ever being mapped;
 - `os.link` to a path in shared memory: a lease is given its own name there.
 
-One line for each, appended to the file that the environment names; its form is read by `shmlease.auditor.run.records`.
+One line for each, written to the file that the environment names; its form is read by `shmlease.auditor.run.records`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
     from typing import Any
 
+if TYPE_CHECKING or __package__:
+    from shmlease.auditor.run.inject.shmlease_record_file import RecordFile
+else:  # in a program that knows nothing of shmlease
+    from shmlease_record_file import RecordFile
+
 ENVIRONMENT = "SHMLEASE_RECORDS"
 SHM = "/dev/shm"
 SEPARATOR = "\x1f"
@@ -32,17 +37,15 @@ MAX_FRAMES = 24
 # What bounds the memory of a program that maps new segments for ever.
 _MAX_SEEN = 65536
 _MAX_STACKS = 4096
-# never waits for a reader of a FIFO, never follows a link
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 # kind, time, pid, inode, size, path, test, id of the stack
 _FORM = SEPARATOR.join(("%b", "%d", "%d", "%d", "%d", "%b", "%b", "%b\n")).encode()
 
 
 class Recorder:
-    """Appends what this process does with shared memory to `path`, until it has ended."""
+    """Writes what this process does with shared memory to `path`, until it has ended."""
 
     def __init__(self, path: str, shm: str = SHM) -> None:
-        self.path = path
+        self._file = RecordFile(path)
         self.is_active = True
         self._shm = shm
         self._device = os.stat(shm).st_dev
@@ -63,9 +66,8 @@ class Recorder:
 
     def begin_again(self, path: str) -> None:
         """Record in `path`, as a new recorder would."""
-        self.path = path
         self._device = os.stat(self._shm).st_dev
-        self._begin_in_child()
+        self._begin(path)
         self.is_active = True
 
     def end(self) -> None:
@@ -74,12 +76,21 @@ class Recorder:
         _ended.append(self)
 
     def write(self, kind: str, inode: int, size: int, name: str, frame: FrameType | None = None) -> None:
-        """Append one record, with the stack that begins at `frame`."""
+        """Write one record, with the stack that begins at `frame`."""
+        if os.getpid() != self._pid:
+            self._begin_in_child()
         stack = self._stack(frame)
         encoded = name.encode("utf-8", "surrogateescape").replace(b"\n", b" ")
-        _append(self.path, _FORM % (kind.encode(), time.time_ns(), self._pid, inode, size, encoded, _test(), stack))
+        self._write(_FORM % (kind.encode(), time.time_ns(), self._pid, inode, size, encoded, _test(), stack))
 
-    def _hook(self) -> Callable[[str, tuple[Any, ...]], None]:
+    def _write(self, line: bytes) -> None:
+        file = self._file
+        try:
+            file.put(line)
+        except ValueError:
+            file.append(line)
+
+    def _hook(self) -> Callable[[str, tuple[Any, ...]], None]:  # noqa: PLR0915 - the text below says why it is so long
         """What is called for every audit event of the program.
 
         A segment of one page is made in some ten microseconds. So the hook asks first what is cheapest, keeps what it needs
@@ -88,8 +99,8 @@ class Recorder:
         """
         shm, create = self._shm.encode(), os.O_CREAT
         seen, stacks, sized, modules = self._seen, self._stacks, self._sized, sys.modules
-        status_of, get_frame, now = os.fstat, sys._getframe, time.time_ns
-        kept, form, append = 2 * MAX_FRAMES, _FORM, _append
+        status_of, get_frame, get_pid, now = os.fstat, sys._getframe, os.getpid, time.time_ns
+        kept, form = 2 * MAX_FRAMES, _FORM
         constructor = None  # the code of `SharedMemory.__init__`
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -119,6 +130,8 @@ class Recorder:
                 inode = status.st_ino
                 if status.st_dev != self._device or inode in seen:
                     return
+                if get_pid() != self._pid:  # a fork that Python does not know of
+                    self._begin_in_child()
                 if len(seen) >= _MAX_SEEN:
                     seen.clear()
                 seen.add(inode)
@@ -142,7 +155,12 @@ class Recorder:
                 known = stacks.get(key)
                 stack = known[0] if known is not None else self._define(key, maker)
                 test, size = _test() if "pytest" in modules else b"", size or status.st_size
-                append(self.path, form % (kind, now(), self._pid, inode, size, name.replace(b"\n", b" "), test, stack))
+                line = form % (kind, now(), self._pid, inode, size, name.replace(b"\n", b" "), test, stack)
+                file = self._file
+                try:
+                    file.put(line)
+                except ValueError:
+                    file.append(line)
             except Exception:  # noqa: S110 - whatever it was, the program's call goes on
                 pass
 
@@ -180,13 +198,17 @@ class Recorder:
             codes.append(code)
             fields += code.co_filename, str(frame.f_lineno), getattr(code, "co_qualname", code.co_name)
             frame = frame.f_back
-        _append(self.path, lines + _line("stack", name, *fields))
+        self._write(lines + _line("stack", name, *fields))
         if len(self._stacks) >= _MAX_STACKS:
             self._stacks.clear()
         self._stacks[key] = name.encode(), codes
         return name.encode()
 
     def _begin_in_child(self) -> None:
+        self._begin(self._file.path)
+
+    def _begin(self, path: str) -> None:
+        self._file = RecordFile(path)
         self._seen.clear()
         self._stacks.clear()
         self._sized[0] = -1
@@ -195,19 +217,7 @@ class Recorder:
 
 
 def _line(*fields: str) -> bytes:
-    return SEPARATOR.join(fields).replace("\n", " ").encode("utf-8", "surrogateescape") + b"\n"
-
-
-def _append(path: str, lines: bytes) -> None:
-    try:
-        # opened each time: a descriptor kept could be closed and its number reused by the program
-        descriptor = os.open(path, _APPEND)
-        try:
-            os.write(descriptor, lines)
-        finally:
-            os.close(descriptor)
-    except OSError:
-        pass  # the program has another root, another user, or outlived the audit
+    return SEPARATOR.join(fields).replace("\n", " ").replace("\0", " ").encode("utf-8", "surrogateescape") + b"\n"
 
 
 def _test() -> bytes:

@@ -21,8 +21,8 @@ def _start() -> None:
     except Exception:  # noqa: S110 - a program must not fail because it is being watched
         pass
     finally:
-        sys.modules.pop("shmlease_recorder", None)
-        sys.modules.pop("shmlease_adopter", None)
+        for name in ("shmlease_recorder", "shmlease_record_file", "shmlease_adopter"):
+            sys.modules.pop(name, None)
         sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or os.curdir) != here]
 
 
