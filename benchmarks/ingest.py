@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--directory", help="where to put files, and leave them; by default a temporary directory")
     parser.add_argument("--json", default="", help="write the measurements here, for benchmarks/report.py")
     options = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # modules are compiled once, as on installation, not by each run
     measurements: list[Measurement] = []
     with contextlib.ExitStack() as stack:
         directory = options.directory or stack.enter_context(tempfile.TemporaryDirectory(prefix="shmlease-bench-"))

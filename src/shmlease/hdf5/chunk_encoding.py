@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from shmlease.errors import SinkError
@@ -32,8 +32,7 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 _TRY_ALL_EVERY = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Codec:
+class Codec(msgspec.Struct, frozen=True):
     """How the chunks of one dataset are encoded; picklable.
 
     Attributes
@@ -73,8 +72,7 @@ class Codec:
         return self.grid.elements * self.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedChunk:
+class EncodedChunk(msgspec.Struct, frozen=True):
     """What is known of an encoded chunk; the payload is the first `size_bytes` of the buffer it was written to.
 
     Attributes

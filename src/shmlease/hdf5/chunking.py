@@ -11,16 +11,16 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+import msgspec
 
 __all__ = ["ChunkPlan", "Piece", "PlannedChunk"]
 
 Part = TypeVar("Part", bound=Hashable)
 
 
-@dataclass(frozen=True, slots=True)
-class Piece(Generic[Part]):
+class Piece(msgspec.Struct, Generic[Part], frozen=True):
     """Rows [start, stop) of a part."""
 
     part: Part
@@ -28,8 +28,7 @@ class Piece(Generic[Part]):
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedChunk(Generic[Part]):
+class PlannedChunk(msgspec.Struct, Generic[Part], frozen=True):
     """A chunk that can be encoded: its index in the dataset, and its rows."""
 
     index: int

@@ -7,9 +7,9 @@ by `shmlease.hdf5.columnar_sink`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from shmlease.hdf5.chunk_encoding import ChunkEncoder, Codec, EncodedChunk
@@ -19,8 +19,7 @@ __all__ = ["AnyCodec", "AnyEncoder", "ColumnarCodec", "ColumnarEncoder", "encode
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class ColumnarCodec:
+class ColumnarCodec(msgspec.Struct, frozen=True):
     """How the chunks of a table are encoded, column by column; picklable.
 
     Attributes

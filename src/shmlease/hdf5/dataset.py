@@ -5,9 +5,9 @@ Chunks are stored in any order. The checksum of the rows can only be joined in o
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from shmlease.errors import SinkError
@@ -162,7 +162,7 @@ class DatasetState:
         """Take no more rows; chunks are of this shape from now on."""
         self.finished = True
         if chunk_shape != self.codec.grid.chunk_shape:
-            self.codec = dataclasses.replace(self.codec, grid=Grid(self.declared.trailing, chunk_shape))
+            self.codec = msgspec.structs.replace(self.codec, grid=Grid(self.declared.trailing, chunk_shape))
 
     def require_whole(self, rows: int | None) -> None:
         """Raise unless every chunk up to the last is stored, and `rows` rows in all when that is known.
@@ -192,5 +192,5 @@ class DatasetState:
         result = []
         for source in sorted(self.sources, key=lambda source: (source.start, source.stop)):
             value = self.checksum.between(source.start * size, source.stop * size)
-            result.append(dataclasses.replace(source, checksum=None if value is None else format_checksum(value)))
+            result.append(msgspec.structs.replace(source, checksum=None if value is None else format_checksum(value)))
         return result

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 __all__ = ["RECIPES", "Recipe", "compress", "recipes_for"]
@@ -22,8 +22,7 @@ __all__ = ["RECIPES", "Recipe", "compress", "recipes_for"]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(msgspec.Struct, frozen=True):
     """One way to deflate a chunk: shuffled or not, searching `window_bits` of history."""
 
     shuffle: bool

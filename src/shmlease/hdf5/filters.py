@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from shmlease.errors import SinkError
@@ -33,8 +33,7 @@ ROOM_BYTES = 4 << 20
 _serial = itertools.count()
 
 
-@dataclass(frozen=True, slots=True)
-class Compression:
+class Compression(msgspec.Struct, frozen=True):
     """One compression.
 
     Attributes

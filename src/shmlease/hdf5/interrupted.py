@@ -6,9 +6,10 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from shmlease.hdf5.write_ahead_log import Checkpoint, Chunk, SmallArray, WriteAheadLog
 from shmlease.output_file import require_trusted
@@ -16,8 +17,7 @@ from shmlease.output_file import require_trusted
 __all__ = ["InterruptedRun", "interrupted_run"]
 
 
-@dataclass(frozen=True, slots=True)
-class InterruptedRun:
+class InterruptedRun(msgspec.Struct, frozen=True):
     """A partial file in which something is stored.
 
     Attributes

@@ -10,10 +10,10 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.lib import format as npy
 
@@ -104,8 +104,7 @@ def padding_bytes(dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[np.intp]]:
     return np.flatnonzero(unused)
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
+class Grid(msgspec.Struct, frozen=True):
     """The chunks of one dataset.
 
     Attributes

@@ -17,7 +17,6 @@ Each dataset carries these; those of the file are `VERSION` and `DATASETS`.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -53,8 +52,7 @@ DATASETS = PREFIX + "datasets"
 _READ_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """The source of rows [start, stop) of a dataset.
 
     Attributes
@@ -81,7 +79,7 @@ class Source:
     size_bytes: int | None = None
     digest: str | None = None
     checksum: str | None = None
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 def digest_file(path: str | os.PathLike[str], algorithm: str = "sha256") -> tuple[int, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -151,7 +150,9 @@ def _join_rows(file: h5py.File, name: str, parts: Sequence[Part], directory: str
             place = (..., slice(row, stop)) if is_transposed else slice(row, stop)
             layout[place] = h5py.VirtualSource(relative, part.dataset, part.shape)
         checksum = combine(checksum, parse_checksum(part.attributes[provenance.CHECKSUM]), part.rows * part.row_bytes)
-        sources += [replace(source, start=source.start + row, stop=source.stop + row) for source in part.sources]
+        sources += [
+            msgspec.structs.replace(source, start=source.start + row, stop=source.stop + row) for source in part.sources
+        ]
         row = stop
     sources = joined_parts(sources, first.row_bytes)
     _record(file.create_virtual_dataset(name, layout), first, rows, format_checksum(checksum), sources)

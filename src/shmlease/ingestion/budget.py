@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
+
+import msgspec
 
 from shmlease.errors import CapacityError
 from shmlease.ingestion.tasks import TASKS_A_WORKER
@@ -24,8 +25,7 @@ _BLOCKS_A_STEP = 4
 _SMALLEST_BLOCK_BYTES = 4 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(msgspec.Struct, frozen=True):
     """Sizes of one run.
 
     Attributes

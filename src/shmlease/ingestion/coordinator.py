@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, assert_never
+
+import msgspec
 
 from shmlease.errors import LeaseError, TicketError
 from shmlease.hdf5.columnar_sink import AnySink
@@ -32,14 +33,13 @@ Job: TypeAlias = "DatasetJob | LoadJob"
 AnyWork = ParseWork | ReadWork | EncodeWork | LoadWork
 
 
-@dataclass
-class _Done:
+class _Done(msgspec.Struct):
     """What is known of jobs that are finished."""
 
     rows: int = 0
     bytes_done: int = 0
     has_stored: bool = False
-    reports: list[FileReport] = field(default_factory=list)
+    reports: list[FileReport] = msgspec.field(default_factory=list)
 
     def take(self, job: Job) -> None:
         """Add one."""

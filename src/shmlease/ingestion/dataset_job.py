@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
 
 from shmlease.errors import TicketError
 from shmlease.hdf5.chunking import ChunkPlan, PlannedChunk
@@ -86,7 +87,8 @@ class DatasetJob:
         codec = _declare(sink, name, table.schema, _small_chunk_rows(inputs))
         found = {key: _number_or_text(value) for key, value in table.attributes}
         sink.attributes(name).update(table.schema.attributes | found | dict(attributes or {}))
-        inputs = [replace(each, context=replace(each.context, codec=codec)) for each in inputs]
+        changed = msgspec.structs.replace
+        inputs = [changed(each, context=changed(each.context, codec=codec)) for each in inputs]
         self._last_input = inputs[-1]
         self._sink = sink
         self._registry = registry

@@ -7,8 +7,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import msgspec
 
 from shmlease.errors import IngestError
 from shmlease.exhaustion import explains_shortage
@@ -231,8 +232,7 @@ def _resources(
     return RunResources(workers, capacity, executor, registry, compressed=compressed)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
+class _Stored(msgspec.Struct, frozen=True):
     """What is in the file: of each input, and of the lines that were skipped."""
 
     datasets: tuple[DatasetReport, ...]

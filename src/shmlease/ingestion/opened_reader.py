@@ -14,9 +14,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import numpy as np
 
 from shmlease.errors import DTypeError
@@ -210,7 +210,7 @@ class OpenedReader:
         self._add(LoadedBlock(name, dtype, shape, None, encoded, checksum, is_whole))
 
     def _add(self, block: LoadedBlock) -> None:
-        self._blocks.append(replace(block, attributes=self._attributes.pop(block.name, {})))
+        self._blocks.append(msgspec.structs.replace(block, attributes=self._attributes.pop(block.name, {})))
 
     def _leased(self, name: str, array: Array, *, is_whole: bool) -> LoadedBlock:
         if not array.size:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from shmlease.errors import IngestError
@@ -35,8 +35,7 @@ __all__ = ["FilePieces", "FileSteps", "HeldText", "Input", "StreamReader", "chec
 _LEASE_TIMEOUT_S = 60.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Input:
+class Input(msgspec.Struct, frozen=True, eq=False):
     """One file of a run: its place among all, what its tasks share, and its state when it was first looked at."""
 
     index: int
@@ -66,8 +65,7 @@ class Input:
             )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HeldText:
+class HeldText(msgspec.Struct, frozen=True, eq=False):
     """A block of text in a segment that this process holds."""
 
     lease: Lease

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+import msgspec
 import numpy as np
 
 from shmlease.hdf5.chunk_encoding import Codec, EncodedChunk
@@ -62,8 +62,7 @@ TASK_BYTES: Final = 512 << 10
 LEAST_TASK_BYTES: Final = TASK_BYTES // 64
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """What all tasks of one file share; a worker is sent it once.
 
     Attributes
@@ -96,16 +95,14 @@ class Context:
     parser: Parser = "numpy"
 
 
-@dataclass(frozen=True, slots=True)
-class LoadContext:
+class LoadContext(msgspec.Struct, frozen=True):
     """What the chunks of one dataset have in common that a reader of the user's gives."""
 
     id: int
     codec: Codec
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(msgspec.Struct, frozen=True):
     """Go on with what a reader of the user's gives for one path, from its beginning if this worker has not begun it.
 
     Attributes
@@ -137,8 +134,7 @@ class Load:
     is_alone: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Parse:
+class Parse(msgspec.Struct, frozen=True):
     """Parse a piece of a file, or text that lies in a segment.
 
     Attributes
@@ -165,8 +161,7 @@ class Parse:
     crc32_before: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Encode:
+class Encode(msgspec.Struct, frozen=True):
     """Encode chunks whose rows lie in segments.
 
     Attributes
@@ -182,16 +177,14 @@ class Encode:
     parts: tuple[Ticket, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Measure:
+class Measure(msgspec.Struct, frozen=True):
     """Find the longest cell of each string field in a piece."""
 
     context: Context
     piece: Piece
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """Rows in a segment: its first `rows` rows.
 
     `ticket` is None where every row was encoded already, so that nobody needs them.
@@ -201,8 +194,7 @@ class Part:
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(msgspec.Struct, frozen=True):
     """Chunks encoded, their payloads one behind the other.
 
     Attributes
@@ -225,8 +217,7 @@ class Encoded:
         return memoryview(self.payloads)[within] if lease is None else lease.array[within]
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedPiece:
+class ParsedPiece(msgspec.Struct, frozen=True):
     """What a piece held.
 
     Attributes
@@ -257,13 +248,12 @@ class ParsedPiece:
     crc32: int
     bad: tuple[BadRow, ...] = ()
     bad_count: int = 0
-    notes: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = msgspec.field(default_factory=Counter)
     is_end: bool = False
     file_crc32: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedBlock:
+class LoadedBlock(msgspec.Struct, frozen=True):
     """Rows of one array.
 
     Attributes
@@ -290,7 +280,7 @@ class LoadedBlock:
     encoded: Encoded | None
     crc32: int
     is_whole: bool = False
-    attributes: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def any_ticket(self) -> Ticket | None:
@@ -303,8 +293,7 @@ class LoadedBlock:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True):
     """What a step of `Load` gave.
 
     Attributes
@@ -325,8 +314,7 @@ class Loaded:
     file_crc32: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(msgspec.Struct, frozen=True):
     """Longest cells in bytes, by field."""
 
     lengths: dict[str, int]

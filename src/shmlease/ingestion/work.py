@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
 
 from shmlease.hdf5.chunking import PlannedChunk
 from shmlease.ingestion.pool_protocol import Session
@@ -23,15 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["EncodeWork", "HeldPart", "LoadWork", "ParseWork", "ReadWork"]
 
 
-@dataclass(eq=False, slots=True)
-class HeldPart:
+class HeldPart(msgspec.Struct, eq=False):
     """Rows of a piece in a segment that this process holds; None when no chunk needs them."""
 
     lease: Lease | None
 
 
-@dataclass(eq=False, slots=True)
-class ReadWork:
+class ReadWork(msgspec.Struct, eq=False):
     """The next block of a file that is read here; done by a thread."""
 
     job: DatasetJob
@@ -40,8 +39,7 @@ class ReadWork:
     reserved_bytes: int = 0
 
 
-@dataclass(eq=False, slots=True)
-class ParseWork:
+class ParseWork(msgspec.Struct, eq=False):
     """A piece to parse, in place `number` of its dataset."""
 
     job: DatasetJob
@@ -91,8 +89,7 @@ class ParseWork:
         return f"{self.source.path}: {place}"
 
 
-@dataclass(eq=False, slots=True)
-class EncodeWork:
+class EncodeWork(msgspec.Struct, eq=False):
     """Chunks to encode; `source` has the context of their dataset."""
 
     job: DatasetJob | LoadJob
@@ -102,7 +99,7 @@ class EncodeWork:
     attempts: int = 0
     session: ClassVar[None] = None
     weight: ClassVar[int] = TASK_BYTES
-    _tickets: list[Ticket] = field(default_factory=list)
+    _tickets: list[Ticket] = msgspec.field(default_factory=list)
 
     def task(self) -> Encode:
         """The task, with tickets of its own for the rows."""
@@ -123,8 +120,7 @@ class EncodeWork:
         return f"{self.job.name}: chunks {self.chunks[0].index} to {self.chunks[-1].index}"
 
 
-@dataclass(eq=False, slots=True)
-class LoadWork:
+class LoadWork(msgspec.Struct, eq=False):
     """The next step of a reader of the user's."""
 
     job: LoadJob

@@ -24,7 +24,10 @@ _RECEIVE_BYTES: Final = 1 << 18
 # Contexts and schemas that both ends remember, the oldest forgotten first: of a run over many small files each context is
 # needed only for a moment, and all have one schema.
 _REMEMBERED: Final = 64
-_KINDS: Final[dict[type, list[str]]] = {kind: [each.name for each in fields(kind)] for kind in (Context, Schema)}
+_KINDS: Final[dict[type, tuple[str, ...]]] = {
+    Context: Context.__struct_fields__,
+    Schema: tuple(each.name for each in fields(Schema)),
+}
 _Known: TypeAlias = dict[type, dict[int, Any]]  # values of each kind, by number
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import IO
 
+import msgspec
 import numpy as np
 
 from shmlease.errors import IngestError
@@ -32,8 +32,7 @@ _STEP_BYTES = 1 << 20
 _OVERREAD = 64 << 10  # read past a piece at once, to find the end of its last line
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """A part of a table that one worker reads by itself.
 
     Attributes
@@ -51,8 +50,7 @@ class Piece:
     stop: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(msgspec.Struct, frozen=True):
     """Whole lines of a table.
 
     Attributes

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 __all__ = ["EMPTY", "CellError"]
 
 EMPTY: Final = "an empty cell; if that means a missing value, say so (missing)"
 
 
-@dataclass(frozen=True, slots=True)
-class CellError:
+class CellError(msgspec.Struct, frozen=True):
     """A cell that has no value of its field's type: the row of the stretch, the cell, and why."""
 
     row: int

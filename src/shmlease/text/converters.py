@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -163,7 +163,7 @@ class Converter:
             values = np.zeros(len(rest), target.dtype)
             found = self._reader.read(text, starts[rest], ends[rest], values, notes, by_value) if len(rest) else []
             target[rest] = values
-            faults = [replace(fault, row=int(rest[fault.row])) for fault in found]
+            faults = [msgspec.structs.replace(fault, row=int(rest[fault.row])) for fault in found]
             by_value = [int(rest[row]) for row in by_value]
         if len(missing) or by_value:
             missing = np.union1d(missing, np.array(by_value, np.int64))

@@ -12,9 +12,9 @@ caller: more than 18 characters, 1e-300, nan, garbage. Nothing here guesses.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -31,8 +31,7 @@ _GROUP = 4  # places that fit 16 bits
 _TOTALS = (np.uint16, np.uint32, np.uint64, np.uint64, np.uint64)  # the smallest type for so many groups
 
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
+class Numbers(msgspec.Struct, frozen=True):
     """What a column holds where it holds plain numbers.
 
     Attributes

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import IO, Literal
+
+import msgspec
 
 from shmlease.errors import IngestError
 from shmlease.text.records import Record, read_record, split_line
@@ -24,8 +25,7 @@ def line_end_of(beginning: bytes) -> Literal["lf", "cr"]:
     return "cr" if first and first[0] == b"\r" else "lf"
 
 
-@dataclass(frozen=True, slots=True)
-class FirstRow:
+class FirstRow(msgspec.Struct, frozen=True):
     """How many lines and cells the first record has."""
 
     lines: int

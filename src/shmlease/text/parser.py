@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -34,8 +34,7 @@ _SHOWN = 80  # bytes of a cell or line in a report
 _Faults: TypeAlias = dict[int, tuple[LineError, str | None, bytes | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class BadRow:
+class BadRow(msgspec.Struct, frozen=True):
     """A line of the input that did not become a row.
 
     Attributes
@@ -63,14 +62,13 @@ class BadRow:
 
     def below(self, lines: int, offset: int = 0) -> BadRow:
         """The same, `lines` lines and `offset` bytes further down: for blocks whose first line was not known."""
-        return replace(self, line=self.line + lines, offset=self.offset + offset)
+        return msgspec.structs.replace(self, line=self.line + lines, offset=self.offset + offset)
 
     def __str__(self) -> str:
         return f"line {self.line}, " + (f"{self.column}: " if self.column else "") + self.reason
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedBlock:
+class ParsedBlock(msgspec.Struct, frozen=True):
     """What a block holds.
 
     Attributes

@@ -6,8 +6,7 @@ that is checked for all quotes of the text at once, which is many times as fast 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
+import msgspec
 import numpy as np
 
 from shmlease.text.records import LONGEST_QUOTED_BYTES, count_fault, scan_records
@@ -19,8 +18,7 @@ __all__ = ["QuotedCells", "find_quoted_cells", "has_quoted_cells", "last_line_en
 _NEWLINE, _RETURN = b"\n\r"
 
 
-@dataclass(frozen=True, slots=True)
-class QuotedCells:
+class QuotedCells(msgspec.Struct, frozen=True):
     """The quoted cells of a text.
 
     Attributes
@@ -36,7 +34,7 @@ class QuotedCells:
     opens: Ints
     closes: Ints
     size_bytes: int
-    malformed: dict[int, str] = field(default_factory=dict)
+    malformed: dict[int, str] = msgspec.field(default_factory=dict)
 
     def enclose(self, positions: Ints) -> Bools:
         """Whether each position is inside a quoted cell."""

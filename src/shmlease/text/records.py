@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
+
+import msgspec
 
 from shmlease.text.schema import Schema
 
@@ -29,8 +30,7 @@ LONGEST_QUOTED_BYTES: Final = 1 << 20
 _NEWLINE, _RETURN = b"\n\r"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """One record of a text.
 
     Attributes
@@ -51,8 +51,7 @@ class Record:
     is_complete: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class ScannedText:
+class ScannedText(msgspec.Struct, frozen=True):
     """The quotes around the quoted cells of a text, its malformed lines, and the length of its whole records."""
 
     quoted: list[tuple[int, int]]

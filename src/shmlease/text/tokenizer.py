@@ -7,8 +7,8 @@ differs (a comment, a blank line, a ragged row), the lines of the stretch are co
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from shmlease.text.quoted_cells import QuotedCells, find_quoted_cells, has_quoted_cells
@@ -20,8 +20,7 @@ __all__ = ["Cells", "LineError", "split"]
 _TAB, _NEWLINE, _RETURN, _SPACE = b"\t\n\r "
 
 
-@dataclass(frozen=True, slots=True)
-class LineError:
+class LineError(msgspec.Struct, frozen=True):
     """A malformed line: where it begins and ends in the text, and why."""
 
     start: int
@@ -29,8 +28,7 @@ class LineError:
     reason: str
 
 
-@dataclass(slots=True)
-class Cells:
+class Cells(msgspec.Struct):
     """The cells of all good rows, asked for column by column.
 
     Attributes
@@ -47,8 +45,8 @@ class Cells:
     row_ends: Ints
     _ends: Ints
     _starts: Ints | None = None
-    faults: list[LineError] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
+    faults: list[LineError] = msgspec.field(default_factory=list)
+    notes: Counter[str] = msgspec.field(default_factory=Counter)
 
     def __len__(self) -> int:
         return len(self.row_starts)

@@ -2,10 +2,10 @@
 
 import gzip
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
+import msgspec
 import numpy as np
 import pytest
 
@@ -109,7 +109,7 @@ def test_chunks_are_made_where_their_rows_are_parsed_but_those_at_the_ends_of_a_
             works.append(work)
             super().submit(work, first=first)
 
-    budget = replace(BUDGET, block_bytes=500_000, step_bytes=2_500_000)  # 20 bytes a line
+    budget = msgspec.structs.replace(BUDGET, block_bytes=500_000, step_bytes=2_500_000)  # 20 bytes a line
     run(plan_ingest(path, PLAIN), tmp_path / "out.h5", Noting(registry, 0), registry, budget=budget)
     steps = [work for work in works if isinstance(work, ParseWork)]
     joined = [chunk for work in works if isinstance(work, EncodeWork) for chunk in work.chunks]

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from shmlease.ingestion import worker_channel
@@ -70,10 +71,12 @@ def test_a_context_crosses_once_and_is_the_same_afterwards(ends: tuple[WorkerCha
 def test_contexts_of_many_files_share_one_schema_that_crosses_once(ends: tuple[WorkerChannel, WorkerChannel]) -> None:
     here, there = ends
     schema = context(0).table.schema
-    contexts = [replace(context(each), table=replace(context(each).table, schema=schema)) for each in range(3)]
+    contexts = [
+        msgspec.structs.replace(context(each), table=replace(context(each).table, schema=schema)) for each in range(3)
+    ]
     sizes = []
     for each in contexts:
-        here.put(replace(parse(each.id), context=each))
+        here.put(msgspec.structs.replace(parse(each.id), context=each))
         sizes.append(len(here._out))
         here.flush()
     received = [there.receive().context for _ in contexts]
