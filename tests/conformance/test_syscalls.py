@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -70,6 +71,14 @@ class SyscallsConformance:
         assert syscalls.pread(file, 100, 0) == b"\0\0\0written"
         assert syscalls.read(file, 5) == b"\0\0\0wr"
         assert syscalls.fstat(file).st_size == 10
+        syscalls.close(file)
+
+    def test_offset_of_a_file_is_where_it_was_put_and_a_socket_has_none(self, directory: int, listener: Any) -> None:
+        file = syscalls.open("file", NEW, 0o600, dir_fd=directory)
+        assert syscalls.lseek(file, 1 << 40, os.SEEK_SET) == 1 << 40
+        assert syscalls.lseek(file, 0, os.SEEK_CUR) == 1 << 40
+        with pytest.raises(OSError, match=rf"Errno {errno.ESPIPE}\b"):
+            syscalls.lseek(listener.fileno(), 0, os.SEEK_CUR)
         syscalls.close(file)
 
     def test_closed_descriptor_is_of_nothing(self, directory: int) -> None:

@@ -162,6 +162,11 @@ class Files:
             return os.stat_result((0o140600, descriptor, 0, 1, 0, 0, 0, 0, 0, 0))
         return os.fstat(descriptor)
 
+    def lseek(self, descriptor: int, position: int, whence: int) -> int:
+        if descriptor in self.simulated:
+            raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
+        return os.lseek(descriptor, position, whence)
+
     # --- files ---------------------------------------------------------------------------------------------------------
 
     def ftruncate(self, descriptor: int, size_bytes: int) -> None:

@@ -28,12 +28,7 @@ class Anchor:
 
     def __init__(self, mapping: Mapping) -> None:
         self.mapping = mapping
-        self.__array_interface__ = {
-            "version": 3,
-            "shape": (mapping.size_bytes,),
-            "typestr": "|u1",
-            "data": (mapping.address, not mapping.writable),
-        }
+        self.__array_interface__ = mapping.array_interface
 
 
 def array_on(anchor: Anchor, layout: Layout) -> np.ndarray[Any, Any]:

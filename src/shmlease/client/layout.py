@@ -85,7 +85,7 @@ def layout_of_object(nbytes: int, *, needs_private: bool) -> Layout:
 
 
 def _sizes(shape: Any) -> tuple[Any, ...]:
-    return (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    return (shape,) if shape.__class__ is int or isinstance(shape, int | np.integer) else tuple(shape)
 
 
 @functools.lru_cache(maxsize=256)

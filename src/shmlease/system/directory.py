@@ -433,7 +433,7 @@ class RegistryDirectory:
         """Let a claimed spare be revoked again, and keep it open; False if somebody has closed it."""
         if not claim.is_own():
             return False
-        syscalls.fcntl(claim.fds[0], fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, generation, 1, 0))
+        syscalls.fcntl(claim.fds[0], fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, generation))
         return True
 
     def revoke_spare(self, number: int, generation: int) -> bool:
@@ -596,10 +596,16 @@ def _free_bytes(status: os.statvfs_result) -> int:
     return status.f_bavail * status.f_frsize
 
 
+@functools.lru_cache(maxsize=64)
+def _flock(kind: int, byte: int) -> bytes:
+    """The struct flock for one byte."""
+    return _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0)
+
+
 def _try_lock(fd: int, byte: int) -> bool:
     """Lock one byte of a file for this open file description (fcntl(2), F_OFD_SETLK); False if another one has it."""
     try:
-        syscalls.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
+        syscalls.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, byte))
     except (BlockingIOError, PermissionError) as error:
         if is_from_handler(error):
             raise

@@ -43,9 +43,10 @@ class Mapping:
     """`size_bytes` of a file at `address`; unmapped by `close`, or with the last reference.
 
     What is written into a `private` one is seen by nobody else: the kernel copies each page that is written to first.
+    `array_interface` describes it to numpy, as an array of bytes.
     """
 
-    __slots__ = ("__weakref__", "_region", "address", "private", "size_bytes", "writable")
+    __slots__ = ("__weakref__", "_region", "address", "array_interface", "private", "size_bytes", "writable")
 
     def __init__(
         self, address: int, size_bytes: int, *, writable: bool, private: bool = False, region: mmap.mmap | None = None
@@ -54,6 +55,12 @@ class Mapping:
         self.size_bytes = size_bytes
         self.writable = writable
         self.private = private
+        self.array_interface = {
+            "version": 3,
+            "shape": (size_bytes,),
+            "typestr": "|u1",
+            "data": (address, not writable),
+        }
         self._region = region
 
     def close(self) -> None:

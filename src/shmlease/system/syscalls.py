@@ -37,6 +37,7 @@ __all__ = [
     "getpid",
     "link",
     "listdir",
+    "lseek",
     "madvise",
     "mkdir",
     "mknod",
@@ -65,6 +66,7 @@ close = os.close
 read = os.read
 pread = os.pread
 pwrite = os.pwrite
+lseek = os.lseek
 stat = os.stat
 fstat = os.fstat
 chmod = os.chmod
