@@ -233,14 +233,19 @@ def _reduce_tensor(tensor: Any) -> Any:
     plain = tensor.device.type == "cpu" and tensor.layout is torch.strided and not tensor.is_quantized and tensor.numel()
     if not plain or tensor.is_conj() or tensor.is_neg():
         return NotImplemented
-    content = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return _tensor, (content, tensor.dtype, tuple(tensor.shape), tensor.requires_grad)
+    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)  # as it lies in memory: "channels last", say
+    laid_out = tensor.detach().permute(order)
+    if not laid_out.is_contiguous():  # it has gaps, or elements that lie on each other
+        order, laid_out = list(range(tensor.dim())), tensor.detach().contiguous()
+    content = laid_out.reshape(-1).view(torch.uint8).numpy()
+    return _tensor, (content, tensor.dtype, tuple(laid_out.shape), order, tensor.requires_grad)
 
 
-def _tensor(content: Array, dtype: Any, shape: tuple[int, ...], requires_grad: bool) -> Any:
+def _tensor(content: Array, dtype: Any, shape: tuple[int, ...], order: list[int], requires_grad: bool) -> Any:
     import torch  # noqa: PLC0415 - only who loads a tensor needs it
 
-    return torch.from_numpy(content).view(dtype).reshape(shape).requires_grad_(requires_grad)
+    laid_out = torch.from_numpy(content).view(dtype).reshape(shape)
+    return laid_out.permute([order.index(dimension) for dimension in range(len(order))]).requires_grad_(requires_grad)
 
 
 def _reduce_polars(frame: Any) -> Any:

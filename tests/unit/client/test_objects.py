@@ -217,6 +217,24 @@ def test_object_without_memory_of_its_own_comes_back_as_a_copy(kind: str) -> Non
     assert np.array_equal(made, IN_BAND[kind]) if kind == "objects" else made == IN_BAND[kind]
 
 
+def test_tensor_keeps_the_order_in_which_it_lies_in_memory() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed: tensors in shared memory are NOT tested here")
+    images = torch.arange(2 * 3 * 40 * 50.0).reshape(2, 3, 40, 50)
+    kinds = {
+        "channels last": images.contiguous(memory_format=torch.channels_last),
+        "transposed": images.transpose(1, 3),
+        "with one element in a dimension": images[:1, :1].transpose(0, 1),
+        "with gaps": images[:, :, ::2],
+        "with elements that lie on each other": images[0, 0, 0].expand(4, 50),
+    }
+    for kind, value in kinds.items():
+        made = unpack(content_of(value), "segment 'a'")
+        assert torch.equal(made, value), kind
+        if "with" not in kind:
+            assert made.stride() == value.stride(), kind
+            assert made.is_contiguous(memory_format=torch.channels_last) == (kind == "channels last")
+
+
 class Blob:
     """A class that pickles its memory as PEP 574 has it, and looks at what it gets."""
 

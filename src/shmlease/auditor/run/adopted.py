@@ -39,7 +39,10 @@ def gaps_of_adoption(records: Records, changes: Iterable[Change]) -> Iterator[Ga
     recorded = linked.union(*made.values())
     unseen = dict.fromkeys(c.path for c in changes if c.appeared and _is_segment(c.path) and c.path not in recorded)
     if unseen:
-        why = "no Python program that was seen has made them; one that is started with -E or -I is not"
+        why = (
+            "no Python program that was seen has made them; one that is started with -E, -I or -S, or with a PYTHONPATH of "
+            "its own, is not"
+        )
         yield _gap(f"the makers of {_listed(list(unseen))}", why)
 
 
