@@ -23,7 +23,7 @@ except ImportError:  # run by itself
     BuildHookInterface = object
 
 PACKAGE = Path(__file__).parent / "src/shmlease"
-SOURCES = (PACKAGE / "text/lines.c", PACKAGE / "hdf5/shuffle.c")
+SOURCES = (PACKAGE / "text/lines.c", PACKAGE / "hdf5/shuffle.c", PACKAGE / "client/streaming.c")
 FLAGS = "-std=c11 -O3 -Wall -Wextra -shared -fPIC -ffreestanding -nostdlib -fno-stack-protector -ffp-contract=off -s"
 # Makes no calls of memset and memcpy out of loops. gcc needs it; clang makes none in freestanding code, and some refuse it.
 GCC_FLAG = "-fno-tree-loop-distribute-patterns"

@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "core": CORE,
     "system": SYSTEM,
     "registry": SYSTEM,
-    "client": SYSTEM,
+    "client": SYSTEM | {"compiled"},
     "auditor.judge": JUDGE,
     "auditor.observe": OBSERVE,
     "auditor.report": REPORT,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shmlease.client import copying
-from shmlease.client.copying import copy_into
+from shmlease.client.copying import copy_into, streaming_library
 
 
 @pytest.fixture
@@ -18,6 +18,7 @@ def threads_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     start = threading.Thread.start
     monkeypatch.setattr(copying, "_BYTES_A_THREAD", 1024)
     monkeypatch.setattr(copying, "_BYTES_A_PIECE", 512)
+    monkeypatch.setattr(copying, "_LEAST_STREAMED_BYTES", 20_000)
     monkeypatch.setattr(copying, "idle_processors", lambda: 3)
     monkeypatch.setattr(threading.Thread, "start", lambda self: (names.append(self.name), start(self))[1])
     return names
@@ -95,3 +96,29 @@ def test_thread_that_runs_late_finds_nothing_left_to_do(threads_of: list[str], m
     copy_into(target, values)
     assert np.array_equal(target, values)
     assert len(started) == 2
+
+
+@pytest.mark.skipif(streaming_library() is None, reason="streaming.c was not compiled")
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 4095, 16_384, 16_385, 16_384 + 64, 3 * 16_384 + 4_000])
+def test_copy_past_the_caches_is_every_byte_and_none_beside(size: int) -> None:
+    library = streaming_library()
+    assert library is not None
+    room = np.random.default_rng(2).integers(0, 256, size + 200, dtype=np.uint8)
+    for start, place in [(0, 0), (3, 5), (16, 1), (1, 64), (63, 65)]:
+        values, target = room[start : start + size], np.full(size + 200, 7, np.uint8)
+        library.shmlease_copy_streaming(values.ctypes.data, size, target[place:].ctypes.data)
+        assert np.array_equal(target[place : place + size], values)
+        assert (target[:place] == 7).all()
+        assert (target[place + size :] == 7).all()
+
+
+@pytest.mark.parametrize("library", [streaming_library(), None])
+@pytest.mark.parametrize("dtype", ["f8", ">f8", "i8"])
+def test_large_array_is_converted_where_its_type_is_another(
+    library: object, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "streaming_library", lambda: library)
+    values = np.arange(1 << 20, dtype=dtype)  # 8 MiB
+    target = np.zeros(values.shape)
+    copy_into(target, values)
+    assert np.array_equal(target, values)
