@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import shlex
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
 from shmlease.cli import ingest, ingest_options
 from shmlease.cli.ingest_output import inference_as_command
-from shmlease.cli.ingest_run import columns_of
+from shmlease.cli.ingest_run import _checked, columns_of
+from shmlease.errors import IngestError
 from shmlease.ingestion.ingest import ingest as ingest_function
 from shmlease.ingestion.plan import schema_of
 from shmlease.text.formats import FORMATS
@@ -75,3 +77,19 @@ def test_the_command_that_an_inference_prints_reads_the_file_so(tmp_path, text: 
 def _by_name(schema: Schema) -> Schema:
     """A field whose column has its name needs no column."""
     return replace(schema, fields=tuple(replace(f, source=None if f.source == f.name else f.source) for f in schema.fields))
+
+
+@pytest.mark.parametrize(("stored", "is_offered"), [("00000.h5", True), ("00001.h5.partial", True), (None, False)])
+def test_what_a_cluster_has_only_planned_is_not_offered_for_resuming(
+    stored: str | None, is_offered: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing() -> None:
+        (tmp_path / "out.h5.shards").mkdir()
+        for name in ("plan.json", stored):
+            if name is not None:
+                (tmp_path / "out.h5.shards" / name).touch()
+        raise IngestError("no such compression")
+
+    with pytest.raises(SystemExit):
+        _checked(str(tmp_path / "out.h5"), failing)
+    assert ("--resume goes on with it" in capsys.readouterr().err) == is_offered

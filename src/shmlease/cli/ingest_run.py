@@ -31,6 +31,7 @@ from shmlease.text.schema import Schema
 
 __all__ = ["columns_of", "run"]
 
+_PLAN = "plan.json"  # of shards: written before any of them is begun
 _INTERRUPTED, _TERMINATED = 130, 143  # 128 and the number of the signal, as shells have it
 
 
@@ -210,11 +211,13 @@ def _checked(output: str, run: Callable[[], Any]) -> Any:
 
 
 def _kept(output: str) -> dict[str, list[tuple[str, int, int]]]:
-    """The directories of a run to `output` that is not complete, and the state of the files in each."""
+    """The directories of a run to `output` that has stored something and is not complete, and the state of the files."""
     kept = {}
     for path in (f"{os.path.realpath(output)}.{ending}" for ending in ("partial", "shards")):
         with contextlib.suppress(OSError):  # there is none, it is somebody else's, or it is being removed
-            kept[path] = sorted(map(_state, os.scandir(path)))
+            stored = sorted(_state(entry) for entry in os.scandir(path) if entry.name != _PLAN)
+            if stored:
+                kept[path] = stored
     return kept
 
 
