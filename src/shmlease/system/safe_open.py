@@ -114,7 +114,14 @@ def directory_of(root: str, name: str) -> Iterator[tuple[int, str]]:
         syscalls.close(directory)
 
 
-def open_regular(path: str, flags: int = os.O_RDONLY, *, directory: int | None = None, owner: int | None = None) -> int:
+def open_regular(
+    path: str,
+    flags: int = os.O_RDONLY,
+    *,
+    directory: int | None = None,
+    owner: int | None = None,
+    file: tuple[int, int] | None = None,
+) -> int:
     """A descriptor of the regular file at `path`.
 
     Parameters
@@ -126,6 +133,8 @@ def open_regular(path: str, flags: int = os.O_RDONLY, *, directory: int | None =
     owner : int, optional
         The user id that it must belong to. If that is this process's, and the file lacks the bits that let its owner in, it
         is given them.
+    file : tuple of int, optional
+        Device and inode that it must have.
 
     Raises
     ------
@@ -134,7 +143,7 @@ def open_regular(path: str, flags: int = os.O_RDONLY, *, directory: int | None =
     PermissionDeniedError
         It is something else, or somebody else's.
     OSError
-        The kernel refused: EACCES, or EAGAIN where somebody holds a lease on the file.
+        The kernel refused: EACCES, or EAGAIN where somebody holds a lease on the file. Or ESTALE: it is another file.
     """
     try:
         descriptor = _open(path, flags | _NO_SURPRISE, directory)
@@ -148,6 +157,8 @@ def open_regular(path: str, flags: int = os.O_RDONLY, *, directory: int | None =
         status = syscalls.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or (owner is not None and status.st_uid != owner):
             raise _refused(path, status, stat.S_IFREG, owner, directory)
+        if file is not None and (status.st_dev, status.st_ino) != file:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
     except BaseException:
         syscalls.close(descriptor)
         raise

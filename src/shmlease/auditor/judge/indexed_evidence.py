@@ -186,7 +186,8 @@ class IndexedEvidence:
     def free(self) -> tuple[File, ...]:
         """The suspects that the kernel calls free."""
         if self._free is None:
-            self._free = tuple(file for file in self.suspects if self.verdict(file) is Probe.FREE)
+            free = {key for key, (verdict, _) in self.evidence.probes.items() if verdict is Probe.FREE}
+            self._free = tuple(file for file in self.suspects if file.key in free)
         return self._free
 
     def _is_accounted_for(self, file: File) -> bool:

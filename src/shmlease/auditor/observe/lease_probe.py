@@ -115,7 +115,7 @@ def holding_lease(
 def _acquire(path: str, key: Key, directory: int | None) -> tuple[Probe, str, int]:
     """The verdict, its reason, and the descriptor that holds the lease, or -1."""
     try:
-        descriptor = open_regular(path, directory=directory)
+        descriptor = open_regular(path, directory=directory, file=key)
     except PermissionDeniedError:  # a link, a FIFO, anything else has taken its name
         return Probe.GONE, "", -1
     except OSError as error:
@@ -124,24 +124,17 @@ def _acquire(path: str, key: Key, directory: int | None) -> tuple[Probe, str, in
         # EAGAIN: another probe, or another program, holds a lease of its own on it right now
         held = error.errno == errno.EAGAIN
         return (Probe.HELD, "", -1) if held else (Probe.UNKNOWN, f"open: {error.strerror}", -1)
-    verdict, reason = Probe.UNKNOWN, ""
+    is_leased = False
     try:
-        found = os.fstat(descriptor)
-        if (found.st_dev, found.st_ino) != key:
-            verdict = Probe.GONE
-        else:
-            take_lease(descriptor)
-            verdict = Probe.FREE
-            return verdict, reason, descriptor
+        take_lease(descriptor)
+        is_leased = True
     except OSError as error:
-        if error.errno == errno.EAGAIN:
-            verdict = Probe.HELD
-        else:
-            reason = f"F_SETLEASE: {error.strerror}"
+        held = error.errno == errno.EAGAIN
+        return (Probe.HELD, "", -1) if held else (Probe.UNKNOWN, f"F_SETLEASE: {error.strerror}", -1)
     finally:
-        if verdict is not Probe.FREE:
+        if not is_leased:
             os.close(descriptor)
-    return verdict, reason, -1
+    return Probe.FREE, "", descriptor
 
 
 def _give_back(descriptor: int) -> None:
