@@ -17,6 +17,8 @@ import pytest
 import shmlease
 from rig import planted_bugs
 from shmlease.verification.faults import FAULTS, FaultKind
+from shmlease.verification.history import read_history
+from shmlease.verification.operations import Call
 from shmlease.verification.oracle import Oracle
 from shmlease.verification.stress.generator import Schedule
 from shmlease.verification.stress.run import Options, Run, run
@@ -42,6 +44,25 @@ def test_nothing_is_lost_under_every_fault() -> None:
     assert verdict.reclaim is not None
     assert verdict.takeover is not None
     assert min(verdict.registry_bytes) > 1 << 20
+
+
+def test_a_client_that_is_killed_as_it_forks_is_known_by_its_history(tmp_path: Path) -> None:
+    """Whose child may then find that what it has inherited was released."""
+    script = """
+import os, signal, sys
+from shmlease.verification.stress.client import Assignment, StressClient
+from shmlease.verification.stress.generator import operation
+
+client = StressClient(Assignment(0, 0, 2, 4, 64, sys.argv[1], sys.argv[2], []), 0)
+os.fork = lambda: os.kill(os.getpid(), signal.SIGKILL)
+client.fork(operation(4, 0, 0, 2, 64))
+"""
+    (tmp_path / "history" / "0").mkdir(parents=True)
+    with shmlease.Registry(capacity="1MiB") as registry:
+        killed = subprocess.run([sys.executable, "-c", script, tmp_path, registry.id], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (last,) = (event for event in read_history(str(tmp_path / "history" / "0")) if event.act.call is Call.CHILD)
+    assert not last.is_finished
 
 
 def test_the_oracle_finds_the_process_of_a_registry_and_its_successor() -> None:

@@ -241,14 +241,17 @@ class StressClient:
             self.client.forget(key)
 
     def fork(self, op: Operation) -> None:
-        """A child that uses what its parent holds, and ends in one of several ways."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pid = os.fork()
-        if pid == 0:
-            self._live_as_a_child(op)
-        pidfd = os.pidfd_open(pid)
+        """A child that uses what its parent holds, and ends in one of several ways.
+
+        It is noted before there is a child: that tells of a parent that is killed, and so of what its child may not read.
+        """
         with contextlib.suppress(_NotedError), self._noting(Note(Call.CHILD)):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pid = os.fork()
+            if pid == 0:
+                self._live_as_a_child(op)
+            pidfd = os.pidfd_open(pid)
             ended = select.select([pidfd], [], [], _FORKED_WITHIN_S)[0]
             if not ended:
                 os.kill(pid, signal.SIGKILL)
