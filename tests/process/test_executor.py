@@ -11,10 +11,11 @@ import sys
 import threading
 import time
 import weakref
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, util
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -107,8 +108,18 @@ def test_arguments_take_at_most_half_of_the_capacity(registry: shmlease.Registry
             release.release()
         assert [call.result() for call in calls] == [12 << 20] * 6
     peak = registry.statistics().peaks["bytes"]
-    assert peak <= 33 << 20, f"of 64 MiB, arguments took {peak}"
+    # two at a time, and one that is done with, of which the registry has not read yet; without a limit it is five
+    assert peak <= 37 << 20, f"of 64 MiB, arguments took {peak}"
     until(lambda: in_use(registry) == 0)
+
+
+def test_room_is_given_to_others_only_when_the_arguments_have_left_it(registry: shmlease.Registry) -> None:
+    pool = calls.Calls(registry, 1)
+    room, call = pool._room_bytes, calls.Call(pool, abs, (1,), {})
+    rooms: list[int] = []
+    call.lease = Mock(nbytes=5, release=lambda: rooms.append(pool._room_bytes))
+    call.done(Future())
+    assert (rooms, pool._room_bytes) == ([room], room + 5)
 
 
 def test_result_without_room_travels_in_the_message(registry: shmlease.Registry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,8 +128,10 @@ class Calls:
         with _lock:
             lease, call.lease = call.lease, None
         if lease is not None:
-            self._give_room(lease.nbytes)
-            lease.release()
+            try:
+                lease.release()
+            finally:
+                self._give_room(lease.nbytes)  # not before: another thread would fill it at once
 
     def _take_room(self, nbytes: int) -> bool:
         with _lock:
@@ -188,7 +190,7 @@ class _Task:
         self._pool, self._parts = pool, parts
 
     def __call__(self) -> Any:
-        fn, args, kwargs = self._parts
+        (fn, args, kwargs), self._parts = self._parts, ()  # let go of before the result is sent, and others need the room
         return as_result(fn(*args, **kwargs), self._pool)
 
 
