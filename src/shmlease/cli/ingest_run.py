@@ -26,12 +26,12 @@ from shmlease.errors import LeaseError
 from shmlease.ingestion.ingest import ingest
 from shmlease.ingestion.plan import check_output_path, plan_ingest, require_present, schema_of
 from shmlease.ingestion.report import Progress
+from shmlease.integrations.dask.shards import plan_of
 from shmlease.system.shm_shortage import explained
 from shmlease.text.schema import Schema
 
 __all__ = ["columns_of", "run"]
 
-_PLAN = "plan.json"  # of shards: written before any of them is begun
 _INTERRUPTED, _TERMINATED = 130, 143  # 128 and the number of the signal, as shells have it
 
 
@@ -215,7 +215,7 @@ def _kept(output: str) -> dict[str, list[tuple[str, int, int]]]:
     kept = {}
     for path in (f"{os.path.realpath(output)}.{ending}" for ending in ("partial", "shards")):
         with contextlib.suppress(OSError):  # there is none, it is somebody else's, or it is being removed
-            stored = sorted(_state(entry) for entry in os.scandir(path) if entry.name != _PLAN)
+            stored = sorted(_state(entry) for entry in os.scandir(path) if entry.path != plan_of(path))  # which comes first
             if stored:
                 kept[path] = stored
     return kept

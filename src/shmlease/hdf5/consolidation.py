@@ -104,7 +104,7 @@ def _blocks(dataset: h5py.Dataset, part: Part) -> Iterator[Any]:
 
 
 def _form(part: Part) -> dict[str, Any]:
-    """What a sink is told about a dataset besides its rows."""
+    """What a sink needs to know about a dataset besides its rows."""
     dtype = part.stored_dtype
     variable = [name for name in dtype.names or () if dtype[name].hasobject] or ([""] if dtype.kind == "O" else [])
     is_transposed = bool(part.attributes.get(provenance.TRANSPOSED))

@@ -62,7 +62,7 @@ class Part(NamedTuple):
     @property
     def row_shape(self) -> tuple[int, ...]:
         """Of one row; of a scalar, that of the scalar."""
-        return self.shape[:-1] if self.attributes.get(provenance.TRANSPOSED) else self.shape[1:]
+        return _row_shape(self.shape, is_transposed=bool(self.attributes.get(provenance.TRANSPOSED)))
 
     @property
     def has_rows(self) -> bool:
@@ -88,8 +88,9 @@ def part_in(path: str, name: str, dataset: h5py.Dataset) -> Part:
     sources = provenance.decode_sources(attributes.get(provenance.SOURCES, "[]"))
     dtype, is_transposed = str(attributes[provenance.DTYPE]), bool(attributes.get(provenance.TRANSPOSED))
     shape = dataset.shape
-    row_shape = shape[:-1] if is_transposed else shape[1:]
-    row_bytes = parse_dtype(dtype).itemsize * math.prod(row_shape)  # with strings of fixed length
+    row_bytes = parse_dtype(dtype).itemsize * math.prod(
+        _row_shape(shape, is_transposed=is_transposed)
+    )  # with strings of fixed length
     rows = shape[-1 if is_transposed else 0] if shape else 1
     return Part(path, name, dtype, rows, row_bytes, tuple(sources), shape, dataset.dtype, attributes)
 
@@ -175,6 +176,10 @@ def _copy_one(file: h5py.File, name: str, parts: Sequence[Part]) -> list[Source]
     sources = [source for part in parts for source in part.sources]
     _record(dataset, first, first.rows, str(first.attributes[provenance.CHECKSUM]), sources)
     return sources
+
+
+def _row_shape(shape: tuple[int, ...], *, is_transposed: bool) -> tuple[int, ...]:
+    return shape[:-1] if is_transposed else shape[1:]
 
 
 def _form(part: Part) -> tuple[Any, ...]:

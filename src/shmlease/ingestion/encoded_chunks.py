@@ -10,7 +10,7 @@ import numpy as np
 from shmlease.hdf5.chunk_encoding import EncodedChunk
 from shmlease.hdf5.columns import AnyEncoder
 from shmlease.ingestion.private_memory import Memory
-from shmlease.ingestion.tasks import TICKET_TTL_S, Encoded
+from shmlease.ingestion.tasks import LEASE_TIMEOUT_S, TICKET_TTL_S, Encoded
 from shmlease.text.text_buffer import Bytes
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ __all__ = ["SENT_BYTES", "EncodedChunks", "lease_bytes"]
 _STEP_BYTES: Final = 128 << 10
 # Payloads up to here are sent: 64 KiB through the socket take 30 us, a lease, its ticket and its redemption ten times that.
 SENT_BYTES: Final = 64 << 10
-_LEASE_TIMEOUT_S: Final = 60.0
 
 
 class EncodedChunks:
@@ -65,4 +64,4 @@ class EncodedChunks:
 def lease_bytes(registry: Memory, size: int) -> Lease:
     """A lease for a payload."""
     steps = -(-size // _STEP_BYTES)  # of few sizes, so that one is used again for another
-    return registry.lease(shape=(steps * _STEP_BYTES,), dtype=np.uint8, timeout=_LEASE_TIMEOUT_S)
+    return registry.lease(shape=(steps * _STEP_BYTES,), dtype=np.uint8, timeout=LEASE_TIMEOUT_S)

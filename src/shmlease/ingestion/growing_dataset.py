@@ -10,15 +10,13 @@ import numpy as np
 from shmlease.hdf5 import HDF5Sink
 from shmlease.hdf5.chunking import ChunkPlan, PlannedChunk
 from shmlease.ingestion.private_memory import Memory
-from shmlease.ingestion.tasks import LoadContext
+from shmlease.ingestion.tasks import LEASE_TIMEOUT_S, LoadContext
 from shmlease.ingestion.work import HeldPart
 
 if TYPE_CHECKING:
     from shmlease.client.lease import Lease
 
 __all__ = ["GrowingDataset"]
-
-_LEASE_TIMEOUT_S = 60.0
 
 
 class GrowingDataset:
@@ -64,7 +62,7 @@ class GrowingDataset:
         # what was stored beyond is planned again, and compared when it comes
         self._plan: ChunkPlan[HeldPart] = ChunkPlan(self.codec.chunk_rows, start_row=start_row)
         for rows in pending:
-            lease = registry.lease(shape=rows.shape, dtype=rows.dtype, timeout=_LEASE_TIMEOUT_S)
+            lease = registry.lease(shape=rows.shape, dtype=rows.dtype, timeout=LEASE_TIMEOUT_S)
             lease.array[...] = rows
             self.add(HeldPart(lease), len(rows))
 

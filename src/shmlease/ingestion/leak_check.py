@@ -42,7 +42,7 @@ class RecordingHandle(RegistryHandle):
 
     def held(self) -> tuple[Counter[str], int]:
         """Leases by mode and tickets, of anybody, on the segments of the run."""
-        self.statistics()  # before it answers, the registry writes down what it was told
+        self.statistics()  # before it answers, the registry records what was released
         table = read_ledger(RegistryDirectory(self.id).ledger_path)
         own = {row.number for row in table.segments.values() if self._had.get(row.number) == row.generation}
         leases = Counter(row.mode.value for row in table.leases.values() if row.segment in own)

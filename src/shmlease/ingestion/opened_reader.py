@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -28,7 +28,7 @@ from shmlease.hdf5.provenance import checksum_of_file
 from shmlease.ingestion.array_rows import ArrayRows, codec_for, own_context
 from shmlease.ingestion.private_memory import Memory
 from shmlease.ingestion.reader import Failure, failure_of, unpack_reader
-from shmlease.ingestion.tasks import TICKET_TTL_S, Encoded, Load, LoadContext, Loaded, LoadedBlock
+from shmlease.ingestion.tasks import LEASE_TIMEOUT_S, TICKET_TTL_S, Encoded, Load, LoadContext, Loaded, LoadedBlock
 
 if TYPE_CHECKING:
     from shmlease.client.lease import Lease
@@ -37,8 +37,6 @@ __all__ = ["OpenedReader"]
 
 Array = np.ndarray[Any, Any]
 EncodeChunks = Callable[[LoadContext, list[tuple[int, list[Array]]]], Encoded]
-
-_LEASE_TIMEOUT_S: Final = 60.0
 
 
 class OpenedReader:
@@ -142,7 +140,7 @@ class OpenedReader:
     def _out(self, name: str, shape: int | tuple[int, ...], dtype: Any) -> Array:
         """An array in shared memory, of zeros, that becomes a dataset once the reader returns or yields."""
         storable = _storable(name, np.dtype(dtype))
-        lease = self._registry.lease(shape=shape, dtype=storable, timeout=_LEASE_TIMEOUT_S)
+        lease = self._registry.lease(shape=shape, dtype=storable, timeout=LEASE_TIMEOUT_S)
         self._outs.append((_name(name), lease))
         lease.array[...] = np.zeros((), storable)
         return lease.array
@@ -215,7 +213,7 @@ class OpenedReader:
     def _leased(self, name: str, array: Array, *, is_whole: bool) -> LoadedBlock:
         if not array.size:
             return LoadedBlock(name, array.dtype, array.shape, None, None, 0, is_whole)
-        with self._registry.lease(shape=array.shape, dtype=array.dtype, timeout=_LEASE_TIMEOUT_S) as lease:
+        with self._registry.lease(shape=array.shape, dtype=array.dtype, timeout=LEASE_TIMEOUT_S) as lease:
             lease.array[...] = array
             checksum = crc32(plain_bytes(lease.array))
             ticket = lease.ticket(ttl=TICKET_TTL_S)

@@ -10,7 +10,7 @@ import numpy as np
 
 from shmlease.ingestion.encoded_chunks import EncodedChunks
 from shmlease.ingestion.private_memory import Memory
-from shmlease.ingestion.tasks import EXAMPLES, TICKET_TTL_S, Context, Encoded, LoadContext, Part
+from shmlease.ingestion.tasks import EXAMPLES, LEASE_TIMEOUT_S, TICKET_TTL_S, Context, Encoded, LoadContext, Part
 from shmlease.text.native_parser import last_row_end_native
 from shmlease.text.parser import BadRow
 from shmlease.text.parser_choice import PARSERS
@@ -24,8 +24,6 @@ __all__ = ["ChunkedRows", "LeasedRows", "RowStore", "TextParsing", "stored_form"
 
 # Leases of rows are whole multiples of this, so that blocks of about the same length recycle each other's segments.
 _LEASE_STEP_BYTES: Final = 256 << 10
-# The coordinator admits no task whose leases do not fit, so waiting is for others who use the same registry.
-_LEASE_TIMEOUT_S: Final = 60.0
 _SKIP_STRETCH_BYTES: Final = 1 << 20
 
 Rows = np.ndarray[Any, Any]
@@ -204,7 +202,7 @@ class ChunkedRows:
                 lease.release()
 
     def _take(self, start: int, stop: int, *, is_whole: bool = True) -> None:
-        """Take these rows for a chunk: a whole one if it begins with them, else for whoever makes it of them and others."""
+        """Encode these rows as a chunk if they are a whole one; otherwise lease them, to be joined with others."""
         rows, lease = self._rows(start, stop), None
         if is_whole and self._row % self._chunk_rows == 0:
             self._chunks.add(self._row // self._chunk_rows, [stored_form(rows, self._context)])
@@ -223,7 +221,7 @@ def _leased(registry: Memory, dtype: np.dtype[Any], rows: int, most: int) -> Lea
     """A lease for these rows, and for more, up to `most`."""
     step = max(_LEASE_STEP_BYTES // dtype.itemsize, 1)
     shape = max(min(-(-rows // step) * step, most), rows) if rows > step else rows
-    return registry.lease(shape=shape, dtype=dtype, timeout=_LEASE_TIMEOUT_S)
+    return registry.lease(shape=shape, dtype=dtype, timeout=LEASE_TIMEOUT_S)
 
 
 def stored_form(rows: Rows, context: Context | LoadContext) -> Rows:

@@ -22,7 +22,7 @@ from shmlease.hdf5.checksum import combine
 from shmlease.hdf5.provenance import checksum_of_file
 from shmlease.ingestion.pool_protocol import Session
 from shmlease.ingestion.private_memory import Memory
-from shmlease.ingestion.tasks import Context, ParsedPiece
+from shmlease.ingestion.tasks import LEASE_TIMEOUT_S, Context, ParsedPiece
 from shmlease.text.blocks import Block, Piece, cut_table, read_piece, require_same_text
 from shmlease.text.pipes import pipe_of
 from shmlease.text.sources import FileState, is_read_once, state_of
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from shmlease.client.lease import Lease
 
 __all__ = ["FilePieces", "FileSteps", "HeldText", "Input", "StreamReader", "checksum_of_source", "open_reader"]
-
-_LEASE_TIMEOUT_S = 60.0
 
 
 class Input(msgspec.Struct, frozen=True, eq=False):
@@ -158,7 +156,7 @@ class StreamReader:
         size = len(block.data)
         if self._is_plain:
             return Piece(0, block.offset, block.offset + size)
-        lease = self._registry.lease(shape=(size,), dtype=np.uint8, timeout=_LEASE_TIMEOUT_S)
+        lease = self._registry.lease(shape=(size,), dtype=np.uint8, timeout=LEASE_TIMEOUT_S)
         try:
             lease.array[:] = np.frombuffer(block.data, np.uint8)
         except BaseException:

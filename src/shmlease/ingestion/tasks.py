@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXAMPLES",
+    "LEASE_TIMEOUT_S",
     "TASKS_A_WORKER",
     "TASK_BYTES",
     "TICKET_TTL_S",
@@ -54,6 +55,8 @@ EXAMPLES: Final = 100
 # From the making of a ticket to its use some 50 ms pass. One that has run out costs that its work is done again; one whose
 # redeemer was killed holds its segment for so long.
 TICKET_TTL_S: Final = 20.0
+# The coordinator admits no task whose leases do not fit, so waiting is for others who use the same registry.
+LEASE_TIMEOUT_S: Final = 60.0
 # One task runs and one waits in the worker's socket, so that no worker idles while the coordinator writes a chunk.
 TASKS_A_WORKER: Final = 2
 # Small files go to a worker together, up to so much text: a message for each, of which one costs as much as parsing 50 KB,

@@ -32,7 +32,7 @@ from shmlease import (
 __all__ = ["MIN_NBYTES", "UNTIL_REDEEMED_S", "MessagePickler", "is_small", "packed", "put", "received"]
 
 # Sent one at a time, a lease and its mapping are quicker than a pipe from about 40 KiB on. In a pool whose tasks do nothing
-# they take some 0.5 ms more, up to about 1 MiB: whoever has many such tasks sets it higher.
+# they take some 0.5 ms more, up to about 1 MiB: set it higher for many such tasks.
 MIN_NBYTES: Final = "64KiB"
 # A message waits for its reader as long as it must. What ends a ticket that is never redeemed is the end of a process.
 UNTIL_REDEEMED_S: Final = 1e9

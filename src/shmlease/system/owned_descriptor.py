@@ -23,10 +23,10 @@ def file_of(fd: int) -> tuple[int, int]:
 
 
 class OwnedDescriptor:
-    """Made closed: a descriptor is put into the list `fds` by whoever opens one, and `stat` follows.
+    """Has no descriptor at first: whoever opens one puts it into the list `fds`, and calls `stat` next.
 
-    That it is still ours is told by its file offset, which nobody uses and nothing else has: to ask for that takes a
-    quarter of the time that `fstat` takes.
+    Its file offset, which nobody uses and no other file has, shows that it is still ours: asking for the offset takes a
+    quarter of the time of `fstat`.
     """
 
     __slots__ = ("_is_closed", "_mark", "fds")

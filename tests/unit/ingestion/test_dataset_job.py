@@ -8,13 +8,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from jobs import run_jobs
 
 from shmlease.errors import IngestError, LeaseError
-from shmlease.hdf5 import HDF5Sink, verify
-from shmlease.ingestion.bad_rows import BadRows
+from shmlease.hdf5 import verify
 from shmlease.ingestion.budget import Budget, budget_for
 from shmlease.ingestion.coordinator import Coordinator
-from shmlease.ingestion.dataset_job import DatasetJob
 from shmlease.ingestion.plan import IngestPlan, plan_ingest, schema_of
 from shmlease.text.schema import Schema
 
@@ -26,20 +25,7 @@ BUDGET = Budget(
 
 
 def run(plan: IngestPlan, out: Path, pool, registry, budget: Budget = BUDGET, on_tick=lambda _: None) -> Coordinator:
-    sink = HDF5Sink(out, encoders=1)
-    bad_rows = BadRows(plan.on_error, sink)
-    jobs = (
-        DatasetJob(name, inputs, sink, registry, bad_rows, budget.chunks_a_task) for name, inputs in plan.inputs(budget)
-    )
-    coordinator = Coordinator(jobs, pool, sink, budget, 2, {"job": "test"}, on_tick)
-    try:
-        coordinator.run()
-    except BaseException:
-        coordinator.abandon()
-        sink.abort()
-        raise
-    sink.close()
-    return coordinator
+    return run_jobs(plan, out, pool, registry, budget, on_tick=on_tick)
 
 
 def expected(*paths: Path) -> np.ndarray:

@@ -8,13 +8,12 @@ import h5py
 import msgspec
 import numpy as np
 import pytest
+from jobs import run_jobs
 
 from shmlease.errors import IngestError
-from shmlease.hdf5 import HDF5Sink, verify
-from shmlease.ingestion.bad_rows import BadRows
+from shmlease.hdf5 import verify
 from shmlease.ingestion.budget import Budget
 from shmlease.ingestion.coordinator import Coordinator
-from shmlease.ingestion.dataset_job import DatasetJob
 from shmlease.ingestion.plan import IngestPlan, plan_ingest
 from shmlease.ingestion.work import EncodeWork, ParseWork
 from shmlease.text.schema import Schema
@@ -28,21 +27,7 @@ BUDGET = Budget(
 
 
 def run(plan: IngestPlan, out: Path, pool, registry, *, compression: str = "gzip", budget: Budget = BUDGET) -> Coordinator:
-    sink = HDF5Sink(out, encoders=1, compression=compression)
-    bad_rows = BadRows(plan.on_error, sink)
-    jobs = (
-        DatasetJob(name, inputs, sink, registry, bad_rows, budget.chunks_a_task, in_turn=True)
-        for name, inputs in plan.inputs(budget)
-    )
-    coordinator = Coordinator(jobs, pool, sink, budget, 2, {"job": "test"}, lambda _: None)
-    try:
-        coordinator.run()
-    except BaseException:
-        coordinator.abandon()
-        sink.abort()
-        raise
-    sink.close()
-    return coordinator
+    return run_jobs(plan, out, pool, registry, budget, compression=compression, in_turn=True)
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """What the recorder wrote in the processes of a run: who created which segment, where in the code, and what a tracker
 removed.
 
-A file of shared memory is told by device, inode and birth time; the recorder knows the inode, and its clock says which of
-two files of one inode is meant.
+A file of shared memory is identified by device, inode and birth time; the recorder knows the inode, and its clock says
+which of two files of one inode is meant.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import shmlease
 from shmlease.errors import IngestError, SinkError
 from shmlease.ingestion.plan import plan_ingest
 from shmlease.ingestion.report import IngestReport, Progress
-from shmlease.integrations.dask.shards import FileRange, plan_of, record_of, remove
+from shmlease.integrations.dask.shards import FileRange, plan_of, record_of, remove, write_whole
 from shmlease.text.schema import Schema
 from shmlease.text.sources import PathLike
 from shmlease.text.string_lengths import measure_strings
@@ -135,10 +135,7 @@ def _write(group: list[FileRange], path: str, options: dict[str, Any]) -> Ingest
     overwrite = os.path.isfile(path)  # its worker was lost before it could report
     options = {**options, "progress": _end_if_cancelled, "overwrite": overwrite, "resume": True}
     report = shmlease.ingest([each.path for each in group], path, ranges=_ranges(group) or None, **options)
-    beside = f"{record_of(path)}.{os.getpid()}"
-    with open(beside, "wb") as file:
-        file.write(msgspec.json.encode(report))
-    os.replace(beside, record_of(path))
+    write_whole(record_of(path), report)
     return report
 
 

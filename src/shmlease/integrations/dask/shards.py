@@ -17,7 +17,7 @@ from shmlease.text.header import open_table
 from shmlease.text.parts import can_be_cut
 from shmlease.text.schema import Schema
 
-__all__ = ["FileRange", "Shards", "plan_of", "record_of", "remove"]
+__all__ = ["FileRange", "Shards", "plan_of", "record_of", "remove", "write_whole"]
 
 # Which takes a worker some tenths of a second to read: small beside that is what a shard, and its task, cost.
 _LEAST_BYTES: Final = 16 << 20
@@ -121,10 +121,7 @@ class Shards:
                     remove(shard, f"{shard}.partial", record_of(shard))
         plan.groups = plan.groups or _grouped(names, schema, *shards)
         os.makedirs(folder, exist_ok=True)
-        with open(f"{path}.new", "wb") as file:
-            file.write(msgspec.json.encode(plan))
-            os.fsync(file.fileno())
-        os.replace(f"{path}.new", path)
+        write_whole(path, plan)
         return cls(folder, plan)
 
     def require_unchanged(self) -> None:
@@ -148,6 +145,15 @@ def plan_of(folder: str) -> str:
 def record_of(shard: str) -> str:
     """Where the report of a shard is, from its end until all are joined."""
     return f"{shard}.json"
+
+
+def write_whole(path: str, content: Any) -> None:
+    """Write a plan or a report so that it is there with all of its content, or not at all."""
+    beside = f"{path}.{os.getpid()}"
+    with open(beside, "wb") as file:
+        file.write(msgspec.json.encode(content))
+        os.fsync(file.fileno())
+    os.replace(beside, path)
 
 
 def remove(*paths: str) -> None:

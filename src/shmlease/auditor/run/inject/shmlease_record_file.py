@@ -30,7 +30,7 @@ _FEW = 8
 # Some 600 lines. It bounds what a process that has less to say takes of the file.
 _PIECE_BYTES = 1 << 16
 _LONGEST = _PIECE_BYTES // 8
-# Mappings that cannot be freed (see `_keep`): 16 MiB of address space.
+# Mappings that cannot be freed (see `_map`): 16 MiB of address space.
 _MOST_KEPT = 256
 # never waits for a reader of a FIFO, never follows a link
 _FLAGS = os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
