@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,11 +87,11 @@ def kill_each(pids: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def start(*arguments: object, **popen: Any) -> subprocess.Popen[str]:
+def start(*arguments: object, program: Sequence[str] = ("-m", "shmlease"), **popen: Any) -> subprocess.Popen[str]:
     """`shmlease ingest` with these arguments, in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "SHMLEASE_REGISTRY"}
     return subprocess.Popen(
-        [sys.executable, "-m", "shmlease", "ingest", *map(str, arguments)],
+        [sys.executable, *program, "ingest", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

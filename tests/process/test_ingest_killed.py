@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from ingesting import COLUMNS, DTYPE, OPTIONS, SMALL, call, contents, family, finish, kill_each, make_table, start
 
 from rig.mount_namespace import mount_namespace
+from rig.site import has_died
 from rig.until import until
 from shmlease.errors import IngestError, LeaseError
 from shmlease.ingestion import worker_forkserver
@@ -54,15 +57,17 @@ def run_and(act: Callable[[], None], tables: list[Path], out: Path, capacity: st
 
 
 def kill(kind: str, most: int = 1) -> None:
-    """Kill the first processes of a kind, of the run that this process coordinates."""
-    for pid in family(os.getpid())[kind][:most]:
+    """Kill the first processes of a kind, of the run that this process coordinates; they are dead then."""
+    pids = family(os.getpid())[kind][:most]
+    for pid in pids:
         os.kill(pid, signal.SIGKILL)
+    until(lambda: all(has_died(pid) for pid in pids), what="the death of the processes")
 
 
-@pytest.mark.parametrize(("most", "capacity"), [(1, SMALL), (2, SMALL), (2, None)])
-def test_what_killed_workers_had_in_hand_is_done_by_others(tables, quiet, tmp_path, most, capacity):
-    """With room enough, each has a file for itself, and another one begins that anew."""
-    report = run_and(lambda: kill("worker", most), tables, tmp_path / "out.h5", capacity)
+@pytest.mark.parametrize("most", [1, 2])
+def test_what_killed_workers_had_in_hand_is_done_by_others(tables, quiet, tmp_path, most):
+    """There is always more to do than the capacity has room for."""
+    report = run_and(lambda: kill("worker", most), tables, tmp_path / "out.h5")
     assert contents(tmp_path / "out.h5") == quiet
     assert report.leaks == ()
     assert report.workers_replaced >= 1
@@ -74,33 +79,75 @@ def test_a_killed_registry_is_succeeded(tables, quiet, tmp_path):
     assert report.leaks == ()
 
 
-def test_workers_that_die_again_and_again_over_the_same_work_end_the_run(tables, tmp_path, monkeypatch):
-    """A worker that opens the last table dies of it."""
-    (tmp_path / "dies_of_a_table.py").write_text(
-        "import os, signal, sys\n"
-        "def die(event, arguments):\n"
-        f"    if event == 'open' and arguments[0] == {str(tables[-1])!r}:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "sys.addaudithook(die)\n"
+def plant(folder: Path, table: Path, code: str) -> None:
+    """A module in `folder` that has its process run some code when it opens a table."""
+    (folder / "planted_in_workers.py").write_text(
+        "import os, signal, sys, time\n"
+        "def planted(event, arguments):\n"
+        f"    if event == 'open' and arguments[0] == {str(table)!r}:\n"
+        f"        {code}\n"
+        "sys.addaudithook(planted)\n"
     )
+
+
+@pytest.fixture
+def on_opening(tmp_path, monkeypatch) -> Callable[[Path, str], None]:
+    """Have the workers of this process run some code when they open a table."""
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(worker_forkserver, "_PRELOAD", [*worker_forkserver._PRELOAD, "dies_of_a_table"])
+    monkeypatch.setattr(worker_forkserver, "_PRELOAD", [*worker_forkserver._PRELOAD, "planted_in_workers"])
+    return functools.partial(plant, tmp_path)
+
+
+def test_a_file_whose_worker_died_is_begun_anew_by_another(tables, quiet, tmp_path, on_opening):
+    """With room enough, each worker has a file for itself."""
+    died = str(tmp_path / "died")
+    on_opening(tables[0], f"os.path.exists({died!r}) or (os.mkdir({died!r}), os.kill(os.getpid(), signal.SIGKILL))")
+    report = ingest(tables, tmp_path / "out.h5", **FIELDS)
+    assert contents(tmp_path / "out.h5") == quiet
+    assert (report.leaks, report.workers_replaced) == ((), 1)
+
+
+def test_workers_that_die_again_and_again_over_the_same_work_end_the_run(tables, tmp_path, on_opening):
+    on_opening(tables[-1], "os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(LeaseError, match="given up after 3 attempts"):
         ingest(tables, tmp_path / "out.h5", capacity=SMALL, **FIELDS)
     assert not (tmp_path / "out.h5").exists()
 
 
+def stored(out: Path, size_bytes: int) -> bool:
+    """Whether an unfinished run has stored so much."""
+    data = Path(f"{out}.partial/data")
+    return data.exists() and data.stat().st_size > size_bytes
+
+
 def begun(process: subprocess.Popen, out: Path, size_bytes: int) -> None:
     """Wait until a run has stored so much, or has ended."""
-    data = Path(f"{out}.partial/data")
-    until(lambda: process.poll() is not None or (data.exists() and data.stat().st_size > size_bytes))
+    until(lambda: process.poll() is not None or stored(out, size_bytes))
+
+
+@contextlib.contextmanager
+def run_that_has_stored(tables: Sequence[Path], out: Path) -> Iterator[subprocess.Popen]:
+    """A run that has stored most of the first table and does not end, since its workers wait to open the last one."""
+    folder = out.with_suffix(".planted")
+    folder.mkdir()
+    plant(folder, tables[-1], f"while not os.path.exists({str(folder / 'open')!r}): time.sleep(0.002)")
+    program = (
+        f"import sys; sys.path.insert(0, {str(folder)!r}); from shmlease.ingestion import worker_forkserver; "
+        "worker_forkserver._PRELOAD.append('planted_in_workers'); from shmlease.cli import main; main()"
+    )
+    process = start(*tables, "-o", out, *OPTIONS, "--capacity", SMALL, program=("-c", program))
+    try:
+        until(lambda: stored(out, 300_000) or process.poll() is not None)
+        assert process.poll() is None, finish(process).stderr
+        yield process
+    finally:
+        (folder / "open").touch()
 
 
 def test_a_killed_coordinator_leaves_no_file_and_what_it_stored_is_used_again(tables, quiet, tmp_path):
     out = tmp_path / "out.h5"
-    process = start(*tables, "-o", out, *OPTIONS, "--capacity", SMALL)
-    begun(process, out, 1_200_000)
-    process.kill()
+    with run_that_has_stored(tables, out) as process:
+        process.kill()
     finish(process)
     assert not out.exists()
     done = call(*tables, "-o", out, *OPTIONS, "--capacity", SMALL, "--resume", "--json")
@@ -113,9 +160,8 @@ def test_a_killed_coordinator_leaves_no_file_and_what_it_stored_is_used_again(ta
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_ends_in_order_and_can_be_resumed(tables, quiet, tmp_path, number, code):
     out = tmp_path / "out.h5"
-    process = start(*tables, "-o", out, *OPTIONS, "--capacity", SMALL)
-    begun(process, out, 800_000)
-    process.send_signal(number)
+    with run_that_has_stored(tables, out) as process:
+        process.send_signal(number)
     done = finish(process)
     assert done.code == code
     assert not out.exists()
@@ -159,9 +205,8 @@ def test_other_files_or_options_do_not_resume_a_run(tables, tmp_path):
     copies = [tmp_path / table.name for table in tables]
     for copy, table in zip(copies, tables, strict=True):
         copy.write_bytes(table.read_bytes())
-    process = start(*copies, "-o", out, *OPTIONS, "--capacity", SMALL)
-    begun(process, out, 800_000)
-    process.kill()
+    with run_that_has_stored(copies, out) as process:
+        process.kill()
     finish(process)
     with pytest.raises(IngestError, match="the interrupted run was of other files or options"):
         ingest(copies[:2], out, resume=True, **FIELDS)
