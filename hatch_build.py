@@ -1,7 +1,8 @@
-"""Compiles the C files of shmlease when it is built or installed, if there is a C compiler; if not, numpy does their work.
+"""Compiles the C files of shmlease when it is built or installed, if there is a C compiler; if not, Python does their work.
 
-The libraries use neither Python nor libc, so they are the same for all versions of both: a wheel with them is tagged
-``py3-none-`` and, with glibc, the oldest Linux that pip knows. ``SHMLEASE_NO_NATIVE=1`` makes a wheel of Python only.
+The libraries use no Python, and nothing of libc that only some have, so they are the same for all versions of both: a wheel
+with them is tagged ``py3-none-`` and, with glibc, the oldest Linux that pip knows. ``SHMLEASE_NO_NATIVE=1`` makes a wheel
+of Python only.
 ``python hatch_build.py`` compiles for a source tree that is used where it lies.
 """
 
@@ -23,7 +24,9 @@ except ImportError:  # run by itself
     BuildHookInterface = object
 
 PACKAGE = Path(__file__).parent / "src/shmlease"
-SOURCES = (PACKAGE / "text/lines.c", PACKAGE / "hdf5/shuffle.c", PACKAGE / "client/streaming.c")
+SOURCES = tuple(
+    PACKAGE / source for source in ("text/lines.c", "hdf5/shuffle.c", "client/streaming.c", "auditor/observe/lease_probe.c")
+)
 FLAGS = "-std=c11 -O3 -Wall -Wextra -shared -fPIC -ffreestanding -nostdlib -fno-stack-protector -ffp-contract=off -s"
 # Makes no calls of memset and memcpy out of loops. gcc needs it; clang makes none in freestanding code, and some refuse it.
 GCC_FLAG = "-fno-tree-loop-distribute-patterns"
@@ -53,7 +56,7 @@ def compile_one(source: Path) -> bool:
         subprocess.run([*compiler, *flags, mark, str(source), "-o", str(made)], check=True)
         made.rename(library_of(source))
     except (OSError, subprocess.CalledProcessError) as error:
-        print(f"shmlease: {source.name} was not compiled ({error}); numpy does its work, slower", file=sys.stderr)
+        print(f"shmlease: {source.name} was not compiled ({error}); Python does its work, slower", file=sys.stderr)
         made.unlink(missing_ok=True)
         return False
     return True

@@ -159,8 +159,36 @@ def test_what_a_tracker_removes_while_the_command_goes_on_is_found(tmp_path: Pat
     assert (finished.code, finished.rules, finished.places) == (23, ["LH015"], ["leak.py:4"])
 
 
+# In a tracker: what it is to unlink it unlinks once the runner has seen the end of the command, and waits for the tracker.
+PATIENT_TRACKER = """
+import os, sys
+if "resource_tracker" in " ".join(sys.orig_argv):
+    import _posixshmem, time
+    unlink = _posixshmem.shm_unlink
+
+    def unlink_late(name):
+        while not is_waited_for(os.getppid()):
+            time.sleep(0.001)
+        unlink(name)
+
+    def is_waited_for(parent):
+        files = f"task/{parent}/children", "stat", "cmdline"
+        children, stat, command = (read(f"/proc/{parent}/{name}") for name in files)
+        is_asleep = stat.rpartition(")")[2].split()[0] == "S"
+        return children.split() == [str(os.getpid())] and is_asleep and "shmlease" in command
+
+    def read(path):
+        with open(path) as file:
+            return file.read()
+
+    _posixshmem.shm_unlink = unlink_late
+"""
+
+
 def test_without_the_hook_a_tracker_is_known_by_being_the_last(tmp_path: Path) -> None:
-    finished = run_program(tmp_path, FORGOTTEN, "--no-hook")
+    """Where the runner sees the end of the command before the tracker has ended; without the hook nothing else tells."""
+    (tmp_path / "sitecustomize.py").write_text(PATIENT_TRACKER)
+    finished = run_program(tmp_path, FORGOTTEN, "--no-hook", env={"PYTHONPATH": str(tmp_path)})
     assert (finished.code, finished.rules, finished.places) == (23, ["LH015"], [])
     assert any("where in the code" in gap.what for gap in finished.report.coverage.gaps)
 

@@ -26,7 +26,7 @@ FAILURES = VOCABULARY | {"exhaustion", "interrupts"}
 CORE = VOCABULARY | {"core"}
 SYSTEM = CORE | FAILURES | {"system"}
 JUDGE = CORE | {"auditor.judge"}
-OBSERVE = SYSTEM | {"auditor.judge", "auditor.observe"}
+OBSERVE = SYSTEM | {"auditor.judge", "auditor.observe", "compiled"}
 REPORT = JUDGE | {"auditor.report", "pages", "output_file"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),

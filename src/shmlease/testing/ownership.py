@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
+
 from shmlease.auditor.judge.findings import Creator, Fact, Finding, Report, Suppressed
 from shmlease.auditor.run.records import Creations
 from shmlease.testing.fast_check import Contents
@@ -135,7 +137,9 @@ class Ownership:
             test = creator.test
         if not test and name == self._tests.latest:
             test = name
-        return replace(finding, creator=replace(creator, test=test)) if test != creator.test else finding
+        if test == creator.test:
+            return finding
+        return msgspec.structs.replace(finding, creator=msgspec.structs.replace(creator, test=test))
 
     def _with_owner(self, finding: Finding) -> Finding:
         if finding.subject in self._carried:
@@ -144,4 +148,4 @@ class Ownership:
             fact = Fact(f"{self._ended[finding.subject]} made it, and has ended", "pytest fixture")
         else:
             return finding
-        return replace(finding, evidence=(*finding.evidence, fact))
+        return msgspec.structs.replace(finding, evidence=(*finding.evidence, fact))

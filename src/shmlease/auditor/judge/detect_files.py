@@ -5,7 +5,6 @@ memory.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from shmlease.auditor.judge.evidence import File, Hold
 from shmlease.auditor.judge.findings import Confidence, Fact, FileIdentity, Finding
@@ -17,6 +16,7 @@ __all__ = ["dark_bytes", "foreign_namespace", "half_created", "orphan", "outlive
 
 # Less than a page cannot be dark: the filesystem counts in pages.
 _PAGE_BYTES = 4096
+_REMEDY_OF_KEPT = "remove it if nobody needs it, or suppress it; `shmlease reap` leaves it alone unless you give its path"
 _PROBE_FACT = Fact("the kernel granted a write lease: no process anywhere has it open or mapped", "fcntl F_SETLEASE")
 
 
@@ -52,15 +52,8 @@ def _is_half_created(file: File) -> bool:
 def _of_file(indexed: IndexedEvidence, rule: str, message: str, file: File, *more: Fact) -> Finding:
     identity = file.identity
     kept = "" if identity in indexed.evidence.creators else looks_kept(file)
-    others: dict[str, Any] = {}
     if kept:
         message = f"{message}; it looks like a file that somebody keeps there: {kept}"
-        others = {
-            "confidence": Confidence.LIKELY,
-            "remedy": (
-                "remove it if nobody needs it, or suppress it; `shmlease reap` leaves it alone unless you give its path"
-            ),
-        }
     return Finding.of(
         rule,
         message,
@@ -72,7 +65,8 @@ def _of_file(indexed: IndexedEvidence, rule: str, message: str, file: File, *mor
         resident_bytes=file.resident_bytes,
         creator=indexed.creator_of(file),
         evidence=(_PROBE_FACT, indexed.age_fact(file), *more),
-        **others,
+        confidence=Confidence.LIKELY if kept else Confidence.PROVED,
+        remedy=_REMEDY_OF_KEPT if kept else "",
     )
 
 

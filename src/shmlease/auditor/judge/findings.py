@@ -59,8 +59,7 @@ class Confidence(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class FileIdentity:
+class FileIdentity(msgspec.Struct, frozen=True, order=True):
     """A file for as long as it lives: a name can be reused, these three together cannot."""
 
     device: int
@@ -68,8 +67,7 @@ class FileIdentity:
     born_ns: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """A place in code; `file` is relative to the working directory where it lies beneath it."""
 
     file: str
@@ -80,8 +78,7 @@ class Place:
         return f"{self.file}:{self.line}" + (f" in {self.function}" if self.function else "")
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(msgspec.Struct, frozen=True):
     """A process: the pid, the start time that distinguishes it from a later one of the same pid, and what it runs."""
 
     pid: int
@@ -92,8 +89,7 @@ class Process:
         return f"pid {self.pid}" + (f" ({cut_command(self.command)})" if self.command else "")
 
 
-@dataclass(frozen=True, slots=True)
-class Creator:
+class Creator(msgspec.Struct, frozen=True):
     """Who created a segment, as far as is known; `stack` runs from the outermost call to `place`."""
 
     pid: int | None = None
@@ -111,16 +107,14 @@ class Creator:
         return own[-1] if own else self.place
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(msgspec.Struct, frozen=True):
     """One thing that was seen, and where."""
 
     text: str
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One leak, or one thing worth knowing: what it is, how big, who created it, how certain it is, the evidence, and the
     fix.
 
@@ -148,17 +142,25 @@ class Finding:
 
     @classmethod
     def of(
-        cls, rule: str, message: str, *, name: str, confidence: Confidence = Confidence.PROVED, **others: Any
+        cls,
+        rule: str,
+        message: str,
+        *,
+        name: str,
+        confidence: Confidence = Confidence.PROVED,
+        severity: Severity | None = None,
+        subject: str = "",
+        remedy: str = "",
+        **others: Any,
     ) -> Finding:
-        """A finding of `rule`, with the severity and remedy of the rule unless `others` say otherwise.
+        """A finding of `rule`, about `name` unless there is a `subject`, with the severity and remedy of the rule unless
+        others are given.
 
         Names of files may be any bytes; they are encodable from here on, so that suppressions can name them.
         """
         definition = RULES[rule]
-        others.setdefault("severity", definition.severity)
-        others.setdefault("remedy", definition.remedy)
-        others.setdefault("subject", name)
-        finding = cls(rule=rule, message=message, confidence=confidence, name=name, **others)
+        severity, remedy = severity or definition.severity, remedy or definition.remedy
+        finding = cls(rule, message, severity, confidence, name, subject or name, remedy=remedy, **others)
         if name.isascii() and message.isascii() and finding.path.isascii():
             return finding
         encodable_one: Finding = encodable_fields(finding)
@@ -262,8 +264,7 @@ class SuppressionUse:
     expired: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """One moment in the life of a segment, for the timeline; `at_ns` counts from the epoch.
 
     `kind` is one of create, grant, publish, attach, linger, release, retire, unlink, exit, expire, refuse, takeover, reap;

@@ -10,6 +10,8 @@ import re
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final
 
+import msgspec
+
 __all__ = ["cut_command", "encodable", "encodable_fields", "printable"]
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
@@ -28,13 +30,16 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def encodable_fields(value: Any) -> Any:
-    """`value` with all text in it encodable, also in dataclasses, tuples and dicts."""
+    """`value` with all text in it encodable, also in structs, dataclasses, tuples and dicts."""
     if isinstance(value, str):
         return encodable(value)
     if isinstance(value, tuple):
         return tuple(map(encodable_fields, value))
     if isinstance(value, dict):
         return {encodable_fields(key): encodable_fields(one) for key, one in value.items()}
+    if isinstance(value, msgspec.Struct):
+        changed = {name: encodable_fields(getattr(value, name)) for name in value.__struct_fields__}
+        return msgspec.structs.replace(value, **changed)
     if is_dataclass(value) and not isinstance(value, type):
         changed = {field.name: encodable_fields(getattr(value, field.name)) for field in fields(value)}
         return replace(value, **changed)

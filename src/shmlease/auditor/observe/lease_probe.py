@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import array
+import ctypes
 import errno
 import fcntl
+import functools
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 from shmlease.auditor.judge.evidence import File, Key, Probe
+from shmlease.compiled import load_compiled
 from shmlease.errors import PermissionDeniedError
 from shmlease.system.file_lease import give_back_lease, take_lease
 from shmlease.system.safe_open import directory_of, open_regular, reason_of
 
-__all__ = ["FileLease", "holding_lease", "probe", "probe_files"]
+__all__ = ["FileLease", "compiled_probe", "holding_lease", "probe", "probe_files"]
 
-# A probe takes some 10 us; on a busy machine it may lose the processor meanwhile, for some tens of milliseconds.
+# A probe takes some 5 us; on a busy machine it may lose the processor meanwhile, for some tens of milliseconds.
 _PAUSES_S: Final = (0.0005, 0.002, 0.008, 0.032)
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
+_SOURCE: Final = os.path.join(os.path.dirname(__file__), "lease_probe.c")
+_ANSWERS: Final = ((Probe.FREE, ""), (Probe.HELD, ""), None)  # as lease_probe.c numbers them; about the last, ask here
+
+
+@functools.cache
+def compiled_probe() -> Callable[..., None] | None:
+    """`shmlease_probe` of lease_probe.c; None if it was not compiled."""
+    library = load_compiled(_SOURCE)
+    if library is None:
+        return None
+    library.shmlease_probe.restype = None
+    library.shmlease_probe.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
+    return library.shmlease_probe
 
 
 def probe(path: str, key: Key, *, directory: int | None = None) -> tuple[Probe, str]:
@@ -42,21 +59,37 @@ def probe(path: str, key: Key, *, directory: int | None = None) -> tuple[Probe, 
 def _probe_each(files: Iterable[File]) -> dict[Key, tuple[Probe, str]]:
     """The answer about each file, which was found below its root; no link on the way is followed.
 
-    A directory is opened once for all files in it that follow each other.
+    A directory is opened once for all files in it that follow each other, which are asked about together.
     """
     probes: dict[Key, tuple[Probe, str]] = {}
     for (root, _), listed in itertools.groupby(files, _directory_of):
         beside = list(listed)
         try:
             with directory_of(root, beside[0].name) as (directory, _):
-                for file in beside:
-                    probes[file.key] = probe(file.name.rpartition("/")[2], file.key, directory=directory)
+                for file, answer in zip(beside, _ask_about(beside, directory), strict=True):
+                    probes[file.key] = answer or probe(_name_of(file), file.key, directory=directory)
         except (FileNotFoundError, PermissionDeniedError):
             probes |= {file.key: (Probe.GONE, "") for file in beside if file.key not in probes}
         except OSError as error:
             unknown = Probe.UNKNOWN, f"open: {reason_of(error)}"
             probes |= {file.key: unknown for file in beside if file.key not in probes}
     return probes
+
+
+def _ask_about(files: Sequence[File], directory: int) -> Iterable[tuple[Probe, str] | None]:
+    """The answers about files of an open directory that need no second look; None for each that does."""
+    ask = compiled_probe()
+    if ask is None:
+        return [None] * len(files)
+    names = b"".join(b"%b\0" % os.fsencode(_name_of(file)) for file in files)
+    keys = array.array("Q", itertools.chain.from_iterable(file.key for file in files))
+    answers = (ctypes.c_uint8 * len(files))()
+    ask(directory, names, keys.buffer_info()[0], len(files), answers)
+    return [_ANSWERS[answer] for answer in answers]
+
+
+def _name_of(file: File) -> str:
+    return file.name.rpartition("/")[2]
 
 
 def _directory_of(file: File) -> tuple[str, str]:

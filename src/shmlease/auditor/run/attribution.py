@@ -8,8 +8,9 @@ else was running.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Final
+
+import msgspec
 
 from shmlease.auditor.judge.findings import Confidence, Fact, Finding, Process
 from shmlease.auditor.judge.rules import Severity
@@ -46,7 +47,7 @@ def attributed(
             kept.append(finding)
         elif unknown is not None and not finding.holders and not _is_foreign(finding, is_member):
             confidence = max(finding.confidence, unknown, key=_DOUBT.index)
-            kept.append(replace(finding, confidence=confidence, evidence=(*finding.evidence, _NOT_KNOWN)))
+            kept.append(msgspec.structs.replace(finding, confidence=confidence, evidence=(*finding.evidence, _NOT_KNOWN)))
     return tuple(kept)
 
 

@@ -179,7 +179,7 @@ def _gaps(evidence: RunEvidence) -> Iterator[Gap]:
     if not evidence.is_recorded:
         why = "the recorder was switched off (--no-hook)"
         yield Gap("where in the code segments were created", why, blinding=False, source="audit hook")
-        yield Gap("what a resource tracker removed before the command ended", why, source="audit hook")
+        yield Gap("what a resource tracker removed before the end of the command was seen", why, source="audit hook")
     if evidence.is_adopted:
         yield from gaps_of_adoption(evidence.records, evidence.watch.changes)
     for process in evidence.outcome.survivors:

@@ -15,6 +15,7 @@ from datetime import date
 from types import SimpleNamespace
 from typing import Any, Final
 
+import msgspec
 import pytest
 
 from shmlease.auditor.judge.findings import Finding, Place, Report
@@ -196,4 +197,5 @@ def _with_place(finding: Finding) -> Finding:
     creator = finding.creator
     if creator is None or creator.place is not None or not creator.test:
         return finding
-    return replace(finding, creator=replace(creator, place=Place(creator.test.partition("::")[0], 1)))
+    place = Place(creator.test.partition("::")[0], 1)
+    return msgspec.structs.replace(finding, creator=msgspec.structs.replace(creator, place=place))

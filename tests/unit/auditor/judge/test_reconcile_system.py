@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from audit_evidence import NOW_NS, PAGE, UPTIME_NS, System, client, lease, process, segment
+from msgspec.structs import replace
 
 from shmlease.auditor.judge.detect_system import coverage_of
 from shmlease.auditor.judge.evidence import Charge, LockState, Probe, SysVSegment

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,10 @@ from pathlib import Path
 import pytest
 
 from shmlease.auditor.judge.evidence import File, Key, Probe, Root
-from shmlease.auditor.observe.lease_probe import holding_lease, probe, probe_files
+from shmlease.auditor.observe import lease_probe
+from shmlease.auditor.observe.lease_probe import compiled_probe, holding_lease, probe, probe_files
+
+NEEDS_COMPILED = pytest.mark.skipif(compiled_probe() is None, reason="lease_probe.c was not compiled")
 
 
 @pytest.fixture
@@ -43,8 +47,69 @@ def test_open_descriptor_holds(path: str) -> None:
     assert probe(path, key_of(path))[0] is Probe.FREE
 
 
+def file_at(path: str) -> File:
+    """What a scan of /dev/shm knows of it."""
+    key = key_of(path)
+    return File(key, None, Root("/dev/shm", key[0]), path.removeprefix("/dev/shm/"), 4096, 4096, 0, 0)
+
+
+@pytest.fixture
+def files(path: str) -> Iterator[dict[str, File]]:
+    """Files as a scan found them, by what has become of them since."""
+    paths = {
+        kind: f"{path}-d/{kind}"
+        for kind in ("free", "open", "mapped", "sent", "gone", "another", "link", "fifo", "é\udcff")
+    }
+    os.mkdir(f"{path}-d")
+    for each in paths.values():
+        Path(each).write_bytes(b"x" * 4096)
+    files = {kind: file_at(each) for kind, each in paths.items()}
+    for kind in ("gone", "link", "fifo"):
+        os.unlink(paths[kind])
+    os.symlink("/dev/null", paths["link"])
+    os.mkfifo(paths["fifo"])
+    Path(f"{path}-d/new").write_bytes(b"y")
+    os.rename(f"{path}-d/new", paths["another"])
+    ends = socket.socketpair()
+    with open(paths["open"], "rb"), open(paths["mapped"], "rb") as mapped, open(paths["sent"], "rb") as sent:
+        socket.send_fds(ends[0], [b"x"], [sent.fileno()])
+        with mmap.mmap(mapped.fileno(), 0, prot=mmap.PROT_READ):
+            mapped.close()
+            sent.close()
+            yield files
+    for end in ends:
+        end.close()
+    shutil.rmtree(f"{path}-d")
+
+
+BECOME = dict.fromkeys(("open", "mapped", "sent"), Probe.HELD) | {"free": Probe.FREE, "é\udcff": Probe.FREE}
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=NEEDS_COMPILED)])
+def test_many_files_are_asked_about_together(files: dict[str, File], compiled: bool, monkeypatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(lease_probe, "compiled_probe", lambda: None)
+    probes = probe_files(files.values(), wait=lambda _: None)
+    assert {kind: probes[file.key] for kind, file in files.items()} == {
+        kind: (BECOME.get(kind, Probe.GONE), "") for kind in files
+    }
+
+
+@NEEDS_COMPILED
+def test_only_what_is_odd_is_asked_about_one_by_one(files: dict[str, File], monkeypatch) -> None:
+    asked = []
+
+    def noting(name: str, key: Key, directory: int) -> tuple[Probe, str]:
+        asked.append(name)
+        return probe(name, key, directory=directory)
+
+    monkeypatch.setattr(lease_probe, "probe", noting)
+    probe_files(files.values(), wait=lambda _: None)
+    assert set(asked) == files.keys() - BECOME.keys()
+
+
 def test_file_that_only_another_probe_had_open_is_free_when_asked_again(path: str) -> None:
-    file = File(key_of(path), None, Root("/dev/shm", key_of(path)[0]), os.path.basename(path), 4096, 4096, 0, 0)
+    file = file_at(path)
     other = os.open(path, os.O_RDONLY)
     assert probe_files([file], wait=lambda _: os.close(other)) == {file.key: (Probe.FREE, "")}
     with open(path, "rb"):
