@@ -10,10 +10,13 @@ import ctypes
 import errno
 import os
 import platform
+import re
 import stat
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from shmlease.auditor.judge.evidence import Hold, Key, ProcessFacts, Root
 from shmlease.auditor.judge.findings import Fact
@@ -49,8 +52,7 @@ class ProcessScan:
     unreadable: list[int] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Held:
+class _Held(msgspec.Struct):
     """What one process holds of one file, gathered from its maps and descriptors."""
 
     how: list[str]
@@ -84,6 +86,7 @@ class _Wanted:
 
     devices: Collection[int]
     numbers: tuple[bytes, ...]
+    lines: re.Pattern[bytes]  # of maps, that map one of them
     prefixes: tuple[str, ...]
     namespace: int
 
@@ -92,9 +95,10 @@ def scan_processes(roots: Iterable[Root], proc: str = "/proc") -> ProcessScan:
     """Every live process, with its holds on the files of `roots`."""
     known = list(roots)
     devices = {root.device for root in known}
-    numbers = tuple(f" {device_number(device)} ".encode() for device in devices)
+    numbers = tuple(device_number(device).encode() for device in devices)
+    lines = re.compile(rb"^\S+ \S+ \S+ (?:%b) .*$" % b"|".join(numbers), re.MULTILINE)
     prefixes = tuple(f"{root.path}/" for root in known)
-    wanted = _Wanted(devices, numbers, prefixes, mount_namespace(proc, "self"))
+    wanted = _Wanted(devices, numbers, lines, prefixes, mount_namespace(proc, "self"))
     scan = ProcessScan()
     for name in os.listdir(proc):
         if name.isdigit():
@@ -214,7 +218,7 @@ def _read_maps(task: str, held: dict[Key, _Held], wanted: _Wanted) -> None:
     content = _read(f"{task}/maps")
     if not any(number in content for number in wanted.numbers):
         return  # nearly every process
-    lines = [line for line in content.split(b"\n") if any(number in line for number in wanted.numbers)]
+    lines = wanted.lines.findall(content)
     entries: dict[Key, list[MapEntry]] = {}
     for entry in parse_maps(b"\n".join(lines).decode("utf-8", "surrogateescape"), wanted.devices):
         entries.setdefault((entry.device, entry.inode), []).append(entry)

@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
+import msgspec
+
 from shmlease.auditor.judge.evidence import SysVSegment
 
 __all__ = [
@@ -35,7 +37,7 @@ _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 _SLOT: Final = re.compile(r"^\s*\d+: (?!<none>)(.+)$", re.MULTILINE)
 
 
-class MapEntry(NamedTuple):
+class MapEntry(msgspec.Struct, frozen=True):
     """One line of /proc/PID/maps that maps a file."""
 
     start: int
@@ -77,16 +79,20 @@ class DescriptorInfo(NamedTuple):
 
 def parse_maps(text: str, devices: Collection[int] | None = None) -> Iterator[MapEntry]:
     """The mappings of files in `text` (/proc/PID/maps), of all devices or of those given."""
-    wanted = None if devices is None else {device_number(device) for device in devices}
+    known = {device_number(device): device for device in devices or ()}
     for line in text.split("\n"):  # of all that breaks lines, the kernel escapes this one alone
         fields = line.split(None, 5)
-        if len(fields) < 6 or fields[4] == "0" or (wanted is not None and fields[3] not in wanted):
+        if len(fields) < 6 or fields[4] == "0":
             continue
+        device = known.get(fields[3])
+        if device is None:
+            if devices is not None:
+                continue
+            major, _, minor = fields[3].partition(":")
+            device = known[fields[3]] = os.makedev(int(major, 16), int(minor, 16))
         start, _, end = fields[0].partition("-")
-        major, _, minor = fields[3].partition(":")
         path = _unescape(fields[5])
         name = path.removesuffix(_DELETED)
-        device = os.makedev(int(major, 16), int(minor, 16))
         yield MapEntry(int(start, 16), int(end, 16), device, int(fields[4]), name, name != path)
 
 

@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from shmlease.auditor.observe import statx as module
@@ -69,7 +70,7 @@ def test_missing_file_raises_what_stat_raises() -> None:
 def test_without_statx_in_the_c_library_only_the_birth_time_is_missing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = statx(str(file))
     monkeypatch.setattr(module, "_call", None)
-    assert statx(str(file)) == whole._replace(born_ns=None)
+    assert statx(str(file)) == msgspec.structs.replace(whole, born_ns=None)
     directory = os.open("/dev/shm", os.O_RDONLY)
     try:
         assert statx("", directory=directory, flags=AT_EMPTY_PATH).inode == os.stat("/dev/shm").st_ino
