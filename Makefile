@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-interpreters check coverage stress random-tables kill-sweep bench docs dist clean
 
-$(VENV)/.installed: pyproject.toml hatch_build.py $(wildcard src/shmlease/*/*.c)
+$(VENV)/.installed: pyproject.toml hatch_build.py $(wildcard src/shmlease/*/*.c src/shmlease/*/*/*.c)
 	$(PYTHON) -m venv --without-pip $(VENV)
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@
