@@ -17,6 +17,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from rig.until import until
+
 DTYPE = "chr:S10,pos:i4,pct:f4,c:i4,t:i4"
 COLUMNS = [0, 1, 3, 4, 5]
 OPTIONS = ("--dtype", DTYPE, "--columns", ",".join(map(str, COLUMNS)))
@@ -131,3 +133,9 @@ def family(coordinator: int) -> dict[str, list[int]]:
         elif b"shmlease.registry.process" in command and f'"owner":[{coordinator},'.encode() in command:
             found["registry"].append(pid)
     return found
+
+
+def begun(process: subprocess.Popen[str], out: Path, size_bytes: int) -> None:
+    """Wait until a run has stored so much, or has ended."""
+    data = Path(f"{out}.partial/data")
+    until(lambda: process.poll() is not None or (data.exists() and data.stat().st_size > size_bytes))

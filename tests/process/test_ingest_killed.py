@@ -14,7 +14,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from ingesting import COLUMNS, DTYPE, OPTIONS, SMALL, call, contents, family, finish, kill_each, make_table, start
+from ingesting import (
+    COLUMNS,
+    DTYPE,
+    OPTIONS,
+    SMALL,
+    begun,
+    call,
+    contents,
+    family,
+    finish,
+    kill_each,
+    make_table,
+    start,
+)
 
 from rig.mount_namespace import mount_namespace
 from rig.site import has_died
@@ -42,7 +55,7 @@ def quiet(tables, tmp_path_factory) -> dict:
     return contents(out)
 
 
-def run_and(act: Callable[[], None], tables: list[Path], out: Path, capacity: str | None = SMALL) -> IngestReport:
+def run_and(act: Callable[[], None], tables: list[Path], out: Path) -> IngestReport:
     """Ingest in this process, and `act` once, when rows have begun to come in."""
     acted = []
 
@@ -51,7 +64,7 @@ def run_and(act: Callable[[], None], tables: list[Path], out: Path, capacity: st
             acted.append(True)
             act()
 
-    report = ingest(tables, out, capacity=capacity, progress=watch, **FIELDS)
+    report = ingest(tables, out, capacity=SMALL, progress=watch, **FIELDS)
     assert acted
     return report
 
@@ -114,17 +127,6 @@ def test_workers_that_die_again_and_again_over_the_same_work_end_the_run(tables,
     assert not (tmp_path / "out.h5").exists()
 
 
-def stored(out: Path, size_bytes: int) -> bool:
-    """Whether an unfinished run has stored so much."""
-    data = Path(f"{out}.partial/data")
-    return data.exists() and data.stat().st_size > size_bytes
-
-
-def begun(process: subprocess.Popen, out: Path, size_bytes: int) -> None:
-    """Wait until a run has stored so much, or has ended."""
-    until(lambda: process.poll() is not None or stored(out, size_bytes))
-
-
 @contextlib.contextmanager
 def run_that_has_stored(tables: Sequence[Path], out: Path) -> Iterator[subprocess.Popen]:
     """A run that has stored most of the first table and does not end, since its workers wait to open the last one."""
@@ -137,7 +139,7 @@ def run_that_has_stored(tables: Sequence[Path], out: Path) -> Iterator[subproces
     )
     process = start(*tables, "-o", out, *OPTIONS, "--capacity", SMALL, program=("-c", program))
     try:
-        until(lambda: stored(out, 300_000) or process.poll() is not None)
+        begun(process, out, 300_000)
         assert process.poll() is None, finish(process).stderr
         yield process
     finally:

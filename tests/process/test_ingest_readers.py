@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from ingesting import SMALL, contents, family, finish, kill_each, start
+from ingesting import SMALL, begun, contents, family, finish, kill_each, start
 
 from rig.until import until
 from shmlease.cli.ingest import command as ingest_command
@@ -149,23 +149,18 @@ def test_100_runs_with_a_reader_killed_at_random_moments_and_resumed_make_the_sa
     until(lambda: set(os.listdir("/dev/shm")) <= before, TICKET_TTL_S + 10)
 
 
-def begun(process: subprocess.Popen, data: Path, size_bytes: int) -> None:
-    """Wait until a run has stored so much, or has ended."""
-    until(lambda: process.poll() is not None or (data.exists() and data.stat().st_size > size_bytes))
-
-
 def killed_and_resumed(into: list[str], dice: random.Random, kills: int) -> None:
     arguments = (*seeds(), "--reader", "slow:parts", *into, "--capacity", SMALL)
     quiet = Path("quiet.h5")
     assert finish(start(*arguments, "-o", quiet, "--overwrite")).code == 0
-    out, data, done = Path("out.h5"), Path("out.h5.partial/data"), 0
+    out, done = Path("out.h5"), 0
     most_bytes = quiet.stat().st_size
     while done < kills:
         kinds: tuple[str, ...] = ("worker",)
         process = start(*arguments, "-o", out, "--resume")
         for _ in range(2):
             reached = dice.randrange(most_bytes)
-            begun(process, data, reached)
+            begun(process, out, reached)
             kinds = dice.choice([("worker",), ("registry",), ("coordinator",), ("worker", "coordinator")])
             processes = {**family(process.pid), "coordinator": [process.pid]}
             kill_each(pid for kind in kinds for pid in processes[kind][:1])

@@ -147,7 +147,7 @@ class Hold:
         if self.kept is not None:
             with self.link.lock:
                 self._tell()
-                self.session.spares_taken = 0  # keeping gains nothing where the registry is told of each use
+                self.session.spares_taken = 0  # keeping them saves nothing if the registry has to be told anyway
 
     def _tell(self) -> None:
         """The link's lock is held. Nothing comes between the changes, not even a signal handler."""

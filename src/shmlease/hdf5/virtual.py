@@ -88,9 +88,8 @@ def part_in(path: str, name: str, dataset: h5py.Dataset) -> Part:
     sources = provenance.decode_sources(attributes.get(provenance.SOURCES, "[]"))
     dtype, is_transposed = str(attributes[provenance.DTYPE]), bool(attributes.get(provenance.TRANSPOSED))
     shape = dataset.shape
-    row_bytes = parse_dtype(dtype).itemsize * math.prod(
-        _row_shape(shape, is_transposed=is_transposed)
-    )  # with strings of fixed length
+    row_shape = _row_shape(shape, is_transposed=is_transposed)
+    row_bytes = parse_dtype(dtype).itemsize * math.prod(row_shape)  # with strings of fixed length
     rows = shape[-1 if is_transposed else 0] if shape else 1
     return Part(path, name, dtype, rows, row_bytes, tuple(sources), shape, dataset.dtype, attributes)
 

@@ -23,7 +23,7 @@ def file_of(fd: int) -> tuple[int, int]:
 
 
 class OwnedDescriptor:
-    """Has no descriptor at first: whoever opens one puts it into the list `fds`, and calls `stat` next.
+    """Starts without a descriptor: the code that opens one appends it to the list `fds`, then calls `stat`.
 
     Its file offset, which nobody uses and no other file has, shows that it is still ours: asking for the offset takes a
     quarter of the time of `fstat`.
