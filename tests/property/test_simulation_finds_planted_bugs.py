@@ -96,7 +96,9 @@ def run_of_a_notice_log_is_entered_in_its_middle(patch: pytest.MonkeyPatch) -> N
         if first != self._first:
             self._first, self._position = first, notice_log._START
         content = pread(self._fd, notice_log.FILE_BYTES - self._position, self._position)
-        return self._parse(content, applied)  # type: ignore[no-any-return]
+        notices: list[Any] = []
+        self._parse(content, applied, notices)
+        return notices
 
     patch.setattr(notice_log.NoticeLogReader, "read", read)
 

@@ -137,7 +137,7 @@ class FaultInjector:
 
 # Limits that are rarely met in practice, and often here.
 _LIMITS: Final[dict[str, tuple[int, ...]]] = {
-    "notice_log.NOTICE_LOG_BYTES": (15 * 1024, 512),
+    "notice_log.NOTICE_LOG_BYTES": (63 * 1024, 512),
     "ledger.COMPACT_FLOOR_BYTES": (256 * 1024, 2048),
     "loop._BACKLOG": (256, 3),
     "spares.KEEP_AFTER": (8, 0),

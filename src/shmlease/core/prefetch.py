@@ -41,8 +41,9 @@ __all__ = ["Prefetch"]
 # A fresh segment is granted ahead only up to this size: its pages are not reserved, but its client may fill it at once.
 FRESH_SPARE_BYTES: Final = 1024 * 1024
 # How much is granted ahead to a client that takes one small segment after another. Each message that asks for more wakes
-# the registry, which on a virtual machine costs as much as all the rest of handing over 4 KiB.
-AHEAD_BYTES: Final = 4 * 1024 * 1024
+# the registry, which on a virtual machine costs as much as all the rest of handing over 4 KiB: at 1 MiB, with four of them
+# ahead instead of eight, it took a quarter more processor time.
+AHEAD_BYTES: Final = 8 * 1024 * 1024
 # And at most this part of the capacity, so that others seldom have to wait until it is taken back.
 AHEAD_SHARE: Final = 8
 MOST_AHEAD: Final = 64

@@ -81,6 +81,15 @@ def test_full_notice_log_says_so_and_writes_nothing(path: str, log: NoticeLog) -
     assert len(read_anew(path, 0)) == written
 
 
+def test_entries_longer_than_what_is_read_at_a_time_are_read_whole(log: NoticeLog, reader: NoticeLogReader) -> None:
+    claims = [m.Claim(seq, 1, 2, bytes(20_000), "site", 3, True) for seq in (1, 2, 3)]
+    for claim in claims:
+        assert log.append(claim)
+    assert reader.read(0) == claims
+    assert log.append(m.Release(4, 1))
+    assert reader.read(3) == [m.Release(4, 1)]
+
+
 def test_notice_log_begins_anew_and_the_reader_follows(log: NoticeLog, reader: NoticeLogReader) -> None:
     seq = 0
     for _ in range(50):
