@@ -38,7 +38,13 @@ SHORTAGE_RETRY_NS: Final = 20_000_000
 
 
 class Grants:
-    """Who waits for a new segment, and how they get one."""
+    """Who waits for a new segment, and how they get one.
+
+    Attributes
+    ----------
+    queue : LeaseQueue
+        Who waits.
+    """
 
     def __init__(
         self,
@@ -57,7 +63,7 @@ class Grants:
         self._prefetch = prefetch
         self._leases = leases
         self._abandonments = abandonments
-        self._queue = LeaseQueue()
+        self.queue = LeaseQueue()
         # Segments that are being made -> the request. While there is one nobody else is served: /dev/shm may have no room
         # for it, then it is first in line again, and nobody has overtaken it.
         self._creating: dict[int, Waiter[m.Lease]] = {}
@@ -65,7 +71,7 @@ class Grants:
 
     def __len__(self) -> int:
         """How many wait."""
-        return len(self._queue)
+        return len(self.queue)
 
     # --- what clients ask ------------------------------------------------------------------------------------------
 
@@ -83,12 +89,12 @@ class Grants:
         waiter = Waiter(client, request, now_ns, now_ns + message.timeout_ns)
         if request.size_bytes > rows.registry.capacity_bytes:
             raise capacity_refusal(rows, waiter, self._pool.shm_free_bytes, now_ns)
-        self._queue.append(waiter)
-        self._outbox.note_peak("waiting", len(self._queue))
+        self.queue.append(waiter)
+        self._outbox.note_peak("waiting", len(self.queue))
         self.serve(now_ns)
-        if self._queue.is_last(waiter) and not self._room_is_coming(waiter):
+        if self.queue.is_last(waiter) and not self._room_is_coming(waiter):
             rows.next_number(Mark.WAIT)
-        if self._queue:  # its end perhaps
+        if self.queue:  # its end perhaps
             self._timers.at(waiter.deadline_ns, "lease")
 
     def decline(self, client: int, message: m.Decline, now_ns: int) -> None:
@@ -112,13 +118,13 @@ class Grants:
         self._rows.move_lease(lease, LeaseEvent.ENDED)
         self._pool.retire(segment)
         waiter = Waiter(client, request, now_ns, now_ns + message.timeout_ns, now_ns + SHORTAGE_RETRY_NS)
-        self._queue.put_back(waiter)
+        self.queue.put_back(waiter)
         self._timers.at(waiter.not_before_ns, "lease")
         self._timers.at(waiter.deadline_ns, "lease")
 
     def forget(self, client: int) -> None:
         """Nobody waits for what `client` has asked for."""
-        self._queue.forget(client)
+        self.queue.forget(client)
         for waiter in self._creating.values():
             if waiter.client == client:
                 waiter.cancelled = True
@@ -126,7 +132,7 @@ class Grants:
     def refuse_all(self, now_ns: int) -> None:
         """The registry is closing: refuse all who wait."""
         refusal = closing_refusal(self._rows.registry)
-        for waiter in [*self._queue.drain(), *self._creating.values()]:
+        for waiter in [*self.queue.drain(), *self._creating.values()]:
             self._outbox.refuse(waiter.client, waiter.request.seq, refusal, now_ns)
 
     # --- outcomes --------------------------------------------------------------------------------------------------
@@ -146,7 +152,7 @@ class Grants:
             refusal = capacity_refusal(self._rows, waiter, self._pool.shm_free_bytes, now_ns)
             self._outbox.refuse(waiter.client, waiter.request.seq, refusal, now_ns)
             return
-        self._queue.put_back(waiter)
+        self.queue.put_back(waiter)
         self._timers.at(waiter.deadline_ns, "lease")
         if self._rows.warm:
             self._pool.evict(waiter.request.size_bytes)
@@ -158,7 +164,7 @@ class Grants:
 
     def serve(self, now_ns: int) -> None:
         """Grant what can be granted, in order of arrival; refuse what has waited long enough."""
-        queue = self._queue
+        queue = self.queue
         while queue:
             while queue and not self._creating and queue.first().not_before_ns <= now_ns:
                 if not self._place(queue.first(), now_ns):
@@ -181,18 +187,18 @@ class Grants:
         elif request.lease in rows.leases:
             taken = reused_id_refusal(request.lease)
         if taken is not None:
-            self._queue.remove(waiter)
+            self.queue.remove(waiter)
             self._outbox.refuse(waiter.client, request.seq, taken, now_ns)
             return True
         warm = rows.warm.best_fit(request.size_bytes)
         if warm is not None:
-            self._queue.remove(waiter)
+            self.queue.remove(waiter)
             self._outbox.counters["recycled"] += 1
             self._grant(waiter, rows.segments[warm], SegmentEvent.REUSED, now_ns)
             return True
         missing_bytes = self._missing_bytes(waiter)
         if missing_bytes <= 0:
-            self._queue.remove(waiter)
+            self.queue.remove(waiter)
             self._creating[self._pool.create(request.size_bytes, request.name)] = waiter
             return True
         self._prefetch.revoke_for(self._pool.evict(missing_bytes - self._bytes_coming()))
@@ -235,5 +241,5 @@ class Grants:
             self._prefetch.note_taken(waiter.client, segment.size_bytes)
 
     def _still_waited_for(self, entries: set[tuple[int, int]]) -> set[tuple[int, int]]:
-        dates = {waiter.deadline_ns for waiter in self._queue} | {waiter.not_before_ns for waiter in self._queue}
+        dates = {waiter.deadline_ns for waiter in self.queue} | {waiter.not_before_ns for waiter in self.queue}
         return {entry for entry in entries if entry[0] in dates}

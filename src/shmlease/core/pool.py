@@ -71,7 +71,8 @@ class Pool:
     def _keep_warm(self, now_ns: int) -> None:
         """There is one warm segment more."""
         warm, registry = self._rows.warm, self._rows.registry
-        self.evict(warm.total_bytes - registry.warm_limit_bytes)
+        if warm.total_bytes > registry.warm_limit_bytes:
+            self.evict(warm.total_bytes - registry.warm_limit_bytes)
         self._watch_warm(now_ns + registry.warm_idle_ns)
         self._outbox.note_peak("warm bytes", warm.total_bytes)
 

@@ -27,53 +27,34 @@ class Waiter(msgspec.Struct, Generic[Request], eq=False):
     cancelled: bool = False
 
 
-class LeaseQueue:
+class LeaseQueue(deque[Waiter[Lease]]):
     """Requests for room, first come first served."""
-
-    def __init__(self) -> None:
-        self._waiters: deque[Waiter[Lease]] = deque()
-
-    def __len__(self) -> int:
-        return len(self._waiters)
-
-    def __iter__(self) -> Iterator[Waiter[Lease]]:
-        return iter(self._waiters)
 
     def first(self) -> Waiter[Lease]:
         """The one whose turn it is."""
-        return self._waiters[0]
+        return self[0]
 
     def is_last(self, waiter: Waiter[Lease]) -> bool:
         """Whether `waiter` stands at the end."""
-        return bool(self._waiters) and self._waiters[-1] is waiter
-
-    def append(self, waiter: Waiter[Lease]) -> None:
-        """Join at the end."""
-        self._waiters.append(waiter)
+        return bool(self) and self[-1] is waiter
 
     def put_back(self, waiter: Waiter[Lease]) -> None:
         """Return to the front: its turn came, and the room was not there after all."""
-        self._waiters.appendleft(waiter)
-
-    def remove(self, waiter: Waiter[Lease]) -> None:
-        """Leave, from wherever it stands."""
-        if self._waiters[0] is waiter:
-            self._waiters.popleft()
-        else:
-            self._waiters.remove(waiter)
+        self.appendleft(waiter)
 
     def overdue(self, now_ns: int) -> list[Waiter[Lease]]:
         """Those that have waited as long as they wanted to."""
-        return [waiter for waiter in self._waiters if waiter.deadline_ns <= now_ns]
+        return [waiter for waiter in self if waiter.deadline_ns <= now_ns]
 
     def forget(self, client: int) -> None:
         """Remove what `client` asked for."""
-        self._waiters = deque(waiter for waiter in self._waiters if waiter.client != client)
+        for waiter in [waiter for waiter in self if waiter.client == client]:
+            self.remove(waiter)
 
     def drain(self) -> Iterator[Waiter[Lease]]:
         """Remove and yield all."""
-        while self._waiters:
-            yield self._waiters.popleft()
+        while self:
+            yield self.popleft()
 
 
 class AttachQueue:

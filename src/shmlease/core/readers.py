@@ -116,7 +116,7 @@ class Readers:
 
     def serve(self, now_ns: int) -> None:
         """Tell those who wait for a name that was just abandoned."""
-        for name in self._abandonments.take_news() if self._abandonments.news else ():
+        for name in self._abandonments.take_news():
             lost = self._abandonments.of(name)
             for waiter in self._queue.take(name) if lost is not None else ():
                 if lost is None or waiter.request.is_patient:

@@ -28,7 +28,7 @@ from shmlease.core.model import (
     TicketRow,
     client_of,
 )
-from shmlease.core.snapshot import Snapshot, key_of
+from shmlease.core.snapshot import KEYS, Snapshot, key_of
 from shmlease.core.transitions import LeaseEvent, SegmentEvent, after_lease, after_segment
 from shmlease.core.warm_index import WarmIndex
 
@@ -120,7 +120,8 @@ class Rows:
     def put(self, row: Row) -> None:
         """Add `row`, or put it in place of the one with its key."""
         self._place[type(row)](row)
-        self._changes[key_of(row)] = row
+        tag, key = KEYS[type(row)]
+        self._changes[tag, key(row)] = row
 
     def _place_lease(self, row: LeaseRow) -> None:
         if row.id not in self.leases:

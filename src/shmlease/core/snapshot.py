@@ -24,7 +24,7 @@ from shmlease.core.model import (
     TicketRow,
 )
 
-__all__ = ["EVENTS_KEPT", "Snapshot", "apply_changes", "key_of"]
+__all__ = ["EVENTS_KEPT", "KEYS", "Snapshot", "apply_changes", "key_of"]
 
 # The event log is bounded: a registry that runs for months must not grow, and an auditor wants the recent past.
 EVENTS_KEPT: Final = 1024
@@ -73,7 +73,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 # How each kind of row is found: its tag, and the key that is unique within it.
-_KEYS: Final[dict[type, tuple[str, Callable[[Any], int]]]] = {
+KEYS: Final[dict[type, tuple[str, Callable[[Any], int]]]] = {
     SegmentRow: ("S", operator.attrgetter("number")),
     LeaseRow: ("L", operator.attrgetter("id")),
     TicketRow: ("T", operator.attrgetter("id")),
@@ -88,7 +88,7 @@ _KEYS: Final[dict[type, tuple[str, Callable[[Any], int]]]] = {
 
 def key_of(row: Row) -> tuple[str, int]:
     """Tag and key under which `row` stands; two rows with the same key replace each other."""
-    tag, key = _KEYS[type(row)]
+    tag, key = KEYS[type(row)]
     return tag, key(row)
 
 

@@ -324,8 +324,10 @@ class Table:
 
     def _finish(self, now_ns: int) -> None:
         """The end of every command: serve those who wait, and stop if nobody needs the registry any more."""
-        self._grants.serve(now_ns)
-        self._readers.serve(now_ns)
+        if self._grants.queue:
+            self._grants.serve(now_ns)
+        if self._abandonments.news:
+            self._readers.serve(now_ns)
         self.ending.stop_if_unneeded(now_ns)
 
     def _forget_requests(self, client: int) -> None:

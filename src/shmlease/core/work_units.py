@@ -26,6 +26,7 @@ KIND_BYTES: Final = 24
 _MESSAGE_KINDS: Final = {
     kind: f"message {kind.__name__}" for union in (m.ClientMessage, m.Notice) for kind in get_args(union)
 }
+_EFFECT_KINDS: Final = {kind: f"effect {kind.__name__}" for kind in get_args(Effect)}
 # A process sends Hello again and again until it is answered.
 _NO_REQUESTS: Final = frozenset(kind.__name__ for kind in (*m.NOTICES, m.Hello))
 
@@ -92,4 +93,4 @@ def timer_unit(kind: str, key: int) -> Unit:
 def effect_unit(effect: Effect) -> Unit:
     """To carry out what was committed."""
     key = getattr(effect, "segment", 0) or getattr(effect, "ticket", 0) or getattr(effect, "client", 0)
-    return Unit(f"effect {type(effect).__name__}", key)
+    return Unit(_EFFECT_KINDS[type(effect)], key)

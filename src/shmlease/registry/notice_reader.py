@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from shmlease.core import messages as m
 from shmlease.core.model import client_of
@@ -22,6 +22,9 @@ from shmlease.core.table import Table
 from shmlease.core.uses import Use
 
 __all__ = ["NoticeReader"]
+
+# Notices of what another client has made.
+_OF_TICKETS: Final = (m.Redeemed, m.Revoked)
 
 
 class _NoticeLogs(Protocol):
@@ -118,17 +121,18 @@ class NoticeReader:
         if use is not None:
             self._note_use(client, use)
         while unapplied:
-            if isinstance(unapplied[0], m.Redeemed | m.Revoked) and not self._is_ready(unapplied[0]):
+            notice = unapplied[0]
+            if isinstance(notice, _OF_TICKETS) and not self._is_ready(notice.ticket):
                 break
             self._apply(client, unapplied.popleft())  # nothing, if one of them was its end
         self._being_read.discard(client)
         if not unapplied:
             self._unapplied.pop(client, None)
 
-    def _is_ready(self, notice: m.Redeemed | m.Revoked) -> bool:
-        """Whether the making of the ticket was applied, or will never come."""
-        if self._table.knows_ticket(notice.ticket):
+    def _is_ready(self, ticket: int) -> bool:
+        """Whether the making of `ticket` was applied, or will never come."""
+        if self._table.knows_ticket(ticket):
             return True
-        sender = client_of(notice.ticket)
+        sender = client_of(ticket)
         self._go_on_with(sender)
-        return self._table.knows_ticket(notice.ticket) or not (sender in self._being_read or self._unapplied.get(sender))
+        return self._table.knows_ticket(ticket) or not (sender in self._being_read or self._unapplied.get(sender))

@@ -117,6 +117,7 @@ class _Serving:
     """The parts of a registry process put together, on what its predecessor left."""
 
     def __init__(self, store: FileStore, row: RegistryRow, snapshot: Snapshot | None, clock: Clock, log: SilentLog) -> None:
+        self._store = store
         self._clock = clock
         self._log = log
         self._is_ready = False
@@ -157,6 +158,7 @@ class _Serving:
         """Let go of everything that is open."""
         self.loop.close()
         self._ledger.close()
+        self._store.close()
         self._log.close()
 
     def _recover(self) -> None:

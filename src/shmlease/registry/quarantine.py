@@ -43,7 +43,13 @@ class Work(Protocol):
 
 
 class Quarantine:
-    """Lets units of work through, but for those that registries have died of."""
+    """Lets units of work through, but for those that registries have died of.
+
+    Attributes
+    ----------
+    is_settled_first : bool
+        Whether what is in hand must be carried out before another unit is begun.
+    """
 
     def __init__(self, work: Work | None, clock: Clock) -> None:
         self._work = work
@@ -51,18 +57,12 @@ class Quarantine:
         self._suspects = {} if work is None else dict(work.suspects)
         self._careful_until_ns = clock.now_ns() + _CAREFUL_NS
         self._in_hand: list[Unit] = []
+        self.is_settled_first = False
 
     @property
     def last(self) -> Unit | None:
         """The unit that was begun last, if it was not settled."""
         return self._in_hand[-1] if self._in_hand else None
-
-    @property
-    def is_settled_first(self) -> bool:
-        """Whether what is in hand must be carried out before another unit is begun."""
-        if not self._in_hand or self._work is None:
-            return False
-        return self._work.is_full or (bool(self._suspects) and self._clock.now_ns() < self._careful_until_ns)
 
     def begin(self, unit: Unit) -> bool:
         """Work on `unit` begins; False if it must not, for two registries have died of it."""
@@ -71,6 +71,8 @@ class Quarantine:
         if self._work is not None:
             self._in_hand.append(unit)
             self._work.begin(unit)
+            is_careful = bool(self._suspects) and self._clock.now_ns() < self._careful_until_ns
+            self.is_settled_first = is_careful or self._work.is_full
         return True
 
     def settled(self) -> None:
@@ -80,3 +82,4 @@ class Quarantine:
                 self._suspects.pop(unit, None)
             self._in_hand.clear()
             self._work.clear()
+            self.is_settled_first = False

@@ -65,8 +65,8 @@ class RegistryDirectory:
     """The directory of the registry `id` under `root`, which is `owner`'s alone.
 
     It is one directory, and whatever is in it is reached through a descriptor of it: see `OwnedDirectory`. The descriptor
-    is opened for each operation; but what a client does all the time, `claim_spare`, `mint_token` and `claim_token`, uses
-    one that is kept until `close`, and is for one thread at a time.
+    is opened for each operation; but what is done all the time, `claim_spare`, `mint_token`, `claim_token` and
+    `drop_token`, uses one that is kept until `close`, and is for one thread at a time.
 
     Parameters
     ----------
@@ -504,7 +504,8 @@ class RegistryDirectory:
 
     def drop_token(self, ticket: int, client: int) -> None:
         """Remove the token that `client` redeemed."""
-        self._remove_if_there(f"t{ticket}.{client}")
+        with contextlib.suppress(FileNotFoundError):
+            syscalls.unlink(f"t{ticket}.{client}", dir_fd=self._directory.kept_open())
 
     # --- notice logs ------------------------------------------------------------------------------------------------
 
