@@ -197,10 +197,10 @@ def releases_are_lost() -> None:
 
 
 def tickets_can_be_redeemed_twice() -> None:
-    from shmlease.client.directory_endpoint import DirectoryEndpoint
+    from shmlease.system.directory import RegistryDirectory
 
-    original = DirectoryEndpoint.claim_token
-    DirectoryEndpoint.claim_token = (  # type: ignore[method-assign]
+    original = RegistryDirectory.claim_token
+    RegistryDirectory.claim_token = (  # type: ignore[method-assign]
         lambda self, ticket, client, claimed: original(self, ticket, client, claimed) or not claimed.append(None)
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from shmlease.client.address import Address
 from shmlease.client.call_site import calling_site
-from shmlease.client.grant import grant_to_reader, grant_to_writer
+from shmlease.client.grant import Grant, grant_to_reader
 from shmlease.client.layout import Layout
 from shmlease.client.lease import Lease, OnLingering
 from shmlease.client.link import Link
@@ -216,7 +216,8 @@ def _fill_writer(
     lease: Lease[Any], granted: m.Granted | m.Spare, layout: Layout, name: str | None, *, mutable: bool
 ) -> None:
     mapping = lease._link.mappings.take_to_fill(granted.segment, granted.size_bytes, reserve=granted.fresh)
-    lease._fill(grant_to_writer(granted, layout, name, mutable=mutable), mapping, is_writer=True, writable=True)
+    grant = Grant(granted.segment, granted.generation, granted.size_bytes, layout, name, mutable)
+    lease._fill(grant, mapping, is_writer=True, writable=True)
 
 
 def _fill_attached(lease: Lease[Any], attached: m.Attached, mode: AttachMode, subject: str) -> None:

@@ -38,7 +38,7 @@ def array_on(anchor: Anchor, layout: Layout) -> np.ndarray[Any, Any]:
 
 def seal(array: np.ndarray[Any, Any]) -> None:
     """Make an array of `array_on` read-only for good; views taken of it before stay as they are."""
-    array.flags.writeable = False
+    array.setflags(write=False)
     base = array.base
     if isinstance(base, np.ndarray):
-        base.flags.writeable = False
+        base.setflags(write=False)

@@ -41,6 +41,9 @@ Pieces = deque[tuple[Array, Array]]
 
 def copy_into(target: Array, values: Array) -> None:
     """``target[...] = values``, of the same shape and dtype."""
+    if target.nbytes < _BYTES_A_THREAD:
+        target[...] = values
+        return
     threads = min(target.nbytes // _BYTES_A_THREAD, _MOST_THREADS)
     axis = 0 if target.flags.c_contiguous else target.ndim - 1  # the slowest: each thread has pages of its own
     if threads > 1 and target.ndim > 0:

@@ -60,6 +60,19 @@ class DirectoryEndpoint:
         self._launch = launch_successor
         self._can_start = True
         self._hesitating = 0, 0  # which epoch was not succeeded at once, and until when it is not
+        # what a client does in the directory itself
+        self.new_claim = OwnedDescriptor
+        self.claim_spare = directory.claim_spare
+        self.claim_again = directory.claim_again
+        self.let_go = directory.let_go
+        self.mint_token = directory.mint_token
+        self.void_token = directory.void_token
+        self.has_token = directory.has_token
+        self.claim_token = directory.claim_token
+        self.link_alias = directory.link_alias
+        self.has_alias = directory.has_alias
+        self.unlink_alias = directory.unlink_alias
+        self.close = directory.close
 
     def exists(self) -> bool:
         """Whether the registry's directory is there, and this user's.
@@ -183,51 +196,3 @@ class DirectoryEndpoint:
                 why = f"a segment of {size} cannot be mapped: {explained(error)}"
                 raise CapacityError(why, requested_bytes=size_bytes) from error
             raise
-
-    def link_alias(self, segment: int, alias: str, nbytes: int) -> None:
-        """See `RegistryDirectory.link_alias`."""
-        self.directory.link_alias(segment, alias, nbytes)
-
-    def has_alias(self, segment: int, alias: str) -> bool:
-        """See `RegistryDirectory.has_alias`."""
-        return self.directory.has_alias(segment, alias)
-
-    def unlink_alias(self, segment: int, alias: str) -> None:
-        """See `RegistryDirectory.unlink_alias`."""
-        self.directory.unlink_alias(segment, alias)
-
-    def new_claim(self) -> OwnedDescriptor:
-        """A descriptor that will hold the lock on a spare."""
-        return OwnedDescriptor()
-
-    def claim_spare(self, segment: int, generation: int, claim: OwnedDescriptor) -> bool:
-        """See `RegistryDirectory.claim_spare`."""
-        return self.directory.claim_spare(segment, generation, claim)
-
-    def claim_again(self, generation: int, claim: OwnedDescriptor) -> bool:
-        """See `RegistryDirectory.claim_again`."""
-        return self.directory.claim_again(generation, claim)
-
-    def let_go(self, generation: int, claim: OwnedDescriptor) -> bool:
-        """See `RegistryDirectory.let_go`."""
-        return self.directory.let_go(generation, claim)
-
-    def mint_token(self, ticket: int, minted: list[None]) -> None:
-        """See `RegistryDirectory.mint_token`."""
-        self.directory.mint_token(ticket, minted)
-
-    def void_token(self, ticket: int) -> int | None:
-        """See `RegistryDirectory.void_token`."""
-        return self.directory.void_token(ticket)
-
-    def has_token(self, ticket: int) -> bool:
-        """See `RegistryDirectory.has_token`."""
-        return self.directory.has_token(ticket)
-
-    def claim_token(self, ticket: int, client: int, claimed: list[None]) -> bool:
-        """See `RegistryDirectory.claim_token`."""
-        return self.directory.claim_token(ticket, client, claimed)
-
-    def close(self) -> None:
-        """Close the descriptor of the directory."""
-        self.directory.close()

@@ -104,15 +104,15 @@ class Endpoint(Protocol):
         """Map a segment; with `reserve`, give all its pages memory first (OSError ENOSPC if there is not enough)."""
         ...
 
-    def link_alias(self, segment: int, alias: str, nbytes: int) -> None:
+    def link_alias(self, segment: int, alias: str, nbytes: int, /) -> None:
         """See `RegistryDirectory.link_alias`."""
         ...
 
-    def has_alias(self, segment: int, alias: str) -> bool:
+    def has_alias(self, segment: int, alias: str, /) -> bool:
         """See `RegistryDirectory.has_alias`."""
         ...
 
-    def unlink_alias(self, segment: int, alias: str) -> None:
+    def unlink_alias(self, segment: int, alias: str, /) -> None:
         """See `RegistryDirectory.unlink_alias`."""
         ...
 
@@ -120,31 +120,31 @@ class Endpoint(Protocol):
         """A claim for `claim_spare`, which is closed when it is not needed any more."""
         ...
 
-    def claim_spare(self, segment: int, generation: int, claim: Any) -> bool:
+    def claim_spare(self, segment: int, generation: int, claim: Any, /) -> bool:
         """See `RegistryDirectory.claim_spare`."""
         ...
 
-    def claim_again(self, generation: int, claim: Any) -> bool:
+    def claim_again(self, generation: int, claim: Any, /) -> bool:
         """See `RegistryDirectory.claim_again`."""
         ...
 
-    def let_go(self, generation: int, claim: Any) -> bool:
+    def let_go(self, generation: int, claim: Any, /) -> bool:
         """See `RegistryDirectory.let_go`."""
         ...
 
-    def mint_token(self, ticket: int, minted: list[None]) -> None:
+    def mint_token(self, ticket: int, minted: list[None], /) -> None:
         """See `RegistryDirectory.mint_token`."""
         ...
 
-    def void_token(self, ticket: int) -> int | None:
+    def void_token(self, ticket: int, /) -> int | None:
         """See `RegistryDirectory.void_token`."""
         ...
 
-    def has_token(self, ticket: int) -> bool:
+    def has_token(self, ticket: int, /) -> bool:
         """See `RegistryDirectory.has_token`."""
         ...
 
-    def claim_token(self, ticket: int, client: int, claimed: list[None]) -> bool:
+    def claim_token(self, ticket: int, client: int, claimed: list[None], /) -> bool:
         """See `RegistryDirectory.claim_token`."""
         ...
 

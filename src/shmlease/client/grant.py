@@ -9,7 +9,7 @@ from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
 from shmlease.errors import ProtocolError
 
-__all__ = ["Grant", "grant_to_reader", "grant_to_writer"]
+__all__ = ["Grant", "grant_to_reader"]
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -21,11 +21,6 @@ class Grant(msgspec.Struct, frozen=True):
     layout: Layout
     name: str | None
     mutable: bool = False
-
-
-def grant_to_writer(granted: m.Granted | m.Spare, layout: Layout, name: str | None, *, mutable: bool) -> Grant:
-    """A new segment, on which an array of `layout` is to lie."""
-    return Grant(granted.segment, granted.generation, granted.size_bytes, layout, name, mutable)
 
 
 def grant_to_reader(source: m.Attached | Ticket) -> Grant:

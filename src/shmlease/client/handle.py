@@ -49,6 +49,7 @@ DEFAULT_TIMEOUT_S: Final = 5.0
 _FOREVER_S: Final = 4e9
 
 Mode = Literal["r", "c", "r+"]
+_MODES: Final = {mode.value: mode for mode in AttachMode}
 
 
 class RegistryHandle:
@@ -536,10 +537,10 @@ def _timeout_s(timeout: float | str | None) -> float:
 
 
 def _checked_mode(mode: str) -> AttachMode:
-    try:
-        return AttachMode(mode)
-    except ValueError:
-        raise ValueError(f"mode={mode!r} is none of {', '.join(map(repr, get_args(Mode)))}") from None
+    known = _MODES.get(mode)
+    if known is None:
+        raise ValueError(f"mode={mode!r} is none of {', '.join(map(repr, get_args(Mode)))}")
+    return known
 
 
 def _as_array(value: npt.ArrayLike) -> np.ndarray[Any, Any]:

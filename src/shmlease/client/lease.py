@@ -169,7 +169,7 @@ class Lease(Generic[T_co]):
             self._require_held()
             return self._array
         array = array_on(self._require_held(), self._grant.layout)
-        if not self._writable:
+        if not self._writable and array.flags.writeable:  # not on a read-only mapping
             seal(array)
         self._array = array
         return array

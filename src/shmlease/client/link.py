@@ -218,7 +218,7 @@ class Link:
             A signal handler or finalizer makes it.
         """
         notice_fork()
-        if self.lock._is_owned() or self._reception.is_own:
+        if self.lock._is_owned() or self._reception.receiving._is_owned():
             raise _reentrant()
 
     # --- sending -------------------------------------------------------------------------------------------------------

@@ -24,18 +24,18 @@ _UNASKED: Final = (m.Spare, m.Forget)
 
 
 class Reception:
-    """What the threads of one process wait for, and which of them receives."""
+    """What the threads of one process wait for, and which of them receives.
+
+    Attributes
+    ----------
+    receiving : RLock
+        Whoever receives has it.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._receiving: Any = RLock()  # a plain one would not say that this very thread has it
+        self.receiving: Any = RLock()  # a plain one would not say that this very thread has it
         self._waiting: dict[int, Any] = {}  # lock of each caller that waits, by the number of its request
-
-    @property
-    def is_own(self) -> bool:
-        """Whether this very thread is in the middle of receiving."""
-        owned: bool = self._receiving._is_owned()
-        return owned
 
     @staticmethod
     def new_waiter() -> Any:
@@ -56,20 +56,20 @@ class Reception:
         """Receive a packet, or wait until whoever is receiving has something for this call, or a second has passed."""
         taken: list[bool] = []
         try:
-            taken.extend(map(self._receiving.acquire, AT_ONCE))
+            taken.extend(map(self.receiving.acquire, AT_ONCE))
             if not taken[0]:
                 waiter.acquire(True, _WAIT_S)
             elif connection is not None:
                 connection.receive(wait=True)
         finally:
             if taken and taken[0]:
-                self._receiving.release()
+                self.receiving.release()
 
     def poll(self, connection: Connection | None) -> None:
         """Receive what has come, without waiting, unless another thread is receiving."""
         taken: list[bool] = []
         try:
-            taken.extend(map(self._receiving.acquire, AT_ONCE))
+            taken.extend(map(self.receiving.acquire, AT_ONCE))
             if taken[0] and connection is not None:
                 inbox, received = connection.inbox, -1
                 while received < len(inbox) and (not inbox or inbox[-1]):  # until there is no more, or will not be
@@ -77,7 +77,7 @@ class Reception:
                     connection.receive(wait=False)
         finally:
             if taken and taken[0]:
-                self._receiving.release()
+                self.receiving.release()
 
     def take_in(self, connection: Connection) -> bool:
         """Hand what has been received to the session; False if the registry has hung up. The link's lock is held."""

@@ -36,9 +36,9 @@ def take_spare(hold: Hold, size_bytes: int, most_bytes: int, *, may_keep: bool =
         spare = session.fitting_spare(size_bytes, most_bytes)
         if spare is not None:
             token = link.endpoint.new_claim()
-            kept = Kept(spare, token)
             hold.is_unsure = True
             if may_keep and session.kept is None and session.spares_taken >= KEEP_AFTER:
+                kept = Kept(spare, token)
                 session.kept = hold.kept = kept
                 del session.spares[spare.lease]
             else:
@@ -47,6 +47,8 @@ def take_spare(hold: Hold, size_bytes: int, most_bytes: int, *, may_keep: bool =
             if link.endpoint.claim_spare(spare.segment, spare.generation, token):
                 hold.is_unsure = False
                 session.spares_taken += 1
+                if not session.spares:
+                    link.poll()  # what was granted meanwhile need not be asked for
             else:
                 token.close()
                 hold.lease = 0

@@ -16,7 +16,6 @@ __all__ = ["Ticket"]
 
 _PREFIX: Final = "slt1-"
 _CRC: Final = struct.Struct("<I")
-_INTEGERS: Final = {int}
 _NUMBERS: Final = ("id", "segment", "generation", "size_bytes", "deadline_ns")
 _MOST: Final = 2**63 - 1  # as in the messages that carry these numbers
 
@@ -46,15 +45,16 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
         TicketError
             A field is of another type, or a number that no message can carry.
         """
-        numbers = (self.id, self.segment, self.generation, self.size_bytes, self.deadline_ns)
-        if set(map(type, numbers)) != _INTEGERS or min(numbers) < 0 or max(numbers) > _MOST:
-            field = next(field for field in _NUMBERS if not _is_natural(getattr(self, field)))
-            raise TicketError(
-                f"a ticket whose {field} is {getattr(self, field)!r} is not from a registry; ask its sender for a new one"
-            )
+        for field, number in zip(
+            _NUMBERS, (self.id, self.segment, self.generation, self.size_bytes, self.deadline_ns), strict=True
+        ):
+            if type(number) is not int or not 0 <= number <= _MOST:
+                raise TicketError(
+                    f"a ticket whose {field} is {number!r} is not from a registry; ask its sender for a new one"
+                )
         named = self.name is None or isinstance(self.name, str)
-        fields = ((self.registry, str), (self.layout, bytes), (self.mutable, bool))
-        if not (named and all(isinstance(value, kind) for value, kind in fields)):
+        typed = isinstance(self.registry, str) and isinstance(self.layout, bytes) and isinstance(self.mutable, bool)
+        if not (named and typed):
             raise TicketError("a ticket with fields of the wrong type is not from a registry; ask its sender for a new one")
 
     def __repr__(self) -> str:
@@ -88,10 +88,6 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
             shown = text if len(text) <= 40 else text[:40] + "..."
             raise TicketError(f"{shown!r} is not a ticket: {error}", ticket=text) from None
         return ticket
-
-
-def _is_natural(number: object) -> bool:
-    return type(number) is int and 0 <= number <= _MOST
 
 
 _encoder: Final = msgspec.msgpack.Encoder()

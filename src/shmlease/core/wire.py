@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -21,6 +21,8 @@ __all__ = ["decode_client_packet", "decode_notice", "decode_registry_packet", "e
 T = TypeVar("T")
 
 _encoder: Final = msgspec.msgpack.Encoder()
+# One notice, as the notice log keeps it.
+encode_notice: Final[Callable[[Notice], bytes]] = _encoder.encode
 _client: Final = msgspec.msgpack.Decoder(
     Annotated[list[ClientMessage], msgspec.Meta(min_length=1, max_length=MAX_MESSAGES)]
 )
@@ -31,11 +33,6 @@ _notice: Final[msgspec.msgpack.Decoder[Notice]] = msgspec.msgpack.Decoder(Notice
 def encode(messages: Sequence[ClientMessage | RegistryMessage]) -> bytes:
     """One packet that carries `messages`."""
     return _encoder.encode(messages)
-
-
-def encode_notice(notice: Notice) -> bytes:
-    """One notice, as the notice log keeps it."""
-    return _encoder.encode(notice)
 
 
 def decode_client_packet(packet: bytes) -> list[ClientMessage]:

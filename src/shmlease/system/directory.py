@@ -49,7 +49,9 @@ from shmlease.system.safe_open import (
     FILE_MODE,
     create_regular,
     directory_of,
+    open_into,
     open_regular,
+    require_regular,
 )
 from shmlease.system.shm_root import FULL, SHM_ROOT, cannot_be_made, no_shared_memory
 
@@ -416,14 +418,18 @@ class RegistryDirectory:
         The lock is on the grant, not on the file: a client that is idle since holds on to nothing when the file is granted
         again.
         """
+        name, directory = f"s{number}", self._directory.kept_open()
         try:
-            fd = open_regular(f"s{number}", os.O_RDWR, directory=self._directory.kept_open(), owner=self._owner)
+            open_into(claim.fds, name, os.O_RDWR, directory=directory, owner=self._owner)
         except FileNotFoundError as error:
             if is_from_handler(error):
                 raise
             return False
-        claim.fds.append(fd)  # no call between: it is in the list before a signal handler can run
-        return _try_lock(fd, generation) and claim.stat().st_nlink > 0
+        if not _try_lock(claim.fds[0], generation):
+            return False
+        status = claim.stat()
+        require_regular(status, name, directory=directory, owner=self._owner)
+        return status.st_nlink > 0
 
     def claim_again(self, generation: int, claim: OwnedDescriptor) -> bool:
         """Claim once more what `let_go` has left open; False if it was revoked since."""

@@ -37,11 +37,13 @@ __all__ = [
     "directory_of",
     "ensure_mode",
     "open_directory",
+    "open_into",
     "open_regular",
     "read_kernel_file",
     "read_named",
     "read_regular",
     "reason_of",
+    "require_regular",
 ]
 
 DIRECTORY_MODE: Final = 0o700
@@ -145,24 +147,42 @@ def open_regular(
     OSError
         The kernel refused: EACCES, or EAGAIN where somebody holds a lease on the file. Or ESTALE: it is another file.
     """
+    opened: list[int] = []
     try:
-        descriptor = _open(path, flags | _NO_SURPRISE, directory)
+        open_into(opened, path, flags, directory=directory, owner=owner)
+        status = syscalls.fstat(opened[0])
+        require_regular(status, path, directory=directory, owner=owner)
+        if file is not None and (status.st_dev, status.st_ino) != file:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+    except BaseException:
+        if opened:
+            syscalls.close(opened[0])
+        raise
+    return opened[0]
+
+
+def open_into(opened: list[int], path: str, flags: int, *, directory: int | None = None, owner: int | None = None) -> None:
+    """Put a descriptor of what is at `path` into `opened`, as `open_regular` does; it is yet to be looked at."""
+    try:
+        _open_into(opened, path, flags | _NO_SURPRISE, directory)
     except FileNotFoundError:
         raise
     except OSError as error:
         if is_from_handler(error):
             raise
-        descriptor = _second_try(path, flags, directory, owner)
-    try:
-        status = syscalls.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or (owner is not None and status.st_uid != owner):
-            raise _refused(path, status, stat.S_IFREG, owner, directory)
-        if file is not None and (status.st_dev, status.st_ino) != file:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
-    except BaseException:
-        syscalls.close(descriptor)
-        raise
-    return descriptor
+        opened.append(_second_try(path, flags, directory, owner))
+
+
+def require_regular(status: os.stat_result, path: str, *, directory: int | None = None, owner: int | None = None) -> None:
+    """Refuse what was opened at `path` and has that `status`, if it is no regular file of `owner`'s.
+
+    Raises
+    ------
+    PermissionDeniedError
+        It is something else, or somebody else's.
+    """
+    if not stat.S_ISREG(status.st_mode) or (owner is not None and status.st_uid != owner):
+        raise _refused(path, status, stat.S_IFREG, owner, directory)
 
 
 def create_regular(path: str, *, directory: int | None = None, owner: int | None = None) -> int:
@@ -275,19 +295,24 @@ def reason_of(error: OSError) -> str:
 
 
 def _open(path: str, flags: int, directory: int | None) -> int:
-    """`os.open`, of which no descriptor is lost to an interrupt.
-
-    After a call of a function written in C a signal handler may run, and what it raises takes the place of what the call
-    returned. So the descriptor is put into a list by the call that opens it.
-    """
+    """`os.open`, of which no descriptor is lost to an interrupt."""
     opened: list[int] = []
     try:
-        opened.extend(map(functools.partial(syscalls.open, dir_fd=directory), (path,), (flags,), (FILE_MODE,)))
+        _open_into(opened, path, flags, directory)
     except BaseException:
         if opened:
             syscalls.close(opened[0])
         raise
     return opened[0]
+
+
+def _open_into(opened: list[int], path: str, flags: int, directory: int | None) -> None:
+    """Open, and put the descriptor into a list, in one call.
+
+    After a call of a function written in C a signal handler may run, and what it raises takes the place of what the call
+    returned.
+    """
+    opened.extend(map(functools.partial(syscalls.open, dir_fd=directory), (path,), (flags,), (FILE_MODE,)))
 
 
 def _second_try(path: str, flags: int, directory: int | None, owner: int | None) -> int:
