@@ -236,7 +236,7 @@ def test_fork_while_another_thread_is_in_a_call_does_not_hang_the_child(registry
 @pytest.mark.parametrize(
     "lock_of",
     [
-        lambda pool: pool._calls.registry._link._reception._receiving,
+        lambda pool: pool._calls.registry._link._reception.receiving,
         lambda _: calls._lock,
         lambda _: own_registry._own._lock,
     ],

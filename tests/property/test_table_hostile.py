@@ -109,7 +109,7 @@ class Mob:
             number = rng.choice(list(shell.table.rows.segments))
             self.said.append(f"segment {number} missing")
             shell.table.segment_missing(number, shell.now)
-        elif not shell.table.is_ended(client):
+        elif not shell.table.clients.has_ended(client):
             shell.seq[client] += rng.choice([0, 1, 1, 1])
             message = self.message(client, shell.seq[client])
             self.said.append(f"{client}: {message}")

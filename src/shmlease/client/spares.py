@@ -47,8 +47,8 @@ def take_spare(hold: Hold, size_bytes: int, most_bytes: int, *, may_keep: bool =
             if link.endpoint.claim_spare(spare.segment, spare.generation, token):
                 hold.is_unsure = False
                 session.spares_taken += 1
-                if not session.spares:
-                    link.poll()  # what was granted meanwhile need not be asked for
+                if session.has_spares_coming():
+                    link.poll()
             else:
                 token.close()
                 hold.lease = 0

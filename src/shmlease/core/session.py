@@ -33,8 +33,11 @@ __all__ = ["GRANTS", "Build", "Session"]
 GRANTS: Final = (m.Granted, m.Attached)
 # Notices that say what becomes of a claimed spare.
 _OF_CLAIMS: Final = (m.Claim, m.Release)
-# More spares are asked for when half are left: they last about as long as the registry takes to grant the other half.
+# More spares are asked for when half are left, or when sixteen have been taken: what the registry has to read first is
+# little then. They are looked for when half of those that were left are, so that they seldom run out: a call that waits for
+# one waits some 10 ms, until the registry has read all that was written.
 _LOW_SHARE: Final = 2
+_MOST_TAKEN: Final = 16
 
 Build = Callable[[int], m.Notice]
 
@@ -173,6 +176,10 @@ class Session:
         """Whether it is time to ask for more."""
         return len(self.spares) in (0, self._few_spares)
 
+    def has_spares_coming(self) -> bool:
+        """Whether it is time to look for those that were asked for."""
+        return len(self.spares) in (0, self._few_spares // _LOW_SHARE)
+
     def confirmed_claims(self) -> list[tuple[int, Claim]]:
         """Claims, by lease, that the registry has read: to be closed, and dropped from `claims`."""
         return [(lease, claim) for lease, claim in self.claims.items() if claim.number < self.confirmed]
@@ -273,7 +280,8 @@ class Session:
             self._confirm(message.applied + 1)
             if message.lease not in self.claims and (self.kept is None or self.kept.spare.lease != message.lease):
                 self.spares[message.lease] = message
-                self._few_spares = len(self.spares) // _LOW_SHARE
+                count = len(self.spares)
+                self._few_spares = max(count // _LOW_SHARE, count - _MOST_TAKEN)
         elif isinstance(message, m.Forget):
             self.forgotten.append(message.segment)
         elif isinstance(message, m.Welcome):

@@ -66,6 +66,8 @@ class Table:
     ----------
     aliases : Aliases
         Names in /dev/shm; told what came of a `LinkAlias`.
+    clients : Clients
+        Who is there.
     ending : Ending
         Closes the registry, or leaves it to another process.
     figures : Figures
@@ -88,10 +90,10 @@ class Table:
         self._readers = Readers(self.rows, self._outbox, self._timers, self._leases, self._abandonments)
         self._names = Names(self.rows, self._outbox, self._leases)
         self._tickets = Tickets(self.rows, self._outbox, self._timers, self._leases, self._names)
-        self._clients = Clients(self.rows, self._outbox, self._leases, self._prefetch, self._forget_requests)
+        self.clients = Clients(self.rows, self._outbox, self._leases, self._prefetch, self._forget_requests)
         self.aliases = Aliases(self.rows, self._outbox, self._names)
         self.ending = Ending(
-            self.rows, self._outbox, self._timers, self._pool, self._prefetch, self._grants, self._readers, self._clients
+            self.rows, self._outbox, self._timers, self._pool, self._prefetch, self._grants, self._readers, self.clients
         )
         self.figures = Figures(self.rows, self._outbox, self._pool, lambda: len(self._grants) + len(self._readers), now_ns)
         self._handlers: dict[type, Callable[..., None]] = {
@@ -118,7 +120,7 @@ class Table:
             m.Trim: lambda client, message, _: self._outbox.send(client, m.Done(message.seq, self.trim_warm())),
             m.Ping: lambda client, message, _: self._outbox.send(client, m.Done(message.seq)),
             m.Close: self.ending.close_for,
-            m.Bye: self._clients.bye,
+            m.Bye: self.clients.bye,
         }
         if snapshot is not None:
             self._restore(now_ns, inherited)
@@ -152,28 +154,24 @@ class Table:
         Refusal
             It speaks another protocol, names a client that is not it, or the registry is closing.
         """
-        client = self._clients.hello(message, identity, now_ns)
+        client = self.clients.hello(message, identity, now_ns)
         self._finish(now_ns)
         return client
 
     def detached(self, client: int, now_ns: int, reason: str = "") -> None:
         """The connection of `client` ended; its process is not proved dead, so its leases stay."""
-        self._clients.detached(client, now_ns, reason)
+        self.clients.detached(client, now_ns, reason)
         self._finish(now_ns)
 
     def holder_died(self, client: int, now_ns: int) -> None:
         """The process of `client` is proved dead: everything it held ends, tainted."""
-        self._clients.died(client, now_ns)
+        self.clients.died(client, now_ns)
         self._finish(now_ns)
 
     def owner_ended(self, now_ns: int) -> None:
         """The process that the registry was started for has ended; it serves whoever is left, then stops."""
-        self._clients.owner_has_ended = True
+        self.clients.owner_has_ended = True
         self._finish(now_ns)
-
-    def is_ended(self, client: int) -> bool:
-        """Whether `client` is dead or gone."""
-        return self._clients.has_ended(client)
 
     # --- messages -----------------------------------------------------------------------------------------------
 
@@ -338,7 +336,7 @@ class Table:
 
     def _restore(self, now_ns: int, inherited: str) -> None:
         rows = self.rows
-        self._clients.restore(now_ns)
+        self.clients.restore(now_ns)
         self._prefetch.restore()
         for ticket in rows.tickets.values():
             self._tickets.restore(ticket)

@@ -61,7 +61,7 @@ class Leftovers:
         for kind, number, redeemer in list(self._store.entries()):
             if kind == "s":
                 present.add(number)
-            if kind == "t" and redeemer is not None and table.is_ended(redeemer):
+            if kind == "t" and redeemer is not None and table.clients.has_ended(redeemer):
                 self._end_claim(number, redeemer)
             elif number not in known[kind] and not (kind == "t" and self._may_still_have_notice(number, redeemer)):
                 self._store.remove_entry(kind, number, redeemer)

@@ -308,7 +308,7 @@ class Loop:
         connection = self._by_client.get(client)
         if connection is not None:
             self._hang_up(connection)
-        if self.server.table.is_ended(client):
+        if self.server.table.clients.has_ended(client):
             self._deaths.discard(client)
 
     def watch_receiver(self, ticket: int, receiver: Identity) -> bool:

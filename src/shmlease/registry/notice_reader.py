@@ -111,7 +111,7 @@ class NoticeReader:
         table = self._table
         if client in self._being_read:
             return
-        if table.is_ended(client):
+        if table.clients.has_ended(client):
             self._unapplied.pop(client, None)
             return
         self._being_read.add(client)

@@ -267,7 +267,7 @@ class Server:
         table, now_ns = self.table, self._clock.now_ns()
         unit = message_unit(client, message)
         may_begin = self._may_begin(unit)
-        if table.is_ended(client):  # what one who is dead or gone has asked for nobody waits for
+        if table.clients.has_ended(client):  # what one who is dead or gone has asked for nobody waits for
             return
         if not may_begin:
             table.give_up_on(client, message, fault_refusal(table.rows, unit), now_ns)

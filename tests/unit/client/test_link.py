@@ -576,6 +576,20 @@ def test_spare_taken_and_given_back_keeps_no_descriptor(link: Link, registry: Fa
     assert registry.let_gone == [8]
 
 
+def test_spares_that_have_come_meanwhile_are_not_asked_for(link: Link, registry: FakeRegistry) -> None:
+    def grant(*numbers: int) -> None:
+        for number in numbers:
+            registry.connections[0].push(m.Spare(0, 3 << 40 | 1 << 39 | number, number, 1, 8192, True))
+
+    ping(link)
+    grant(1, 2)
+    assert take_spare(Hold(link), 8192, 10240) is not None
+    grant(3, 4, 5)
+    assert take_spare(Hold(link), 8192, 10240) is not None
+    assert len(link.session.spares) == 3
+    assert not link.session.needs_spares()
+
+
 def test_spare_that_was_revoked_is_not_taken(link: Link, registry: FakeRegistry) -> None:
     ping(link)
     registry.connections[0].push(m.Spare(0, 3 << 40 | 1 << 39 | 1, 8, 1, 8192, True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, get_args
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -173,6 +174,23 @@ def test_claim_is_confirmed_when_what_was_written_of_it_has_been_read() -> None:
     assert session.confirmed_claims() == [], "an answer confirms what was written before its request"
     session.receive(m.Done(claim.seq + 1))
     assert [lease for lease, _ in session.confirmed_claims()] == [spare.lease]
+
+
+@pytest.mark.parametrize(("granted", "asks_at", "looks_at"), [(64, 48, 24), (8, 4, 2), (4, 2, 1), (1, 0, 0)])
+def test_spares_are_asked_for_and_looked_for_before_there_are_none(granted: int, asks_at: int, looks_at: int) -> None:
+    session = session_of()
+    for number in range(granted):
+        session.receive(m.Spare(0, 3 << 40 | 1 << 39 | number, number, 1, 4096, True))
+    asked, looked = [], []
+    while session.spares:
+        session.spares.popitem()
+        if session.needs_spares():
+            asked.append(len(session.spares))
+        if session.has_spares_coming():
+            looked.append(len(session.spares))
+    assert asked[0] == asks_at
+    assert looked[0] == looks_at
+    assert asked[-1] == looked[-1] == 0
 
 
 def test_spares_of_an_old_connection_are_forgotten_when_a_new_one_is_welcomed() -> None:
