@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 from shmlease.client.address import Address
-from shmlease.client.call_site import calling_site
 from shmlease.client.grant import Grant, grant_to_reader
 from shmlease.client.layout import Layout
 from shmlease.client.lease import Lease, OnLingering
@@ -47,9 +46,9 @@ __all__ = [
 ]
 
 
-def acquired(link: Link, on_lingering: OnLingering, fill: Callable[[Lease[Any]], None]) -> Lease[Any]:
-    """The lease that `fill` has filled; if an exception ends that, nothing stays leased."""
-    lease: Lease[Any] = Lease(link, on_lingering, calling_site())
+def acquired(link: Link, on_lingering: OnLingering, site: str, fill: Callable[[Lease[Any]], None]) -> Lease[Any]:
+    """The lease, taken at `site`, that `fill` has filled; if an exception ends that, nothing stays leased."""
+    lease: Lease[Any] = Lease(link, on_lingering, site)
     hold, loose_ends = lease._hold, link.loose_ends.queue
     try:
         fill(lease)

@@ -121,18 +121,8 @@ class Channel:
 
     def write_notices(self) -> bool:
         """Write the session's notices into the notice log; False if that is full before all are written."""
-        session, notice_log = self._session, self.notice_log
-        assert notice_log is not None
-        outbox = session.outbox
-        while outbox:
-            notice = session.next_notice(notice_log.last)
-            if notice is not None:
-                if notice_log.last < session.confirmed:
-                    notice_log.restart()
-                if not notice_log.append(notice):
-                    return False
-                session.written(notice)
-        return True
+        assert self.notice_log is not None
+        return self._session.write_into(self.notice_log)
 
     def is_ring_due(self) -> bool:
         """Whether the registry may not look into the notice log again by itself.

@@ -23,6 +23,7 @@ from shmlease.client.acquire import (
     claim_spare,
 )
 from shmlease.client.address import Address
+from shmlease.client.call_site import calling_site
 from shmlease.client.copying import copy_into
 from shmlease.client.layout import Layout, layout_of, layout_of_object
 from shmlease.client.lease import Lease, OnLingering, checked_on_lingering
@@ -171,7 +172,7 @@ class RegistryHandle:
             else:
                 acquire_new(lease, name, layout, timeout_s, due_ns, mutable=mutable)
 
-        return acquired(link, self._on_lingering, fill)
+        return acquired(link, self._on_lingering, calling_site(), fill)
 
     def attach(
         self,
@@ -211,7 +212,7 @@ class RegistryHandle:
         """
         link, timeout_s, due_ns = self._open_link(), _timeout_s(timeout), self._due_ns(due)
         acquire = self._by_name_or_address(name, _checked_mode(mode), timeout_s, due_ns, abandoned)
-        return acquired(link, self._on_lingering, acquire)
+        return acquired(link, self._on_lingering, calling_site(), acquire)
 
     def redeem(self, ticket: Ticket | str, *, mode: Mode = "r", due: float | str | None = None) -> Lease[Any]:
         """Map the segment that `ticket` was made for; the ticket is used up.
@@ -231,7 +232,7 @@ class RegistryHandle:
             As of `attach`; the ticket is not used up.
         """
         link, acquire = self._open_link(), self._by_ticket(ticket, _checked_mode(mode), self._due_ns(due))
-        return acquired(link, self._on_lingering, acquire)
+        return acquired(link, self._on_lingering, calling_site(), acquire)
 
     def revoke(self, ticket: Ticket | str) -> bool:
         """Take a ticket back; False if it was redeemed, or has ended, before."""
@@ -313,7 +314,7 @@ class RegistryHandle:
         if name is not None:
             name = _checked_name(name)
 
-        return self._written(link, layout, name, timeout_s, due_ns, lambda array: copy_into(array, values))
+        return self._written(link, layout, name, timeout_s, due_ns, calling_site(), lambda array: copy_into(array, values))
 
     def put(
         self,
@@ -350,7 +351,7 @@ class RegistryHandle:
             name = _checked_name(name)
         packed = value if isinstance(value, PackedObject) else pack(value)
         layout = layout_of_object(packed.nbytes, needs_private=packed.needs_private)
-        return self._written(link, layout, name, timeout_s, due_ns, packed.write_into)
+        return self._written(link, layout, name, timeout_s, due_ns, calling_site(), packed.write_into)
 
     def get(
         self,
@@ -393,7 +394,7 @@ class RegistryHandle:
             found.append(lease.load())
             lease._end()
 
-        acquired(link, self._on_lingering, take)
+        acquired(link, self._on_lingering, calling_site(), take)
         return found.pop()
 
     def statistics(self) -> Statistics:
@@ -452,6 +453,7 @@ class RegistryHandle:
         name: str | None,
         timeout_s: float,
         due_ns: int,
+        site: str,
         write: Callable[[np.ndarray[Any, Any]], None],
     ) -> Lease[Any]:
         """A lease on a segment that `write` has filled, and that is published."""
@@ -467,7 +469,7 @@ class RegistryHandle:
             else:
                 lease.publish()
 
-        return acquired(link, self._on_lingering, fill)
+        return acquired(link, self._on_lingering, site, fill)
 
     def _by_name_or_address(
         self, source: object, mode: AttachMode, timeout_s: float, due_ns: int, abandoned: str

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from shmlease.client.address import Address
 from shmlease.client.arrays import Anchor, array_on, seal
+from shmlease.client.call_site import calling_site
 from shmlease.client.forked_leases import take_own
 from shmlease.client.grant import Grant
 from shmlease.client.hold import Hold, held
@@ -397,7 +398,7 @@ class Lease(Generic[T_co]):
         ttl_s = DEFAULT_TTL_S if ttl is None else parse_duration(ttl)
         receiver = None if to is None else _process(to)
         self._publish_if_unpublished()
-        return mint(self, self._link.endpoint.clock.now_ns() + int(ttl_s * 1e9), receiver)
+        return mint(self, self._link.endpoint.clock.now_ns() + int(ttl_s * 1e9), receiver, calling_site())
 
     def release(self) -> None:
         """End the lease; releasing twice does nothing.

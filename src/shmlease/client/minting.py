@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shmlease.client.call_site import calling_site
 from shmlease.client.refusals import explain_shortage
 from shmlease.client.ticket import Ticket
 from shmlease.core import messages as m
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["mint"]
 
 
-def mint(lease: Lease[Any], deadline_ns: int, receiver: Identity | None) -> Ticket:
+def mint(lease: Lease[Any], deadline_ns: int, receiver: Identity | None, site: str) -> Ticket:
     """A ticket on the segment of `lease`, which ends with the process `receiver` if it is for one.
 
     Raises
@@ -30,7 +29,7 @@ def mint(lease: Lease[Any], deadline_ns: int, receiver: Identity | None) -> Tick
         There is no room for its token.
     """
     link, grant = lease._link, lease._grant
-    minting = _Minting(link, lease._hold, deadline_ns, calling_site(), receiver)
+    minting = _Minting(link, lease._hold, deadline_ns, site, receiver)
     try:
         minting.run()
         ticket = Ticket(

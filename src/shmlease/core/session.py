@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from msgspec.structs import replace
 
@@ -40,6 +40,15 @@ _LOW_SHARE: Final = 2
 _MOST_TAKEN: Final = 16
 
 Build = Callable[[int], m.Notice]
+
+
+class NoticeWriter(Protocol):
+    """Where notices are written; `last` is the number of the last that was."""
+
+    last: int
+
+    def append(self, notice: m.Notice) -> bool: ...
+    def restart(self) -> None: ...
 
 
 class Session:
@@ -233,33 +242,29 @@ class Session:
 
         return build
 
-    def next_notice(self, last_written: int) -> m.Notice | None:
-        """The notice to be written next; None if there is none.
+    def write_into(self, notice_log: NoticeWriter) -> bool:
+        """Write the outbox into `notice_log`; False if that is full before all is written.
 
-        Parameters
-        ----------
-        last_written : int
-            Number of the last notice in the notice log. If that is the first of the outbox, an exception came between the
-            writing and `written`.
+        If the last notice in it is the first of the outbox, an exception came just after it was written.
         """
-        notice = self._notice
-        if notice is not None and notice.seq == last_written:
-            self.written(notice)
-        if not self.outbox:
-            return None
-        # one that was not written gets a new number: requests may have been sent since that do not confirm it
-        self._seq += 1
-        self._notice = self.outbox[0](self._seq)
-        return self._notice
-
-    def written(self, notice: m.Notice) -> None:
-        """`notice`, the last that `next_notice` gave, is in the notice log."""
-        if self.claims and isinstance(notice, _OF_CLAIMS):
-            claim = self.claims.get(notice.lease)
-            if claim is not None:
-                claim.number = notice.seq
-        self._notice = None
-        self.outbox.popleft()
+        outbox = self.outbox
+        while outbox:
+            notice = self._notice
+            if notice is None or notice.seq != notice_log.last:
+                # one that was not written gets a new number: requests may have been sent since that do not confirm it
+                self._seq += 1
+                notice = self._notice = outbox[0](self._seq)
+                if notice_log.last < self.confirmed:
+                    notice_log.restart()
+                if not notice_log.append(notice):
+                    return False
+            if isinstance(notice, _OF_CLAIMS):
+                claim = self.claims.get(notice.lease)
+                if claim is not None:
+                    claim.number = notice.seq
+            self._notice = None
+            outbox.popleft()
+        return True
 
     def drop(self) -> None:
         """The registry has ended, or was left: nothing is claimed, and nothing is to be said."""

@@ -420,11 +420,15 @@ class RegistryDirectory:
         """
         name, directory = f"s{number}", self._directory.kept_open()
         try:
-            open_into(claim.fds, name, os.O_RDWR, directory=directory, owner=self._owner)
+            open_into(claim.fds, name, os.O_RDWR, directory)
         except FileNotFoundError as error:
             if is_from_handler(error):
                 raise
             return False
+        except OSError as error:
+            if is_from_handler(error):
+                raise
+            claim.fds.append(self.open_segment(number, writable=True))  # which repairs it, or says what is in the way
         if not _try_lock(claim.fds[0], generation):
             return False
         status = claim.stat()

@@ -147,40 +147,27 @@ def open_regular(
     OSError
         The kernel refused: EACCES, or EAGAIN where somebody holds a lease on the file. Or ESTALE: it is another file.
     """
-    opened: list[int] = []
     try:
-        open_into(opened, path, flags, directory=directory, owner=owner)
-        status = syscalls.fstat(opened[0])
-        require_regular(status, path, directory=directory, owner=owner)
-        if file is not None and (status.st_dev, status.st_ino) != file:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
-    except BaseException:
-        if opened:
-            syscalls.close(opened[0])
-        raise
-    return opened[0]
-
-
-def open_into(opened: list[int], path: str, flags: int, *, directory: int | None = None, owner: int | None = None) -> None:
-    """Put a descriptor of what is at `path` into `opened`, as `open_regular` does; it is yet to be looked at."""
-    try:
-        _open_into(opened, path, flags | _NO_SURPRISE, directory)
+        descriptor = _open(path, flags, directory)
     except FileNotFoundError:
         raise
     except OSError as error:
         if is_from_handler(error):
             raise
-        opened.append(_second_try(path, flags, directory, owner))
+        descriptor = _second_try(path, flags, directory, owner)
+    try:
+        status = syscalls.fstat(descriptor)
+        require_regular(status, path, directory=directory, owner=owner)
+        if file is not None and (status.st_dev, status.st_ino) != file:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+    except BaseException:
+        syscalls.close(descriptor)
+        raise
+    return descriptor
 
 
 def require_regular(status: os.stat_result, path: str, *, directory: int | None = None, owner: int | None = None) -> None:
-    """Refuse what was opened at `path` and has that `status`, if it is no regular file of `owner`'s.
-
-    Raises
-    ------
-    PermissionDeniedError
-        It is something else, or somebody else's.
-    """
+    """Refuse, with PermissionDeniedError, what was opened at `path` and by its `status` is no regular file of `owner`'s."""
     if not stat.S_ISREG(status.st_mode) or (owner is not None and status.st_uid != owner):
         raise _refused(path, status, stat.S_IFREG, owner, directory)
 
@@ -200,7 +187,7 @@ def create_regular(path: str, *, directory: int | None = None, owner: int | None
     OSError
         ENOSPC and the like.
     """
-    descriptor = _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_SURPRISE, directory)
+    descriptor = _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, directory)
     try:
         syscalls.fchmod(descriptor, FILE_MODE)
         if owner is not None and owner != os.geteuid():
@@ -294,25 +281,25 @@ def reason_of(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def open_into(opened: list[int], path: str, flags: int, directory: int | None) -> None:
+    """`os.open`, of which no descriptor is lost to an interrupt; what is opened is yet to be looked at.
+
+    After a call of a function written in C a signal handler may run, and what it raises takes the place of what the call
+    returned. So the descriptor is put into the list `opened` by the call that opens it.
+    """
+    how = functools.partial(syscalls.open, dir_fd=directory)
+    opened.extend(map(how, (path,), (flags | _NO_SURPRISE,), (FILE_MODE,)))
+
+
 def _open(path: str, flags: int, directory: int | None) -> int:
-    """`os.open`, of which no descriptor is lost to an interrupt."""
     opened: list[int] = []
     try:
-        _open_into(opened, path, flags, directory)
+        open_into(opened, path, flags, directory)
     except BaseException:
         if opened:
             syscalls.close(opened[0])
         raise
     return opened[0]
-
-
-def _open_into(opened: list[int], path: str, flags: int, directory: int | None) -> None:
-    """Open, and put the descriptor into a list, in one call.
-
-    After a call of a function written in C a signal handler may run, and what it raises takes the place of what the call
-    returned.
-    """
-    opened.extend(map(functools.partial(syscalls.open, dir_fd=directory), (path,), (flags,), (FILE_MODE,)))
 
 
 def _second_try(path: str, flags: int, directory: int | None, owner: int | None) -> int:
@@ -322,7 +309,7 @@ def _second_try(path: str, flags: int, directory: int | None, owner: int | None)
         raise _refused(path, status, stat.S_IFREG, owner, directory) from None
     if owner == os.geteuid():
         _repair(path, directory)
-    return _open(path, flags | _NO_SURPRISE, directory)
+    return _open(path, flags, directory)
 
 
 def _repair(path: str, directory: int | None) -> None:

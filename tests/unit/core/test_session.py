@@ -44,13 +44,26 @@ def granted(session: Session, seq: int) -> m.Granted:
     return m.Granted(seq, session.id_of(seq), 5, 1, 4096, True)
 
 
+class Log:
+    """A notice log without end."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.notices: list[m.Notice] = []
+
+    def append(self, notice: m.Notice) -> bool:
+        self.notices.append(notice)
+        self.last = notice.seq
+        return True
+
+    def restart(self) -> None: ...
+
+
 def written(session: Session) -> list[m.Notice]:
     """Write all that is to be written."""
-    notices: list[m.Notice] = []
-    while (notice := session.next_notice(notices[-1].seq if notices else 0)) is not None:
-        notices.append(notice)
-        session.written(notice)
-    return notices
+    log = Log()
+    assert session.write_into(log)
+    return log.notices
 
 
 def test_welcome_says_who_this_is_and_only_the_answer_to_the_last_hello_counts() -> None:
@@ -136,24 +149,30 @@ def test_every_request_for_a_lease_is_asked_again_when_nobody_waits_for_it_any_m
 def test_notice_has_the_number_it_is_written_with_and_numbers_go_up() -> None:
     session = session_of()
     session.outbox.extend([session.release_of(1), session.release_of(2)])
-    first = session.next_notice(0)
+    full = Log()
+    full.append = full.notices.append  # type: ignore[assignment, method-assign]
+    assert not session.write_into(full)
     ping = asked(session, m.Ping)  # sent before the notice was written
-    again = session.next_notice(0)
-    assert first is not None
-    assert again is not None
-    assert again.seq > ping > first.seq, "an answer to the ping must not confirm what was written after it was sent"
-    session.written(again)
-    assert [notice.lease for notice in written(session)] == [2]  # type: ignore[union-attr]
+    again = written(session)
+    assert again[0].seq > ping > full.notices[0].seq, "an answer to the ping must not confirm what was written after it"
+    assert [notice.lease for notice in again] == [1, 2]  # type: ignore[union-attr]
 
 
 def test_notice_that_was_written_just_before_an_interrupt_is_not_written_twice() -> None:
-    session = session_of()
+    session, log = session_of(), Log()
     session.outbox.extend([session.release_of(1), session.release_of(2)])
-    first = session.next_notice(0)
-    assert first is not None
-    following = session.next_notice(first.seq)  # the notice log has it, and `written` was not called
-    assert following is not None
-    assert following.lease == 2  # type: ignore[union-attr]
+    append = log.append
+
+    def interrupted(notice: m.Notice) -> bool:
+        log.append = append  # type: ignore[method-assign]
+        log.append(notice)
+        raise KeyboardInterrupt
+
+    log.append = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        session.write_into(log)
+    assert session.write_into(log)
+    assert [notice.lease for notice in log.notices] == [1, 2]  # type: ignore[union-attr]
 
 
 def test_claim_is_confirmed_when_what_was_written_of_it_has_been_read() -> None:
