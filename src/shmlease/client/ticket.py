@@ -45,10 +45,9 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
         TicketError
             A field is of another type, or a number that no message can carry.
         """
-        for field, number in zip(
-            _NUMBERS, (self.id, self.segment, self.generation, self.size_bytes, self.deadline_ns), strict=True
-        ):
+        for number in (self.id, self.segment, self.generation, self.size_bytes, self.deadline_ns):
             if type(number) is not int or not 0 <= number <= _MOST:
+                field = next(field for field in _NUMBERS if getattr(self, field) is number)
                 raise TicketError(
                     f"a ticket whose {field} is {number!r} is not from a registry; ask its sender for a new one"
                 )

@@ -44,7 +44,9 @@ from shmlease.system.clock import Clock
 __all__ = ["DESCRIPTORS_OF_CLIENT", "RESERVED_DESCRIPTORS", "Server"]
 
 # What makes the table grow is refused when the ledger has no room; what shrinks it is always written.
-_GROWING: Final = tuple(kind for kind in m.GRANTING if kind is not m.Decline)  # whose lease has its row already
+_GROWING: Final = frozenset(m.GRANTING) - {m.Decline}  # whose lease has its row already
+# What is done only once all replies so far were sent.
+_AFTER_REPLIES: Final = (DropClient, Stop)
 # Descriptors kept for the registry's own work: two strangers who are yet to say hello, /proc, a segment that is taken back
 # and the one that is unlinked meanwhile, the ledger being written anew; and as many again.
 RESERVED_DESCRIPTORS: Final = 12
@@ -235,7 +237,7 @@ class Server:
                 if isinstance(effect, Send):
                     replies[effect.client].append(effect.message)
                 else:
-                    if isinstance(effect, DropClient | Stop):
+                    if isinstance(effect, _AFTER_REPLIES):
                         self._send_all(replies)
                     self._act(effect)
             self._send_all(replies)
@@ -272,7 +274,7 @@ class Server:
         if not may_begin:
             table.give_up_on(client, message, fault_refusal(table.rows, unit), now_ns)
             return
-        if isinstance(message, _GROWING) and not self._log.has_room():
+        if type(message) in _GROWING and not self._log.has_room():
             self._log.compact(table.rows.all_rows())
             if not self._log.has_room():
                 table.trim_warm()  # the next who asks may find room in what was only kept warm
