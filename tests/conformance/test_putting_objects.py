@@ -75,7 +75,9 @@ def test_object_that_cannot_be_loaded_is_an_error_and_leaves_nothing(world: Worl
 
     cut = content[:200]
     layout = layout_of_object(len(cut), needs_private=False)
-    written = world.registry._written(world.registry._link, layout, "cut", 5.0, 0, lambda array: np.copyto(array, cut))
+    written = world.registry._written(
+        world.registry._link, layout, "cut", 5.0, 0, "here", lambda array: np.copyto(array, cut)
+    )
     with written, pytest.raises(shmlease.ObjectError, match="segment 'cut' holds no object"):
         world.registry.get("cut")
     gc.collect()
