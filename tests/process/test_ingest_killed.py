@@ -159,6 +159,23 @@ def test_a_killed_coordinator_leaves_no_file_and_what_it_stored_is_used_again(ta
     assert not Path(f"{out}.partial").exists()
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, "shmlease: interrupted\n"), (signal.SIGTERM, 143, "")]
+)
+def test_a_run_interrupted_while_its_processes_start_ends_in_order(tables, tmp_path, number, code, said):
+    program = (
+        "import os; from shmlease.ingestion import resources; begin = resources.begin\n"
+        "def interrupted(*given, **named):\n"
+        "    begin(*given, **named)\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "resources.begin = interrupted\n"
+        "from shmlease.cli import main; main()"
+    )
+    done = finish(start(*tables, "-o", tmp_path / "out.h5", *OPTIONS, program=("-c", program)))
+    assert (done.code, done.stdout, done.stderr) == (code, "", said)
+    assert not list(tmp_path.glob("out.h5*"))
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_ends_in_order_and_can_be_resumed(tables, quiet, tmp_path, number, code):
     out = tmp_path / "out.h5"

@@ -11,6 +11,7 @@ import importlib
 import os
 import signal
 import sys
+from typing import Any
 
 import click
 
@@ -36,6 +37,7 @@ COMMANDS = {
     "top": "Watch the registries live.",
 }
 
+_INTERRUPTED = 130  # 128 and the number of the signal
 _NOT_TAKEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
@@ -60,6 +62,14 @@ class _LazyGroup(click.Group):
             if not alike:
                 raise
             raise click.UsageError(f"{error.message} Did you mean {' or '.join(map(repr, alike))}?", error.ctx) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's; Ctrl-C is answered as shells have it, with what the error says beside."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            click.echo(f"shmlease: interrupted{error}", err=True)
+            sys.exit(_INTERRUPTED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
-from typing import Any
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import click
 
 from shmlease.cli.ingest_options import DELIMITERS, FORMATS, READING, reading_options, words_beside
+from shmlease.errors import LeaseError
 from shmlease.ingestion import worker_forkserver
 from shmlease.ingestion.little_input import is_little
 
 __all__ = ["command"]
 
+_TERMINATED = 143  # 128 and the number of the signal
 ON_ERROR = click.Choice(["fail", "skip", "quarantine"])
 EXTRA = click.Choice(["error", "ignore", "join"])
 SHORT = click.Choice(["error", "missing"])
@@ -149,17 +155,44 @@ def command(files: tuple[str, ...], output: str | None, dry_run: bool, **options
     beside = words_beside(click.get_current_context())
     reading = reading_options({name: options.pop(name) for name in READING})
     options["attributes"] = _attributes(options["attributes"])
+    ahead: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    gc.disable()  # what is imported lives as long as the process
     if output is not None and not dry_run:
-        # Whatever is imported from here on the workers' fork server imports beside it. Nothing here multiplies matrices.
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        if options["reader"] or options["scheduler"] or options["workers"] or not is_little(files):
-            worker_forkserver.begin()
-    gc.disable()
-    from shmlease.cli.ingest_run import run  # noqa: PLC0415 - after the fork server has begun
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here multiplies matrices
+        if options["reader"] or options["workers"] or not is_little(files):
+            ahead = _begun(options["workers"], options["capacity"], options["compression"])
+    with _ended_by_sigterm(), ahead:
+        from shmlease.cli.ingest_run import run  # noqa: PLC0415 - beside the start of the processes
 
-    gc.freeze()
-    gc.enable()
-    try:
+        gc.freeze()
+        gc.enable()
         run(files, output, dry_run=dry_run, reading=reading, beside=beside, **options)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """A block that SIGTERM ends in order, as Ctrl-C does."""
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
     finally:
-        worker_forkserver.drop()
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - a signal handler's signature
+    sys.exit(_TERMINATED)
+
+
+@contextlib.contextmanager
+def _begun(workers: int | None, capacity: str | None, compression: str) -> Iterator[None]:
+    """A block whose ingest with these finds its processes begun: they start beside the imports of this one."""
+    with contextlib.ExitStack() as leaving:
+        leaving.callback(worker_forkserver.drop)
+        worker_forkserver.begin()
+        from shmlease.ingestion import resources  # noqa: PLC0415 - the fork server imports much of it meanwhile
+
+        leaving.callback(resources.drop)
+        with contextlib.suppress(LeaseError, OSError, ValueError):  # what is wrong is said where the run begins
+            count = workers or len(os.sched_getaffinity(0))
+            resources.begin(count, capacity, compressed=compression.partition(",")[0] != "none")
+        yield

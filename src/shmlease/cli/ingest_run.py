@@ -7,11 +7,10 @@ import csv
 import functools
 import importlib
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -31,8 +30,6 @@ from shmlease.system.shm_shortage import explained
 from shmlease.text.schema import Schema
 
 __all__ = ["columns_of", "run"]
-
-_INTERRUPTED, _TERMINATED = 130, 143  # 128 and the number of the signal, as shells have it
 
 
 def run(
@@ -95,7 +92,7 @@ def run(
     if scheduler is not None:
         do = _on_cluster(scheduler)
         how = {name: value for name, value in how.items() if name != "workers" or value is not None}
-    with _ended_by_sigterm(), _display(shown=not quiet) as progress:
+    with _display(shown=not quiet) as progress:
         report = _checked(
             output,
             lambda: do(
@@ -196,8 +193,7 @@ def _checked(output: str, run: Callable[[], Any]) -> Any:
     try:
         return run()
     except KeyboardInterrupt:
-        click.echo(f"shmlease: interrupted{_to_resume(_kept(output).keys())}", err=True)
-        sys.exit(_INTERRUPTED)
+        raise KeyboardInterrupt(_to_resume(_kept(output).keys())) from None
     except LeaseError as error:
         message = str(error)
     except OSError as error:
@@ -228,20 +224,6 @@ def _state(entry: os.DirEntry[str]) -> tuple[str, int, int]:
 
 def _to_resume(kept: Iterable[str]) -> str:
     return "".join(f" (what was stored is in {each}, --resume goes on with it)" for each in kept)
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """A block that SIGTERM ends in order, as Ctrl-C does."""
-    previous = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _terminate(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - a signal handler's signature
-    sys.exit(_TERMINATED)
 
 
 def _display(*, shown: bool) -> contextlib.AbstractContextManager[Callable[[Progress], None] | None]:

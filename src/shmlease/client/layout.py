@@ -26,6 +26,7 @@ Kind = Literal["array", "object", "private object"]
 _MAX_DIMENSIONS: Final = 64
 _MAX_BYTES: Final = 2**56
 _MAX_LAYOUT_BYTES: Final = 32 * 1024
+_MAX_KNOWN: Final = 256
 
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True):
@@ -127,9 +128,20 @@ def decode_layout(encoded: bytes) -> Layout:
         raise ProtocolError(f"{len(encoded)} bytes describe no array layout: {error}") from None
 
 
+# Of dtypes that were seen lately, by identity: to write one out takes as long as all else that a lease does with it.
+_metadata_keys: dict[int, tuple[np.dtype[Any], str]] = {}
+
+
 def _metadata_key(dtype: np.dtype[Any]) -> str:
     """What numpy's equality of dtypes ignores and we keep: titles and alignment."""
-    return "" if dtype.names is None else f"{dtype.isalignedstruct}{dtype.fields!r}"
+    if dtype.names is None:
+        return ""
+    known = _metadata_keys.get(id(dtype))
+    if known is None or known[0] is not dtype:
+        if len(_metadata_keys) >= _MAX_KNOWN:
+            _metadata_keys.clear()
+        known = _metadata_keys[id(dtype)] = dtype, f"{dtype.isalignedstruct}{dtype.fields!r}"
+    return known[1]
 
 
 def _describe(dtype: np.dtype[Any]) -> Any:

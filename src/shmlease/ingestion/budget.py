@@ -20,7 +20,7 @@ CHUNK_BYTES = 1 << 20
 _CHUNKS_A_TASK = 4
 # Where the pieces of a file are parsed in turn, a task has so many blocks: handing over rows at both its ends and what it
 # encoded costs as much for one block as for all.
-_BLOCKS_A_STEP = 4
+_BLOCKS_A_STEP = 2
 # Smaller ones cost more to hand over than to parse; only rows far wider than their text, in little memory, need them.
 _SMALLEST_BLOCK_BYTES = 4 << 10
 

@@ -227,8 +227,10 @@ def _resources(
 ) -> RunResources | InlineResources:
     if workers == 0 and executor is None and registry is None:
         return InlineResources(capacity)
-    from shmlease.ingestion.resources import RunResources  # noqa: PLC0415 - most of it is for processes
+    from shmlease.ingestion.resources import RunResources, take  # noqa: PLC0415 - most of it is for processes
 
+    if executor is None and registry is None:
+        return take(workers, capacity, compressed=compressed)
     return RunResources(workers, capacity, executor, registry, compressed=compressed)
 
 

@@ -299,7 +299,8 @@ def main(settings: str) -> None:
 
     def ready() -> None:
         nonlocal report_fd
-        os.write(report_fd, b"ready")
+        with contextlib.suppress(BrokenPipeError):  # who has started it was killed: as if it had been a moment later
+            os.write(report_fd, b"ready")
         report_fd = -1
         null = syscalls.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):

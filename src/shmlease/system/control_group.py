@@ -1,4 +1,4 @@
-"""How much memory this process's control groups have left: whoever takes more is killed, not refused.
+"""How much memory is left, of this system and of this process's control groups: whoever takes more is killed, not refused.
 
 Pages of shared memory are charged to the group of the process that touches them first. Both versions of the hierarchy are
 read (cgroups(7), Documentation/admin-guide/cgroup-v2.rst): a group is bounded by its own limit and by those of all above
@@ -16,7 +16,7 @@ from shmlease.interrupts import is_from_handler
 from shmlease.system.safe_open import read_kernel_file
 from shmlease.units import format_bytes
 
-__all__ = ["MemoryRoom", "memory_room", "require_memory"]
+__all__ = ["MemoryRoom", "free_memory_bytes", "memory_room", "require_memory"]
 
 # The files of a group: its limit, what it uses. A limit of version 1 that nobody has set is a number near 2**63.
 _VERSION_1: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
@@ -37,6 +37,13 @@ def memory_room(proc: str = "/proc", root: str = "/sys/fs/cgroup") -> MemoryRoom
     """What this process may still take; None if no group bounds it, or that cannot be seen."""
     rooms = list(_rooms(proc, root))
     return min(rooms) if rooms else None
+
+
+def free_memory_bytes(proc: str = "/proc", root: str = "/sys/fs/cgroup") -> int:
+    """What this process may still take, as far as can be seen: of the system's memory, and of its groups'."""
+    room = memory_room(proc, root)
+    available_bytes = _of_system("MemAvailable", proc)
+    return available_bytes if room is None else min(available_bytes, room.free_bytes)
 
 
 def require_memory(size_bytes: int, what: str) -> None:
@@ -68,7 +75,7 @@ def _rooms(proc: str, root: str) -> Iterator[MemoryRoom]:
         path = f"{top}{group}".rstrip("/")
         limit, usage = _number(f"{path}/{limit_name}"), _number(f"{path}/{usage_name}")
         if limit is not None and usage is not None and limit < _UNLIMITED:
-            free_bytes = limit - usage + _reclaimable(f"{path}/memory.stat", prefix) + _free_swap(proc)
+            free_bytes = limit - usage + _reclaimable(f"{path}/memory.stat", prefix) + _of_system("SwapFree", proc)
             yield MemoryRoom(max(free_bytes, 0), limit, group or "/", f"{path}/{limit_name}")
         if not group.strip("/"):
             return
@@ -97,9 +104,10 @@ def _reclaimable(path: str, prefix: str) -> int:
     return sum(int(counters.get(f"{prefix}{name}", 0)) for name in ("active_file", "inactive_file"))
 
 
-def _free_swap(proc: str) -> int:
+def _of_system(what: str, proc: str) -> int:
+    """Bytes that the system has of this (proc_meminfo(5)); 0 if it does not say."""
     for line in _lines(f"{proc}/meminfo"):
-        if line.startswith("SwapFree:"):
+        if line.startswith(f"{what}:"):
             return int(line.split()[1]) * 1024
     return 0
 

@@ -24,9 +24,9 @@ from shmlease.units import format_bytes
 
 __all__ = ["BLOCK_BYTES", "Block", "Piece", "count_lines", "cut_table", "read_piece", "require_same_text"]
 
-# A block of 2 MiB is parsed in 2 to 8 ms, which hides the cost of handing it over; twice as much text would save 5 % of the
-# processor time of an ingest, and take 20 MB more of all its processes together.
-BLOCK_BYTES = 2 << 20
+# A block of 4 MiB is parsed in 5 to 15 ms, which hides the cost of handing it over. With half as much text all processes of
+# an ingest would take 10 to 20 MB less together, and a sixth more time.
+BLOCK_BYTES = 4 << 20
 _LONGEST_LINE = 64 << 20
 _STEP_BYTES = 1 << 20
 _OVERREAD = 64 << 10  # read past a piece at once, to find the end of its last line

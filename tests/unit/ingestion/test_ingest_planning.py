@@ -6,7 +6,6 @@ import os
 import re
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import pytest
@@ -118,7 +117,7 @@ def test_the_default_capacity_leaves_half_of_what_is_free() -> None:
 
 
 def test_the_default_capacity_is_no_more_than_half_of_the_memory_that_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=64 << 20))
+    monkeypatch.setattr("shmlease.ingestion.resources.free_memory_bytes", lambda: 64 << 20)
     assert RunResources(64, None, None, None).capacity_bytes <= 32 << 20
 
 

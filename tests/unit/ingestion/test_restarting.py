@@ -16,7 +16,7 @@ from shmlease.ingestion import resuming
 from shmlease.ingestion.ingest import ingest
 
 OPTIONS = {"dtype": "chr:S8,pos:i4,pct:f4", "workers": 0, "compression": "none"}
-ROWS = 300_000
+ROWS = 600_000  # more than a block of text
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from shmlease.errors import CapacityError
 from shmlease.system import control_group
-from shmlease.system.control_group import MemoryRoom, memory_room, require_memory
+from shmlease.system.control_group import MemoryRoom, free_memory_bytes, memory_room, require_memory
 
 MIB = 1 << 20
 
@@ -16,10 +16,12 @@ MIB = 1 << 20
 class Machine:
     """A /proc and a /sys/fs/cgroup."""
 
-    def __init__(self, path: Path, membership: str, *, free_swap_kib: int = 0) -> None:
+    def __init__(self, path: Path, membership: str, *, free_swap_kib: int = 0, available_kib: int = 0) -> None:
         self.proc, self.root = path / "proc", path / "cgroup"
         self.write(self.proc / "self/cgroup", membership)
-        self.write(self.proc / "meminfo", f"MemFree: 5 kB\nSwapFree: {free_swap_kib} kB\n")
+        self.write(
+            self.proc / "meminfo", f"MemFree: 5 kB\nMemAvailable: {available_kib} kB\nSwapFree: {free_swap_kib} kB\n"
+        )
 
     @staticmethod
     def write(path: Path, text: str) -> None:
@@ -68,6 +70,15 @@ def test_container_sees_its_own_group_where_the_hierarchy_is_mounted(tmp_path: P
     room = machine.room()
     assert room is not None
     assert (room.free_bytes, room.group) == (4 * MIB, "/")
+
+
+@pytest.mark.parametrize(("available_kib", "limit", "free"), [(20 << 10, "max", 20), (20 << 10, 15, 5), (3 << 10, 15, 3)])
+def test_free_memory_is_what_both_the_system_and_the_group_have(
+    tmp_path: Path, available_kib: int, limit: int | str, free: int
+) -> None:
+    machine = Machine(tmp_path, "0::/job\n", available_kib=available_kib)
+    machine.group_2("/job", str(limit * MIB) if isinstance(limit, int) else limit, 10 * MIB)
+    assert free_memory_bytes(str(machine.proc), str(machine.root)) == free * MIB
 
 
 def test_swap_is_room_as_well(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,8 @@ from shmlease.core.settings import NewRegistry, Settings
 from shmlease.errors import RegistryUnavailableError
 from shmlease.system import launch as module
 from shmlease.system.directory import SHM_ROOT, RegistryDirectory
+from shmlease.system.identity import identify
+from shmlease.system.interpreter import find_interpreter
 from shmlease.system.launch import launch
 from shmlease.system.ledger import read_ledger
 
@@ -144,13 +147,25 @@ def test_failed_start_leaves_no_descriptor_open(directory: RegistryDirectory, mo
 
 def test_registry_of_an_owner_that_has_died_already_ends(directory: RegistryDirectory) -> None:
     owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    from shmlease.system.identity import identify
-
     settings = Settings(directory.id, SHM_ROOT, NewRegistry(1 << 20, 0, 1.0, identify(owner.pid)))
     owner.communicate(b"\n")
     lock_fd = directory.lock()
     assert lock_fd is not None
     launch(settings, lock_fd)
+    directory.unlock(lock_fd)
+    until(lambda: not directory.exists())
+
+
+def test_registry_whose_starter_dies_while_it_starts_leaves_nothing(directory: RegistryDirectory) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    settings = Settings(directory.id, SHM_ROOT, NewRegistry(1 << 20, 0, 1.0, identify(owner.pid)))
+    owner.communicate(b"\n")
+    lock_fd = directory.lock()
+    assert lock_fd is not None
+    nobody, report = socket.socketpair()
+    nobody.close()
+    module._spawn(find_interpreter(), settings, lock_fd, report.fileno())
+    report.close()
     directory.unlock(lock_fd)
     until(lambda: not directory.exists())
 
