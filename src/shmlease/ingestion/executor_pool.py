@@ -88,6 +88,9 @@ class ExecutorWorkerPool:
         except queue.Empty:
             return done
 
+    def finish(self) -> None:
+        """The executor's workers go on."""
+
     def close(self, *, orderly: bool = True) -> None:  # noqa: ARG002 - what runs is waited for in any case
         """Wait for what runs, so that nothing is leased afterwards; drop what does not."""
         for future in list(self._pending):

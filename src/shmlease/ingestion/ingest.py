@@ -312,6 +312,7 @@ def _store(
             )
         coordinator = Coordinator(jobs, resources.pool, tables, budget, resources.workers, {"job": digest}, watch)
         coordinator.run()
+        resources.pool.finish()
         watch(coordinator)
         contents = sink.contents()
         sink.close()

@@ -49,6 +49,9 @@ class InlineWorkerPool:
         except queue.Empty:
             return done
 
+    def finish(self) -> None:
+        """Nothing runs."""
+
     def close(self, *, orderly: bool = True) -> None:  # noqa: ARG002 - nothing runs
         """Drop what waits."""
         self._waiting.clear()

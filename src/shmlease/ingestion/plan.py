@@ -147,7 +147,7 @@ class IngestPlan:
         for name, size in sizes.items():
             if name not in read_once and size * max(workers, 2) <= left:
                 chosen.add(name)
-                left -= size
+            left -= size
         return frozenset(chosen)
 
     def with_string_lengths(self, lengths: Mapping[str, int], *, all_strings: bool = True) -> IngestPlan:

@@ -103,6 +103,10 @@ class WorkerPool(Protocol):
         """What was done since: the work, and its result or exception."""
         ...
 
+    def finish(self) -> None:
+        """Let the workers end beside what the caller goes on to do: all is done."""
+        ...
+
     def close(self, *, orderly: bool = True) -> None:
         """End the workers; if not `orderly`, without waiting for what they do."""
         ...

@@ -127,6 +127,12 @@ class ProcessWorkerPool:
         self._dispatch()
         return done
 
+    def finish(self) -> None:
+        """Send the workers the end of their input."""
+        for process in self._processes:
+            with contextlib.suppress(OSError):
+                process.channel.socket.shutdown(socket.SHUT_WR)
+
     def close(self, *, orderly: bool = True) -> None:
         """End the workers; if not `orderly`, without waiting for what they do."""
         if orderly:
@@ -143,11 +149,9 @@ class ProcessWorkerPool:
             self._wake = -1
 
     def _wait_for_workers(self) -> None:
-        """Send the workers the end of their input, and wait until they have closed what they had open, but not for ever."""
+        """Wait until the workers have closed what they had open, but not for ever."""
         deadline = time.monotonic() + _LEAVE_WITHIN_S
-        for process in self._processes:
-            with contextlib.suppress(OSError):
-                process.channel.socket.shutdown(socket.SHUT_WR)
+        self.finish()
         for process in self._processes:
             process.channel.socket.settimeout(max(deadline - time.monotonic(), 0.001))
             with contextlib.suppress(OSError):

@@ -140,6 +140,7 @@ def test_a_file_that_all_others_would_have_to_be_waited_for_is_not_parsed_in_tur
 
     assert chosen(100, 100, 100, 100) == "abc"
     assert chosen(100, 100, 100, 100, workers=4) == "a"
-    assert chosen(10, 1000, 10) == "ac"
+    assert chosen(100, 100, 100, 99) == "ab"
+    assert chosen(10, 1000, 10) == "a"
     assert chosen(1000) == ""
     assert chosen(1000, workers=1) == ""

@@ -98,6 +98,15 @@ def test_a_fork_server_killed_before_it_was_needed_is_replaced(own_pool: Process
     assert len(own_pool._forkservers) == 2
 
 
+def test_workers_end_by_themselves_once_all_is_done(own_pool: ProcessWorkerPool, registry, table) -> None:
+    own_pool.start(2, registry.id)
+    assert outcome(own_pool, Work(table(50))) == Measured({"chr": 5})
+    pids = [process.child.pid for process in own_pool._processes]
+    own_pool.finish()
+    until(lambda: not any(map(is_running, pids)))
+    assert own_pool.replaced == 0
+
+
 def test_what_a_thread_delivers_wakes_the_wait(own_pool: ProcessWorkerPool) -> None:
     own_pool.deliver("work", "outcome")
     assert own_pool.wait(60) == [("work", "outcome")]
