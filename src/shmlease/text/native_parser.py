@@ -37,6 +37,7 @@ _ASCII, _ANY_BYTE, _UTF_8 = range(3)  # enum encoding
 _ENCODINGS: Final = {"utf-8": _UTF_8, "iso8859-1": _ANY_BYTE}
 _NO_QUOTE: Final = -1
 _UNDECIDED: Final = -1
+_CELLS: Final = 4096  # that are read at once: their places, their text and their rows stay in a cache
 _NEWLINE: Final = ord("\n")
 
 
@@ -50,10 +51,10 @@ def library() -> ctypes.CDLL | None:
     loaded.shmlease_read_lines.restype = size
     loaded.shmlease_read_lines.argtypes = [
         *(pointer, size, byte, size, size, size, pointer, pointer, size),
-        *(pointer, size, size, pointer, size, pointer),
+        *(pointer, size, size, pointer, size, pointer, size, pointer),
     ]
     loaded.shmlease_last_record_end.restype = size
-    loaded.shmlease_last_record_end.argtypes = [pointer, size, byte, size, size, size, pointer]
+    loaded.shmlease_last_record_end.argtypes = [pointer, size, byte, size, size, size, pointer, pointer, size]
     loaded.shmlease_count.restype = size
     loaded.shmlease_count.argtypes = [pointer, size, byte]
     return loaded
@@ -76,6 +77,7 @@ def is_native(schema: Schema) -> bool:
         )
         and not any(schema.missing_of(each) for each in schema.fields if each.dtype.base.kind == "S")
         and (schema.decimal, schema.thousands) == (".", "")
+        and not schema.quote.isdigit()
         and all(
             each.is_plain
             and each.dtype.base.kind in _KINDS
@@ -103,8 +105,10 @@ def last_row_end_native(content: Bytes, schema: Schema) -> int:
     if compiled is None or not suits:
         return last_row_end(content, schema)
     size = last_line_end(content, _NEWLINE)
+    ends = _room_for_ends(schema)
     end: int = compiled.shmlease_last_record_end(
-        *(content.ctypes.data, size, *_marks(schema), schema.row_width, _begin_comments(schema).ctypes.data)
+        *(content.ctypes.data, size, *_marks(schema), schema.row_width, _begin_comments(schema).ctypes.data),
+        *(ends.ctypes.data, len(ends)),
     )
     return last_row_end(content, schema) if end == _UNDECIDED else end
 
@@ -137,11 +141,13 @@ def parse_block_native(
     assert compiled is not None
     cells = _plan(schema)
     odd = np.empty((len(rows) // _SELDOM + 1, 4), np.int64)
+    ends = _room_for_ends(schema)
     lines = ctypes.c_int64()
     count = compiled.shmlease_read_lines(
         *(content.ctypes.data, len(content), *_marks(schema), schema.row_width, cells.ctypes.data),
         *(_begin_comments(schema).ctypes.data, _ENCODINGS.get(codecs.lookup(schema.encoding).name, _ASCII)),
-        *(rows.ctypes.data, rows.itemsize, len(rows), odd.ctypes.data, len(odd), ctypes.byref(lines)),
+        *(rows.ctypes.data, rows.itemsize, len(rows), odd.ctypes.data, len(odd)),
+        *(ends.ctypes.data, len(ends), ctypes.byref(lines)),
     )
     for name in _masks(schema):  # a value that is missing is on an odd line
         rows[name] = False
@@ -155,6 +161,11 @@ def parse_block_native(
 @lru_cache(maxsize=64)
 def _masks(schema: Schema) -> tuple[str, ...]:
     return tuple(each.mask_name for each in schema.fields if each.is_nullable)
+
+
+def _room_for_ends(schema: Schema) -> npt.NDArray[np.uint32]:
+    """Memory for the places where cells end, of some hundred lines, or of eight where lines are long."""
+    return np.empty(max(_CELLS, 8 * (schema.row_width + 1)) + 128, np.uint32)
 
 
 def _marks(schema: Schema) -> tuple[int, int, int]:

@@ -49,13 +49,15 @@ static void one(int kind)
     int64_t room = rand() % 10 ? lines : rand() % (lines + 1), odd_room = lines / 4 + 1;
     uint8_t *rows = malloc(room * row_bytes + 1) + 1; /* at an odd address */
     struct line *odd = malloc(sizeof(struct line) * odd_room);
+    int64_t end_room = 8 * (width + 1) + 128;
+    uint32_t *ends = malloc(sizeof(uint32_t) * end_room);
     uint8_t delimiter = rand() % 4 ? '\t' : "\t,e.- 5"[rand() % 7];
     int64_t quote = rand() % 4 == 0 ? NO_QUOTE : rand() % 4 ? '"' : "5. \0,"[rand() % 5], longest = rand() % 2 ? 10 : 1 << 20;
     int64_t count = shmlease_read_lines(text, size, delimiter, quote, longest, width, cells, flags, rand() % 3, rows,
-                                         row_bytes, room, odd, odd_room, &found);
+                                         row_bytes, room, odd, odd_room, ends, end_room, &found);
     if (shmlease_count(text, size, '\n') != lines || (count >= 0 && (quote == NO_QUOTE ? found != lines : found > lines)))
         abort();
-    int64_t end = shmlease_last_record_end(text, size, delimiter, quote, longest, width, flags);
+    int64_t end = shmlease_last_record_end(text, size, delimiter, quote, longest, width, flags, ends, end_room);
     if (end > size || (count >= 0 && end != size) || (end > 0 && text[end - 1] != '\n'))
         abort();
     for (int64_t i = 0, at = 0; i < count; at = odd[i++].end)
@@ -63,6 +65,7 @@ static void one(int kind)
             abort();
     free(rows - 1);
     free(odd);
+    free(ends);
     free(text);
     free(flags);
     free(cells);

@@ -76,6 +76,7 @@ def test_both_readers_agree_on_any_lines(dtype, odd, good, line_end, ends, exact
         Schema().with_dtype("a:S3,b:>i4"),
         Schema(missing=("-9",)).with_dtype("a:S3,b:i4=0"),
         Schema(quote='"').with_dtype("a:S3,b:i4"),
+        Schema(quote="2").with_dtype("a:S3,b:i4"),
         Schema(short="missing").with_dtype("a:S3=no,b:i4"),
     ],
 )
@@ -209,9 +210,15 @@ def test_cells_of_any_length_at_any_place(size):
 
 @pytest.mark.parametrize("delimiter", [" ", "e", ".", "-", "5", "|"])
 def test_a_delimiter_may_be_part_of_numbers(delimiter):
-    cells = ["ab", "12", "3.5", "-1", "1e3"]
+    cells = ["ab", "12", "3.5", "-1", "1e3", ""]
     schema = Schema(delimiter=delimiter, width=3).with_dtype("a:S4,b:i4,c:f8")
     _compare(b"".join(f"{a}{delimiter}{b}{delimiter}{c}\n".encode() for a in cells for b in cells for c in cells), schema)
+
+
+@pytest.mark.parametrize("dtype", ["i4", "f8"])
+def test_a_cell_without_digits_is_no_number_where_the_delimiter_is_one(dtype):
+    schema = Schema(delimiter="5", width=3).with_dtype(f"a:S4,b:{dtype},c:{dtype}")
+    _compare(b"x5152\n" * 100 + b"x552\n" + b"x51234567852\n" * 10 + b"x552\n" + b"x515\n" + b"x5152\n" * 100, schema)
 
 
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
@@ -219,6 +226,92 @@ def test_integers_at_the_ends_of_their_range(dtype):
     ends = np.iinfo(dtype)
     values = [end + step for end in (int(ends.min), int(ends.max)) for step in (-1, 0, 1)]
     _compare("".join(f"{value}\n" for value in [*range(100), *values]).encode(), Schema().with_dtype(f"a:{dtype}"))
+
+
+_DIGITS = ["1234567890123456789012"[:count] for count in range(1, 22)]
+_NUMBER_CELLS = [
+    *_DIGITS,
+    *(f"{digit}{'0' * zeros}" for digit in "19" for zeros in range(21)),
+    *("9" * count for count in range(1, 21)),
+    *(f"{'0' * zeros}{digits}" for zeros in (1, 7, 8, 15, 16) for digits in ("", "5", "12345678")),
+    *(f"{digits[:place]}.{digits[place:]}" for digits in _DIGITS[:19] for place in range(len(digits) + 1)),
+    *(f"{digits}{end}" for digits in _DIGITS[:18] for end in ("e3", "E-7", "e+22", "e-22", "e23", "e", ".e1", " ", "\r")),
+    *("9007199254740991", "9007199254740992", "9007199254740993", "900719925474099.3", "0.9007199254740993"),
+    *("0.0", "00.5", ".", "..", "1..2", "1.2.3", "12345678.1.2", "1.23456789.", "1.5e-05", "1e-300", "", " ", "e5", "nan"),
+    *("--1", "+-1", "1-", "1-2", "12345678-", "123456-789", "1+2", "1,2", "1/2", "1:2", "1.2/3", "\0", "1\0", "1\0002"),
+]
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u4", "i8", "u8", "f4", "f8"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_numbers_of_any_form_among_others(dtype, exact):
+    """Each where a number of fewer steps is expected, behind others that were not, and at both ends of the text."""
+    schema = Schema(exact=exact).with_dtype(f"a:{dtype}")
+    cells = [f"{sign}{cell}" for sign in ("", "-", "+", " ", "- ") for cell in _NUMBER_CELLS]
+    signed = 3 if dtype.startswith("u") else -3
+    _compare("".join(f"7\n42\n{signed}\n5\n{cell}\n" for cell in cells).encode(), schema)
+    _compare("".join(f"7\r\n42\r\n100\r\n5\r\n{cell}\r\n" for cell in cells).encode(), schema)
+    for cell in cells[:: 1 if dtype in ("i4", "f8") else 5]:
+        _compare(f"{cell}\n7\n42\n100\n5\n".encode(), schema)
+        _compare(f"7654321\n7654321\n42\n100\n5\n{cell}\n".encode(), schema)
+
+
+@pytest.mark.parametrize("dtype", ["i8", "f8"])
+@pytest.mark.parametrize("number", ["12345678", "123.5678", "123456789012", "1234567.9012", "123456789.12"])
+def test_no_other_byte_passes_for_a_digit_or_a_point(dtype, number):
+    schema = Schema(delimiter="\t", encoding="latin-1").with_dtype(f"a:{dtype}")
+    cells = [
+        number[:place].encode() + bytes([byte]) + number[place + 1 :].encode()
+        for place in range(len(number))
+        for byte in range(256)
+        if byte not in b"\t\n"
+    ]
+    _compare(b"".join(b"1\n2\n3\n4\n%b\n" % cell for cell in cells), schema)
+    _compare(b"".join(b"1\n2\n3\n4\n-%b\n" % cell for cell in cells[::3]), schema)
+
+
+@pytest.mark.parametrize("size", [*range(1, 18), 23, 24, 25, 31, 40])
+def test_strings_of_any_size_and_length(size):
+    schema = Schema(delimiter=",", quote='"').with_dtype(f"a:i4,b:S{size},c:S{size}")
+    cells = ["abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"[:length] for length in (*range(size + 2), 50)]
+    cells += [f'"{cell}"' for cell in cells] + [f'"{cell}""{cell}"' for cell in cells]
+    text = "".join(
+        f"1,,x\n2,x,\n3,,\n4,x,x\n5,{cell},{other}\n" for cell, other in zip(cells, reversed(cells), strict=True)
+    )
+    _compare(text.encode(), schema)
+    _compare(text.replace("\n", "\r\n").encode(), schema)
+
+
+def test_lines_with_and_without_cr_take_no_python(monkeypatch):
+    text = b"".join(b"%d\ta%b\n" % (n, b"\r" * (n % 3 == 0 or 50 < n < 90)) for n in range(1000))
+    schema = Schema().with_dtype("a:i4,b:S2")
+    expected = parse_block(text, schema).rows
+    monkeypatch.setattr(native_parser, "parse_block", None)
+    assert parse_block_native(text, schema).rows.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("width", [1, 2, 500, 5000])
+def test_more_lines_and_cells_than_are_read_at_once(width):
+    """With lines in between that are empty, or a comment, or have cells of several rows."""
+    line = ",".join(str(n % 1000) for n in range(width))
+    odd = ["", "#" + "," * 20_000, ",".join("1" * 30_000), "\r", f"{line},1"]
+    schema = Schema(delimiter=",", comments=("#",), width=width).with_dtype(
+        ",".join(f"c{n}:i4" for n in range(0, width, max(width // 5, 1))), [*range(0, width, max(width // 5, 1))]
+    )
+    lines = [line] * (3000 if width < 100 else 40)
+    for place in (0, 1, len(lines) // 2):
+        lines[place:place] = odd
+    _compare("".join(f"{each}\n" for each in lines).encode(), schema)
+    _compare("".join(f"{each}\n" for each in [*lines[10:], *odd[2:]]).encode(), schema)
+    blank = "\n" * 2000 + f"{line}\n" * 10_000 if width < 100 else ""
+    _compare((blank + f"{line}\n").encode(), schema)
+
+
+def test_a_line_of_too_many_cells_is_never_a_row():
+    """However many of them are left when the list of ends is full."""
+    schema = Schema(delimiter=",", width=2).with_dtype("b:i4", [1])
+    for count in range(4100, 4300):
+        _compare(f"{'1,' * count}1\n1,2\n".encode() + b"3,4\n" * 8, schema)
 
 
 def test_most_bad_ends_the_reading_early():
