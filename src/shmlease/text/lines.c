@@ -108,7 +108,9 @@ static inline uint64_t side_by_side(uint64_t marks)
 static inline uint64_t first(uint64_t bytes, int64_t count)
 {
     static const uint8_t MASKS[16] = {255, 255, 255, 255, 255, 255, 255, 255};
-    return bytes & load8(MASKS + 8 - (count < 0 ? 0 : count > 8 ? 8 : count));
+    count &= ~(count >> 63); /* at least 0, and without a branch, since lengths are hard to guess */
+    int64_t more = 8 - count;
+    return bytes & load8(MASKS + (more & ~(more >> 63)));
 }
 
 /* The digits before `end`, `count` of them, 1 to 8, less '0' each; the places before the first become zeros. */

@@ -155,6 +155,13 @@ def test_quotes_at_any_place(size):
             _compare("".join(lines[:count]).encode(), schema)
 
 
+def test_a_quote_within_a_cell_opens_nothing_at_any_place():
+    schema = Schema(delimiter=",", quote='"', width=2).with_dtype("a:S150,b:i4")
+    for size in range(140):
+        stray = "x" * size + '5" a,6",7'  # three cells
+        _compare(f"{stray}\na,1\nb,2\nc,3\nd,4\n".encode(), schema)
+
+
 _LEADS = [0x41, 0x80, 0xBF, 0xC0, 0xC1, 0xC2, 0xDF, 0xE0, 0xE1, 0xEC, 0xED, 0xEE, 0xEF, 0xF0, 0xF1, 0xF3, 0xF4, 0xF5, 0xFF]
 _NEXT = [0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0]
 
