@@ -181,6 +181,8 @@ def parquet(kind: str, out: str, *paths: str) -> None:
 
 
 def sink(size_bytes: str, out: str) -> None:
+    import h5py  # noqa: F401 - as the reference, which has it imported before it looks at the clock
+
     from shmlease.hdf5 import HDF5Sink
     from sink import methylation_rows
 
