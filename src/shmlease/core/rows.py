@@ -62,7 +62,7 @@ class Rows:
         self.warm = WarmIndex()
         self._changes: dict[tuple[str, int], Change] = {}
         self._applied_anew: dict[int, None] = {}  # clients; apart from the changes, for each notice is one
-        self._place: dict[type, Callable[[Any], None]] = {
+        place: dict[type, Callable[[Any], None]] = {
             LeaseRow: self._place_lease,
             SegmentRow: self._place_segment,
             TicketRow: self._place_ticket,
@@ -72,6 +72,7 @@ class Rows:
             RegistryRow: self._place_registry,
             MarkRow: self._place_mark,
         }
+        self._kinds = {kind: (place[kind], *KEYS[kind]) for kind in place}  # how a row is placed, its tag, what its key is
         self.put(registry)
 
     @classmethod
@@ -119,8 +120,8 @@ class Rows:
 
     def put(self, row: Row) -> None:
         """Add `row`, or put it in place of the one with its key."""
-        self._place[type(row)](row)
-        tag, key = KEYS[type(row)]
+        place, tag, key = self._kinds[type(row)]
+        place(row)
         self._changes[tag, key(row)] = row
 
     def _place_lease(self, row: LeaseRow) -> None:

@@ -326,7 +326,8 @@ class Table:
             self._grants.serve(now_ns)
         if self._abandonments.news:
             self._readers.serve(now_ns)
-        self.ending.stop_if_unneeded(now_ns)
+        if self.clients.owner_has_ended or self.rows.registry.ends_when_idle:
+            self.ending.stop_if_unneeded(now_ns)
 
     def _forget_requests(self, client: int) -> None:
         self._grants.forget(client)

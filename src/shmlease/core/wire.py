@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final
 
 import msgspec
 
@@ -18,16 +18,16 @@ from shmlease.errors import ProtocolError
 
 __all__ = ["decode_client_packet", "decode_notice", "decode_registry_packet", "encode", "encode_notice"]
 
-T = TypeVar("T")
-
 _encoder: Final = msgspec.msgpack.Encoder()
 # One notice, as the notice log keeps it.
 encode_notice: Final[Callable[[Notice], bytes]] = _encoder.encode
-_client: Final = msgspec.msgpack.Decoder(
+_client: Final[msgspec.msgpack.Decoder[list[ClientMessage]]] = msgspec.msgpack.Decoder(
     Annotated[list[ClientMessage], msgspec.Meta(min_length=1, max_length=MAX_MESSAGES)]
 )
 _registry: Final = msgspec.msgpack.Decoder(list[RegistryMessage])
 _notice: Final[msgspec.msgpack.Decoder[Notice]] = msgspec.msgpack.Decoder(Notice)
+# What a decoder raises.
+_MALFORMED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def encode(messages: Sequence[ClientMessage | RegistryMessage]) -> bytes:
@@ -45,7 +45,10 @@ def decode_client_packet(packet: bytes) -> list[ClientMessage]:
     """
     if len(packet) > MAX_PACKET_BYTES:
         raise ProtocolError(f"a packet of {len(packet)} bytes; at most {MAX_PACKET_BYTES} are allowed")
-    return _decode(_client, packet, "client packet")
+    try:
+        return _client.decode(packet)
+    except _MALFORMED as error:
+        raise _malformed("client packet", packet, error) from None
 
 
 def decode_registry_packet(packet: bytes) -> list[RegistryMessage]:
@@ -56,7 +59,10 @@ def decode_registry_packet(packet: bytes) -> list[RegistryMessage]:
     ProtocolError
         It is not one.
     """
-    return _decode(_registry, packet, "registry packet")
+    try:
+        return _registry.decode(packet)
+    except _MALFORMED as error:
+        raise _malformed("registry packet", packet, error) from None
 
 
 def decode_notice(entry: bytes) -> Notice:
@@ -67,11 +73,11 @@ def decode_notice(entry: bytes) -> Notice:
     ProtocolError
         It is not one.
     """
-    return _decode(_notice, entry, "notice log entry")
-
-
-def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes, what: str) -> T:
     try:
-        return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"{what} of {len(data)} bytes is malformed: {error}", size_bytes=len(data)) from None
+        return _notice.decode(entry)
+    except _MALFORMED as error:
+        raise _malformed("notice log entry", entry, error) from None
+
+
+def _malformed(what: str, data: bytes, error: Exception) -> ProtocolError:
+    return ProtocolError(f"{what} of {len(data)} bytes is malformed: {error}", size_bytes=len(data))

@@ -514,8 +514,10 @@ class RegistryDirectory:
 
     def drop_token(self, ticket: int, client: int) -> None:
         """Remove the token that `client` redeemed."""
-        with contextlib.suppress(FileNotFoundError):
+        try:
             syscalls.unlink(f"t{ticket}.{client}", dir_fd=self._directory.kept_open())
+        except FileNotFoundError:
+            pass
 
     # --- notice logs ------------------------------------------------------------------------------------------------
 

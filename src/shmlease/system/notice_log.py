@@ -31,6 +31,7 @@ NOTICE_LOG_BYTES: Final = 63 * 1024
 _START: Final = DESCRIPTION_BYTES + RECORD_BYTES  # what is said of a spare comes before
 FILE_BYTES: Final = _START + NOTICE_LOG_BYTES
 _HEADER: Final = struct.Struct("<IIQ")
+_HEADER_BYTES: Final = _HEADER.size
 # A client begins another run after the registry has answered it: not twice while it is being read, unless it means harm.
 _MOST_RUNS: Final = 4
 # Read at a time: what is written between two looks is seldom longer, and reading the whole log takes several times as long.
@@ -107,8 +108,8 @@ class NoticeLogReader:
         while runs < _MOST_RUNS:
             content = syscalls.pread(self._fd, min(size, FILE_BYTES - self._position), self._position)
             # the header after the content: if the client began another run meanwhile, what was read may be the middle of it
-            behind = syscalls.pread(self._fd, RECORD_BYTES + _HEADER.size, DESCRIPTION_BYTES)
-            is_whole = len(behind) == RECORD_BYTES + _HEADER.size
+            behind = syscalls.pread(self._fd, RECORD_BYTES + _HEADER_BYTES, DESCRIPTION_BYTES)
+            is_whole = len(behind) == RECORD_BYTES + _HEADER_BYTES
             first = _HEADER.unpack_from(behind, RECORD_BYTES)[2] if is_whole else 0
             self._record = behind[:RECORD_BYTES] if is_whole else self._told
             if first != self._first:
@@ -137,16 +138,16 @@ class NoticeLogReader:
 
     def _parse(self, content: bytes, applied: int, notices: list[Notice]) -> bool:
         """Add the notices in `content` to `notices`; whether they end within it, and not with it."""
-        start = self._position
+        start, last = self._position, self._last
         at, end = 0, len(content)
-        while at + _HEADER.size <= end:
+        while at + _HEADER_BYTES <= end:
             length, crc, seq = _HEADER.unpack_from(content, at)
-            if length == 0 or seq <= self._last:
+            if length == 0 or seq <= last:
                 return True
-            after = at + _HEADER.size + length
+            after = at + _HEADER_BYTES + length
             if after > end:
                 return False
-            payload = content[at + _HEADER.size : after]
+            payload = content[at + _HEADER_BYTES : after]
             if zlib.crc32(payload) != crc:
                 return True
             try:
@@ -156,7 +157,8 @@ class NoticeLogReader:
             if notice.seq != seq:
                 return True
             at = after
-            self._position, self._last = start + at, seq
+            last = self._last = seq
+            self._position = start + at
             if seq > applied:
                 notices.append(notice)
         return False

@@ -27,8 +27,10 @@ _HEADER: Final = struct.Struct("<16sIII4x")  # magic, units in hand, suspects, w
 _UNIT: Final = struct.Struct(f"<{KIND_BYTES}sIIQQ")  # kind, deaths, unused, key, number
 _IN_HAND: Final = 128
 _SUSPECTS: Final = 256
-_SUSPECTS_AT: Final = _HEADER.size + _IN_HAND * _UNIT.size
-_BYTES: Final = -(-(_SUSPECTS_AT + _SUSPECTS * _UNIT.size) // mmap.PAGESIZE) * mmap.PAGESIZE
+_IN_HAND_AT: Final = _HEADER.size
+_UNIT_BYTES: Final = _UNIT.size
+_SUSPECTS_AT: Final = _IN_HAND_AT + _IN_HAND * _UNIT_BYTES
+_BYTES: Final = -(-(_SUSPECTS_AT + _SUSPECTS * _UNIT_BYTES) // mmap.PAGESIZE) * mmap.PAGESIZE
 _COUNT: Final = struct.Struct("<I")
 _COUNT_AT: Final = len(MAGIC)
 _FAILED_AT: Final = len(MAGIC) + 2 * _COUNT.size
@@ -82,13 +84,12 @@ class WorkLog:
 
     def begin(self, unit: Unit) -> None:
         """`unit` is about to be worked on."""
-        if self._map is not None and self._length < _IN_HAND:
-            _UNIT.pack_into(
-                self._map, _HEADER.size + self._length * _UNIT.size, unit.kind.encode(), 0, 0, unit.key, unit.number
-            )
-            self._length += 1
-            self.is_full = self._length == _IN_HAND
-            _COUNT.pack_into(self._map, _COUNT_AT, self._length)
+        mapped, length = self._map, self._length
+        if mapped is not None and length < _IN_HAND:
+            _UNIT.pack_into(mapped, _IN_HAND_AT + length * _UNIT_BYTES, unit.kind.encode(), 0, 0, unit.key, unit.number)
+            self._length = length = length + 1
+            self.is_full = length == _IN_HAND
+            _COUNT.pack_into(mapped, _COUNT_AT, length)
 
     def failed(self) -> None:
         """This registry ends through a fault of its own."""
@@ -108,8 +109,8 @@ def parse_work(content: bytes) -> Left:
     if len(content) < _BYTES or not content.startswith(MAGIC):
         return Left()
     _, in_hand, suspects, has_failed = _HEADER.unpack_from(content)
-    read = [_unit_at(content, _HEADER.size + n * _UNIT.size) for n in range(min(in_hand, _IN_HAND))]
-    known = [_unit_at(content, _SUSPECTS_AT + n * _UNIT.size) for n in range(min(suspects, _SUSPECTS))]
+    read = [_unit_at(content, _IN_HAND_AT + n * _UNIT_BYTES) for n in range(min(in_hand, _IN_HAND))]
+    known = [_unit_at(content, _SUSPECTS_AT + n * _UNIT_BYTES) for n in range(min(suspects, _SUSPECTS))]
     return Left(tuple(unit for unit, _ in read), bool(has_failed), dict(known))
 
 
@@ -124,7 +125,7 @@ def _made(directory: int, suspects: Mapping[Unit, int]) -> mmap.mmap:
     content = bytearray(_BYTES)
     _HEADER.pack_into(content, 0, MAGIC, 0, len(suspects), 0)
     for n, (unit, deaths) in enumerate(suspects.items()):
-        _UNIT.pack_into(content, _SUSPECTS_AT + n * _UNIT.size, unit.kind.encode(), deaths, 0, unit.key, unit.number)
+        _UNIT.pack_into(content, _SUSPECTS_AT + n * _UNIT_BYTES, unit.kind.encode(), deaths, 0, unit.key, unit.number)
     beside = f"{WORK_NAME}.new"
     with contextlib.suppress(FileNotFoundError):
         syscalls.unlink(beside, dir_fd=directory)  # of a predecessor that was killed here
