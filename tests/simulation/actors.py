@@ -80,7 +80,7 @@ class Client:
                 act(self)
             if not self.process.alive:  # killed in a callback of the collector, which swallows that
                 raise Killed
-            if self.link.is_ended:
+            if self.link.ended:
                 self.inspect()  # what is mapped stays valid until it is let go
                 return
         self.rest()
@@ -90,7 +90,7 @@ class Client:
         while self.held or self.views:
             self.drop_view()
             self.release()
-        if not self.link.is_ended:
+        if not self.link.ended:
             self.handle.statistics()  # what was answered to a call that was interrupted is taken in with the next
         self.world.resting.add(self.process)
         if self.random.getrandbits(1):

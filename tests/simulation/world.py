@@ -56,7 +56,7 @@ class World:
         link = Link(self.endpoint())
 
         def died() -> None:
-            link._ended = f"{process} is dead"
+            link.ended = f"{process} is dead"
 
         process.at_death.append(died)
         self.links[process] = link

@@ -68,7 +68,7 @@ def acquire_new(
     lease: Lease[Any], name: str | None, layout: Layout, timeout_s: float, due_ns: int, *, mutable: bool = False
 ) -> None:
     """A new segment, which may have to be waited for; a mutable one is zeroed, and published at once."""
-    link, hold, site = lease._link, lease._hold, lease.site
+    link, hold, site = lease._link, lease._hold, lease._site
     clock, size_bytes = link.endpoint.clock, file_size(layout.nbytes)
 
     def ask(wait_ns: int) -> m.Granted:
@@ -171,7 +171,7 @@ def acquire_by_name(
     lease: Lease[Any], name: str, mode: AttachMode, timeout_s: float, due_ns: int, *, is_patient: bool
 ) -> None:
     """A published segment, which may have to be waited for; who `is_patient` does so though its writer has ended."""
-    link, site = lease._link, lease.site
+    link, site = lease._link, lease._site
     attached = link.request(
         m.Attached,
         lambda seq: m.Attach(seq, link.session.id_of(seq), name, site, due_ns, int(timeout_s * 1e9), mode, is_patient),
@@ -183,7 +183,7 @@ def acquire_by_name(
 
 def acquire_by_address(lease: Lease[Any], address: Address, mode: AttachMode, due_ns: int) -> None:
     """A published segment that is known already, if it is still there."""
-    link, site, segment, generation = lease._link, lease.site, address.segment, address.generation
+    link, site, segment, generation = lease._link, lease._site, address.segment, address.generation
     attached = link.request(
         m.Attached,
         lambda seq: m.AttachSegment(seq, link.session.id_of(seq), segment, generation, site, due_ns, mode),
@@ -200,7 +200,7 @@ def acquire_by_ticket(lease: Lease[Any], ticket: Ticket, mode: AttachMode, due_n
             f"{ticket!r} is for a segment that is {'mutable' if ticket.mutable else 'not mutable'}: "
             f"redeem it with mode={'r' if ticket.mutable else 'c'!r}, or 'r'"
         )
-    if not redeem_token(lease._hold, number, lease.site, due_ns, mode):
+    if not redeem_token(lease._hold, number, lease._site, due_ns, mode):
         link.request(m.Done, lambda seq: m.Redeem(seq, number))  # always refused: the registry knows why
         raise TicketError(f"ticket {number:#x} cannot be redeemed", ticket=str(ticket))
     try:

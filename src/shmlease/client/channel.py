@@ -119,11 +119,6 @@ class Channel:
             return False
         return True
 
-    def write_notices(self) -> bool:
-        """Write the session's notices into the notice log; False if that is full before all are written."""
-        assert self.notice_log is not None
-        return self._session.write_into(self.notice_log)
-
     def is_ring_due(self) -> bool:
         """Whether the registry may not look into the notice log again by itself.
 

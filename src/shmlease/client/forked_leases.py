@@ -63,7 +63,7 @@ def _tell_of_fork() -> None:
     """Before a fork: what is leased now will be mapped by a process that the registry does not know."""
     for hold in [lease._hold for lease in held_leases()] + detached_holds():
         link = hold.link
-        if hold.lease and not hold.is_exposed and not link.is_ended:  # it may have been settled beside another one
+        if hold.lease and not hold.is_exposed and not link.ended:  # it may have been settled beside another one
             hold.is_exposed = True
             hold.tell()
             identifier = hold.lease

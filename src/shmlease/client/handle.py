@@ -6,6 +6,7 @@ This module is longer than other modules: it is one class, and most of it is wha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, get_args, overload
 
@@ -429,7 +430,7 @@ class RegistryHandle:
 
     def _state(self) -> list[tuple[str, str]]:
         """What is shown of it: read from shared memory, so that a registry that does not answer is shown as well."""
-        snapshot = None if self._link.is_ended else self._link.endpoint.snapshot()
+        snapshot = None if self._link.ended else self._link.endpoint.snapshot()
         if self._is_closed or snapshot is None or snapshot.registry is None:
             return [("closed" if self._is_closed else "ended", "")]
         used = sum(segment.size_bytes for segment in snapshot.segments.values())
@@ -486,7 +487,7 @@ class RegistryHandle:
 
     def _by_ticket(self, ticket: object, mode: AttachMode, due_ns: int) -> Callable[[Lease[Any]], None]:
         checked = self._checked_ticket(ticket)
-        return lambda lease: acquire_by_ticket(lease, checked, mode, due_ns)
+        return partial(acquire_by_ticket, ticket=checked, mode=mode, due_ns=due_ns)
 
     def _withdraw_from(self, where: Address, now_ns: int) -> None:
         link, segment, generation = self._open_link(), where.segment, where.generation
@@ -513,7 +514,7 @@ class RegistryHandle:
             ticket = Ticket.parse(ticket)
         elif not isinstance(ticket, Ticket):
             raise TypeError(f"what can be redeemed is a Ticket or its text, not {type(ticket).__name__}")
-        if ticket.registry != self.id:
+        if ticket.registry != self._link.endpoint.id:
             raise TicketError(
                 f"the ticket is of registry {ticket.registry}, this is {self.id}; "
                 f"redeem it with shmlease.connect({ticket.registry!r})",

@@ -75,7 +75,7 @@ def layout_of(shape: int | tuple[int, ...], dtype: Any, order: str = "C") -> Lay
     kind = np.dtype(dtype)
     if kind.subdtype is not None:  # numpy.empty(3, "(2,)i4") has shape (3, 2) as well
         sizes, kind = sizes + kind.shape, kind.base
-    return _layout(kind, sizes, order, _metadata_key(kind))
+    return _layout(kind, sizes, order, "" if kind.names is None else _metadata_key(kind))
 
 
 def layout_of_object(nbytes: int, *, needs_private: bool) -> Layout:
@@ -134,8 +134,6 @@ _metadata_keys: dict[int, tuple[np.dtype[Any], str]] = {}
 
 def _metadata_key(dtype: np.dtype[Any]) -> str:
     """What numpy's equality of dtypes ignores and we keep: titles and alignment."""
-    if dtype.names is None:
-        return ""
     known = _metadata_keys.get(id(dtype))
     if known is None or known[0] is not dtype:
         if len(_metadata_keys) >= _MAX_KNOWN:

@@ -514,7 +514,7 @@ class Lease(Generic[T_co]):
         hold, link = self._hold, self._link
         if self._anchor is None:
             return False
-        is_ours = hold.session is link.session and not link.is_ended
+        is_ours = hold.session is link.session and not link.ended
         loose_end = link.loose_ends.queue.append
         unwatched = weakref.ref(self._anchor)
         self.__class__ = Lease
@@ -542,7 +542,7 @@ class _HeldLease(Lease[T_co]):
 
     def __del__(self) -> None:
         try:
-            if not self._hold.is_ours or self._link.is_ended:
+            if not self._hold.is_ours or self._link.ended:
                 return
             message = f"{self!r} was never released; it was taken at {self._site}"
             self._end()

@@ -42,11 +42,11 @@ Reply = TypeVar("Reply", bound=m.RegistryMessage)
 
 
 class Link:
-    """One process's link to the registry at `endpoint`, made when it is first needed."""
+    """One process's link to the registry at `endpoint`, made when it is first needed; `ended` says why it is of no use."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self._ended = ""  # why the registry cannot be used any more
+        self.ended = ""
         self._begin()
         begin_anew_in_child(self)
 
@@ -58,11 +58,6 @@ class Link:
         self._reception = Reception(self.session)
         self.channel = Channel(self.endpoint, self.session, self.mappings, self._reception)
         self.lock: Any = RLock()  # a plain one would not say that this very thread has it
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether the registry is known to have ended, or was left."""
-        return bool(self._ended)
 
     # --- what the client does with it ------------------------------------------------------------------------------
 
@@ -130,14 +125,14 @@ class Link:
         """
         if self.lock._is_owned():
             raise _reentrant()
-        if self._ended:
-            raise self.channel.unavailable(self._ended)
+        if self.ended:
+            raise self.channel.unavailable(self.ended)
         self.session.outbox.append(notice)
         self.flush(urgent=urgent)
 
     def settle(self) -> None:
         """See to loose ends, and send what is queued, if the registry can be reached; else the next call does."""
-        if self._ended or self.lock._is_owned():  # within a call of this very thread, which goes on with it
+        if self.ended or self.lock._is_owned():  # within a call of this very thread, which goes on with it
             return
         try:
             self.flush()
@@ -149,7 +144,7 @@ class Link:
         """Leave in order; whatever is sent over this link afterwards is dropped."""
         self.require_outside()
         with self.lock:
-            if self.channel.notice_log is not None and not self._ended:
+            if self.channel.notice_log is not None and not self.ended:
                 self.session.outbox.append(m.Bye)
                 try:
                     self._write_all(urgent=True)
@@ -228,7 +223,7 @@ class Link:
         try:
             while True:
                 with self.lock:
-                    if self.channel.notice_log is None or self._ended:
+                    if self.channel.notice_log is None or self.ended:
                         self.make_ready()
                     is_written = self._write_all(urgent=urgent)
                 if not is_written:
@@ -247,13 +242,15 @@ class Link:
         self.loose_ends.settle()
         if not self.session.outbox and not urgent:
             return True
-        is_written = channel.write_notices()
+        notice_log = channel.notice_log
+        assert notice_log is not None  # since the link was first ready
+        is_written = self.session.write_into(notice_log)
         if urgent or channel.is_ring_due():
             try:
                 if not channel.send(m.Ring(self.session.next_seq())):
                     self.make_ready()
             except RegistryUnavailableError as error:
-                if self._ended or is_from_handler(error):
+                if self.ended or is_from_handler(error):
                     raise
                 # else it is written: the registry finds it in the notice log when it goes on, or its successor does
         return is_written
@@ -320,8 +317,8 @@ class Link:
 
     def make_ready(self) -> None:
         channel = self.channel
-        if self._ended:
-            raise channel.unavailable(self._ended)
+        if self.ended:
+            raise channel.unavailable(self.ended)
         if not channel.is_ready:
             try:
                 channel.open()
@@ -336,7 +333,7 @@ class Link:
         channel.notice_log = None
         self.mappings.clear()
         self.session.drop()
-        self._ended = why
+        self.ended = why
         self.loose_ends.drop()
         self.endpoint.close()
         self._reception.wake_all()

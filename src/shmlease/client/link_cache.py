@@ -19,7 +19,7 @@ links: Final[dict[str, Link]] = {}
 def link_to(id: str) -> Link:
     """This process's link to the registry `id`."""
     link = links.get(id)
-    if link is None or link.is_ended:
+    if link is None or link.ended:
         link = links[id] = Link(DirectoryEndpoint(RegistryDirectory(id)))
     return link
 
@@ -36,7 +36,7 @@ def connected_link_to(id: str) -> Link:
     try:
         link.connect()
     except RegistryUnavailableError as error:
-        if not link.is_ended or is_from_handler(error):
+        if not link.ended or is_from_handler(error):
             raise
     else:
         return link

@@ -82,8 +82,9 @@ class _Minting:
         link.require_outside()
         session = link.session
         with link.lock:
-            link.make_ready()
-            self.ticket = session.id_of(session.next_seq())
+            if not link.channel.is_ready:
+                link.make_ready()
+            self.ticket = session.new_id()
             link.endpoint.mint_token(self.ticket, self.minted)
             self.is_queued = True
             session.outbox.append(self.notice)
@@ -102,7 +103,7 @@ class _Minting:
         if not self.is_queued:
             endpoint.void_token(ticket)
         elif self.claimed or endpoint.claim_token(ticket, session.client, self.claimed):
-            lease = session.id_of(session.next_seq())
+            lease = session.new_id()
             notices = [lambda seq: m.Redeemed(seq, lease, ticket, self.site, 0), session.release_of(lease)]
         self.minted = []
         session.outbox.extend(notices)

@@ -137,7 +137,7 @@ def _leave() -> None:
             if (owned := reference()) is not None:
                 leaving.callback(owned.close, 2)
         for lease in held_leases():
-            if not lease._link.is_ended:
+            if not lease._link.ended:
                 warnings.warn(
                     UnreleasedLeaseWarning(f"{lease!r} was held until the process ended; it was taken at {lease.site}"),
                     stacklevel=1,

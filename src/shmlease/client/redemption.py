@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from shmlease.client.hold import Hold
 from shmlease.core import messages as m
 from shmlease.core.session import Build
@@ -9,15 +11,12 @@ from shmlease.core.session import Build
 __all__ = ["Redemption", "redeem_token"]
 
 
-class Redemption:
+class Redemption(msgspec.Struct):
     """A ticket that is being redeemed as `lease`; `claimed` is empty until its token is ours."""
 
-    __slots__ = ("claimed", "lease", "notice")
-
-    def __init__(self, lease: int, notice: Build) -> None:
-        self.lease = lease
-        self.notice = notice
-        self.claimed: list[None] = []
+    lease: int
+    notice: Build
+    claimed: list[None] = []
 
 
 def redeem_token(hold: Hold, ticket: int, site: str, due_ns: int, mode: m.AttachMode) -> bool:
@@ -26,8 +25,9 @@ def redeem_token(hold: Hold, ticket: int, site: str, due_ns: int, mode: m.Attach
     link.require_outside()
     session = link.session
     with link.lock:
-        link.make_ready()
-        lease = session.id_of(session.next_seq())
+        if not link.channel.is_ready:
+            link.make_ready()
+        lease = session.new_id()
         redemption = Redemption(lease, lambda seq: m.Redeemed(seq, lease, ticket, site, due_ns, mode))
         hold.redemption = redemption
         if not link.endpoint.claim_token(ticket, session.client, redemption.claimed):

@@ -28,7 +28,8 @@ def take_spare(hold: Hold, size_bytes: int, most_bytes: int, *, may_keep: bool =
     link.require_outside()
     session = link.session
     with link.lock:
-        link.make_ready()
+        if not link.channel.is_ready:
+            link.make_ready()
         if may_keep:
             session.give_up_kept()
         if not session.spares:
@@ -69,7 +70,8 @@ def take_kept(hold: Hold, size_bytes: int, most_bytes: int, said: Said) -> m.Spa
     if session.kept is None:
         return None
     with link.lock:
-        link.make_ready()
+        if not link.channel.is_ready:
+            link.make_ready()
         kept = session.kept
         if kept is None or kept.is_taken or not size_bytes <= kept.spare.size_bytes <= most_bytes:
             return None

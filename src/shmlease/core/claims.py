@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+import msgspec
+
 from shmlease.core import messages as m
 
 __all__ = ["Claim", "ClaimToken", "Kept", "Said"]
@@ -21,14 +23,11 @@ class ClaimToken(Protocol):
     def close(self) -> None: ...
 
 
-class Claim:
+class Claim(msgspec.Struct):
     """A spare that was taken; `number` is that of the notice that says so, or of its release."""
 
-    __slots__ = ("number", "token")
-
-    def __init__(self, token: ClaimToken) -> None:
-        self.token = token
-        self.number = _NOT_WRITTEN
+    token: ClaimToken
+    number: int = _NOT_WRITTEN
 
 
 class Kept:

@@ -112,6 +112,11 @@ class Session:
         """The id of the lease or ticket that message number `seq` is about; no other client can choose it."""
         return self.client << NUMBER_BITS | seq
 
+    def new_id(self) -> int:
+        """An id for a lease or ticket that no message asks for."""
+        self._seq += 1
+        return self.client << NUMBER_BITS | self._seq
+
     # --- connecting --------------------------------------------------------------------------------------------------
 
     def hello(self, limits: Limits | None) -> m.Hello:

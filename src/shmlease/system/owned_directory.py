@@ -123,12 +123,17 @@ class OwnedDirectory:
         """
         kept = self._kept
         while kept:
-            status = self._status_of(kept[0])
-            if status is not None and status[:_KNOWN] == self._known:  # all that is looked at is as it was
-                return kept[0]
-            if status is not None and (status.st_dev, status.st_ino) == self._identity:
-                self._check(status, kept[0])
-                return kept[0]
+            try:
+                status = syscalls.fstat(kept[0])
+            except OSError as error:
+                if is_from_handler(error):
+                    raise
+            else:
+                if status[:_KNOWN] == self._known:  # all that is looked at is as it was
+                    return kept[0]
+                if (status.st_dev, status.st_ino) == self._identity:
+                    self._check(status, kept[0])
+                    return kept[0]
             del kept[0]
         kept.append(self.open())  # no call between: it is in the list before a signal handler can run
         return kept[0]

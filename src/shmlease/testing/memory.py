@@ -70,7 +70,7 @@ class MemoryRegistry(Registry):
         link = peer._link
         if link is self._link or not isinstance(link.endpoint, MemoryEndpoint) or link.endpoint.host is not self._host:
             raise ValueError(f"{peer!r} is no peer of {self!r}; peers are made by its method peer()")
-        client, link._ended = link.session.client, f"pid {os.getpid()} has played its death"
+        client, link.ended = link.session.client, f"pid {os.getpid()} has played its death"
         if client:
             self._host.client_died(client)
 

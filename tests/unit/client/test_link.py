@@ -213,7 +213,7 @@ def test_registry_that_is_not_there_is_a_clear_error(link: Link, registry: FakeR
     with pytest.raises(RegistryUnavailableError, match="shmlease serve") as refused:
         link.connect()
     assert refused.value.registry == "fake"
-    assert link.is_ended
+    assert link.ended
 
 
 def test_error_of_an_ended_link_does_not_grow(link: Link, registry: FakeRegistry) -> None:
@@ -358,7 +358,7 @@ def test_client_that_cannot_resume_has_lost_its_registry(link: Link, registry: F
     registry.greeting = lambda hello: m.Refused(hello.seq, m.RefusalCode.RESUME, "there is no client 3")
     with pytest.raises(RegistryUnavailableError, match="there is no client 3"):
         ping(link)
-    assert link.is_ended
+    assert link.ended
 
 
 def test_registry_that_is_silent_is_given_up_after_a_while(link: Link, registry: FakeRegistry) -> None:
