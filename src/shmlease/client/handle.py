@@ -5,6 +5,7 @@ This module is longer than other modules: it is one class, and most of it is wha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
@@ -49,6 +50,8 @@ T = TypeVar("T", bound=np.generic)
 DEFAULT_TIMEOUT_S: Final = 5.0
 # What timeout=None waits for: some lifetimes of a machine, within what a message can carry.
 _FOREVER_S: Final = 4e9
+
+_CONTROL_CHARACTER: Final = re.compile("[\x00-\x1f\x7f]")
 
 Mode = Literal["r", "c", "r+"]
 _MODES: Final = {mode.value: mode for mode in AttachMode}
@@ -315,7 +318,7 @@ class RegistryHandle:
         if name is not None:
             name = _checked_name(name)
 
-        return self._written(link, layout, name, timeout_s, due_ns, calling_site(), lambda array: copy_into(array, values))
+        return self._written(link, layout, name, timeout_s, due_ns, calling_site(), partial(copy_into, values=values))
 
     def put(
         self,
@@ -555,7 +558,7 @@ def _as_array(value: npt.ArrayLike) -> np.ndarray[Any, Any]:
 def _checked_name(name: object) -> str:
     if not isinstance(name, str):
         raise TypeError(f"a segment's name is a str, not {type(name).__name__}")
-    if not 1 <= len(name) <= 255 or any(ord(character) < 32 or ord(character) == 127 for character in name):
+    if not 1 <= len(name) <= 255 or _CONTROL_CHARACTER.search(name) is not None:
         raise ValueError(f"{name!r} cannot be the name of a segment: a name has 1 to 255 characters, no control characters")
     try:
         name.encode()

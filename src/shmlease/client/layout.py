@@ -93,9 +93,9 @@ def _sizes(shape: Any) -> tuple[Any, ...]:
 def _layout(dtype: np.dtype[Any], shape: tuple[int, ...], order: str, _key: str) -> Layout:
     if order not in ("C", "F"):
         raise ValueError(f"order {order!r} is neither 'C' nor 'F'")
-    if any(size < 0 for size in shape) or len(shape) > _MAX_DIMENSIONS:
+    if min(shape, default=0) < 0 or len(shape) > _MAX_DIMENSIONS:
         raise ValueError(f"shape {shape} has a negative dimension or more than {_MAX_DIMENSIONS} of them")
-    if math.prod(max(size, 1) for size in shape) * max(dtype.itemsize, 1) > _MAX_BYTES:
+    if math.prod([max(size, 1) for size in shape]) * max(dtype.itemsize, 1) > _MAX_BYTES:
         raise ValueError(f"an array of shape {shape} and dtype {dtype} is larger than any memory")
     described = _describe(dtype)
     if _dtype(described) != dtype:
@@ -121,7 +121,7 @@ def decode_layout(encoded: bytes) -> Layout:
     """
     try:
         wire = _decoder.decode(encoded)
-        if any(size < 0 for size in wire.shape) or len(wire.shape) > _MAX_DIMENSIONS:
+        if min(wire.shape, default=0) < 0 or len(wire.shape) > _MAX_DIMENSIONS:
             raise ValueError(f"shape {wire.shape}")
         return Layout(_dtype(wire.dtype), wire.shape, wire.order, encoded, wire.kind)
     except (msgspec.DecodeError, TypeError, ValueError, KeyError, SyntaxError, RecursionError, DTypeError) as error:
