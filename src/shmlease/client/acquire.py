@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from shmlease.client.address import Address
-from shmlease.client.grant import Grant, grant_to_reader
-from shmlease.client.layout import Layout
+from shmlease.client.grant import Grant
+from shmlease.client.layout import Layout, decode_layout
 from shmlease.client.lease import Lease, OnLingering
 from shmlease.client.link import Link
 from shmlease.client.redemption import redeem_token
@@ -161,10 +162,16 @@ def claim_spare(lease: Lease[Any], due_ns: int, *, published: bool) -> None:
         if is_due or link.session.needs_spares():
             link.flush(urgent=True)
         return
-    link.send(
-        lambda seq: m.Claim(seq, number, layout.nbytes, layout.encoded, site, due_ns, published),
-        urgent=link.session.needs_spares(),
+    claim = partial(
+        m.Claim,
+        lease=number,
+        nbytes=layout.nbytes,
+        layout=layout.encoded,
+        site=site,
+        due_ns=due_ns,
+        published=published,
     )
+    link.send(claim, urgent=link.session.needs_spares())
 
 
 def acquire_by_name(
@@ -232,8 +239,11 @@ def _fill_attached(lease: Lease[Any], attached: m.Attached, mode: AttachMode, su
 
 
 def _fill_reader(lease: Lease[Any], source: m.Attached | Ticket, mode: AttachMode) -> None:
-    grant = grant_to_reader(source)
-    private = mode is AttachMode.COPY_ON_WRITE or (mode is AttachMode.READ and grant.layout.kind == "private object")
+    layout = decode_layout(source.layout)
+    if layout.nbytes > source.size_bytes:
+        raise ProtocolError(f"an array of {layout.nbytes} bytes does not fit on a segment of {source.size_bytes}")
+    grant = Grant(source.segment, source.generation, source.size_bytes, layout, source.name, source.mutable)
+    private = mode is AttachMode.COPY_ON_WRITE or (mode is AttachMode.READ and layout.kind == "private object")
     writable = mode is not AttachMode.READ
     mapping = lease._link.mappings.take(grant.segment, grant.size_bytes, writable=writable or private, private=private)
     lease._fill(grant, mapping, is_writer=False, writable=writable)

@@ -235,7 +235,8 @@ class RegistryHandle:
         ModeError
             As of `attach`; the ticket is not used up.
         """
-        link, acquire = self._open_link(), self._by_ticket(ticket, _checked_mode(mode), self._due_ns(due))
+        link, access, due_ns = self._open_link(), _checked_mode(mode), self._due_ns(due)
+        acquire = partial(acquire_by_ticket, ticket=self._checked_ticket(ticket), mode=access, due_ns=due_ns)
         return acquired(link, self._on_lingering, calling_site(), acquire)
 
     def revoke(self, ticket: Ticket | str) -> bool:
@@ -387,8 +388,9 @@ class RegistryHandle:
             As `attach` and `redeem`.
         """
         link, access, found = self._open_link(), _checked_mode(mode), []
+        acquire: Callable[[Lease[Any]], None]
         if isinstance(source, Ticket):
-            acquire = self._by_ticket(source, access, 0)
+            acquire = partial(acquire_by_ticket, ticket=self._checked_ticket(source), mode=access, due_ns=0)
         else:
             acquire = self._by_name_or_address(source, access, _timeout_s(timeout), 0, abandoned)
 
@@ -487,10 +489,6 @@ class RegistryHandle:
             raise TypeError(f"{source!r} is a ticket; redeem it")
         name = _checked_name(source)
         return lambda lease: acquire_by_name(lease, name, mode, timeout_s, due_ns, is_patient=abandoned == "wait")
-
-    def _by_ticket(self, ticket: object, mode: AttachMode, due_ns: int) -> Callable[[Lease[Any]], None]:
-        checked = self._checked_ticket(ticket)
-        return partial(acquire_by_ticket, ticket=checked, mode=mode, due_ns=due_ns)
 
     def _withdraw_from(self, where: Address, now_ns: int) -> None:
         link, segment, generation = self._open_link(), where.segment, where.generation

@@ -31,10 +31,19 @@ def mint(lease: Lease[Any], deadline_ns: int, receiver: Identity | None, site: s
     link, grant = lease._link, lease._grant
     minting = _Minting(link, lease._hold, deadline_ns, site, receiver)
     try:
-        minting.run()
+        link.require_outside()
+        session = link.session
+        with link.lock:
+            if not link.channel.is_ready:
+                link.make_ready()
+            number = minting.ticket = session.new_id()
+            link.endpoint.mint_token(number, minting.minted)
+            minting.is_queued = True
+            session.outbox.append(minting.notice)
+        link.flush()
         ticket = Ticket(
             link.endpoint.id,
-            minting.ticket,
+            number,
             grant.segment,
             grant.generation,
             grant.size_bytes,
@@ -69,26 +78,6 @@ class _Minting:
         self.minted: list[None] = []  # not empty when there is a token
         self.claimed: list[None] = []
         self.is_queued = False
-
-    def run(self) -> None:
-        """Make the token, and tell the registry.
-
-        Raises
-        ------
-        OSError
-            There is no room for the token.
-        """
-        link = self.link
-        link.require_outside()
-        session = link.session
-        with link.lock:
-            if not link.channel.is_ready:
-                link.make_ready()
-            self.ticket = session.new_id()
-            link.endpoint.mint_token(self.ticket, self.minted)
-            self.is_queued = True
-            session.outbox.append(self.notice)
-        link.flush()
 
     def notice(self, seq: int) -> m.Mint:
         """What the registry must know of it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from shmlease.client.hold import Hold
@@ -28,7 +30,8 @@ def redeem_token(hold: Hold, ticket: int, site: str, due_ns: int, mode: m.Attach
         if not link.channel.is_ready:
             link.make_ready()
         lease = session.new_id()
-        redemption = Redemption(lease, lambda seq: m.Redeemed(seq, lease, ticket, site, due_ns, mode))
+        notice = partial(m.Redeemed, lease=lease, ticket=ticket, site=site, due_ns=due_ns, mode=mode)
+        redemption = Redemption(lease, notice)
         hold.redemption = redemption
         if not link.endpoint.claim_token(ticket, session.client, redemption.claimed):
             hold.redemption = None

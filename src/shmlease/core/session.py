@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 from msgspec.structs import replace
@@ -205,10 +206,13 @@ class Session:
         `was_kept` if it is that of a spare that was kept.
         """
 
+        release = partial(m.Release, lease=lease, reserved=reserved, was_kept=was_kept)
+        if not unsure:
+            return release
+
         def build(seq: int) -> m.Release:
-            if unsure:
-                self._unsure.add(seq)
-            return m.Release(seq, lease, reserved, was_kept)
+            self._unsure.add(seq)
+            return release(seq)
 
         return build
 
