@@ -27,7 +27,7 @@ from shmlease.client.acquire import (
 from shmlease.client.address import Address
 from shmlease.client.call_site import calling_site
 from shmlease.client.copying import copy_into
-from shmlease.client.layout import Layout, layout_of, layout_of_object
+from shmlease.client.layout import Layout, layout_of, layout_of_array, layout_of_object
 from shmlease.client.lease import Lease, OnLingering, checked_on_lingering
 from shmlease.client.link import Link
 from shmlease.client.link_cache import connected_link_to
@@ -313,8 +313,7 @@ class RegistryHandle:
             raise DTypeError(
                 "an array with masked values would lose its mask; share array.filled(), or its data and its mask"
             )
-        order = "F" if values.flags.f_contiguous and not values.flags.c_contiguous else "C"
-        layout = layout_of(values.shape, values.dtype, order)
+        layout = layout_of_array(values)
         timeout_s, due_ns = _timeout_s(timeout), self._due_ns(due)
         if name is not None:
             name = _checked_name(name)

@@ -18,7 +18,7 @@ import numpy as np
 
 from shmlease.errors import DTypeError, ProtocolError
 
-__all__ = ["Layout", "decode_layout", "layout_of", "layout_of_object"]
+__all__ = ["Layout", "decode_layout", "layout_of", "layout_of_array", "layout_of_object"]
 
 Order = Literal["C", "F"]
 # What lies there: an array; or an object in bytes, of which one kind is to be mapped copy-on-write.
@@ -76,6 +76,19 @@ def layout_of(shape: int | tuple[int, ...], dtype: Any, order: str = "C") -> Lay
     if kind.subdtype is not None:  # numpy.empty(3, "(2,)i4") has shape (3, 2) as well
         sizes, kind = sizes + kind.shape, kind.base
     return _layout(kind, sizes, order, "" if kind.names is None else _metadata_key(kind))
+
+
+def layout_of_array(array: np.ndarray[Any, Any]) -> Layout:
+    """The layout of `array`, made contiguous: in F order if it is in that order only, else in C order.
+
+    Raises
+    ------
+    DTypeError
+        As `layout_of`.
+    """
+    flags, dtype = array.flags, array.dtype
+    order = "F" if flags.f_contiguous and not flags.c_contiguous else "C"
+    return _layout(dtype, array.shape, order, "" if dtype.names is None else _metadata_key(dtype))
 
 
 def layout_of_object(nbytes: int, *, needs_private: bool) -> Layout:

@@ -136,7 +136,7 @@ class Server:
         now_ns = self._clock.now_ns()
         try:
             received = decode_client_packet(packet)
-            if any(isinstance(message, m.Hello) for message in received):
+            if m.Hello in map(type, received):
                 raise ProtocolError("a second Hello")
         except ProtocolError as error:
             self.disconnected(client, f"protocol violation: {error}")
