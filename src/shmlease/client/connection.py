@@ -75,7 +75,7 @@ class SocketConnection:
 
     def _own_socket(self) -> socket.socket:
         made = self._made[0]
-        if not self._is_own(made):
+        if file_of(made.fileno()) != self._file:
             raise OSError(errno.EBADF, "the connection to the registry was closed by somebody else")
         return made
 
