@@ -199,9 +199,14 @@ class Prefetch:
         lease = None if use.claim is None else self._rows.leases.get(use.claim.lease)
         if use.claim is None or lease is None or client_of(lease.id) != client:
             return
+        was_asked_back = lease.id in self._claimed
         self._claimed.discard(lease.id)
         if not use.is_held:
             self.keep(lease, now_ns)
+            if was_asked_back and lease.state is LeaseState.RESERVED:  # for idleness perhaps, in a use that nobody has seen
+                segment = self._rows.segments[lease.segment]
+                self._rows.put(replace(segment, created_ns=now_ns))
+                self._timers.at(now_ns + self._rows.registry.warm_idle_ns, "spare", segment.number)
         elif lease.state is LeaseState.RESERVED:
             self._take(client, lease, use.claim, now_ns)
         elif before is None or use.begun != before.begun:

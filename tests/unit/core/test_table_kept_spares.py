@@ -87,6 +87,23 @@ def test_kept_spare_that_could_not_be_revoked_is_asked_for_once_more_after_its_n
     assert isinstance(shell.answer(other, seq), m.Granted)
 
 
+def test_kept_spare_that_was_in_use_when_it_had_been_idle_for_too_long_is_given_back_in_the_end() -> None:
+    """Whether or not the table has ever seen it in use."""
+    for seen in (True, False):
+        shell = Shell()
+        client = shell.hello()
+        spare = kept_spare(shell, client)
+        shell.claimed.add(spare.segment)
+        shell.wait(6)
+        assert spare.segment in shell.files
+        if seen:
+            note_use(shell, spare.lease, 1, 0)
+        shell.claimed.clear()
+        note_use(shell, spare.lease, 1, 1)
+        shell.wait(6)
+        assert spare.segment not in shell.files, seen
+
+
 def test_spare_of_which_others_have_a_part_is_not_kept() -> None:
     for act in ("inherit", "share", "publish"):
         shell = Shell()
