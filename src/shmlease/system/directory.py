@@ -418,21 +418,27 @@ class RegistryDirectory:
         The lock is on the grant, not on the file: a client that is idle since holds on to nothing when the file is granted
         again.
         """
-        name, directory = f"s{number}", self._directory.kept_open()
+        name = f"s{number}"
         try:
-            open_into(claim.fds, name, os.O_RDWR, directory)
+            directory = self._directory.kept_open()
+            try:
+                open_into(claim.fds, name, os.O_RDWR, directory)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                if is_from_handler(error):
+                    raise
+                # which repairs it, or says what is in the way
+                claim.fds.append(open_regular(name, os.O_RDWR, directory=directory, owner=self._owner))
         except FileNotFoundError as error:
             if is_from_handler(error):
                 raise
             return False
-        except OSError as error:
-            if is_from_handler(error):
-                raise
-            claim.fds.append(self.open_segment(number, writable=True))  # which repairs it, or says what is in the way
         if not _try_lock(claim.fds[0], generation):
             return False
-        status = claim.stat()
+        status = syscalls.fstat(claim.fds[0])
         require_regular(status, name, directory=directory, owner=self._owner)
+        claim.mark(status)
         return status.st_nlink > 0
 
     def claim_again(self, generation: int, claim: OwnedDescriptor) -> bool:

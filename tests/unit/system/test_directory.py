@@ -285,6 +285,23 @@ def test_names_that_users_have_chosen_go_with_the_registry(directory: RegistryDi
     assert os.listdir(directory.root) == ["bystander"]
 
 
+def test_spare_of_a_registry_that_has_ended_cannot_be_claimed(directory: RegistryDirectory) -> None:
+    claim = OwnedDescriptor()
+    directory.create_segment(1, PAGE)
+    directory.remove()
+    assert not directory.claim_spare(1, 1, claim)
+    assert claim.fds == []
+
+
+@pytest.mark.parametrize("what", [lambda path: os.symlink("/dev/zero", path), os.mkfifo, os.mkdir])
+def test_what_lies_in_place_of_a_spare_is_refused(directory: RegistryDirectory, what: Callable[[str], None]) -> None:
+    claim = OwnedDescriptor()
+    what(directory.segment_path(1))
+    with pytest.raises(PermissionDeniedError, match=f"{directory.segment_path(1)} is a"):
+        directory.claim_spare(1, 1, claim)
+    claim.close()
+
+
 def test_of_claim_and_revocation_exactly_one_succeeds(directory: RegistryDirectory) -> None:
     for number in range(200):
         directory.create_segment(number, PAGE)
@@ -297,7 +314,7 @@ def test_of_claim_and_revocation_exactly_one_succeeds(directory: RegistryDirecto
         thread.join()
         assert claimed == [not revoked]
         if not revoked:
-            assert claim.stat().st_nlink == 1
+            assert os.fstat(claim.fds[0]).st_nlink == 1
         claim.close()
         directory.revoke_spare(number, 1)
 
