@@ -21,6 +21,7 @@ class Waiting:
     order: int
     size_bytes: int
     repeated: bool  # asked again after a connection ended: it may have been granted before
+    read: int = 0  # as which packet: its request, or that it could not use what it was granted
 
 
 class Queue:
@@ -29,6 +30,8 @@ class Queue:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._arrived = 0
+        self._read = self._first_read = 0  # packets: all, and the first since the registry last said something
+        self._has_spoken = False
         self._asked: dict[int, Waiting] = {}  # by lease
         self._waiting: dict[tuple[Process, int], Waiting] = {}  # by client and seq
         self._overtaken: list[tuple[Process, tuple[Process, int]]] = []
@@ -40,6 +43,9 @@ class Queue:
         if not receiver.name.startswith("registry") or sender.name == "rogue":
             return
         self.judge()
+        self._read += 1
+        if self._has_spoken:
+            self._first_read, self._has_spoken = self._read, False
         try:
             messages = decode_client_packet(packet)
         except ProtocolError:
@@ -47,23 +53,32 @@ class Queue:
         for message in messages:
             if isinstance(message, m.Lease):
                 self._arrived += 1
-                asked = Waiting(sender, self._arrived, message.size_bytes, message.lease in self._asked)
+                asked = Waiting(sender, self._arrived, message.size_bytes, message.lease in self._asked, self._read)
                 self._asked[message.lease] = asked
                 if is_connected:
                     self._waiting[sender, message.seq] = asked
             elif is_connected and isinstance(message, m.Decline) and message.lease in self._asked:
-                self._waiting[sender, message.seq] = self._asked[message.lease]  # its turn has come already
+                again = dataclasses.replace(self._asked[message.lease], read=self._read)
+                self._waiting[sender, message.seq] = again  # its turn has come already
 
     def was_sent(self, sender: Process, receiver: Process, packet: bytes) -> None:
         """`sender` has sent `packet`."""
         if not sender.name.startswith("registry"):
             return
+        self._has_spoken = True
         for message in decode_registry_packet(packet):
             if isinstance(message, m.Granted | m.Refused):
                 mine = self._waiting.pop((receiver, message.seq), None)
                 if mine is not None and isinstance(message, m.Granted) and not mine.repeated:
                     earlier = [key for key, other in self._waiting.items() if other.order < mine.order]
-                    self._overtaken += [(receiver, key) for key in earlier]
+                    self._overtaken += [(receiver, key) for key in earlier if self._was_known(self._waiting[key], mine)]
+
+    def _was_known(self, loser: Waiting, winner: Waiting) -> bool:
+        """Whether the registry knew that `loser` waits when it decided for `winner`.
+
+        What it reads at once it decides one after another, and answers together.
+        """
+        return loser.read <= winner.read or loser.read < self._first_read
 
     def hung_up(self, client: Process) -> None:
         """A connection of `client` has ended: what it asked for over it is void."""
