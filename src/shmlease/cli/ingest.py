@@ -159,7 +159,7 @@ def command(files: tuple[str, ...], output: str | None, dry_run: bool, **options
     gc.disable()  # what is imported lives as long as the process
     if output is not None and not dry_run:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here multiplies matrices
-        if options["reader"] or options["workers"] or not is_little(files):
+        if not options["scheduler"] and (options["reader"] or options["workers"] or not is_little(files)):
             ahead = _begun(options["workers"], options["capacity"], options["compression"])
     with _ended_by_sigterm(), ahead:
         from shmlease.cli.ingest_run import run  # noqa: PLC0415 - beside the start of the processes

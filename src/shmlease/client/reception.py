@@ -29,7 +29,7 @@ class Reception:
     Attributes
     ----------
     receiving : RLock
-        Whoever receives has it.
+        Held by the thread that receives.
     """
 
     def __init__(self, session: Session) -> None:

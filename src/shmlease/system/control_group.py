@@ -1,4 +1,4 @@
-"""How much memory is left, of this system and of this process's control groups: whoever takes more is killed, not refused.
+"""How much memory the system and this process's control groups have left: a process that takes more is killed, not refused.
 
 Pages of shared memory are charged to the group of the process that touches them first. Both versions of the hierarchy are
 read (cgroups(7), Documentation/admin-guide/cgroup-v2.rst): a group is bounded by its own limit and by those of all above

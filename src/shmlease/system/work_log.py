@@ -62,8 +62,6 @@ class WorkLog:
         Units that registries have died of, and how many have.
     last : tuple of Unit
         Those that were in hand when the last one ended.
-    is_full : bool
-        Whether nothing more can be noted before `clear`.
     """
 
     def __init__(
@@ -76,20 +74,23 @@ class WorkLog:
             if is_suspect(unit, left.has_failed or has_crashed):
                 suspects[unit] = suspects.pop(unit, 0) + 1
         self.suspects = dict(list(suspects.items())[-_SUSPECTS:])
-        self.is_full = False
         self._length = 0
         self._map: mmap.mmap | None = None
         with contextlib.suppress(OSError):  # no room in /dev/shm: it serves all the same, and its successor knows less
             self._map = _made(directory, self.suspects)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more can be noted before `clear`."""
+        return self._length == _IN_HAND
 
     def begin(self, unit: Unit) -> None:
         """`unit` is about to be worked on."""
         mapped, length = self._map, self._length
         if mapped is not None and length < _IN_HAND:
             _UNIT.pack_into(mapped, _IN_HAND_AT + length * _UNIT_BYTES, unit.kind.encode(), 0, 0, unit.key, unit.number)
-            self._length = length = length + 1
-            self.is_full = length == _IN_HAND
-            _COUNT.pack_into(mapped, _COUNT_AT, length)
+            self._length = length + 1
+            _COUNT.pack_into(mapped, _COUNT_AT, self._length)
 
     def failed(self) -> None:
         """This registry ends through a fault of its own."""
@@ -100,7 +101,6 @@ class WorkLog:
         """All that was begun has been carried out."""
         if self._map is not None and self._length:
             self._length = 0
-            self.is_full = False
             _COUNT.pack_into(self._map, _COUNT_AT, 0)
 
 

@@ -51,6 +51,13 @@ def start(directory: RegistryDirectory, **changes: object) -> int:
     return registry.identity.pid
 
 
+def settings_of_a_dead_owner(directory: RegistryDirectory) -> Settings:
+    owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    settings = Settings(directory.id, SHM_ROOT, NewRegistry(1 << 20, 0, 1.0, identify(owner.pid)))
+    owner.communicate(b"\n")
+    return settings
+
+
 def stat_of(pid: int) -> list[str]:
     with open(f"/proc/{pid}/stat") as file:
         return file.read().rsplit(")", 1)[1].split()
@@ -146,9 +153,7 @@ def test_failed_start_leaves_no_descriptor_open(directory: RegistryDirectory, mo
 
 
 def test_registry_of_an_owner_that_has_died_already_ends(directory: RegistryDirectory) -> None:
-    owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    settings = Settings(directory.id, SHM_ROOT, NewRegistry(1 << 20, 0, 1.0, identify(owner.pid)))
-    owner.communicate(b"\n")
+    settings = settings_of_a_dead_owner(directory)
     lock_fd = directory.lock()
     assert lock_fd is not None
     launch(settings, lock_fd)
@@ -157,9 +162,7 @@ def test_registry_of_an_owner_that_has_died_already_ends(directory: RegistryDire
 
 
 def test_registry_whose_starter_dies_while_it_starts_leaves_nothing(directory: RegistryDirectory) -> None:
-    owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    settings = Settings(directory.id, SHM_ROOT, NewRegistry(1 << 20, 0, 1.0, identify(owner.pid)))
-    owner.communicate(b"\n")
+    settings = settings_of_a_dead_owner(directory)
     lock_fd = directory.lock()
     assert lock_fd is not None
     nobody, report = socket.socketpair()
